@@ -1,0 +1,8 @@
+"""The artifact store: immutable folders, addressed by everything that decided what is in them."""
+
+from alignment_core.artifacts.digest import file_digest, tree_digest
+from alignment_core.artifacts.key import key_of
+from alignment_core.artifacts.manifest import Manifest
+from alignment_core.artifacts.store import Artifact, ArtifactStore, Building
+
+__all__ = ["Artifact", "ArtifactStore", "Building", "Manifest", "file_digest", "key_of", "tree_digest"]

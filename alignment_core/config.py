@@ -1,0 +1,196 @@
+"""The settings of a run: frozen, typed, and with every default in this one place.
+
+The docstring under a field is its description in the Prefect run form, in `align plugins list` and in the docs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+LoadIn = Literal["nf4", "int8", "bf16", "fp32"]
+Supervision = Literal["demonstrations", "preferences", "feedback", "prompts"]
+
+
+class Settings(BaseModel):
+    """A frozen group of settings; an unknown name is an error, and docstrings are descriptions."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class LoraConfig(Settings):
+    """The shape of every adapter: SFT, policy, reward and value model."""
+
+    rank: int = Field(16, ge=1, le=1024)
+    """Rank of the two LoRA factors."""
+    alpha: float = Field(32, gt=0)
+    """Scale: the update is multiplied by alpha / rank (rsLoRA: alpha / sqrt(rank))."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout probability on the adapters' input."""
+    target_modules: Literal["all-linear"] | list[str] = "all-linear"
+    """Names of the linear layers that get an adapter; `all-linear` is every one but the output head."""
+    rslora: bool = False
+    """Rank-stabilised scaling (arXiv 2312.03732)."""
+    dora: bool = False
+    """Weight-decomposed adapters (arXiv 2402.09353): slower, and not loadable in vLLM or llama.cpp."""
+
+
+class ModelConfig(Settings):
+    """The base model that every stage shares."""
+
+    base: str
+    """Folder of a model in Hugging Face format, or a hub id."""
+    revision: str | None = None
+    """Hub branch, tag or commit; resolved to a commit before anything is cached."""
+    load_in: LoadIn = "nf4"
+    """Precision of the frozen base: nf4 (QLoRA), int8, bf16 or fp32."""
+    max_length: int = Field(1024, ge=16)
+    """Longest sequence in tokens, prompt and completion together."""
+    chat_template: str | None = None
+    """File with a Jinja chat template, or the name of a built-in one; unset: the tokenizer's own."""
+    lora: LoraConfig = LoraConfig()
+    """Shape of the adapters."""
+
+
+class SourceConfig(Settings):
+    """One file, folder, glob, URL or hub data set of raw feedback."""
+
+    path: str
+    """File, folder, glob pattern, fsspec URL, or hub data set as `hf://owner/name`."""
+    revision: str | None = None
+    """Hub branch, tag or commit; resolved to a commit before anything is cached."""
+    split: str = "train"
+    """Split of a hub data set."""
+    format: str | None = None
+    """Name of the record format; unset: detected from the first records."""
+    columns: dict[str, str] = Field(default_factory=dict)
+    """Map from our column (`prompt`, `completion`, `chosen`, `rejected`, `label`, …) to the file's, for any table."""
+    threshold: float | None = None
+    """A scalar rating at or above this is a thumbs up; unset: such ratings need one and are refused."""
+    max_pairs: int | None = Field(None, ge=1)
+    """At most this many pairs of one ranking, the widest gaps first; unset: all (SHP: 5 of one post)."""
+    desirable: list[str] = Field(default_factory=list)
+    """Values of the label column that mean thumbs up, all others down; unset: true/false, 1/0, 👍/👎 and the like."""
+    weight: float = Field(1.0, gt=0)
+    """Share of this source's rows that is used; above 1 repeats them."""
+
+
+class DataConfig(Settings):
+    """What people gave: one or more sources, each serving as many roles as its records allow."""
+
+    sources: list[SourceConfig] = Field(min_length=1)
+    """Sources that are read and mixed."""
+    held_out_fraction: float = Field(0.05, gt=0, lt=1)
+    """Share of prompts kept away from training, chosen by a hash of the prompt."""
+    max_bad_fraction: Fraction = 0.05
+    """The stage fails when a larger share of the rows has to be quarantined, over-long ones not counted."""
+    near_duplicates: float | None = Field(0.8, gt=0, le=1)
+    """Jaccard similarity of word triples from which texts are near-duplicates; null looks for exact ones only."""
+
+
+class StepSettings(Settings):
+    """How weights are updated; the same in every stage that trains."""
+
+    learning_rate: float = Field(1e-4, gt=0)
+    """Peak learning rate of AdamW."""
+    batch_size: int = Field(32, ge=1)
+    """Rows in one optimizer step; memory does not depend on it."""
+    epochs: int = Field(1, ge=1)
+    """Passes over the rows."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the learning rate falls after the warm-up: to 10 % by a cosine, to 0 linearly, or not at all."""
+    warmup_fraction: Fraction = 0.1
+    """Share of the steps in which the learning rate rises from 0."""
+    weight_decay: float = Field(0.0, ge=0)
+    """AdamW's decoupled weight decay."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Gradients are scaled down to this Euclidean norm."""
+
+
+class SFTConfig(StepSettings):
+    """Supervised fine-tuning on demonstrations (a pair's chosen and a desirable response also serve as one)."""
+
+    learning_rate: float = Field(2e-4, gt=0)
+    """Peak learning rate of AdamW."""
+
+
+class RewardConfig(StepSettings):
+    """The reward model: Bradley–Terry on preference pairs."""
+
+    centering: float = Field(0.01, ge=0)
+    """Weight of (r_chosen + r_rejected)², which keeps the scores around zero (arXiv 2312.09244)."""
+
+
+class SampleConfig(Settings):
+    """Several responses of the SFT model to each training prompt, to be ranked."""
+
+    responses_per_prompt: int = Field(4, ge=2)
+    """Responses sampled for each prompt."""
+    max_prompts: int | None = Field(None, ge=1)
+    """At most this many prompts; unset: all."""
+    max_new_tokens: int = Field(256, ge=1)
+    """Longest response in tokens."""
+    temperature: float = Field(1.0, gt=0)
+    """Sampling temperature."""
+
+
+class RankConfig(Settings):
+    """Turn sampled responses into preference pairs by an evaluator that stands in for people."""
+
+    by: dict[str, Any]
+    """An installed evaluator by `name`, with its settings."""
+    label_noise: float = Field(0.0, ge=0, lt=0.5)
+    """Probability that a comparison is recorded the wrong way round, as people do."""
+
+
+class EvaluationConfig(Settings):
+    """What is measured on the held-out prompts, for the SFT model and the aligned one."""
+
+    max_prompts: int = Field(64, ge=1)
+    """At most this many held-out prompts are answered."""
+    max_new_tokens: int = Field(128, ge=1)
+    """Longest response in tokens."""
+    temperature: float = Field(1.0, gt=0)
+    """Sampling temperature."""
+    reward_model: bool = False
+    """Score the responses by the reward model, training one if the optimizer needs none."""
+    evaluators: list[dict[str, Any]] = Field(default_factory=list)
+    """Installed evaluators by `name`, each with its settings."""
+
+
+class PipelineConfig(Settings):
+    """A whole run, from raw records to an evaluated adapter."""
+
+    name: str = Field("align", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the run; it does not enter any cache key."""
+    model: ModelConfig
+    """The base model."""
+    data: DataConfig
+    """The feedback."""
+    sft: SFTConfig | None = SFTConfig()
+    """Supervised fine-tuning; null skips it (an instruct model)."""
+    sample: SampleConfig | None = None
+    """Sample responses for ranking; null uses the data's own preferences."""
+    rank: RankConfig | None = None
+    """Rank the sampled responses; needs `sample`."""
+    reward: RewardConfig = RewardConfig()
+    """The reward model, trained only when something needs it."""
+    optimizer: dict[str, Any] = Field(default_factory=lambda: {"name": "dpo"})
+    """`name` chooses the installed optimizer; the rest are its own settings."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """Held-out evaluation."""
+    store: Path = Path("./artifacts")
+    """Folder of the artifact store."""
+    seed: int = 0
+    """Seed of every random stream."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda` or `cuda:N`."""
+    token_budget: int = Field(4096, ge=64)
+    """Tokens (padding included) in one forward pass: memory and speed, never the result."""
+    isolation: Literal["process", "inline"] = "process"
+    """Run each stage in a process of its own, or inside the flow's (tests)."""
+    checkpoint_seconds: float = Field(120, gt=0)
+    """At most this much work is lost when a stage is killed."""

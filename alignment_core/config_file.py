@@ -1,0 +1,226 @@
+"""A run's settings from a YAML file, and every mistake in them as one paragraph.
+
+`${VAR}` and `${VAR:-default}` in strings are taken from the environment. Relative paths, in the file as on the command
+line, are relative to the working directory.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Hashable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from alignment_core.config import PipelineConfig
+from alignment_core.errors import ConfigError
+
+VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+INPUT_CHARACTERS = 80
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> PipelineConfig:
+    """Read the settings of a run.
+
+    Args:
+        path: the YAML file.
+        overrides: `a.b=value` each, applied before the check; a number in the path is an index into a list.
+
+    Raises:
+        ConfigError: the file cannot be read, or a setting is missing, misspelt or out of range.
+    """
+    raw = _read(path)
+    for override in overrides:
+        _override(raw, override)
+    expanded = _expand(raw, str(path), "")
+    try:
+        return PipelineConfig.model_validate(expanded)
+    except ValidationError as error:
+        raise settings_error(error, PipelineConfig, file=path) from error
+
+
+# --- the file -----------------------------------------------------------------------------------------------------
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without silent overwriting: a key given twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"`{key.value}` is given twice", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        raw = _parse(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError as error:
+        raise ConfigError("there is no such file", where=str(path), do="Check the path") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError("the file cannot be read", where=str(path), got=error) from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        problem = getattr(error, "problem", None) or error
+        raise ConfigError(f"this is not valid YAML: {problem}", where=where) from error
+    if not isinstance(raw, dict):
+        raise ConfigError("the file holds no settings", where=str(path), expected="`model:`, `data:` and more")
+    return raw
+
+
+def _parse(text: str) -> Any:
+    return yaml.load(text, _Loader)
+
+
+def _override(raw: dict[str, Any], override: str) -> None:
+    name, equals, text = override.partition("=")
+    if not equals or not name:
+        raise ConfigError("a change has no value", where=f"--set {override}", expected="--set a.b=value")
+    try:
+        value = _parse(text)
+    except yaml.YAMLError as error:
+        raise ConfigError("the value is not valid YAML", where=f"--set {name}", got=text) from error
+    *parents, last = name.split(".")
+    here: Any = raw
+    for part in parents:
+        child = _child(here, part, override)
+        if child is None:
+            child = {}
+            _assign(here, part, child, override)
+        here = child
+    _assign(here, last, value, override)
+
+
+def _child(here: Any, part: str, override: str) -> Any:
+    if isinstance(here, list):
+        return here[_index(here, part, override)]
+    if isinstance(here, dict):
+        return here.get(part)
+    raise _no_place(override, part)
+
+
+def _assign(here: Any, part: str, value: Any, override: str) -> None:
+    if isinstance(here, list):
+        here[_index(here, part, override)] = value
+    elif isinstance(here, dict):
+        here[part] = value
+    else:
+        raise _no_place(override, part)
+
+
+def _index(here: list[Any], part: str, override: str) -> int:
+    if part.isdecimal() and int(part) < len(here):
+        return int(part)
+    raise ConfigError(
+        "the list has no such entry", where=f"--set {override}", got=part, expected=f"0 to {len(here) - 1}"
+    )
+
+
+def _no_place(override: str, part: str) -> ConfigError:
+    return ConfigError(f"`{part}` would be inside a plain value", where=f"--set {override}", do="Check the path")
+
+
+def _expand(value: Any, file: str, where: str) -> Any:
+    if isinstance(value, dict):
+        return {key: _expand(inner, file, f"{where}.{key}".lstrip(".")) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_expand(inner, file, f"{where}.{index}") for index, inner in enumerate(value)]
+    if isinstance(value, str):
+        return VARIABLE.sub(lambda match: _variable(match, file, where), value)
+    return value
+
+
+def _variable(match: re.Match[str], file: str, where: str) -> str:
+    name, default = match.groups()
+    if value := os.environ.get(name):
+        return value
+    if default is not None:
+        return str(default)
+    raise ConfigError(
+        f"the environment variable {name} is not set",
+        where=f"{file}: {where}",
+        do=f"Set it, or give a default: ${{{name}:-…}}",
+    )
+
+
+# --- pydantic's errors in our words -------------------------------------------------------------------------------
+
+
+def settings_error(
+    error: ValidationError, model: type[BaseModel], *, prefix: str = "", file: Path | None = None
+) -> ConfigError:
+    """The first of pydantic's errors as one of ours, with the others named after it.
+
+    Args:
+        error: what validation raised.
+        model: the settings that were validated.
+        prefix: the setting that holds them, e.g. `optimizer`.
+        file: the file that they are from, if known.
+    """
+    faults: dict[str, ConfigError] = {}
+    for detail in error.errors(include_url=False):
+        fault = _fault(detail, model, prefix)
+        known = faults.setdefault(fault.where or "", fault)
+        # A union reports one error per member; together they are what was expected.
+        if known.expected and fault.expected and fault.expected not in known.expected:
+            known.expected += f" or {fault.expected}"
+    first, *others = faults.values()
+    do = " ".join(text for text in (first.do, *(f"Also {other}" for other in others)) if text)
+    where = f"{file}: {first.where}" if file else first.where
+    return ConfigError(first.what, where=where, got=first.got, expected=first.expected, do=do or None)
+
+
+def _fault(detail: Any, model: type[BaseModel], prefix: str) -> ConfigError:
+    path, owner, unknown = _locate(model, detail["loc"])
+    if detail["type"] == "extra_forbidden" and owner is not None and unknown is not None:
+        return _unknown_setting(".".join(filter(None, [prefix, *path, unknown])), unknown, owner)
+    where = ".".join(filter(None, [prefix, *path]))
+    if detail["type"] == "missing":
+        return ConfigError("this setting is missing", where=where)
+    if detail["type"] in ("value_error", "assertion_error"):
+        return ConfigError(detail["msg"].partition(", ")[2], where=where)
+    got = repr(detail["input"])
+    short = got if len(got) <= INPUT_CHARACTERS else got[:INPUT_CHARACTERS] + "…"
+    expected = "settings by name" if detail["type"] == "model_type" else detail["msg"].removeprefix("Input should be ")
+    return ConfigError("the value does not fit", where=where, got=short, expected=expected)
+
+
+def _unknown_setting(where: str, name: str, owner: type[BaseModel]) -> ConfigError:
+    close = did_you_mean(name, owner.model_fields)
+    known = None if close else ", ".join(owner.model_fields)
+    return ConfigError("there is no such setting", where=where, expected=known and f"one of {known}", do=close)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str | None:
+    """ "Did you mean …?" where a known name is close."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"Did you mean `{close[0]}`?" if close else None
+
+
+def _locate(model: type[BaseModel], loc: Sequence[int | str]) -> tuple[list[str], type[BaseModel] | None, str | None]:
+    """The setting that pydantic's `loc` points at, the model that holds it, and the name that this model lacks."""
+    path: list[str] = []
+    here: Any = model
+    for part in loc:
+        owner = _model_in(here)
+        if isinstance(part, int) or get_origin(here) is dict:
+            path.append(str(part))
+        elif owner is not None and part in owner.model_fields:
+            path.append(part)
+            here = owner.model_fields[part].annotation
+        else:  # a name that nobody knows, or pydantic's label for a member of a union
+            return path, owner, part
+    return path, _model_in(here), None
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for inner in get_args(annotation) if (found := _model_in(inner))), None)

@@ -1,0 +1,37 @@
+"""Pure functions on tensors. `from alignment_core import losses` imports no torch until a function is used."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from alignment_core.losses.likelihood import fused_token_logps as fused_token_logps
+    from alignment_core.losses.policy_gradient import clipped_policy as clipped_policy
+    from alignment_core.losses.policy_gradient import clipped_value as clipped_value
+    from alignment_core.losses.policy_gradient import explained_variance as explained_variance
+    from alignment_core.losses.policy_gradient import gae as gae
+    from alignment_core.losses.policy_gradient import token_rewards as token_rewards
+    from alignment_core.losses.policy_gradient import whiten as whiten
+    from alignment_core.losses.preference import bradley_terry as bradley_terry
+    from alignment_core.losses.preference import dpo as dpo
+    from alignment_core.losses.preference import kto as kto
+
+_HOME = {
+    "fused_token_logps": "likelihood",
+    "bradley_terry": "preference",
+    "dpo": "preference",
+    "kto": "preference",
+    "clipped_policy": "policy_gradient",
+    "clipped_value": "policy_gradient",
+    "explained_variance": "policy_gradient",
+    "gae": "policy_gradient",
+    "token_rewards": "policy_gradient",
+    "whiten": "policy_gradient",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

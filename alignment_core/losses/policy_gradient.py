@@ -1,0 +1,83 @@
+"""PPO's parts on padded tensors of shape (rows, longest response); `mask` is 1 at real tokens.
+
+Sources: PPO arXiv 1707.06347, GAE 1506.02438, RLHF 2203.02155, implementation details 2403.17031.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def token_rewards(scores: Tensor, logps: Tensor, reference_logps: Tensor, mask: Tensor, *, kl_coef: float) -> Tensor:
+    """Per-token reward -β(log π - log ref), with the reward model's score added at each row's last real token.
+
+    Args:
+        scores: shape (rows,).
+        logps: log π of the sampled tokens.
+        reference_logps: log ref of the same tokens.
+        mask: real tokens; every row has at least one.
+        kl_coef: β.
+    """
+    rewards = -kl_coef * (logps - reference_logps) * mask
+    last = mask.sum(dim=1).long() - 1
+    return rewards.scatter_add(1, last.unsqueeze(1), scores.unsqueeze(1).to(rewards.dtype))
+
+
+def gae(rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
+    """Generalised advantage estimation (1506.02438, equation 16).
+
+    A_t = Σ_l (γλ)^l δ_{t+l} with δ_t = r_t + γ V_{t+1} - V_t; the episode ends after the last real token, where V is 0.
+
+    Returns:
+        Advantages and returns (advantages + values), both zero at padding.
+    """
+    rewards, values = rewards * mask, values * mask  # makes every delta at padding 0
+    advantages = torch.zeros_like(rewards)
+    running = torch.zeros_like(rewards[:, 0])
+    following = torch.zeros_like(running)
+    for t in range(rewards.shape[1] - 1, -1, -1):
+        delta = rewards[:, t] + gamma * following - values[:, t]
+        running = delta + gamma * lam * running
+        advantages[:, t] = running
+        following = values[:, t]
+    return advantages, (advantages + values) * mask
+
+
+def whiten(values: Tensor, mask: Tensor) -> Tensor:
+    """Shift and scale to mean 0 and variance 1 over the real tokens (population variance), zero at padding."""
+    count = mask.sum()
+    mean = (values * mask).sum() / count
+    centred = (values - mean) * mask
+    variance = (centred**2).sum() / count
+    return centred * torch.rsqrt(variance + 1e-8)
+
+
+def clipped_policy(logps: Tensor, old_logps: Tensor, advantages: Tensor, *, clip: float) -> tuple[Tensor, Tensor]:
+    """Clipped surrogate -min(ρA, clip(ρ, 1-ε, 1+ε)A) per token (1707.06347, equation 7).
+
+    Returns:
+        Loss per token, and 1 where the clipped branch was taken (no gradient there).
+    """
+    ratio = torch.exp(logps - old_logps)
+    plain = -advantages * ratio
+    clipped = -advantages * ratio.clamp(1 - clip, 1 + clip)
+    return torch.maximum(plain, clipped), (clipped > plain).to(plain.dtype)
+
+
+def clipped_value(values: Tensor, old_values: Tensor, returns: Tensor, *, clip: float) -> tuple[Tensor, Tensor]:
+    """Half the larger of the squared errors of V and of V clipped around its old value (2403.17031, detail 13).
+
+    Returns:
+        Loss per token, and 1 where the clipped branch was taken.
+    """
+    plain = (values - returns) ** 2
+    clipped = (old_values + (values - old_values).clamp(-clip, clip) - returns) ** 2
+    return 0.5 * torch.maximum(plain, clipped), (clipped > plain).to(plain.dtype)
+
+
+def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
+    """1 - Var(returns - values) / Var(returns) over the real tokens: 1 is perfect, 0 no better than the mean."""
+    real = mask > 0
+    target, error = returns[real], (returns - values)[real]
+    return 1 - error.var(correction=0) / target.var(correction=0).clamp_min(1e-12)

@@ -1,0 +1,328 @@
+"""All that a plugin author imports.
+
+An optimizer is a frozen pydantic model that *is* its hyperparameters, with two methods: `batches`, which yields one
+`StepBatch` per optimizer step, and `loss`, which returns a sum over a micro-batch divided by the step's denominator.
+The training loop alone calls `backward`, and asks for the next batch only after the weights were updated.
+
+    from alignment_core import losses
+    from alignment_core.plugin_api import AlignmentOptimizer, LossOutput, StepBatch, hookimpl
+
+    class Hinge(AlignmentOptimizer):
+        name: Literal["hinge"] = "hinge"
+        preferences: ClassVar[bool] = True
+        ...
+
+    @hookimpl
+    def alignment_optimizers():
+        return [Hinge]
+
+The module is named by an entry point of the group `alignment_core` in the plugin's own `pyproject.toml`.
+Nothing here imports torch: tensors appear in type annotations only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import pluggy
+
+from alignment_core.config import Settings, StepSettings
+from alignment_core.errors import ConfigError as ConfigError
+from alignment_core.errors import DataError as DataError
+from alignment_core.records import Conversation as Conversation
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+API_VERSION = 1
+PROJECT = "alignment_core"
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+# --- what a step is made of ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSequence:
+    """A prompt and its completion in token ids.
+
+    Attributes:
+        ids: prompt and completion, without padding.
+        start: index in `ids` at which the completion begins.
+        mask: which completion tokens are targets; None means all of them.
+    """
+
+    ids: tuple[int, ...]
+    start: int
+    mask: tuple[bool, ...] | None = None
+
+    @property
+    def prompt(self) -> tuple[int, ...]:
+        return self.ids[: self.start]
+
+    @property
+    def completion(self) -> tuple[int, ...]:
+        return self.ids[self.start :]
+
+    @property
+    def targets(self) -> int:
+        """Number of target tokens."""
+        return len(self.ids) - self.start if self.mask is None else sum(self.mask)
+
+    def digest(self) -> str:
+        """Content address: equal exactly where ids, start and mask are."""
+        mask = b"" if self.mask is None else bytes(self.mask)
+        content = array("I", (self.start, *self.ids)).tobytes() + b"|" + mask
+        return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One indivisible unit of a step: its sequences always share a micro-batch.
+
+    Data rows carry these names; an optimizer may make rows of its own.
+
+    | data          | sequences              | values                                            |
+    |---------------|------------------------|---------------------------------------------------|
+    | `preferences` | `chosen`, `rejected`   | `margin` (0 where unknown)                        |
+    | `feedback`    | `response`, `mismatched` | `desirable` (1 or 0), `weight`                  |
+    | `prompts`     | `prompt` (no completion) | –                                               |
+
+    `mismatched` is this row's prompt with the response to another prompt (KTO's z0), fixed by a hash of the row.
+
+    Attributes:
+        id: stable name of the row, a hash of its content.
+        sequences: token sequences by name.
+        values: a number, or one number per completion token, by name.
+    """
+
+    id: str
+    sequences: Mapping[str, TokenSequence]
+    values: Mapping[str, float | Sequence[float]] = field(default_factory=dict)
+
+    def number(self, name: str) -> float:
+        """A value that is one number."""
+        value = self.values[name]
+        assert isinstance(value, float | int)
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class StepBatch:
+    """Everything that one optimizer step sees.
+
+    Attributes:
+        rows: the step's rows; the loop splits them into micro-batches.
+        denominators: what sums over the whole step are divided by; `rows`, the number of rows, is always there.
+        constants: numbers computed without gradient for the whole step (KTO's z0).
+    """
+
+    rows: Sequence[Row]
+    denominators: Mapping[str, float] = field(default_factory=dict)
+    constants: Mapping[str, float] = field(default_factory=dict)
+
+
+class MicroBatch(Protocol):
+    """A part of a step's rows, with the denominators and constants of the whole step."""
+
+    rows: Sequence[Row]
+    denominators: Mapping[str, float]
+    constants: Mapping[str, float]
+
+    def sequences(self, name: str) -> list[TokenSequence]:
+        """The rows' sequences of this name, in order."""
+
+    def values(self, name: str) -> Tensor:
+        """The rows' numbers of this name, shape (rows,), float32, on the run's device."""
+
+    def token_values(self, name: str) -> Tensor:
+        """The rows' per-token numbers of this name, shape (rows, longest completion), zero-padded, float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class LossOutput:
+    """What `loss` returns for one micro-batch.
+
+    Attributes:
+        loss: scalar; a sum over the micro-batch divided by the step's denominator.
+        metrics: scalars made the same way, so that adding them up over micro-batches gives the step's value.
+    """
+
+    loss: Tensor
+    metrics: Mapping[str, Tensor | float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One sampled response.
+
+    Attributes:
+        prompt: the prompt's row.
+        sequence: prompt and response; the response ends with the stop token if one was sampled.
+        finished: whether it ended on a stop token rather than on the length limit.
+        text: the response, decoded without special tokens.
+    """
+
+    prompt: Row
+    sequence: TokenSequence
+    finished: bool
+    text: str
+
+
+# --- what a plugin is given ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogps:
+    """Per-token log-probabilities of the completions.
+
+    Attributes:
+        logps: shape (sequences, longest completion), float32, 0 where `mask` is 0; nats.
+        mask: same shape, 1 at target tokens.
+        entropy: same shape, the distribution's entropy in nats, without gradient.
+    """
+
+    logps: Tensor
+    mask: Tensor
+    entropy: Tensor
+
+
+class LanguageModelRole(Protocol):
+    """The policy or the reference."""
+
+    def logps(self, sequences: Sequence[TokenSequence]) -> Tensor:
+        """Summed log-probability of each sequence's target tokens, shape (sequences,), float32, nats."""
+
+    def token_logps(self, sequences: Sequence[TokenSequence], temperature: float = 1.0) -> TokenLogps:
+        """Log-probabilities of each target token under logits divided by `temperature`."""
+
+
+class RewardRole(Protocol):
+    """The reward model."""
+
+    def scores(self, sequences: Sequence[TokenSequence]) -> Tensor:
+        """Score read at the last token of each sequence, shape (sequences,), float32."""
+
+
+class ValueRole(Protocol):
+    """The value model: a scalar head on its own adapter, started from the reward model."""
+
+    def values(self, sequences: Sequence[TokenSequence]) -> Tensor:
+        """Value of the state *before* each completion token, shape (sequences, longest completion), float32."""
+
+
+class AlignmentRun(Protocol):
+    """What an optimizer works with. Only `policy`, and `value` if trained, carry gradients, and only inside `loss`."""
+
+    policy: LanguageModelRole
+    reference: LanguageModelRole
+    reward: RewardRole
+    value: ValueRole
+    preferences: Sequence[Row]
+    feedback: Sequence[Row]
+    prompts: Sequence[Row]
+    held_out_prompts: Sequence[Row]
+    tokenizer: Any
+    device: Any
+    step: int
+    """Optimizer steps done so far."""
+    state: MutableMapping[str, Any]
+    """Tensors and JSON that `batches` needs to go on from `step`, saved with every checkpoint. Whenever `batches` has
+    yielded or is about to go on, `state` and `step` must be enough to yield the same batches again."""
+    metrics: Mapping[str, float]
+    """Metrics of the step just finished; empty before the first."""
+
+    def shuffled(self, rows: Sequence[Row], batch_size: int, epochs: int) -> Iterator[list[Row]]:
+        """Batches of `epochs` shuffled passes over `rows`, starting at `step`; the last of an epoch may be smaller."""
+
+    def generate(
+        self,
+        prompts: Sequence[Row],
+        *,
+        max_new_tokens: int,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        samples: int = 1,
+    ) -> list[Rollout]:
+        """Sample from the policy; `samples` responses per prompt, adjacent. Noise is keyed by seed, step and row."""
+
+    def random(self, name: str) -> Any:
+        """A `random.Random` keyed by seed and `name`; put the step or epoch into the name where it should matter."""
+
+    def report(self, metrics: Mapping[str, float]) -> None:
+        """Metrics of something larger than a step (a rollout), shown and kept beside the loop's own."""
+
+    def warn(self, message: str) -> None:
+        """A warning that is shown at once, counted, and kept in the stage's report."""
+
+
+class AlignmentOptimizer(StepSettings):
+    """Base class of every optimizer: its fields are its hyperparameters.
+
+    A subclass fixes `name` as `name: Literal["dpo"] = "dpo"`, declares what it needs, and defines `batches` and `loss`.
+    """
+
+    api_version: ClassVar[int] = API_VERSION
+    preferences: ClassVar[bool] = False
+    """Needs preference pairs."""
+    feedback: ClassVar[bool] = False
+    """Needs labelled responses."""
+    prompts: ClassVar[bool] = False
+    """Needs prompts and generation."""
+    reward_model: ClassVar[bool] = False
+    """Needs a trained reward model."""
+    reference: ClassVar[bool] = False
+    """Needs the frozen SFT model's log-probabilities; those of the data are a cached stage."""
+    trains: ClassVar[tuple[str, ...]] = ("policy",)
+    """Roles that `loss` trains: `policy`, and `value` where a value model is wanted."""
+
+    name: str
+
+    def batches(self, run: AlignmentRun) -> Iterator[StepBatch]:
+        """Yield one `StepBatch` per optimizer step, starting from `run.step` and `run.state`."""
+        raise NotImplementedError
+
+    def loss(self, run: AlignmentRun, micro: MicroBatch) -> LossOutput:
+        """Loss of one micro-batch: a sum divided by the step's denominator."""
+        raise NotImplementedError
+
+    def total_steps(self, run: AlignmentRun) -> int:
+        """Number of optimizer steps, for the learning-rate schedule and the progress bar."""
+        rows = run.preferences if self.preferences else run.feedback if self.feedback else run.prompts
+        return self.epochs * -(-len(rows) // self.batch_size)
+
+
+class Evaluator(Settings):
+    """Base class of a judgement on one response, used to rank samples and to evaluate models.
+
+    A subclass fixes `name` as a `Literal` and defines `score`.
+    """
+
+    name: str
+
+    def score(self, prompt: Conversation, response: str) -> float:
+        """Higher is better; a yes/no rule returns 1.0 or 0.0."""
+        raise NotImplementedError
+
+
+# --- hooks --------------------------------------------------------------------------------------------------------
+
+
+class Hooks:
+    """The hooks that a plugin module may implement, each returning a list."""
+
+    @hookspec
+    def alignment_optimizers(self) -> list[type[AlignmentOptimizer]]:
+        """Optimizers, chosen by `optimizer.name`."""
+        raise NotImplementedError
+
+    @hookspec
+    def alignment_evaluators(self) -> list[type[Evaluator]]:
+        """Evaluators, chosen by `name` in `rank.by` and `evaluation.evaluators`."""
+        raise NotImplementedError

@@ -1,0 +1,84 @@
+"""Every record format that we read, and how one is recognised."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from alignment_core.config import SourceConfig
+from alignment_core.data.formats.annotation import Argilla, LabelStudio
+from alignment_core.data.formats.base import RecordFormat
+from alignment_core.data.formats.chat_apps import Gradio, OpenWebUI, RatedTurns
+from alignment_core.data.formats.columns import ColumnMap
+from alignment_core.data.formats.compared import SHP, Halos, KWay, OpenAIPreference, PandaLM
+from alignment_core.data.formats.graded import Graded
+from alignment_core.data.formats.instructions import Alpaca, SelfInstruct
+from alignment_core.data.formats.sharegpt import ShareGPT
+from alignment_core.data.formats.standard import Demonstrations, Labelled, Pairs, Prompts, Rated
+from alignment_core.data.formats.traces import Traces
+from alignment_core.data.formats.transcripts import AnthropicHH
+from alignment_core.data.formats.trees import AssistantMessages, AssistantTree
+from alignment_core.errors import DataError
+
+FORMATS: tuple[RecordFormat, ...] = (
+    OpenWebUI(), OpenAIPreference(), LabelStudio(), AssistantTree(), AssistantMessages(), Halos(), PandaLM(), SHP(),
+    RatedTurns(), Argilla(), Gradio(), Traces(), Graded(), ShareGPT(), SelfInstruct(), Alpaca(), KWay(),
+    AnthropicHH(), Pairs(), Labelled(), Rated(), Demonstrations(), Prompts(),
+)  # fmt: skip
+"""In the order in which they are asked: the first that recognises most of the first rows reads the file."""
+SAMPLE = 100
+"""Rows that are looked at to recognise a format."""
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """The format of a file, and why."""
+
+    format: RecordFormat
+    why: str
+
+
+def detect(rows: Sequence[Any], source: SourceConfig, file: str) -> Detection:
+    """Choose the format of a file from its first rows.
+
+    Raises:
+        DataError: the named format does not exist, the columns are not there, or nothing recognises the rows.
+    """
+    objects = [row for row in rows if isinstance(row, Mapping)]
+    if source.format is not None:
+        return Detection(_named(source.format), "named in the settings")
+    if source.columns:
+        mapped = ", ".join(f"{ours} from {theirs}" for ours, theirs in source.columns.items())
+        return Detection(ColumnMap(source.columns, objects, file), mapped)
+    best, hits = None, 0
+    for candidate in FORMATS:
+        count = sum(candidate.matches(row) for row in objects)
+        if count > hits:
+            best, hits = candidate, count
+    if best is None:
+        columns = sorted({str(key) for row in objects for key in row})
+        raise DataError(
+            "no known format fits these rows",
+            where=file,
+            got=f"columns {', '.join(columns)}" if columns else "no rows that are objects",
+            expected=f"one of {', '.join(item.name for item in FORMATS)}",
+            do="Map your columns with data.sources[].columns, e.g. {prompt: …, chosen: …, rejected: …}",
+        )
+    return Detection(best, f"{hits} of the first {len(rows)} rows look like {best.shape}")
+
+
+def _named(name: str) -> RecordFormat:
+    for candidate in FORMATS:
+        if candidate.name == name:
+            return candidate
+    names = [candidate.name for candidate in FORMATS]
+    close = get_close_matches(name, names, 1)
+    raise DataError(
+        "there is no such record format",
+        where="data.sources[].format",
+        got=name,
+        expected=", ".join(names),
+        do=f"Did you mean {close[0]!r}?" if close else None,
+    )

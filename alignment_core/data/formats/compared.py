@@ -1,0 +1,192 @@
+"""Two or more completions of one prompt, compared by people: K-way rankings, SHP, HALOs, PandaLM, OpenAI."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, ClassVar
+
+from alignment_core.config import SourceConfig
+from alignment_core.data.formats import shapes
+from alignment_core.data.formats.base import BadRow, Dropped, Fields, Outcome, Reading, RecordFormat
+from alignment_core.data.formats.comparing import ordered_pairs, pair, thumb
+from alignment_core.data.formats.instructions import alpaca_prompt
+from alignment_core.data.formats.sharegpt import with_tools
+from alignment_core.data.readers import RawRow
+from alignment_core.records import Conversation, LabelledResponse
+
+SHP_RATIO = 2.0
+"""How many times the votes of the other a comment must have; below that SHP's authors call the preference noise."""
+SHP_PAIRS = 5
+"""Pairs of one post, as the authors advise, so that no post dominates."""
+
+
+class KWay(RecordFormat):
+    """A prompt with completions that carry a rank (lower is better) or a score (higher is better)."""
+
+    name: ClassVar[str] = "k_way"
+    shape: ClassVar[str] = (
+        "{prompt, completions|answers: [{completion, rank|score}]} or {prompt, responses, ranks|scores}"
+    )
+
+    PROMPTS: ClassVar = ("prompt", "context", "instruction", "question")
+    LISTS: ClassVar = ("completions", "answers", "responses")
+    TEXTS: ClassVar = ("completion", "answer", "response", "text", "output", "content")
+    SCORES: ClassVar = ("score", "rating", "overall_score", "reward")
+
+    def matches(self, row: Fields) -> bool:
+        if not any(name in row for name in self.PROMPTS):
+            return False
+        items = next((row[name] for name in self.LISTS if isinstance(row.get(name), list)), None)
+        if not items:
+            return False
+        if isinstance(items[0], Mapping):
+            return bool(self._judgement(items[0]))
+        return any(isinstance(row.get(name), list) for name in ("ranks", "rank", "scores", "ratings", "rating"))
+
+    def read(self, row: Fields, origin: str, source: SourceConfig) -> Iterable[Outcome]:
+        prompt = shapes.prompt(next(row[name] for name in self.PROMPTS if name in row), system=row.get("system"))
+        scored, judged = self._judged(row)
+        if len(judged) < 2:
+            raise BadRow("one_completion", "a ranking needs two completions")
+        yield from ordered_pairs(prompt, judged, origin, source, margins=scored)
+        if scored and source.threshold is not None:
+            for completion, score in judged:
+                yield thumb(prompt, completion, score, origin, source)
+
+    def _judged(self, row: Fields) -> tuple[bool, list[tuple[Conversation, float]]]:
+        """Whether the numbers are scores, and each completion with one (a rank is turned round)."""
+        items = next(row[name] for name in self.LISTS if isinstance(row.get(name), list))
+        if isinstance(items[0], Mapping):
+            return self._judged_items(items)
+        names = [name for name in ("scores", "ratings", "rating") if isinstance(row.get(name), list)]
+        values = row[names[0]] if names else next(row[n] for n in ("ranks", "rank") if isinstance(row.get(n), list))
+        if len(values) != len(items):
+            raise BadRow("bad_ranking", f"{len(items)} completions and {len(values)} judgements")
+        completions = [shapes.completion(item, f"responses[{index}]") for index, item in enumerate(items)]
+        numbers = [_number(value, f"judgement {index}") for index, value in enumerate(values)]
+        sign = 1 if names else -1
+        return bool(names), [(text, sign * number) for text, number in zip(completions, numbers, strict=True)]
+
+    def _judged_items(self, items: list[Any]) -> tuple[bool, list[tuple[Conversation, float]]]:
+        judged, scored = [], True
+        for index, item in enumerate(items):
+            name = self._judgement(item) if isinstance(item, Mapping) else None
+            if name is None:
+                raise BadRow("bad_ranking", f"completion {index} has no rank and no score")
+            value = next((item[text] for text in self.TEXTS if text in item), None)
+            scored = scored and name != "rank"
+            number = _number(item[name], f"{name} of completion {index}")
+            judged.append((shapes.completion(value, f"completion {index}"), -number if name == "rank" else number))
+        return scored, judged
+
+    def _judgement(self, item: Fields) -> str | None:
+        return next((name for name in ("rank", *self.SCORES) if name in item), None)
+
+
+class SHP(RecordFormat):
+    """Stanford Human Preferences: two comments on a post, the one with more votes preferred."""
+
+    name: ClassVar[str] = "shp"
+    shape: ClassVar[str] = "{history, human_ref_A, human_ref_B, score_A, score_B, labels}"
+
+    def matches(self, row: Fields) -> bool:
+        return {"history", "human_ref_A", "human_ref_B", "labels"} <= set(row)
+
+    def records(self, rows: Iterable[RawRow], source: SourceConfig) -> Iterator[Outcome]:
+        limit = SHP_PAIRS if source.max_pairs is None else source.max_pairs
+        pairs: Counter[Any] = Counter()
+        for row in rows:
+            for outcome in self.outcomes(row, source):
+                if isinstance(outcome, Reading):
+                    post = hash(str(row.value["history"]))
+                    pairs[post] += 1
+                    yield outcome if pairs[post] <= limit else Dropped("more_than_max_pairs", row.origin)
+                else:
+                    yield outcome
+
+    def read(self, row: Fields, origin: str, source: SourceConfig) -> Iterable[Outcome]:
+        prompt = shapes.prompt(row["history"], "history")
+        first, second = (shapes.completion(row[f"human_ref_{side}"], f"human_ref_{side}") for side in "AB")
+        prefers_first = shapes.label(row["labels"], "labels")
+        if prefers_first is None:
+            yield Dropped("no_label", origin)
+            return
+        scores = [_number(row.get(f"score_{side}"), f"score_{side}") for side in "AB"]
+        low, high = sorted(scores)
+        needed = SHP_RATIO if source.threshold is None else source.threshold
+        if high < needed * max(low, 1.0):
+            yield Dropped("below_score_ratio", origin)
+            return
+        yield Reading(pair(prompt, *((first, second) if prefers_first else (second, first)), None, origin))
+
+
+class Halos(RecordFormat):
+    """The feedback files of the HALOs library: one output with a label, or two with the better one's."""
+
+    name: ClassVar[str] = "halos"
+    shape: ClassVar[str] = "{prompt, output, label, type} or {prompt, output_A, output_B, label, type}"
+
+    def matches(self, row: Fields) -> bool:
+        return row.get("type") in ("binary_feedback", "pairwise_feedback") and "prompt" in row
+
+    def read(self, row: Fields, origin: str, source: SourceConfig) -> Iterable[Outcome]:
+        prompt = shapes.prompt(row["prompt"])
+        label = shapes.label(row.get("label"))
+        if label is None:
+            yield Dropped("no_label", origin)
+        elif row["type"] == "binary_feedback":
+            response = shapes.completion(row.get("output"), "output")
+            yield Reading(LabelledResponse(prompt, response, label, 1.0, origin))
+        else:
+            first, second = (shapes.completion(row.get(f"output_{side}"), f"output_{side}") for side in "AB")
+            yield Reading(pair(prompt, *((first, second) if label else (second, first)), None, origin))
+
+
+class PandaLM(RecordFormat):
+    """Two responses, and annotators who each say 1, 2 or 0 (a tie): the majority decides."""
+
+    name: ClassVar[str] = "pandalm"
+    shape: ClassVar[str] = "{instruction, input, response1, response2, annotator1, …}"
+
+    def matches(self, row: Fields) -> bool:
+        return {"instruction", "response1", "response2", "annotator1"} <= set(row)
+
+    def read(self, row: Fields, origin: str, source: SourceConfig) -> Iterable[Outcome]:
+        prompt = alpaca_prompt(row)
+        first, second = (shapes.completion(row[name], name) for name in ("response1", "response2"))
+        votes = Counter(_vote(row[name], name) for name in sorted(row) if str(name).startswith("annotator"))
+        (verdict, count), *others = votes.most_common()
+        if verdict == 0 or (others and others[0][1] == count):
+            yield Dropped("tie", origin)
+            return
+        yield Reading(pair(prompt, *((first, second) if verdict == 1 else (second, first)), None, origin))
+
+
+class OpenAIPreference(RecordFormat):
+    """What OpenAI's fine-tuning interface takes and exports."""
+
+    name: ClassVar[str] = "openai_preference"
+    shape: ClassVar[str] = "{input: {messages, tools?}, preferred_output, non_preferred_output}"
+
+    def matches(self, row: Fields) -> bool:
+        return isinstance(row.get("input"), Mapping) and {"preferred_output", "non_preferred_output"} <= set(row)
+
+    def read(self, row: Fields, origin: str, source: SourceConfig) -> Iterable[Outcome]:
+        prompt = shapes.conversation(row["input"].get("messages"), "input.messages")
+        prompt = with_tools(prompt, row["input"].get("tools"))
+        sides = [shapes.completion(row[name], name) for name in ("preferred_output", "non_preferred_output")]
+        yield Reading(pair(prompt, sides[0], sides[1], None, origin))
+
+
+def _number(value: Any, field: str) -> float:
+    number = shapes.number(value, field)
+    if number is None:
+        raise BadRow("bad_number", f"{field} is missing")
+    return number
+
+
+def _vote(value: Any, field: str) -> int:
+    if value in (0, 1, 2, "0", "1", "2"):
+        return int(value)
+    raise BadRow("rating_out_of_range", f"{field} is {value!r}, expected 0 (tie), 1 or 2")

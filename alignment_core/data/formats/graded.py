@@ -1,0 +1,40 @@
+"""Several models' solutions to one question, each checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
+
+from alignment_core.config import SourceConfig
+from alignment_core.data.formats import shapes
+from alignment_core.data.formats.base import BadRow, Dropped, Fields, Outcome, Quarantined, Reading, RecordFormat
+from alignment_core.records import LabelledResponse
+
+
+class Graded(RecordFormat):
+    """GSM8K's model solutions: under each model's name a solution and whether it is correct."""
+
+    name: ClassVar[str] = "graded_solutions"
+    shape: ClassVar[str] = "{question, <model>: {is_correct, solution}}"
+
+    def matches(self, row: Fields) -> bool:
+        return "question" in row and any(_is_solution(value) for value in row.values())
+
+    def read(self, row: Fields, origin: str, source: SourceConfig) -> Iterable[Outcome]:
+        prompt = shapes.prompt(row["question"], "question")
+        for name, value in row.items():
+            if _is_solution(value):
+                try:
+                    response = shapes.completion(value["solution"], f"{name}.solution")
+                    correct = shapes.label(value["is_correct"], f"{name}.is_correct")
+                except BadRow as bad:
+                    yield Quarantined(origin, bad.reason, bad.detail, row)
+                    continue
+                if correct is None:
+                    yield Dropped("no_label", origin)
+                else:
+                    yield Reading(LabelledResponse(prompt, response, correct, 1.0, origin))
+
+
+def _is_solution(value: Any) -> bool:
+    return isinstance(value, Mapping) and "is_correct" in value and "solution" in value

@@ -1,0 +1,54 @@
+"""CSV and TSV, with cells over several lines."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from typing import IO
+
+from alignment_core.data.readers.lines import MAX_LINE, numbered_lines
+from alignment_core.data.readers.rows import RawRow, Unreadable
+
+
+def separated_rows(name: str, stream: IO[bytes], delimiter: str, headerless: bool) -> Iterator[RawRow | Unreadable]:
+    """CSV or TSV by their first line's names, or by index ("0", "1", …) where `headerless`."""
+    csv.field_size_limit(MAX_LINE)
+    bad: list[Unreadable] = []
+
+    def decoded() -> Iterator[str]:
+        for line in numbered_lines(name, stream):
+            if isinstance(line, Unreadable):
+                bad.append(line)
+                continue
+            number, data = line
+            try:
+                yield data.decode("utf-8") + "\n"
+            except UnicodeDecodeError as error:
+                bad.append(Unreadable(f"{name}:{number}", "not_utf8", str(error), repr(data[:2000])))
+
+    plain = headerless and delimiter == "\t"  # such files quote nothing
+    reader = csv.reader(decoded(), delimiter=delimiter, quoting=csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL)
+    header: list[str] | None = None
+    line = 0
+    while True:
+        line = reader.line_num + 1
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            yield Unreadable(f"{name}:{line}", "bad_csv", str(error))
+            continue
+        yield from bad
+        bad.clear()
+        if cells is None:
+            return
+        if not cells:
+            continue
+        if headerless:
+            yield RawRow({str(index): cell for index, cell in enumerate(cells)}, f"{name}:{line}")
+        elif header is None:
+            header = cells
+        elif len(cells) != len(header):
+            detail = f"{len(cells)} cells where the header has {len(header)}"
+            yield Unreadable(f"{name}:{line}", "bad_csv", detail, cells)
+        else:
+            yield RawRow(dict(zip(header, cells, strict=True)), f"{name}:{line}")

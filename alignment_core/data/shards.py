@@ -1,0 +1,271 @@
+"""Shards: what one source file became, on disk. One row per record, with its tokens, hashes and MinHash signature.
+
+A shard depends on its file, its source's settings and the renderer alone, never on other files: so it can be kept,
+and the next ingestion reads only the files that changed. What is decided across files is decided in `selection`.
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from alignment_core.data.formats.base import Reading
+from alignment_core.data.near import PERMUTATIONS, signature
+from alignment_core.data.parts import FEEDBACK, PROMPT, Parts, canonical, digest64, parts, plain_text
+from alignment_core.data.rendering import Renderer, Request, Tokens, Unrenderable
+from alignment_core.data.rows import SIDES, token_schema
+from alignment_core.plugin_api import TokenSequence
+
+BATCH = 256
+"""Records that are tokenised together."""
+KEPT_BATCHES = 16
+"""Batches of a shard that are held for single look-ups."""
+NUMBERS = (
+    "kind", "sign", "weight", "margin", "voter", "when", "root", "prompt_hash", "first_hash", "second_hash",
+    "fits", "truncated", "rewritten", "prompt_tokens", "head_tokens", "first_tokens", "second_tokens", "tokens",
+    "targets",
+)  # fmt: skip
+"""Columns that `selection` holds in memory, about 100 bytes per record."""
+TOKEN_COUNTS = ("prompt_tokens", "head_tokens", "first_tokens", "second_tokens", "tokens", "targets")
+"""Tokens of the prompt alone, of the completions' prompt, of each completion, of the demonstration and its targets."""
+
+
+def shard_schema() -> Any:
+    """Arrow schema of a shard: a record's words, numbers and tokens.
+
+    `first` and `second` are the completions (chosen and rejected, or the response, or a demonstration's last turn);
+    `…_text` is their JSON, `…_hash` of an absent part is 0; `reason` and `detail` say why it cannot become tokens.
+    """
+    import pyarrow as pa
+
+    texts = ("line", "prompt_text", "first_text", "second_text", "reason", "detail")
+    return pa.schema(
+        [
+            *[pa.field(name, pa.string()) for name in texts],
+            *[pa.field(name, pa.int8()) for name in ("kind", "sign")],
+            pa.field("file", pa.int32()),
+            *[pa.field(name, pa.float64()) for name in ("weight", "margin", "when")],
+            *[pa.field(name, pa.uint64()) for name in ("voter", "root", "prompt_hash", "first_hash", "second_hash")],
+            *[pa.field(name, pa.bool_()) for name in ("fits", "truncated", "rewritten")],
+            *[pa.field(name, pa.int32()) for name in TOKEN_COUNTS],
+            pa.field("signature", pa.list_(pa.uint32(), PERMUTATIONS)),
+            *token_schema(),
+        ]
+    )
+
+
+class ShardWriter:
+    """Tokenises records and appends them to a shard."""
+
+    def __init__(self, path: Path, renderer: Renderer) -> None:
+        import pyarrow as pa
+
+        self._renderer = renderer
+        self._schema = shard_schema()
+        self._writer = pa.ipc.new_file(str(path), self._schema)
+        self._waiting: list[tuple[Reading, str, int]] = []
+        self._signature: tuple[int, Any] = (0, None)
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self._flush()
+        self._writer.close()
+
+    def add(self, reading: Reading, line: str, file: int = 0) -> None:
+        """Append a record that stood at `line` of one of the shard's files."""
+        self._waiting.append((reading, line, file))
+        if len(self._waiting) == BATCH:
+            self._flush()
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        if not self._waiting:
+            return
+        split = [parts(reading.record) for reading, _, _ in self._waiting]
+        results = self._renderer.batch([_request(item) for item in split])
+        rows = [
+            {**self._row(reading, item, result), "line": line, "file": file}
+            for (reading, line, file), item, result in zip(self._waiting, split, results, strict=True)
+        ]
+        columns = [pa.array([row.get(field.name) for row in rows], type=field.type) for field in self._schema]
+        self._writer.write_batch(pa.record_batch(columns, schema=self._schema))
+        self._waiting.clear()
+
+    def _row(self, reading: Reading, item: Parts, result: Tokens | Unrenderable) -> dict[str, Any]:
+        prompt = canonical(item.prompt)
+        texts = [canonical(completion) for completion in item.completions]
+        first, second = [*texts, None, None][:2]
+        prompt_hash = digest64(prompt) if item.prompt else 0
+        row = {
+            "kind": item.kind,
+            "sign": item.sign,
+            "weight": item.weight,
+            "margin": item.margin,
+            "voter": 0 if reading.voter is None else digest64(reading.voter),
+            "when": reading.when,
+            "root": item.root(),
+            "prompt_text": prompt,
+            "first_text": first,
+            "second_text": second,
+            "prompt_hash": prompt_hash,
+            "first_hash": 0 if first is None else digest64(first),
+            "second_hash": 0 if second is None else digest64(second),
+        }
+        if isinstance(result, Unrenderable):
+            return {**row, **_UNFIT, "reason": result.reason, "detail": result.what}
+        return {**row, "signature": self._signed(prompt_hash, item), **_token_fields(result)}
+
+    def _signed(self, prompt_hash: int, item: Parts) -> Any:
+        """The signature; that of the last prompt is remembered, as its answers often follow one another."""
+        if not prompt_hash or self._signature[0] != prompt_hash:
+            self._signature = (prompt_hash, signature(item.text()))
+        return self._signature[1]
+
+
+_UNFIT = {
+    **dict.fromkeys(("fits", "truncated", "rewritten"), False),
+    **dict.fromkeys(TOKEN_COUNTS, 0),
+    "signature": [0] * PERMUTATIONS,
+}
+
+
+def _request(item: Parts) -> Request:
+    imitated = item.kind not in (PROMPT, FEEDBACK) or item.sign > 0
+    return Request(item.prompt, item.completions, demonstration=imitated, waiting=bool(item.prompt))
+
+
+def _token_fields(tokens: Tokens) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "fits": True,
+        "truncated": tokens.truncated,
+        "rewritten": tokens.rewritten,
+        **dict.fromkeys(TOKEN_COUNTS, 0),
+    }
+    head: tuple[int, ...] | None = tokens.completions[0].prompt if tokens.completions else None
+    if head is not None:
+        fields |= {"head": head, "head_tokens": len(head)}
+    if tokens.prompt is not None:
+        ids = tokens.prompt.ids
+        fields |= {
+            "prompt": None if ids == head else ids,
+            "prompt_tokens": len(ids),
+            "messages": canonical(tokens.kept),
+        }
+    for name, sequence in zip(SIDES, tokens.completions, strict=False):
+        completion = sequence.completion
+        fields |= {name: completion, f"{name}.mask": sequence.mask, f"{name}_tokens": len(completion)}
+    if tokens.demonstration is not None:
+        fields |= {"demonstration.start": tokens.demonstration.start, "demonstration.mask": tokens.demonstration.mask}
+        fields |= {"tokens": len(tokens.demonstration.ids), "targets": tokens.demonstration.targets}
+    return fields
+
+
+class Shards:
+    """The records of several shards as one long table, read from the disk a batch at a time.
+
+    Attributes:
+        names: each shard's files, as reports call them.
+        numbers: the columns of `NUMBERS` over all records, and `shard`, the index of each one's shard.
+    """
+
+    def __init__(self, paths: Sequence[Path], names: Sequence[Sequence[str]]) -> None:
+        import pyarrow as pa
+
+        self.names = list(names)
+        # Not memory-mapped: what is read once would stay in the process's memory for as long as there is any.
+        self._readers = [pa.ipc.open_file(pa.OSFile(str(path))) for path in paths]
+        self._places = [
+            (shard, index) for shard, reader in enumerate(self._readers) for index in range(reader.num_record_batches)
+        ]
+        self._kept: dict[int, Any] = {}
+        sizes, columns = [], {name: [np.zeros(0, dtype=_dtype(name))] for name in NUMBERS}
+        for place in range(len(self._places)):
+            batch = self._read(place)
+            sizes.append(batch.num_rows)
+            for name in NUMBERS:
+                columns[name].append(batch.column(name).to_numpy(zero_copy_only=False).astype(_dtype(name)))
+        self._ends = list(accumulate(sizes))
+        self.numbers: dict[str, Any] = {name: np.concatenate(columns.pop(name)) for name in NUMBERS}
+        self.numbers["shard"] = np.repeat(np.array([shard for shard, _ in self._places], dtype=np.int32), sizes)
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def batches(self) -> Iterator[tuple[int, Sequence[str], Any]]:
+        """Each record batch with the index of its first record and the names of its files."""
+        start = 0
+        for place, end in enumerate(self._ends):
+            yield start, self.names[self._places[place][0]], self._read(place)
+            start = end
+
+    def value(self, index: int, column: str) -> Any:
+        """One record's value in one column."""
+        place = bisect_right(self._ends, index)
+        if place not in self._kept:
+            if len(self._kept) == KEPT_BATCHES:
+                del self._kept[next(iter(self._kept))]
+            self._kept[place] = self._read(place)
+        start = self._ends[place - 1] if place else 0
+        return self._kept[place].column(column)[index - start].as_py()
+
+    def _read(self, place: int) -> Any:
+        shard, index = self._places[place]
+        return self._readers[shard].get_batch(index)
+
+    def origin(self, index: int) -> str:
+        """`file:line` of a record."""
+        names = self.names[int(self.numbers["shard"][index])]
+        return origin(names[self.value(index, "file")], self.value(index, "line"))
+
+    def reasons(self) -> Counter[str]:
+        """Records that cannot become tokens, by reason."""
+        unfit = np.flatnonzero(~self.numbers["fits"].astype(bool))
+        return Counter(self.value(index, "reason") for index in unfit.tolist())
+
+    def text(self, index: int, *columns: str) -> str:
+        """The words of a record's parts (`prompt`, `first`, `second`)."""
+        found = [self.value(index, f"{column}_text") for column in columns]
+        return "\n".join(plain_text(json.loads(text)) for text in found if text is not None)
+
+    def signatures(self, chosen: Any, scratch: Path) -> Any:
+        """Signatures of the chosen records, shape (chosen, 64), uint32, in a file rather than in memory."""
+        result = np.lib.format.open_memmap(
+            scratch / "signatures.npy", mode="w+", dtype=np.uint32, shape=(len(chosen), PERMUTATIONS)
+        )
+        for start, _, batch in self.batches():
+            first, last = np.searchsorted(chosen, [start, start + batch.num_rows])
+            if first < last:
+                values = batch.column("signature").values.to_numpy().reshape(-1, PERMUTATIONS)
+                result[first:last] = values[chosen[first:last] - start]
+        return result
+
+    def sequence(self, index: int, name: str) -> TokenSequence:
+        """The token sequence `first`, `second` or `demonstration` of a record."""
+        ids = self.value(index, "second" if name == "second" else "first")
+        head = self.value(index, "head")
+        start = self.value(index, "demonstration.start") if name == "demonstration" else len(head)
+        mask = self.value(index, f"{name}.mask")
+        return TokenSequence((*head, *ids), start, None if mask is None else tuple(mask))
+
+
+def origin(file: str, line: str) -> str:
+    """`file:line`, or what there is of it."""
+    return f"{file}:{line}" if file and line else file or line
+
+
+def _dtype(name: str) -> Any:
+    return shard_schema().field(name).type.to_pandas_dtype()

@@ -1,0 +1,57 @@
+"""What a model's sampled responses say about it: KL, length, scores, rules."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from alignment_core.plugin_api import Conversation, Evaluator, Rollout
+from alignment_core.training.run import Run
+
+
+def describe(rollouts: Sequence[Rollout]) -> dict[str, float]:
+    """Mean length in tokens and the share of responses that ended by themselves."""
+    return {
+        "response_length": sum(len(rollout.sequence.completion) for rollout in rollouts) / len(rollouts),
+        "finished_share": sum(rollout.finished for rollout in rollouts) / len(rollouts),
+    }
+
+
+def kl_from_reference(run: Run, rollouts: Sequence[Rollout], temperature: float) -> dict[str, float]:
+    """KL(policy ‖ reference) per response in nats, estimated on the policy's own samples, with its standard error."""
+    sequences = [rollout.sequence for rollout in rollouts]
+    with torch.no_grad():
+        policy = run.policy.token_logps(sequences, temperature)
+        reference = run.reference.token_logps(sequences, temperature)
+    per_response = (policy.logps - reference.logps).sum(dim=1)
+    error = float(per_response.std(correction=1)) / math.sqrt(len(rollouts)) if len(rollouts) > 1 else math.nan
+    return {"kl": float(per_response.mean()), "kl_standard_error": error}
+
+
+def reward_scores(run: Run, rollouts: Sequence[Rollout]) -> list[float]:
+    """The reward model's score of each response."""
+    with torch.no_grad():
+        scores: list[float] = run.reward.scores([rollout.sequence for rollout in rollouts]).tolist()
+    return scores
+
+
+def judge(evaluator: Evaluator, prompts: Sequence[Conversation], texts: Sequence[str]) -> list[float]:
+    """The evaluator's score of each response."""
+    return [evaluator.score(prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
+
+
+def ordering_accuracy(scores: Sequence[float], truth: Sequence[float]) -> float | None:
+    """How often the scores order two responses as the truth does, over all pairs that the truth tells apart.
+
+    A tie of the scores counts half. None where the truth tells no pair apart.
+    """
+    right = pairs = 0.0
+    for i in range(len(truth)):
+        for j in range(i):
+            if truth[i] != truth[j]:
+                pairs += 1
+                agrees = (scores[i] - scores[j]) * (truth[i] - truth[j])
+                right += 1.0 if agrees > 0 else 0.5 if agrees == 0 else 0.0
+    return right / pairs if pairs else None

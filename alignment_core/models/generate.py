@@ -1,0 +1,181 @@
+"""Batched sampling with a KV cache: length-bucketed, rows leave the batch when they stop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from alignment_core.errors import ModelError
+from alignment_core.models.batching import by_budget
+from alignment_core.models.logps import Budget
+from alignment_core.models.roles import Roles
+from alignment_core.models.seeds import seed_of
+from alignment_core.plugin_api import TokenSequence
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are chosen.
+
+    Attributes:
+        max_new_tokens: longest response.
+        temperature: divides the logits; 0 is greedy.
+        top_p: smallest set of tokens whose probability reaches this; 1 keeps all.
+        top_k: only the k likeliest tokens; 0 keeps all.
+    """
+
+    max_new_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+
+
+def generate(
+    roles: Roles,
+    role: str,
+    prompts: Sequence[TokenSequence],
+    *,
+    noise_keys: Sequence[str],
+    sampling: Sampling,
+    stop_ids: Sequence[int],
+    pad_id: int,
+    budget: Budget,
+    tick: Callable[[int], None],
+) -> list[TokenSequence]:
+    """One response to each prompt, ending with its stop token if it came to one.
+
+    The noise of a row depends on its key alone, so neither batch, padding nor order changes what it says (beyond float
+    tolerance).
+
+    Args:
+        noise_keys: one string per prompt, e.g. seed, step, row and sample number.
+        budget: its tokens (prompts and responses, padding included) are what one batch may hold.
+        tick: called before every token with the number of responses finished so far; may raise to stop.
+
+    Returns:
+        Prompt and response of each row; `start` is the prompt's length.
+    """
+    results: dict[int, TokenSequence] = {}
+    room = [TokenSequence((*p.ids, *([pad_id] * sampling.max_new_tokens)), len(p.ids)) for p in prompts]
+
+    def remaining() -> None:
+        todo = [i for i in range(len(prompts)) if i not in results]
+        for places in by_budget([room[i] for i in todo], budget.tokens, lambda sequence: (sequence,)):
+            group = [todo[place] for place in places]
+            noise = torch.stack([_uniforms(noise_keys[i], sampling.max_new_tokens) for i in group]).to(roles.device)
+            batch = _Batch(roles, role, [prompts[i].ids for i in group], noise, sampling, set(stop_ids), pad_id)
+            responses = batch.run(partial(tick, len(results)))
+            for i, response in zip(group, responses, strict=True):
+                results[i] = TokenSequence((*prompts[i].ids, *response), len(prompts[i].ids))
+            tick(len(results))
+
+    budget.fit(remaining)
+    return [results[i] for i in range(len(prompts))]
+
+
+def _uniforms(key: str, count: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed_of(key))
+    return torch.rand(count, generator=generator, dtype=torch.float64)
+
+
+class _Batch:
+    """Rows that are generated together, left-padded; finished ones are taken out as soon as that saves work."""
+
+    def __init__(
+        self,
+        roles: Roles,
+        role: str,
+        prompts: Sequence[tuple[int, ...]],
+        noise: Tensor,
+        sampling: Sampling,
+        stop_ids: set[int],
+        pad_id: int,
+    ) -> None:
+        self.roles, self.role, self.noise, self.sampling, self.stop_ids = roles, role, noise, sampling, stop_ids
+        width = max(map(len, prompts))
+        self.ids = torch.tensor([[pad_id] * (width - len(p)) + list(p) for p in prompts], device=roles.device)
+        self.mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=roles.device)
+        self.alive = list(range(len(prompts)))
+        self.responses: list[list[int]] = [[] for _ in prompts]
+
+    @torch.no_grad()
+    def run(self, tick: Callable[[], None]) -> list[list[int]]:
+        cache = DynamicCache()
+        ids, positions = self.ids, (self.mask.cumsum(1) - 1).clamp_min(0)
+        for t in range(self.sampling.max_new_tokens):
+            tick()
+            token = choose(self._last_logits(ids, positions, cache), self.noise[self.alive, t], self.sampling)
+            keep = self._record(token.tolist())
+            if not keep:
+                break
+            if len(keep) < len(token):
+                index = torch.tensor(keep, device=token.device)
+                cache.batch_select_indices(index)
+                self.alive = [self.alive[k] for k in keep]
+                token, self.mask, positions = token[index], self.mask[index], positions[index]
+            ids = token.unsqueeze(1)
+            positions = positions[:, -1:] + 1
+            self.mask = torch.cat([self.mask, torch.ones_like(ids)], dim=1)
+        return self.responses
+
+    def _last_logits(self, ids: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
+        with self.roles.use(self.role), self.roles.autocast():
+            output = self.roles.model(
+                input_ids=ids,
+                attention_mask=self.mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+        return output.logits[:, -1].float()  # type: ignore[no-any-return]
+
+    def _record(self, tokens: Sequence[int]) -> list[int]:
+        """Write the tokens down; the places in the batch that go on."""
+        for row, token in zip(self.alive, tokens, strict=True):
+            self.responses[row].append(token)
+        return [place for place, token in enumerate(tokens) if token not in self.stop_ids]
+
+
+def choose(logits: Tensor, uniform: Tensor, sampling: Sampling) -> Tensor:
+    """The next token of each row: greedy, or by inverting the cumulative distribution at the row's uniform.
+
+    Args:
+        logits: shape (rows, vocabulary).
+        uniform: shape (rows,), in [0, 1), float64.
+        sampling: temperature first, then top-k, then top-p, like transformers' own.
+
+    Returns:
+        Token ids, shape (rows,).
+
+    Raises:
+        ModelError: a logit is not a number, from which any token would follow.
+    """
+    if torch.isnan(logits).any():
+        raise ModelError(
+            "the model's logits are not numbers",
+            where="generation",
+            do="Look for a broken base model or adapter, or choose another `model.load_in`",
+        )
+    if sampling.temperature == 0:
+        return logits.argmax(dim=-1)
+    probabilities = torch.softmax(logits / sampling.temperature, dim=-1, dtype=torch.float64)
+    if sampling.top_k > 0:
+        least = probabilities.topk(min(sampling.top_k, probabilities.shape[-1])).values[:, -1:]
+        probabilities = probabilities.where(probabilities >= least, 0.0)
+    if sampling.top_p < 1:
+        probabilities = _nucleus(probabilities / probabilities.sum(-1, keepdim=True), sampling.top_p)
+    cumulative = probabilities.cumsum(dim=-1)
+    threshold = uniform.unsqueeze(1) * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, threshold, right=True).squeeze(1).clamp_max(logits.shape[-1] - 1)
+
+
+def _nucleus(probabilities: Tensor, top_p: float) -> Tensor:
+    ordered, index = probabilities.sort(dim=-1, descending=True)
+    before = ordered.cumsum(dim=-1) - ordered
+    return torch.zeros_like(probabilities).scatter(1, index, ordered.where(before < top_p, 0.0))

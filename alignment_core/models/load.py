@@ -1,0 +1,133 @@
+"""Load the frozen base that all roles share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from bitsandbytes.nn import Linear4bit
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from alignment_core.config import LoadIn
+from alignment_core.errors import ModelError
+from alignment_core.losses.likelihood import HeadShape, head_logits
+
+CHOOSE = "Choose a causal language model such as Llama, Qwen, Gemma, Mistral, Phi or GPT-2"
+
+
+def choose_device(device: str) -> torch.device:
+    """`auto` takes the GPU if there is one.
+
+    Raises:
+        ModelError: a GPU was asked for and there is none.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ModelError("no CUDA device is visible", where="device", got=device, do="Set `device: cpu` or `auto`")
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        raise ModelError("unknown device", where="device", got=device, expected="auto, cpu, cuda or cuda:N") from error
+
+
+def load_base(path: str, *, revision: str | None, load_in: LoadIn, device: torch.device) -> PreTrainedModel:
+    """The base model, frozen and in eval mode.
+
+    Modules that are not quantised (embeddings, norms, head) and the arithmetic are bf16 on a GPU, float32 on CPU.
+
+    Raises:
+        ModelError: the folder or hub id does not load.
+    """
+    transformers_logging.disable_progress_bar()
+    compute = torch.bfloat16 if device.type == "cuda" else torch.float32
+    dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}.get(load_in, compute)
+    try:
+        config = AutoConfig.from_pretrained(path, revision=revision)
+        model = AutoModelForCausalLM.from_pretrained(
+            path,
+            revision=revision,
+            config=config,
+            dtype=dtype,
+            quantization_config=quantization(load_in, compute),
+            device_map={"": device},
+            use_safetensors=True,
+        )
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError("the base model does not load", where=f"model.base {path}", got=first_line) from error
+    keep_linear4bit_differentiable(model)
+    model.requires_grad_(False)
+    model.eval()
+    _check_head(model)
+    return model
+
+
+def quantization(load_in: LoadIn, compute: torch.dtype) -> BitsAndBytesConfig | None:
+    """The bitsandbytes settings of `load_in`; None for bf16 and fp32."""
+    if load_in == "nf4":
+        return BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=compute,
+        )
+    return BitsAndBytesConfig(load_in_8bit=True) if load_in == "int8" else None
+
+
+def keep_linear4bit_differentiable(model: nn.Module) -> None:
+    """Stop bitsandbytes from repacking 4-bit weights on CPUs with AVX512-BF16.
+
+    There, the first no-grad forward in eval mode moves every `Linear4bit` into a layout without autograd: adapters
+    below it silently get no gradient from then on. Stages that both generate or score and train would hit it.
+    """
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+
+
+def head_of(model: PreTrainedModel) -> tuple[nn.Module, nn.Module]:
+    """The transformer body and the output head.
+
+    Raises:
+        ModelError: the architecture has no separate output head.
+    """
+    head = model.get_output_embeddings()
+    body: Any = getattr(model, model.base_model_prefix, None)
+    if head is None or body is None:
+        raise ModelError(
+            "the architecture has no separate body and output head",
+            where="model.base",
+            got=type(model).__name__,
+            do=CHOOSE,
+        )
+    return body, head
+
+
+def head_shape(model: PreTrainedModel, temperature: float = 1.0) -> HeadShape:
+    """What the architecture does to the head's output before the softmax."""
+    config = model.config.get_text_config()
+    divisor = getattr(config, "logits_scaling", None)  # Granite divides, Cohere multiplies
+    scale = 1 / divisor if divisor else getattr(config, "logit_scale", None) or 1.0
+    return HeadShape(scale, getattr(config, "final_logit_softcapping", None), temperature)
+
+
+def _check_head(model: PreTrainedModel) -> None:
+    """Compare the model's own logits with body, head and `head_shape`, which no name in a config can promise."""
+    body, head = head_of(model)
+    ids = torch.tensor([[0, 1, 2]], device=model.device)
+    with torch.no_grad():
+        theirs = model(input_ids=ids, use_cache=False).logits[0].float()
+        states = body(input_ids=ids, use_cache=False).last_hidden_state[0]
+        ours = head_logits(states, head.weight, getattr(head, "bias", None), head_shape(model))  # type: ignore[arg-type]
+    # bf16 rounds to 0.4 %; a forgotten scale or cap is off by much more.
+    if not torch.allclose(ours, theirs, rtol=0, atol=0.03 * float(theirs.abs().max())):
+        raise ModelError(
+            "the architecture's logits are more than its head applied to its last hidden state",
+            where="model.base",
+            got=type(model).__name__,
+            do=CHOOSE,
+        )

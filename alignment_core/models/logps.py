@@ -1,0 +1,231 @@
+"""The roles as a plugin sees them: token sequences in, log-probabilities, scores or values out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from alignment_core.errors import PluginError, TrainingError
+from alignment_core.losses.likelihood import fused_token_logps
+from alignment_core.models.batching import least_padding
+from alignment_core.models.load import head_shape
+from alignment_core.models.roles import Roles
+from alignment_core.plugin_api import TokenLogps, TokenSequence
+
+SMALLEST_BUDGET = 64
+T = TypeVar("T")
+
+
+class Budget:
+    """Tokens, padding included, in one forward pass; shared by all that runs a model, halved when memory ends.
+
+    Attributes:
+        tokens: the budget in force.
+        on_halved: called with a sentence when it was halved.
+        on_pass: called before every forward pass outside a loss; may raise to stop.
+    """
+
+    def __init__(self, tokens: int) -> None:
+        self.tokens = tokens
+        self.on_halved: Callable[[str], None] = lambda _: None
+        self.on_pass: Callable[[], None] = lambda: None
+
+    def fit(self, attempt: Callable[[], T]) -> T:
+        """Call `attempt`, which reads `tokens`, until it fits into memory.
+
+        Raises:
+            TrainingError: it does not fit with the smallest budget either.
+        """
+        while True:
+            try:
+                return attempt()
+            except torch.OutOfMemoryError as error:
+                if self.tokens // 2 < SMALLEST_BUDGET:
+                    raise TrainingError(
+                        "out of memory even with the smallest token budget",
+                        where="token_budget",
+                        got=self.tokens,
+                        do="Lower model.max_length or choose a smaller base model",
+                    ) from error
+                self.tokens //= 2
+            # Outside `except`: the exception would keep the failed attempt's tensors alive.
+            torch.cuda.empty_cache()
+            self.on_halved(f"out of memory: token_budget is now {self.tokens}")
+
+
+class LanguageModel:
+    """The policy or the reference: log-probabilities of completions.
+
+    Gradients flow only where the role is trained and the caller has them enabled; a no-grad call may bring any number
+    of sequences, which are split by the token budget.
+    """
+
+    def __init__(self, roles: Roles, role: str, pad_id: int, budget: Budget) -> None:
+        self.roles, self.role, self.pad_id, self.budget = roles, role, pad_id, budget
+
+    def logps(self, sequences: Sequence[TokenSequence]) -> Tensor:
+        """Summed log-probability of the target tokens, shape (sequences,), float32, nats."""
+        return self.token_logps(sequences).logps.sum(dim=1)
+
+    def token_logps(self, sequences: Sequence[TokenSequence], temperature: float = 1.0) -> TokenLogps:
+        """Log-probabilities and entropies, shape (sequences, longest completion), under logits / temperature."""
+
+        def forward(part: Sequence[TokenSequence]) -> tuple[Tensor, ...]:
+            return self._forward(part, temperature)
+
+        logps, mask, entropy = _in_budget(self.roles, self.role, self.budget, sequences, forward)
+        return TokenLogps(logps, mask, entropy)
+
+    def _forward(self, sequences: Sequence[TokenSequence], temperature: float) -> tuple[Tensor, ...]:
+        device = self.roles.device
+        hidden = self.roles.hidden(self.role, *_padded(sequences, self.pad_id, device))
+        mask = target_mask(sequences, device)
+        row, column = mask.nonzero(as_tuple=True)
+        starts = torch.tensor([s.start for s in sequences], device=device)
+        position = starts[row] + column
+        targets = _flat_targets(sequences, device)
+        head = self.roles.head
+        logps, entropy = fused_token_logps(
+            hidden[row, position - 1],
+            head.weight,  # type: ignore[arg-type]
+            targets,
+            bias=getattr(head, "bias", None),
+            shape=head_shape(self.roles.model, temperature),
+        )
+        empty = torch.zeros(mask.shape, device=device)
+        return (
+            empty.index_put((row, column), logps),
+            mask.float(),
+            empty.index_put((row, column), entropy),
+        )
+
+
+class ScalarModel:
+    """The reward or the value model: an adapter with a scalar head."""
+
+    def __init__(self, roles: Roles, role: str, pad_id: int, budget: Budget) -> None:
+        self.roles, self.role, self.pad_id, self.budget = roles, role, pad_id, budget
+
+    def scores(self, sequences: Sequence[TokenSequence]) -> Tensor:
+        """Score at the last token of each sequence, shape (sequences,), float32."""
+
+        def forward(part: Sequence[TokenSequence]) -> tuple[Tensor, ...]:
+            states = self._states(part)
+            last = torch.tensor([len(s.ids) - 1 for s in part], device=states.device)
+            return (self._head(states[torch.arange(len(part), device=states.device), last]),)
+
+        return _in_budget(self.roles, self.role, self.budget, sequences, forward)[0]
+
+    def values(self, sequences: Sequence[TokenSequence]) -> Tensor:
+        """Value before each completion token, shape (sequences, longest completion), float32, 0 at padding."""
+
+        def forward(part: Sequence[TokenSequence]) -> tuple[Tensor, ...]:
+            states = self._states(part)
+            mask = _completion_mask(part, states.device)
+            row, column = mask.nonzero(as_tuple=True)
+            starts = torch.tensor([s.start for s in part], device=states.device)
+            found = self._head(states[row, starts[row] + column - 1])
+            return (torch.zeros(mask.shape, device=states.device).index_put((row, column), found),)
+
+        return _in_budget(self.roles, self.role, self.budget, sequences, forward)[0]
+
+    def _states(self, sequences: Sequence[TokenSequence]) -> Tensor:
+        return self.roles.hidden(self.role, *_padded(sequences, self.pad_id, self.roles.device))
+
+    def _head(self, states: Tensor) -> Tensor:
+        # float32 outside autocast: scores are differences of close numbers
+        scores: Tensor = self.roles.head_of(self.role)(states.float()).squeeze(-1)
+        return scores
+
+
+def _in_budget(
+    roles: Roles,
+    role: str,
+    budget: Budget,
+    sequences: Sequence[TokenSequence],
+    forward: Callable[[Sequence[TokenSequence]], tuple[Tensor, ...]],
+) -> tuple[Tensor, ...]:
+    """Forwards with gradients for a trained role inside a loss, without them anywhere else.
+
+    A frozen role that sees a micro-batch in the same parts as the policy gives the same numbers to the last bit.
+    """
+    if torch.is_grad_enabled() and roles.trained:
+        with torch.set_grad_enabled(role in roles.trained):
+            return _in_parts(budget.tokens, sequences, forward, roles)
+
+    def stoppable(part: Sequence[TokenSequence]) -> tuple[Tensor, ...]:
+        budget.on_pass()
+        return forward(part)
+
+    with torch.no_grad():
+        return budget.fit(lambda: _in_parts(budget.tokens, sequences, stoppable, roles))
+
+
+def _in_parts(
+    tokens: int,
+    sequences: Sequence[TokenSequence],
+    forward: Callable[[Sequence[TokenSequence]], tuple[Tensor, ...]],
+    roles: Roles,
+) -> tuple[Tensor, ...]:
+    groups = least_padding([len(sequence.ids) for sequence in sequences], tokens, roles.call_cost)
+    parts = [forward([sequences[i] for i in group]) for group in groups]
+    order = torch.tensor([i for group in groups for i in group], device=roles.device)
+    return tuple(_joined([part[k] for part in parts], order) for k in range(len(parts[0])))
+
+
+def _joined(parts: Sequence[Tensor], order: Tensor) -> Tensor:
+    """Concatenate parts of different width and put the rows back into their first order."""
+    if parts[0].dim() > 1:
+        width = max(part.shape[1] for part in parts)
+        parts = [nn.functional.pad(part, (0, width - part.shape[1])) for part in parts]
+    joined = torch.cat(list(parts))
+    return torch.empty_like(joined).index_copy_(0, order, joined)
+
+
+def _padded(sequences: Sequence[TokenSequence], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Right-padded ids and attention mask, shape (sequences, longest).
+
+    Raises:
+        PluginError: a sequence has nothing before its completion.
+    """
+    if any(sequence.start < 1 for sequence in sequences):
+        raise PluginError(
+            "a sequence without a prompt: nothing comes before its first token to predict it from",
+            where="TokenSequence.start",
+            got=0,
+            expected="1 at least",
+        )
+    width = max(len(s.ids) for s in sequences)
+    ids = torch.full((len(sequences), width), pad_id)
+    mask = torch.zeros((len(sequences), width), dtype=torch.long)
+    for i, sequence in enumerate(sequences):
+        ids[i, : len(sequence.ids)] = torch.tensor(sequence.ids)
+        mask[i, : len(sequence.ids)] = 1
+    return ids.to(device), mask.to(device)
+
+
+def _completion_mask(sequences: Sequence[TokenSequence], device: torch.device) -> Tensor:
+    lengths = torch.tensor([len(s.ids) - s.start for s in sequences])
+    return (torch.arange(int(lengths.max())) < lengths.unsqueeze(1)).to(device)
+
+
+def target_mask(sequences: Sequence[TokenSequence], device: torch.device) -> Tensor:
+    """True at target tokens, shape (sequences, longest completion)."""
+    mask = _completion_mask(sequences, torch.device("cpu"))
+    for i, sequence in enumerate(sequences):
+        if sequence.mask is not None:
+            mask[i, : len(sequence.mask)] &= torch.tensor(sequence.mask)
+    return mask.to(device)
+
+
+def _flat_targets(sequences: Sequence[TokenSequence], device: torch.device) -> Tensor:
+    """Ids of the target tokens, row by row."""
+    flat: list[int] = []
+    for sequence in sequences:
+        completion = sequence.completion
+        mask = sequence.mask
+        flat.extend(completion if mask is None else [t for t, on in zip(completion, mask, strict=True) if on])
+    return torch.tensor(flat, dtype=torch.long, device=device)

@@ -1,0 +1,126 @@
+"""What a training stage needs to go on after a kill, written atomically; the newest two are kept."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from alignment_core.artifacts.store import fsync
+from alignment_core.errors import PluginError
+
+KEEP = 2
+
+
+@dataclass
+class Snapshot:
+    """Everything but the weights that a checkpoint holds.
+
+    Attributes:
+        step: optimizer steps done.
+        budget: token budget in force (out-of-memory may have halved it).
+        state: the objective's own state: tensors and JSON.
+        metrics: metrics of the last step; empty before the first.
+        history: one mapping of metrics per step, and the reports of larger units.
+        warnings: warnings so far.
+    """
+
+    step: int
+    budget: int
+    state: dict[str, Any]
+    metrics: Mapping[str, float]
+    history: list[dict[str, Any]]
+    warnings: list[str]
+
+
+def save_checkpoint(
+    folder: Path, snapshot: Snapshot, weights: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer
+) -> None:
+    """Write a numbered folder completely, then give it its name, then drop the older ones.
+
+    Raises:
+        PluginError: the objective's state is more than tensors and JSON.
+    """
+    present = _checkpoints(folder)
+    # Numbered by themselves: a stop may save the same step twice, and no complete checkpoint is ever written over.
+    target = folder / f"checkpoint-{_number(present[-1]) + 1 if present else 1:08d}"
+    partial = folder / f".{target.name}"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    tensors = {f"state.{name}": value.clone() for name, value in snapshot.state.items() if isinstance(value, Tensor)}
+    tensors |= {f"weights.{name}": parameter.detach() for name, parameter in weights.items()}
+    for name, parameter in weights.items():
+        for moment, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"optimizer.{moment}.{name}"] = value
+    save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, partial / "tensors.safetensors")
+    (partial / "snapshot.json").write_text(_to_json(snapshot))
+    for path in [*partial.iterdir(), partial]:
+        fsync(path)
+    partial.rename(target)
+    fsync(folder)
+    for old in _checkpoints(folder)[:-KEEP]:
+        shutil.rmtree(old)
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """Complete checkpoints, oldest first."""
+    return sorted(folder.glob("checkpoint-*"))
+
+
+def _number(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("checkpoint-"))
+
+
+def _to_json(snapshot: Snapshot) -> str:
+    plain = {name: value for name, value in snapshot.state.items() if not isinstance(value, Tensor)}
+    try:
+        return json.dumps(
+            {
+                "step": snapshot.step,
+                "budget": snapshot.budget,
+                "state": plain,
+                "metrics": dict(snapshot.metrics),
+                "history": snapshot.history,
+                "warnings": snapshot.warnings,
+            }
+        )
+    except TypeError as error:
+        raise PluginError(
+            "the optimizer's state cannot be saved",
+            where="run.state",
+            got=error,
+            expected="tensors at its top level, and plain JSON",
+        ) from error
+
+
+def load_checkpoint(
+    folder: Path, weights: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer
+) -> Snapshot | None:
+    """Put the newest checkpoint's weights and moments back; None where there is none."""
+    found = _checkpoints(folder)
+    if not found:
+        return None
+    tensors = load_file(found[-1] / "tensors.safetensors")
+    plain = json.loads((found[-1] / "snapshot.json").read_text())
+    state = plain["state"]
+    for name, parameter in weights.items():
+        with torch.no_grad():
+            parameter.copy_(tensors.pop(f"weights.{name}"))
+    by_name = dict(weights)
+    for full_name, value in tensors.items():
+        group, name = full_name.split(".", 1)
+        if group == "state":
+            state[name] = value
+        else:
+            moment, name = name.split(".", 1)
+            parameter = by_name[name]
+            # AdamW's step counter stays on the CPU, the moments live beside their weight.
+            optimizer.state[parameter][moment] = value if value.dim() == 0 else value.to(parameter.device)
+    return Snapshot(plain["step"], plain["budget"], state, plain["metrics"], plain["history"], plain["warnings"])

@@ -1,0 +1,180 @@
+"""The training loop under every stage and optimizer: the only `backward` and the only `step`."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from alignment_core.errors import PluginError, TrainingError
+from alignment_core.models.batching import by_budget, row_sequences
+from alignment_core.models.seeds import seed_of
+from alignment_core.plugin_api import LossOutput, MicroBatch, StepBatch
+from alignment_core.progress import Stopped
+from alignment_core.training.checkpoint import Snapshot, load_checkpoint, save_checkpoint
+from alignment_core.training.run import MicroRows, Run
+
+
+class Objective(Protocol):
+    """What the loop trains: an optimizer plugin, or SFT and the reward model, which are made the same way."""
+
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def schedule(self) -> str: ...
+    @property
+    def warmup_fraction(self) -> float: ...
+    @property
+    def weight_decay(self) -> float: ...
+    @property
+    def max_grad_norm(self) -> float: ...
+
+    def batches(self, run: Any) -> Iterator[StepBatch]: ...
+    def loss(self, run: Any, micro: MicroBatch) -> LossOutput: ...
+    def total_steps(self, run: Any) -> int: ...
+
+
+def train(objective: Objective, run: Run, checkpoints: Path, checkpoint_seconds: float) -> None:
+    """Train until `batches` ends; `run.history` then holds the metrics of every step.
+
+    Goes on from the newest checkpoint in `checkpoints`, and writes one every `checkpoint_seconds`, on a stop and at the
+    end. Out of memory halves the token budget and starts the step, or what its batch is made from, again.
+
+    Raises:
+        TrainingError: the loss or its gradient is not finite, or memory does not suffice.
+        PluginError: the loss breaks its contract.
+        Stopped: the stage was asked to stop; a checkpoint is written.
+    """
+    _Loop(objective, run, checkpoints, checkpoint_seconds).train()
+
+
+def learning_rate_factor(step: int, total: int, *, schedule: str, warmup_fraction: float) -> float:
+    """Share of the peak learning rate in step `step` (from 0) of `total`.
+
+    A linear warm-up, then a cosine to 10 %, a line towards 0, or a constant.
+    """
+    warmup = round(warmup_fraction * total)
+    if step < warmup:
+        return (step + 1) / warmup
+    done = (step - warmup) / max(1, total - warmup)
+    if schedule == "cosine":
+        return 0.1 + 0.45 * (1 + math.cos(math.pi * min(1.0, done)))
+    return max(0.0, 1 - done) if schedule == "linear" else 1.0
+
+
+class _Loop:
+    def __init__(self, objective: Objective, run: Run, checkpoints: Path, checkpoint_seconds: float) -> None:
+        self.objective, self.run = objective, run
+        self.checkpoints, self.checkpoint_seconds = checkpoints, checkpoint_seconds
+        self.weights = run.roles.parameters()
+        self.optimizer = torch.optim.AdamW(
+            self.weights.values(), lr=objective.learning_rate, weight_decay=objective.weight_decay
+        )
+        self.saved_at = time.monotonic()
+
+    def train(self) -> None:
+        self._resume()
+        total = self.objective.total_steps(self.run)
+        batches = self.objective.batches(self.run)
+        try:
+            while (batch := self._next(batches)) is not None:
+                metrics = self._step(batch, total)
+                self.run.step += 1
+                self.run.metrics = metrics
+                self.run.history.append({"step": self.run.step, **metrics})
+                self.run.progress.step(self.run.step, total, metrics)
+                if time.monotonic() - self.saved_at > self.checkpoint_seconds:
+                    self._save()
+        except Stopped:
+            self._save()
+            raise
+        # What the stage does next (held-out measures, saving) may be killed without the training being lost.
+        self._save()
+
+    def _next(self, batches: Iterator[StepBatch]) -> StepBatch | None:
+        # Without gradients: whatever a batch is made of is a constant of its step.
+        with torch.no_grad():
+            return next(batches, None)
+
+    def _resume(self) -> None:
+        snapshot = load_checkpoint(self.checkpoints, self.weights, self.optimizer)
+        if snapshot is None:
+            return
+        self.run.step, self.run.state = snapshot.step, snapshot.state
+        self.run.history, self.run.warnings = snapshot.history, snapshot.warnings
+        self.run.metrics = snapshot.metrics
+        self.run.budget.tokens = min(self.run.budget.tokens, snapshot.budget)
+        self.run.progress.log(f"resumed after step {snapshot.step}")
+
+    def _save(self) -> None:
+        run = self.run
+        snapshot = Snapshot(run.step, run.budget.tokens, run.state, run.metrics, run.history, run.warnings)
+        save_checkpoint(self.checkpoints, snapshot, self.weights, self.optimizer)
+        self.saved_at = time.monotonic()
+
+    def _step(self, batch: StepBatch, total: int) -> dict[str, float]:
+        objective = self.objective
+        rate = objective.learning_rate * learning_rate_factor(
+            self.run.step, total, schedule=objective.schedule, warmup_fraction=objective.warmup_fraction
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        metrics = self.run.budget.fit(lambda: self._accumulate(batch))
+        norm = float(torch.nn.utils.clip_grad_norm_(self.weights.values(), objective.max_grad_norm))
+        if not (math.isfinite(metrics["loss"]) and math.isfinite(norm)):
+            rows = ", ".join(row.id for row in batch.rows)
+            raise TrainingError(
+                "the loss or its gradient is no longer finite",
+                where=f"step {self.run.step + 1}",
+                got=f"loss {metrics['loss']}, gradient norm {norm} on rows {rows}",
+                do="Look at these rows, or lower the learning rate",
+            )
+        self.optimizer.step()
+        return metrics | {"grad_norm": norm, "learning_rate": rate}
+
+    def _accumulate(self, batch: StepBatch) -> dict[str, float]:
+        """Gradients and metrics of the whole step, begun anew whenever it is called."""
+        if not batch.rows:
+            raise PluginError("a step without rows", where=type(self.objective).__name__, expected="one row at least")
+        self.optimizer.zero_grad(set_to_none=True)
+        sums: dict[str, Tensor | float] = {}
+        for index, micro in enumerate(self._micro_batches(batch)):
+            if self.run.progress.stopping:
+                raise Stopped(f"stopped in step {self.run.step + 1}")
+            # Dropout depends on the place in training alone, so that no generator state has to be saved.
+            torch.manual_seed(seed_of(self.run.seed, "dropout", self.run.step, index))
+            with self.run.roles.training():
+                output = self.objective.loss(self.run, micro)
+                self._check(output)
+                output.loss.backward()  # type: ignore[no-untyped-call]
+            for name, value in {**output.metrics, "loss": output.loss}.items():
+                part = value.detach().float() if isinstance(value, Tensor) else value
+                sums[name] = sums.get(name, 0.0) + part
+        return {name: float(value) for name, value in sums.items()}
+
+    def _micro_batches(self, batch: StepBatch) -> Iterator[MicroRows]:
+        denominators: Mapping[str, float] = {"rows": float(len(batch.rows)), **batch.denominators}
+        for group in by_budget(batch.rows, self.run.budget.tokens, row_sequences):
+            rows = [batch.rows[i] for i in group]
+            yield MicroRows(rows, denominators, batch.constants, self.run.device)
+
+    def _check(self, output: object) -> None:
+        if not isinstance(output, LossOutput):
+            raise PluginError(
+                "the loss is not a `LossOutput`",
+                where=type(self.objective).__name__,
+                got=type(output).__name__,
+                expected="LossOutput(loss, metrics)",
+            )
+        if output.loss.dim() != 0 or not output.loss.requires_grad:
+            raise PluginError(
+                "the loss is not a differentiable scalar",
+                where=type(self.objective).__name__,
+                got=f"shape {tuple(output.loss.shape)}, requires_grad {output.loss.requires_grad}",
+                expected="a sum over the micro-batch divided by the step's denominator, made from `run.policy`",
+            )

@@ -1,0 +1,238 @@
+"""The run that an objective works with: roles, rows, generation, state and named randomness."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alignment_core.errors import PluginError
+from alignment_core.models.generate import Sampling, generate
+from alignment_core.models.logps import Budget, LanguageModel, ScalarModel
+from alignment_core.models.roles import Roles
+from alignment_core.models.seeds import seed_of
+from alignment_core.plugin_api import Rollout, Row, TokenSequence
+from alignment_core.progress import Progress, Stopped
+
+
+@dataclass
+class Rows:
+    """The data rows of a run; what an optimizer did not ask for stays empty."""
+
+    demonstrations: Sequence[Row] = ()
+    preferences: Sequence[Row] = ()
+    feedback: Sequence[Row] = ()
+    prompts: Sequence[Row] = ()
+    held_out_prompts: Sequence[Row] = ()
+
+
+@dataclass
+class Vocabulary:
+    """What generation has to know of the tokenizer.
+
+    Attributes:
+        tokenizer: the tokenizer itself.
+        pad_id: never a stop id that can occur in a sequence.
+        stop_ids: tokens that end a response.
+    """
+
+    tokenizer: Any
+    pad_id: int
+    stop_ids: Sequence[int]
+
+
+class CachedReference:
+    """The reference: log-probabilities from the cached stage where they exist, a live forward where not."""
+
+    def __init__(self, live: LanguageModel, cached: Mapping[str, float]) -> None:
+        """`cached` maps `TokenSequence.digest()` to a summed log-probability."""
+        self.live, self.cached = live, cached
+        self.missed = 0
+        self.token_logps = live.token_logps
+
+    def logps(self, sequences: Sequence[TokenSequence]) -> Tensor:
+        """Summed log-probability of the target tokens, shape (sequences,), float32, nats."""
+        digests = [sequence.digest() for sequence in sequences]
+        missing = [i for i, digest in enumerate(digests) if digest not in self.cached]
+        self.missed += len(missing)
+        values = [self.cached.get(digest, 0.0) for digest in digests]
+        if missing:
+            for i, value in zip(missing, self.live.logps([sequences[i] for i in missing]).tolist(), strict=True):
+                values[i] = value
+        return torch.tensor(values, dtype=torch.float32, device=self.live.roles.device)
+
+
+class _Absent:
+    """Stands where a role was not declared; any use says what to declare."""
+
+    def __init__(self, declaration: str) -> None:
+        self._declaration = declaration
+
+    def __getattr__(self, name: str) -> Any:
+        raise PluginError(
+            f"the optimizer used something that it did not declare: {name}",
+            do=f"Declare `{self._declaration}` on the optimizer",
+        )
+
+
+@dataclass
+class MicroRows:
+    """A part of a step (`plugin_api.MicroBatch`)."""
+
+    rows: Sequence[Row]
+    denominators: Mapping[str, float]
+    constants: Mapping[str, float]
+    device: torch.device
+
+    def sequences(self, name: str) -> list[TokenSequence]:
+        return [row.sequences[name] for row in self.rows]
+
+    def values(self, name: str) -> Tensor:
+        return torch.tensor([row.values[name] for row in self.rows], dtype=torch.float32, device=self.device)
+
+    def token_values(self, name: str) -> Tensor:
+        columns = [torch.tensor(row.values[name], dtype=torch.float32) for row in self.rows]
+        return torch.nn.utils.rnn.pad_sequence(columns, batch_first=True).to(self.device)
+
+
+@dataclass
+class Run:
+    """`plugin_api.AlignmentRun`, made by a stage and driven by the loop."""
+
+    roles: Roles
+    rows: Rows
+    vocabulary: Vocabulary
+    budget: Budget
+    seed: int
+    progress: Progress
+    cached_reference: Mapping[str, float] = field(default_factory=dict)
+    step: int = 0
+    state: dict[str, Any] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.budget.on_halved, self.budget.on_pass = self.warn, self._stop_if_asked
+        self.policy = self.role("policy")
+        self.reference: Any = _Absent("reference: ClassVar[bool] = True")
+        self.reward: Any = _Absent("reward_model: ClassVar[bool] = True")
+        self.value: Any = _Absent('trains: ClassVar = ("policy", "value")')
+        if self.roles.has("reference"):
+            self.reference = CachedReference(self.role("reference"), self.cached_reference)
+        if self.roles.has("reward"):
+            self.reward = self.scalar("reward")
+        if self.roles.has("value"):
+            self.value = self.scalar("value")
+
+    def role(self, name: str) -> LanguageModel:
+        return LanguageModel(self.roles, name, self.vocabulary.pad_id, self.budget)
+
+    def scalar(self, name: str) -> ScalarModel:
+        return ScalarModel(self.roles, name, self.vocabulary.pad_id, self.budget)
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = self.roles.device
+        return device
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.vocabulary.tokenizer
+
+    @property
+    def demonstrations(self) -> Sequence[Row]:
+        return self.rows.demonstrations
+
+    @property
+    def preferences(self) -> Sequence[Row]:
+        return self.rows.preferences
+
+    @property
+    def feedback(self) -> Sequence[Row]:
+        return self.rows.feedback
+
+    @property
+    def prompts(self) -> Sequence[Row]:
+        return self.rows.prompts
+
+    @property
+    def held_out_prompts(self) -> Sequence[Row]:
+        return self.rows.held_out_prompts
+
+    def shuffled(self, rows: Sequence[Row], batch_size: int, epochs: int) -> Iterator[list[Row]]:
+        """Batches of shuffled passes, starting at `step`: the order depends on seed and epoch alone."""
+        per_epoch = -(-len(rows) // batch_size)
+        for index in range(self.step, epochs * per_epoch):
+            epoch, place = divmod(index, per_epoch)
+            order = list(range(len(rows)))
+            random.Random(seed_of(self.seed, "shuffle", epoch)).shuffle(order)
+            yield [rows[i] for i in order[place * batch_size : (place + 1) * batch_size]]
+
+    def generate(
+        self,
+        prompts: Sequence[Row],
+        *,
+        max_new_tokens: int,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        samples: int = 1,
+        role: str = "policy",
+    ) -> list[Rollout]:
+        """Responses of a role; `samples` per prompt, adjacent."""
+        repeated = [prompt for prompt in prompts for _ in range(samples)]
+        keys = self._noise_keys(repeated)
+        sequences = generate(
+            self.roles,
+            role,
+            [prompt.sequences["prompt"] for prompt in repeated],
+            noise_keys=keys,
+            sampling=Sampling(max_new_tokens, temperature, top_p, top_k),
+            stop_ids=self.vocabulary.stop_ids,
+            pad_id=self.vocabulary.pad_id,
+            budget=self.budget,
+            tick=lambda done: self._tick("responses", done, len(repeated)),
+        )
+        stops = set(self.vocabulary.stop_ids)
+        return [
+            Rollout(
+                prompt,
+                sequence,
+                finished=sequence.ids[-1] in stops,
+                text=self.tokenizer.decode(list(sequence.completion), skip_special_tokens=True),
+            )
+            for prompt, sequence in zip(repeated, sequences, strict=True)
+        ]
+
+    def _noise_keys(self, prompts: Sequence[Row]) -> list[str]:
+        """Seed, step, row and how often the row came before, so that a repeated prompt gets fresh noise."""
+        seen: Counter[str] = Counter()
+        keys = []
+        for prompt in prompts:
+            keys.append(f"{self.seed}/{self.step}/{prompt.id}/{seen[prompt.id]}")
+            seen[prompt.id] += 1
+        return keys
+
+    def _tick(self, unit: str, done: int, total: int) -> None:
+        if self.progress.stopping:
+            raise Stopped(f"stopped after {done} of {total} {unit}")
+
+    def _stop_if_asked(self) -> None:
+        if self.progress.stopping:
+            raise Stopped(f"stopped after step {self.step}")
+
+    def random(self, name: str) -> random.Random:
+        return random.Random(seed_of(self.seed, name))
+
+    def report(self, metrics: Mapping[str, float]) -> None:
+        self.history.append({"step": self.step, **metrics})
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
+        self.progress.warn(message)

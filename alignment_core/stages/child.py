@@ -1,0 +1,105 @@
+"""A stage's process: reads one call from stdin, builds it, and reports to the pipe named by its argument.
+
+The process stops on SIGTERM and when its parent is gone (the end of stdin), within `STOP_SECONDS` whatever it does.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import faulthandler
+import json
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Mapping
+from types import FrameType
+from typing import Any
+
+from alignment_core.errors import AlignmentError
+from alignment_core.progress import Stopped
+from alignment_core.stages.base import StageCall
+from alignment_core.stages.build import run_here
+from alignment_core.stages.process import STOP_SECONDS
+
+PR_SET_PDEATHSIG = 1
+
+
+class PipeProgress:
+    """Progress that is written to the flow's process, one JSON object a line."""
+
+    def __init__(self, pipe: int) -> None:
+        self._pipe = pipe
+        self.stopping = False
+
+    def step(self, done: int, total: int, metrics: Mapping[str, float] | None = None) -> None:
+        self.send("step", done=done, total=total, metrics=None if metrics is None else dict(metrics))
+
+    def log(self, message: str) -> None:
+        self.send("log", message=message)
+
+    def warn(self, message: str) -> None:
+        self.send("warn", message=message)
+
+    def send(self, event: str, **fields: Any) -> None:
+        line = json.dumps({"event": event, **fields}).encode() + b"\n"
+        try:
+            while line:  # a signal may cut a write short
+                line = line[os.write(self._pipe, line) :]
+        except BrokenPipeError:
+            # Nobody listens any more. The checkpoint is still worth writing.
+            self.stopping = True
+
+    def stop(self, signum: int, frame: FrameType | None) -> None:
+        """Signal handler: the stage sees `stopping`; one that does not look is ended by a timer that needs no GIL."""
+        self.stopping = True
+        faulthandler.dump_traceback_later(STOP_SECONDS, exit=True)
+
+
+def main() -> None:
+    faulthandler.enable()
+    call = StageCall.model_validate_json(sys.stdin.buffer.readline())
+    pipe = int(sys.argv[1])
+    os.set_inheritable(pipe, False)
+    progress = PipeProgress(pipe)
+    # Ctrl-C reaches the whole foreground group; the parent turns it into a SIGTERM.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, progress.stop)
+    _follow_parent()
+    _build(call, progress)
+
+
+def _build(call: StageCall, progress: PipeProgress) -> None:
+    try:
+        artifact, cached = run_here(call, progress)
+    except Stopped:
+        progress.send("stopped")
+    except AlignmentError as error:
+        progress.send("error", error=error.to_json())
+    except Exception as error:
+        traceback.print_exc()
+        progress.send("failed", message=f"{type(error).__name__}: {error}")
+    else:
+        progress.send("done", artifact=dataclasses.asdict(artifact), cached=cached)
+
+
+def _follow_parent() -> None:
+    """Stop when the parent is gone, however it went."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    # Forked helpers of the stage must neither read our stdin nor wait for it.
+    stdin = os.dup(0)
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+    threading.Thread(target=_await_end, args=(stdin,), daemon=True).start()
+
+
+def _await_end(stdin: int) -> None:
+    os.read(stdin, 1)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    main()

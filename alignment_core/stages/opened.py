@@ -1,0 +1,115 @@
+"""What most stages begin with: the base model, the roles on it, the tokenizer and the rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alignment_core.config import LoraConfig
+from alignment_core.data.dataset import Dataset, read_dataset
+from alignment_core.data.rendering import Renderer, generation_stops, load_tokenizer
+from alignment_core.errors import DataError
+from alignment_core.models.load import choose_device, load_base
+from alignment_core.models.logps import Budget
+from alignment_core.models.roles import Roles
+from alignment_core.plugin_api import Row
+from alignment_core.stages.base import Job
+from alignment_core.training.run import Rows, Run, Vocabulary
+
+
+def open_renderer(job: Job) -> Renderer:
+    """Tokenizer and chat template of the job."""
+    model, config = job.call.inputs["model"], job.call.config
+    return Renderer(
+        load_tokenizer(model["path"], model["revision"]),
+        chat_template=config["chat_template"],
+        max_length=config["max_length"],
+        generation_stops=generation_stops(model["path"], model["revision"]),
+    )
+
+
+def open_data(job: Job) -> Dataset:
+    """The ingested rows, joined by the ranked samples where there are any."""
+    return read_dataset(*(job.parents[role] for role in ("data", "ranked") if role in job.parents))
+
+
+@dataclass
+class Opened:
+    """A loaded base with no roles yet."""
+
+    job: Job
+    roles: Roles
+    renderer: Renderer
+
+    @classmethod
+    def of(cls, job: Job) -> Opened:
+        """Load the base model of the job."""
+        model = job.call.inputs["model"]
+        renderer = open_renderer(job)
+        base = load_base(
+            model["path"],
+            revision=model["revision"],
+            load_in=job.call.config["load_in"],
+            device=choose_device(job.call.runtime.device),
+        )
+        return cls(job, Roles(base, model["path"], model["revision"]), renderer)
+
+    def add_sft(self, role: str) -> None:
+        """A frozen role that is the SFT model; the base where there was no SFT stage."""
+        if "sft" in self.job.parents:
+            self.roles.add_saved(role, self.job.parents["sft"])
+        else:
+            self.roles.add_base(role)
+
+    def add_trainable(self, role: str) -> None:
+        """A role to be trained that starts as the SFT model; from a fresh adapter where there was no SFT stage."""
+        if "sft" in self.job.parents:
+            self.roles.add_saved(role, self.job.parents["sft"])
+        else:
+            lora = LoraConfig.model_validate(self.job.call.config["lora"])
+            self.roles.add_new(role, lora, self.job.call.config["seed"])
+
+    def save(self, role: str, folder: Path) -> None:
+        """The role as a PEFT folder, with the chat template that it was trained on beside it."""
+        self.roles.save(role, folder)
+        (folder / "chat_template.jinja").write_text(self.renderer.template, encoding="utf-8")
+
+    def run(self, rows: Rows, cached_reference: Mapping[str, float] | None = None) -> Run:
+        """The run of these rows, once every role is there."""
+        tokenizer = self.renderer.tokenizer
+        vocabulary = Vocabulary(tokenizer, self.renderer.pad_id, self.renderer.stop_ids)
+        return Run(
+            roles=self.roles,
+            rows=rows,
+            vocabulary=vocabulary,
+            budget=Budget(self.job.call.runtime.token_budget),
+            seed=self.job.call.config.get("seed", 0),
+            progress=self.job.progress,
+            cached_reference=cached_reference or {},
+        )
+
+
+def need(rows: Sequence[Row], what: str, job: Job) -> Sequence[Row]:
+    """`rows`, or an error that says which supervision the data do not give."""
+    if not rows:
+        raise DataError(
+            f"the data give no {what}",
+            where=job.call.label,
+            do=f"Add a source that holds {what}, or choose an optimizer that does not need them",
+        )
+    return rows
+
+
+def write_history(run: Run, out: Path) -> dict[str, Any]:
+    """Write `metrics.jsonl`, one line per step or report, and return each metric's mean over the last tenth."""
+    with (out / "metrics.jsonl").open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(entry) + "\n" for entry in run.history)
+    summary: dict[str, Any] = {"steps": run.step}
+    for name in dict.fromkeys(name for entry in run.history for name in entry if name != "step"):
+        values = [entry[name] for entry in run.history if name in entry]
+        newest = values[-max(1, len(values) // 10) :]
+        summary[name] = sum(newest) / len(newest)
+    return summary

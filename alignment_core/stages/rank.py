@@ -1,0 +1,79 @@
+"""Rank sampled responses by an evaluator that stands in for people, and make preference pairs of the ranks."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from alignment_core.data.dataset import Records, write_dataset
+from alignment_core.models.seeds import seed_of
+from alignment_core.plugin_api import Evaluator
+from alignment_core.records import Conversation, LabelledResponse, PreferencePair
+from alignment_core.registry import load_registry
+from alignment_core.stages.base import Job, Stage
+from alignment_core.stages.opened import open_renderer
+from alignment_core.stages.plan import VERSIONS
+from alignment_core.stages.sample import RESPONSES
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Write a data set of pairs and labels; each judgement is turned round with probability `label_noise`."""
+    config = job.call.config
+    evaluator = load_registry().evaluator(config["by"])
+    rater = _Rater(evaluator, random.Random(seed_of(config["seed"], "label noise")), config["label_noise"])
+    pairs: dict[str, list[PreferencePair]] = {"train": [], "held_out": []}
+    labels: dict[str, list[LabelledResponse]] = {"train": [], "held_out": []}
+    undecided = 0
+    with (job.parents["samples"] / RESPONSES).open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            sampled = json.loads(line)
+            prompt, origin, split = tuple(sampled["prompt"]), f"{RESPONSES}:{number}", sampled["split"]
+            scores = rater.scores(prompt, sampled["responses"])
+            preferred = list(rater.pairs(prompt, scores, origin))
+            pairs[split] += preferred
+            labels[split] += rater.labels(prompt, scores, origin)
+            undecided += not preferred
+    train, held_out = (Records(preferences=pairs[name], feedback=labels[name]) for name in ("train", "held_out"))
+    report = write_dataset(job.out, train, held_out, open_renderer(job))
+    return {**report, "prompts_without_a_preference": undecided}
+
+
+@dataclass(frozen=True)
+class _Rater:
+    """A person who judges by the evaluator, and errs now and then."""
+
+    evaluator: Evaluator
+    noise: random.Random
+    label_noise: float
+
+    def scores(self, prompt: Conversation, responses: list[str]) -> dict[str, float]:
+        """The score of each different response that says anything."""
+        return {text: self.evaluator.score(prompt, text) for text in responses if text.strip()}
+
+    def pairs(self, prompt: Conversation, scores: dict[str, float], origin: str) -> Iterator[PreferencePair]:
+        """Every two responses of unequal score."""
+        for better in scores:
+            for worse in scores:
+                if scores[better] > scores[worse]:
+                    chosen, rejected = (worse, better) if self._errs() else (better, worse)
+                    yield PreferencePair(prompt, _said(chosen), _said(rejected), origin=origin)
+
+    def labels(self, prompt: Conversation, scores: dict[str, float], origin: str) -> Iterator[LabelledResponse]:
+        """A thumb for each response of a prompt whose responses differ: up where it is above their mean."""
+        mean = sum(scores.values()) / max(1, len(scores))
+        for text, score in scores.items():
+            if score != mean:
+                yield LabelledResponse(prompt, _said(text), (score > mean) != self._errs(), origin=origin)
+
+    def _errs(self) -> bool:
+        return self.noise.random() < self.label_noise
+
+
+def _said(text: str) -> tuple[dict[str, str], ...]:
+    return ({"role": "assistant", "content": text},)
+
+
+STAGE = Stage("rank", VERSIONS["rank"], run)

@@ -1,0 +1,68 @@
+"""The reward model: a scalar head on its own adapter, trained on preference pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from alignment_core import losses
+from alignment_core.config import RewardConfig
+from alignment_core.plugin_api import LossOutput, MicroBatch, Row, StepBatch
+from alignment_core.stages.base import Job, Stage
+from alignment_core.stages.opened import Opened, need, open_data, write_history
+from alignment_core.stages.plan import VERSIONS
+from alignment_core.training.loop import train
+from alignment_core.training.run import Rows, Run
+
+
+class BradleyTerry(RewardConfig):
+    """The objective: Bradley–Terry with a centring term."""
+
+    def batches(self, run: Run) -> Iterator[StepBatch]:
+        for rows in run.shuffled(run.preferences, self.batch_size, self.epochs):
+            yield StepBatch(rows)
+
+    def loss(self, run: Run, micro: MicroBatch) -> LossOutput:
+        chosen, rejected = run.reward.scores(micro.sequences("chosen") + micro.sequences("rejected")).chunk(2)
+        pairs = micro.denominators["rows"]
+        loss = losses.bradley_terry(chosen, rejected) + self.centering * (chosen + rejected) ** 2
+        metrics = {
+            "accuracy": (chosen > rejected).sum() / pairs,
+            "score_chosen": chosen.sum() / pairs,
+            "score_rejected": rejected.sum() / pairs,
+        }
+        return LossOutput(loss.sum() / pairs, metrics)
+
+    def total_steps(self, run: Run) -> int:
+        return self.epochs * -(-len(run.preferences) // self.batch_size)
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Train the reward model; the artifact loads with `AutoPeftModelForSequenceClassification(…, num_labels=1)`."""
+    data = open_data(job)
+    opened = Opened.of(job)
+    opened.add_sft("policy")
+    opened.add_trainable("reward")
+    opened.roles.add_head("reward")
+    opened.roles.train_only(["reward"])
+    training = opened.run(Rows(preferences=need(data.train.preferences, "preference pairs", job)))
+    objective = BradleyTerry.model_validate(job.call.config["reward"])
+    train(objective, training, job.checkpoints, job.call.runtime.checkpoint_seconds)
+    opened.save("reward", job.out)
+    metrics = write_history(training, job.out)
+    if data.held_out.preferences:
+        metrics["held_out_accuracy"] = pair_accuracy(training, data.held_out.preferences)
+    return metrics
+
+
+def pair_accuracy(training: Run, rows: Sequence[Row]) -> float:
+    """Share of pairs whose chosen completion scores higher; a tie counts half."""
+    with torch.no_grad():
+        chosen = training.reward.scores([row.sequences["chosen"] for row in rows])
+        rejected = training.reward.scores([row.sequences["rejected"] for row in rows])
+    return float(((chosen > rejected).float() + 0.5 * (chosen == rejected).float()).mean())
+
+
+STAGE = Stage("reward", VERSIONS["reward"], run)

@@ -1,0 +1,52 @@
+"""Supervised fine-tuning: an adapter that imitates the demonstrations' assistant turns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from alignment_core.config import LoraConfig, SFTConfig
+from alignment_core.plugin_api import LossOutput, MicroBatch, StepBatch
+from alignment_core.stages.base import Job, Stage
+from alignment_core.stages.opened import Opened, need, open_data, write_history
+from alignment_core.stages.plan import VERSIONS
+from alignment_core.training.loop import train
+from alignment_core.training.run import Rows, Run
+
+
+class SFT(SFTConfig):
+    """The objective: mean negative log-likelihood over all target tokens of the step."""
+
+    def batches(self, run: Run) -> Iterator[StepBatch]:
+        for rows in run.shuffled(run.demonstrations, self.batch_size, self.epochs):
+            yield StepBatch(rows, denominators={"tokens": sum(row.sequences["demonstration"].targets for row in rows)})
+
+    def loss(self, run: Run, micro: MicroBatch) -> LossOutput:
+        return LossOutput(-run.policy.logps(micro.sequences("demonstration")).sum() / micro.denominators["tokens"])
+
+    def total_steps(self, run: Run) -> int:
+        return self.epochs * -(-len(run.demonstrations) // self.batch_size)
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Train the adapter `sft`; the artifact is its PEFT folder."""
+    config = job.call.config
+    data = open_data(job)
+    opened = Opened.of(job)
+    opened.roles.add_new("policy", LoraConfig.model_validate(config["lora"]), config["seed"])
+    opened.roles.train_only(["policy"])
+    training = opened.run(Rows(demonstrations=need(data.train.demonstrations, "demonstrations", job)))
+    train(SFT.model_validate(config["sft"]), training, job.checkpoints, job.call.runtime.checkpoint_seconds)
+    opened.save("policy", job.out)
+    metrics = write_history(training, job.out)
+    held_out = [row.sequences["demonstration"] for row in data.held_out.demonstrations]
+    if held_out:
+        with torch.no_grad():
+            total = float(training.policy.logps(held_out).sum())
+        metrics["held_out_loss"] = -total / sum(sequence.targets for sequence in held_out)
+    return metrics
+
+
+STAGE = Stage("sft", VERSIONS["sft"], run)

@@ -1,0 +1,1 @@
+"""The built-in optimizers and evaluators, found and loaded exactly like a stranger's."""

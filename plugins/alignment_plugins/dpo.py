@@ -1,0 +1,72 @@
+"""Direct preference optimization (arXiv 2305.18290)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import ConfigDict, Field
+
+from alignment_core import losses
+from alignment_core.plugin_api import AlignmentOptimizer, AlignmentRun, LossOutput, MicroBatch, StepBatch, hookimpl
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class DPO(AlignmentOptimizer):
+    """Learns from (prompt, chosen, rejected) by one classification loss; needs no reward model and no sampling."""
+
+    model_config = ConfigDict(title="DPO")
+    preferences: ClassVar[bool] = True
+    reference: ClassVar[bool] = True
+
+    name: Literal["dpo"] = "dpo"
+    beta: float = Field(0.1, gt=0)
+    """Strength of the KL penalty; larger stays closer to the SFT model."""
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5)
+    """Probability that a preference is recorded the wrong way round."""
+    margin_scale: float = Field(0.0, ge=0)
+    """Weight of the pair's own margin (score points), subtracted from beta times the log-ratio difference."""
+    length_normalised: bool = False
+    """Divide each log-ratio by its completion's length in tokens."""
+    sft_weight: float = Field(0.0, ge=0)
+    """Weight of the chosen completion's negative log-likelihood per token, added to the loss."""
+
+    def batches(self, run: AlignmentRun) -> Iterator[StepBatch]:
+        for rows in run.shuffled(run.preferences, self.batch_size, self.epochs):
+            tokens = sum(row.sequences["chosen"].targets for row in rows)
+            yield StepBatch(rows, denominators={"chosen_tokens": tokens})
+
+    def loss(self, run: AlignmentRun, micro: MicroBatch) -> LossOutput:
+        sequences = micro.sequences("chosen") + micro.sequences("rejected")
+        logps = run.policy.logps(sequences)
+        ratios = logps - run.reference.logps(sequences)
+        if self.length_normalised:
+            ratios = ratios / ratios.new_tensor([sequence.targets for sequence in sequences])
+        chosen, rejected = ratios.chunk(2)
+        margin = self.margin_scale * micro.values("margin")
+        per_pair = losses.dpo(chosen, rejected, beta=self.beta, label_smoothing=self.label_smoothing, margin=margin)
+        pairs = micro.denominators["rows"]
+        loss = per_pair.sum() / pairs
+        chosen_logps, rejected_logps = logps.chunk(2)
+        if self.sft_weight:
+            loss = loss - self.sft_weight * chosen_logps.sum() / micro.denominators["chosen_tokens"]
+        return LossOutput(loss, self._metrics(chosen, rejected, chosen_logps, rejected_logps, pairs))
+
+    def _metrics(
+        self, chosen: Tensor, rejected: Tensor, chosen_logps: Tensor, rejected_logps: Tensor, pairs: float
+    ) -> dict[str, Tensor]:
+        return {
+            "accuracy": (chosen > rejected).sum() / pairs,
+            "reward_chosen": self.beta * chosen.sum() / pairs,
+            "reward_rejected": self.beta * rejected.sum() / pairs,
+            "reward_margin": self.beta * (chosen - rejected).sum() / pairs,
+            "logps_chosen": chosen_logps.sum() / pairs,
+            "logps_rejected": rejected_logps.sum() / pairs,
+        }
+
+
+@hookimpl
+def alignment_optimizers() -> list[type[AlignmentOptimizer]]:
+    return [DPO]

@@ -1,0 +1,121 @@
+"""Kahneman–Tversky optimization (arXiv 2402.01306)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import ConfigDict, Field
+
+from alignment_core import losses
+from alignment_core.plugin_api import (
+    AlignmentOptimizer,
+    AlignmentRun,
+    DataError,
+    LossOutput,
+    MicroBatch,
+    Row,
+    StepBatch,
+    hookimpl,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class KTO(AlignmentOptimizer):
+    """Learns from responses marked good or bad, without pairs, weighing gains and losses differently."""
+
+    model_config = ConfigDict(title="KTO")
+    feedback: ClassVar[bool] = True
+    reference: ClassVar[bool] = True
+
+    name: Literal["kto"] = "kto"
+    batch_size: int = Field(32, ge=2)
+    """Rows in one optimizer step, of both kinds; memory does not depend on it."""
+    beta: float = Field(0.1, gt=0)
+    """How fast gains and losses saturate; larger stays closer to the SFT model."""
+    desirable_weight: float | None = Field(None, gt=0)
+    """λ_D; unset: balanced, so that n_D·λ_D = n_U·λ_U and the larger of the two is 1."""
+    undesirable_weight: float | None = Field(None, gt=0)
+    """λ_U; unset: balanced, like `desirable_weight`."""
+
+    def batches(self, run: AlignmentRun) -> Iterator[StepBatch]:
+        good = [row for row in run.feedback if row.number("desirable")]
+        bad = [row for row in run.feedback if not row.number("desirable")]
+        if not good or not bad:
+            raise DataError(
+                "KTO needs both desirable and undesirable responses",
+                where="optimizer kto",
+                got=f"{len(good)} desirable and {len(bad)} undesirable",
+                do="Add feedback of the missing kind",
+            )
+        weights = self._weights(_votes(good), _votes(bad))
+        per_epoch = -(-len(run.feedback) // self.batch_size)
+        lacking = max(0, per_epoch - min(len(good), len(bad)))
+        if lacking and "one_class_steps" not in run.state:
+            run.state["one_class_steps"] = lacking
+            run.warn(f"{lacking} of {per_epoch} steps an epoch see one class only: the smaller class has too few rows")
+        for index in range(run.step, self.epochs * per_epoch):
+            epoch, place = divmod(index, per_epoch)
+            liked = _slice(run, good, "good", epoch, place, per_epoch)
+            disliked = _slice(run, bad, "bad", epoch, place, per_epoch)
+            rows = liked + disliked
+            yield StepBatch(
+                rows,
+                denominators={"desirable": max(1, len(liked)), "undesirable": max(1, len(disliked))},
+                constants={"z0": self._z0(run, rows), **weights},
+            )
+
+    def loss(self, run: AlignmentRun, micro: MicroBatch) -> LossOutput:
+        sequences = micro.sequences("response")
+        logps = run.policy.logps(sequences)
+        ratios = logps - run.reference.logps(sequences)
+        desirable, votes = micro.values("desirable"), micro.values("weight")
+        per_row = losses.kto(
+            ratios,
+            desirable,
+            z0=micro.constants["z0"],
+            beta=self.beta,
+            weight_desirable=micro.constants["desirable_weight"],
+            weight_undesirable=micro.constants["undesirable_weight"],
+        )
+        rows = micro.denominators["rows"]
+        good, bad = desirable * ratios, (1 - desirable) * ratios
+        metrics: dict[str, Tensor | float] = {
+            "reward_desirable": self.beta * good.sum() / micro.denominators["desirable"],
+            "reward_undesirable": self.beta * bad.sum() / micro.denominators["undesirable"],
+            "desirable_share": desirable.sum() / rows,
+            "kl": micro.constants["z0"] * len(sequences) / rows,
+            "logps": logps.sum() / rows,
+        }
+        return LossOutput((votes * per_row).sum() / rows, metrics)
+
+    def _z0(self, run: AlignmentRun, rows: Sequence[Row]) -> float:
+        """The reference point: mean log-ratio of each prompt with another prompt's response, clamped at 0."""
+        mismatched = [row.sequences["mismatched"] for row in rows]
+        ratios = run.policy.logps(mismatched) - run.reference.logps(mismatched)
+        return max(0.0, float(ratios.mean()))
+
+    def _weights(self, good: float, bad: float) -> dict[str, float]:
+        smaller = min(good, bad)
+        return {
+            "desirable_weight": self.desirable_weight or smaller / good,
+            "undesirable_weight": self.undesirable_weight or smaller / bad,
+        }
+
+
+def _votes(rows: Sequence[Row]) -> float:
+    return sum(row.number("weight") for row in rows)
+
+
+def _slice(run: AlignmentRun, rows: list[Row], name: str, epoch: int, place: int, steps: int) -> list[Row]:
+    """This step's even share of one class, in an order shuffled anew each epoch."""
+    order = list(range(len(rows)))
+    run.random(f"{name} rows of epoch {epoch}").shuffle(order)
+    return [rows[i] for i in order[place * len(rows) // steps : (place + 1) * len(rows) // steps]]
+
+
+@hookimpl
+def alignment_optimizers() -> list[type[AlignmentOptimizer]]:
+    return [KTO]

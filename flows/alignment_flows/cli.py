@@ -1,0 +1,143 @@
+"""The command `align`. Every import beyond the bare minimum waits until its command runs."""
+
+from collections.abc import Callable, Iterable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, ParamSpec
+
+import typer
+
+from alignment_core.errors import AlignmentError, ConfigError
+
+Parameters = ParamSpec("Parameters")
+
+INTERRUPTED = 130
+"""Exit code of a command that Ctrl-C ended (128 + SIGINT)."""
+
+app = typer.Typer(
+    help="From raw human feedback to an aligned adapter, on one GPU.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+plugins_app = typer.Typer(help="Installed optimizers and evaluators.", no_args_is_help=True)
+data_app = typer.Typer(help="Look at feedback before anything is trained.", no_args_is_help=True)
+app.add_typer(plugins_app, name="plugins")
+app.add_typer(data_app, name="data")
+
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file with the settings of the run.")]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=VALUE", help="Change one setting, e.g. optimizer.beta=0.2; may be repeated."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, everything else on stderr.")]
+
+
+def command(run: Callable[Parameters, None]) -> Callable[Parameters, None]:
+    """A command whose errors are one paragraph on stderr and an exit code."""
+
+    @wraps(run)
+    def wrapper(*args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
+        try:
+            run(*args, **kwargs)
+        except AlignmentError as error:
+            typer.echo(f"align: {error}", err=True)
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt as interrupt:
+            typer.echo("align: interrupted. The same command goes on from the last checkpoint.", err=True)
+            raise typer.Exit(INTERRUPTED) from interrupt
+
+    return wrapper
+
+
+@app.command()
+@command
+def run(config: ConfigFile, changes: Changes = None, as_json: AsJson = False) -> None:
+    """Run the pipeline: whatever is not in the artifact store already is built."""
+    from alignment_core.config_file import load_config
+    from alignment_flows.local import run_pipeline
+    from alignment_flows.show import show_run
+
+    show_run(run_pipeline(load_config(config, changes or ())), as_json=as_json)
+
+
+@app.command()
+@command
+def plan(config: ConfigFile, changes: Changes = None, as_json: AsJson = False) -> None:
+    """Show which stages a run would build and which it would find in the store."""
+    from alignment_core.config_file import load_config
+    from alignment_core.registry import load_registry
+    from alignment_core.stages.plan import make_plan
+    from alignment_flows.show import show_plan
+
+    settings = load_config(config, changes or ())
+    show_plan(settings, make_plan(settings, load_registry()), as_json=as_json)
+
+
+@app.command()
+@command
+def demo(
+    folder: Annotated[Path, typer.Option(help="Folder for the artifacts and the report.")] = Path("align-demo"),
+    seed: Annotated[int, typer.Option(help="Seed of the demo's world and of everything in it.")] = 0,
+) -> None:
+    """Make a small world, align a tiny model in it with DPO, KTO and PPO, and measure them by its true rule."""
+    from alignment_flows.demo_report import run_demo
+
+    run_demo(folder, seed)
+
+
+@plugins_app.command("list")
+@command
+def list_plugins(as_json: AsJson = False) -> None:
+    """Show every installed optimizer and evaluator with its settings, and the plugins that do not work."""
+    from alignment_core.registry import load_registry
+    from alignment_flows.show import show_plugins
+
+    show_plugins(load_registry(), as_json=as_json)
+
+
+@data_app.command()
+@command
+def check(
+    paths: Annotated[
+        list[str], typer.Argument(metavar="PATH...", help="Files, folders, globs, URLs, hf://owner/name.")
+    ],
+    format: Annotated[str | None, typer.Option(help="Name of the record format; else it is detected.")] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option("--column", metavar="OURS=THEIRS", help="A column under another name, e.g. prompt=question."),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Model whose tokenizer counts the tokens; else bytes count.")
+    ] = None,
+    max_length: Annotated[int | None, typer.Option(help="Longest sequence in tokens, as in model.max_length.")] = None,
+    out: Annotated[Path | None, typer.Option(help="New folder for report.html, the data set and the bad rows.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read feedback as a run would, and report what is in it, without training."""
+    from alignment_core.data.check import check
+    from alignment_flows.show import show_data
+
+    report = check(
+        paths, format=format, columns=_named(columns or ()), model=model, max_length=max_length, out=_new(out)
+    )
+    show_data(report, as_json=as_json)
+
+
+def _named(columns: Iterable[str]) -> dict[str, str]:
+    pairs = [column.partition("=") for column in columns]
+    for ours, equals, theirs in pairs:
+        if not (ours and equals and theirs):
+            raise ConfigError("a column is not named", where="--column", got=ours, expected="OURS=THEIRS")
+    return {ours: theirs for ours, _, theirs in pairs}
+
+
+def _new(folder: Path | None) -> Path | None:
+    if folder is not None and folder.exists():
+        raise ConfigError("the folder exists already", where="--out", got=folder, do="Name a new one")
+    return folder
+
+
+def main() -> None:
+    """Entry point of the command."""
+    app()

@@ -1,0 +1,90 @@
+"""A pipeline in this process, recorded by the server that PREFECT_API_URL names, or by a temporary one."""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from alignment_core.config import PipelineConfig
+from alignment_core.errors import ConfigError
+from alignment_core.registry import load_registry
+from alignment_core.stages.build import Built
+from alignment_core.stages.plan import make_plan
+
+TERMINATED = 128 + signal.SIGTERM
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run of the pipeline.
+
+    Attributes:
+        name: the run's name from its settings.
+        flow_run_id: its id in Prefect.
+        stages: what was built or found, by the names of the plan, in their order.
+    """
+
+    name: str
+    flow_run_id: str
+    stages: dict[str, Built]
+
+
+def run_pipeline(config: PipelineConfig) -> FinishedRun:
+    """Run the pipeline as a Prefect flow run.
+
+    Raises:
+        AlignmentError: a mistake of the user, or a stage that failed.
+    """
+    # A mistake is told at once, before a server is started.
+    make_plan(config, load_registry())
+    with prefect_at_hand():
+        from alignment_flows.pipeline import align
+
+        state = align(config, return_state=True)
+    return FinishedRun(config.name, str(state.state_details.flow_run_id), state.result(raise_on_failure=True))
+
+
+@contextmanager
+def prefect_at_hand() -> Iterator[None]:
+    """Flows inside are recorded by the user's server, or by a temporary one that ends with this process."""
+    _quieten_prefect()
+    from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
+    from alignment_flows.server import start_temporary_server
+
+    # Prefect ends the process by the handler it finds, and the default one would leave the stage behind.
+    signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(TERMINATED))
+    settings: dict[Any, Any] = {}
+    if (url := PREFECT_API_URL.value()) is not None:
+        _check_server(url)
+    else:
+        # Nobody waits for the heartbeats of a temporary server, and stopping them costs a second.
+        settings = {PREFECT_API_URL: start_temporary_server(), PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
+    with temporary_settings(settings):
+        yield
+
+
+def _check_server(url: str) -> None:
+    import httpx
+    from prefect.client.orchestration import get_client
+
+    fault = get_client(sync_client=True).api_healthcheck()
+    if isinstance(fault, httpx.TransportError):
+        raise ConfigError(
+            "the Prefect server does not answer",
+            where="PREFECT_API_URL",
+            got=f"{fault} at {url}",
+            do="Start it with `prefect server start`, or unset PREFECT_API_URL: a run then brings its own",
+        )
+
+
+def _quieten_prefect() -> None:
+    """Settings that Prefect reads at its import; the user's own win."""
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    if sys.stderr.isatty():
+        # The terminal has the progress bar and its lines; the log is on the run's page.
+        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "ERROR")

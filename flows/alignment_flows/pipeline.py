@@ -1,0 +1,40 @@
+"""The pipeline, from raw feedback to an aligned and evaluated adapter.
+
+Each line of the flow is one Prefect task. What a stage reads and the key it is stored under are decided by
+`alignment_core.stages.plan`; a stage that the run does not need is None all the way down.
+"""
+
+from prefect import flow
+
+from alignment_core.config import PipelineConfig
+from alignment_core.registry import load_registry
+from alignment_core.stages.build import Built
+from alignment_core.stages.plan import Plan, make_plan
+from alignment_flows.tasks import Stages, told_in_words
+
+
+@flow(name="align", flow_run_name="{config.name}", persist_result=False)
+@told_in_words
+def align(config: PipelineConfig) -> dict[str, Built]:
+    """Take a language model from raw human feedback to an aligned adapter.
+
+    Args:
+        config: the settings of the run. A stage whose settings and inputs did not change is not run again.
+    """
+    stage = Stages()
+    plan = make_plan(config, load_registry())
+    pipeline(stage, plan)
+    return {name: stage.built(call) for name, call in plan.calls().items()}
+
+
+def pipeline(stage: Stages, plan: Plan) -> None:
+    """Every stage of a plan, in order."""
+    data = stage(plan.ingest)
+    sft = stage(plan.sft, data)
+    samples = stage(plan.sample, data, sft)
+    ranked = stage(plan.rank, samples)
+    reward = stage(plan.reward, data, ranked, sft)
+    reference = stage(plan.reference, data, ranked, sft)
+    policy = stage(plan.optimize, data, ranked, sft, reward, reference)
+    stage(plan.evaluate_sft, data, sft, reward)
+    stage(plan.evaluate, data, sft, reward, policy)

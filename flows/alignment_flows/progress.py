@@ -1,0 +1,113 @@
+"""Progress of a stage in three places: a bar in the terminal, the log, and the run's page in Prefect."""
+
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import TracebackType
+from typing import cast
+from uuid import UUID
+
+import httpx
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.logging import get_run_logger
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+LOG_SECONDS = 10.0
+PAGE_SECONDS = 3.0
+
+
+class StageProgress:
+    """Listens to one stage; see `alignment_core.progress.Progress`.
+
+    The log goes to Prefect, and from there to stderr unless that is a terminal, which has the bar.
+    """
+
+    stopping = False
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+        self._logger = get_run_logger()
+        self._newest = self._told = ""
+        self._logged = self._shown = time.monotonic()
+        self._started: float | None = None
+        self._page: UUID | None = None
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[newest]}"),
+            console=Console(stderr=True),
+            disable=not sys.stderr.isatty(),
+            transient=True,
+        )
+        self._row = self._bar.add_task(label, total=None, newest="")
+
+    def __enter__(self) -> "StageProgress":
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+        self._tell()
+
+    def step(self, done: int, total: int, metrics: Mapping[str, float] | None = None) -> None:
+        now = time.monotonic()
+        self._started = self._started or now
+        values = "  ".join(f"{name} {value:.4g}" for name, value in (metrics or {}).items())
+        self._newest = f"{done}/{total}{_time_left(done, total, now - self._started)}  {values}".rstrip()
+        self._bar.update(self._row, completed=done, total=total, newest=values)
+        if now - self._logged > LOG_SECONDS:
+            self._logged = now
+            self._tell()
+        if now - self._shown > PAGE_SECONDS:
+            self._shown = now
+            self._show(100 * done / max(total, 1))
+
+    def log(self, message: str) -> None:
+        self._print(message)
+        self._tell()
+        self._logger.info(message)
+
+    def warn(self, message: str) -> None:
+        self._print(f"warning: {message}")
+        self._logger.warning(message)
+
+    def _print(self, message: str) -> None:
+        """A line above the bar, where there is one."""
+        if not self._bar.disable:
+            self._bar.console.print(f"{self._label}: {message}", highlight=False, markup=False)
+
+    def _tell(self) -> None:
+        """Log the newest step unless it was logged already."""
+        if self._newest != self._told:
+            self._told = self._newest
+            self._logger.info(self._newest)
+
+    def _show(self, percent: float) -> None:
+        with if_server_answers():
+            if self._page is None:
+                self._page = cast(UUID, create_progress_artifact(percent, description=self._label))
+            else:
+                update_progress_artifact(self._page, percent)
+
+
+@contextmanager
+def if_server_answers() -> Iterator[None]:
+    """What is only shown must not end hours of training when the Prefect server is away."""
+    try:
+        yield
+    except httpx.HTTPError as error:
+        get_run_logger().warning("not shown in Prefect: %s", error)
+
+
+def _time_left(done: int, total: int, seconds: float) -> str:
+    if done == 0 or done >= total or seconds < 1:
+        return ""
+    left = seconds / done * (total - done)
+    return f", {left / 60:.0f} min left" if left > 90 else f", {left:.0f} s left"

@@ -1,0 +1,110 @@
+"""What the commands print: tables for people, one JSON object for machines."""
+
+import json
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.markup import escape
+from rich.table import Table
+
+from alignment_core.artifacts import ArtifactStore
+from alignment_core.config import PipelineConfig
+from alignment_core.registry import Registry
+from alignment_core.stages.plan import Plan
+from alignment_flows.local import FinishedRun
+
+KEY_DIGITS = 12
+
+
+def show_run(run: FinishedRun, *, as_json: bool) -> None:
+    """The stages of a finished run and where the policy is."""
+    policy = run.stages["optimize"].artifact.uri
+    if as_json:
+        stages = [
+            {
+                "name": name,
+                "key": built.artifact.key,
+                "uri": built.artifact.uri,
+                "cached": built.cached,
+                "seconds": round(built.seconds, 3),
+                "metrics": built.metrics,
+            }
+            for name, built in run.stages.items()
+        ]
+        _print_json({"run": run.name, "flow_run_id": run.flow_run_id, "policy": policy, "stages": stages})
+        return
+    table = Table("stage", "", "seconds", "artifact", title=run.name, title_justify="left")
+    for name, built in run.stages.items():
+        state = "cached" if built.cached else "built"
+        table.add_row(name, state, f"{built.seconds:.1f}", f"{built.artifact.kind}/{built.artifact.key[:KEY_DIGITS]}…")
+    Console().print(table)
+    print(f"The aligned adapter: {policy}")
+
+
+def show_plan(config: PipelineConfig, plan: Plan, *, as_json: bool) -> None:
+    """The stages of a run that was not started yet."""
+    store = ArtifactStore(config.store)
+    found = {name: store.find(call.key) for name, call in plan.calls().items()}
+    if as_json:
+        stages = [
+            {
+                "name": name,
+                "key": call.key,
+                "parents": call.parents,
+                "cached": found[name] is not None,
+                "uri": artifact.uri if (artifact := found[name]) else None,
+            }
+            for name, call in plan.calls().items()
+        ]
+        _print_json({"run": config.name, "store": str(store.root), "stages": stages})
+        return
+    table = Table("stage", "", "key", "reads", title=f"{config.name} · {store.root}", title_justify="left")
+    names = {call.key: name for name, call in plan.calls().items()}
+    for name, call in plan.calls().items():
+        reads = ", ".join(names[key] for key in call.parents.values())
+        table.add_row(name, "cached" if found[name] else "to run", f"{call.key[:KEY_DIGITS]}…", reads)
+    Console().print(table)
+
+
+def show_plugins(registry: Registry, *, as_json: bool) -> None:
+    """Every plugin with its settings, and what is wrong with the others."""
+    plugins = [plugin.to_json() for plugin in registry.plugins]
+    if as_json:
+        _print_json({"plugins": plugins, "problems": [str(problem) for problem in registry.problems]})
+        return
+    console = Console()
+    for plugin in plugins:
+        console.print(f"[bold]{plugin['name']}[/] · {plugin['kind']} of {plugin['package']} {plugin['version']}")
+        console.print(f"  {plugin['description']}", markup=False, highlight=False)
+        if plugin["needs"]:
+            console.print(f"  needs: {', '.join(plugin['needs'])}")
+        table = Table("setting", "type", "default", "", box=None, padding=(0, 2), pad_edge=True)
+        for setting in plugin["settings"]:
+            default = "required" if setting["required"] else json.dumps(setting["default"], ensure_ascii=False)
+            cells = (setting["name"], setting["type"], default, setting["description"])
+            table.add_row(*map(escape, cells))
+        console.print(table)
+        console.print()
+    for problem in registry.problems:
+        Console(stderr=True).print(f"not usable: {problem}", markup=False, highlight=False)
+
+
+def show_data(report: Mapping[str, Any], *, as_json: bool) -> None:
+    """What is in a source of feedback."""
+    if as_json:
+        _print_json(report)
+        return
+    from alignment_core.data.check import as_text
+
+    text = as_text(report)
+    if sys.stdout.isatty():
+        Console().print(Markdown(text))
+    else:
+        print(text)
+
+
+def _print_json(value: Mapping[str, Any]) -> None:
+    print(json.dumps(value, ensure_ascii=False))

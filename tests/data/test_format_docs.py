@@ -1,0 +1,49 @@
+"""docs/data-formats.md names every format, column and reason, and none that is not there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import yaml
+
+from alignment_core.config import DataConfig, SourceConfig
+from alignment_core.data.formats import FORMATS
+from alignment_core.data.formats.columns import OURS
+from alignment_core.data.locate import COMPRESSIONS, CONTAINERS
+from alignment_core.data.rendering import BUILTIN_TEMPLATES
+
+ROOT = Path(__file__).resolve().parents[2]
+DOC = (ROOT / "docs" / "data-formats.md").read_text(encoding="utf-8")
+SOURCE = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "alignment_core" / "data").rglob("*.py"))
+
+
+def section(start: str, end: str) -> str:
+    return DOC[DOC.index(start) : DOC.index(end, DOC.index(start))]
+
+
+def test_every_format_has_its_row_in_the_order_of_detection() -> None:
+    named = re.findall(r"^\| `(\w+)` \|", section("## Record formats", "### Any other"), re.MULTILINE)
+    assert named == [item.name for item in FORMATS]
+
+
+def test_every_column_of_ours_and_every_container_is_named() -> None:
+    assert set(re.findall(r"`(\w+)`", section("`columns` maps", "A name that"))) >= set(OURS)
+    for ending in (*CONTAINERS, *COMPRESSIONS):
+        assert f"`{ending}`" in DOC or ending == ".feather"
+    for name in BUILTIN_TEMPLATES:
+        assert f"`{name}`" in section("## Chat templates", "## What the stage")
+
+
+def test_every_reason_is_named_and_none_is_made_up() -> None:
+    listed = set(re.findall(r"`(\w+)`", section("Reasons:", "## Chat templates")))
+    raised = set(re.findall(r'(?:BadRow|Unrenderable)\(\s*"(\w+)"', SOURCE))
+    raised |= set(re.findall(r'(?:Unreadable|Quarantined)\([^"\n]+(?:f"[^"]*")?[^"\n]*, "(\w+)"', SOURCE))
+    assert raised - listed == set()
+    assert {reason for reason in listed if f'"{reason}"' not in SOURCE} == set()
+
+
+def test_the_examples_are_settings_that_load() -> None:
+    blocks = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", DOC, re.DOTALL)]
+    assert DataConfig.model_validate(blocks[0]["data"])
+    assert SourceConfig.model_validate(blocks[1][0])

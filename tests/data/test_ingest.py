@@ -1,0 +1,402 @@
+"""Ingestion from end to end, on files that the test writes: identity, shards, quarantine, weights, the report."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alignment_core.artifacts import ArtifactStore
+from alignment_core.config import DataConfig, SourceConfig
+from alignment_core.data import sharding
+from alignment_core.data.check import as_text, check
+from alignment_core.data.dataset import read_dataset
+from alignment_core.data.identity import source_identity
+from alignment_core.data.ingest import ingest
+from alignment_core.data.rendering import Renderer
+from alignment_core.errors import DataError
+from alignment_core.progress import Silent, Stopped
+
+
+def rows(count: int, start: int = 0) -> list[dict[str, str]]:
+    return [
+        {
+            "prompt": f"Question {i * 7919} of {i * 104729}?",
+            "chosen": f"Yes {i * 31} indeed",
+            "rejected": f"No {i * 37} never",
+        }
+        for i in range(start, start + count)
+    ]
+
+
+def write(path: Path, data: list[Any]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in data), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def run(tmp_path: Path, renderer: Renderer) -> Callable[..., tuple[dict[str, Any], Path]]:
+    """Ingest sources (paths or SourceConfig fields) into a new folder."""
+    made: list[Path] = []
+
+    def go(*sources: Any, store: ArtifactStore | None = None, **settings: Any) -> tuple[dict[str, Any], Path]:
+        out = tmp_path / f"out{len(made)}"
+        out.mkdir()
+        made.append(out)
+        configs = [SourceConfig(**item) if isinstance(item, dict) else SourceConfig(path=str(item)) for item in sources]
+        data = DataConfig(sources=configs, **settings)
+        return ingest(data, renderer, out, Silent(), store=store, identity={"tokenizer": "test"}), out
+
+    return go
+
+
+# --- identity -----------------------------------------------------------------------------------------------------
+
+
+def key(path: Path, **settings: Any) -> dict[str, Any]:
+    return source_identity(SourceConfig(path=str(path), **settings)).key
+
+
+def test_identity_is_the_content_and_not_the_place(tmp_path: Path) -> None:
+    first = write(tmp_path / "a" / "rows.jsonl", rows(3))
+    moved = tmp_path / "b" / "other.jsonl"
+    moved.parent.mkdir()
+    shutil.copy(first, moved)
+    first.touch()
+    assert key(first) == key(moved) == key(first.parent) == key(tmp_path / "b" / "*.jsonl")
+    assert json.loads(json.dumps(key(first))) == key(first)
+    assert str(tmp_path) not in json.dumps(key(first))
+
+
+def test_identity_changes_with_a_row_and_with_what_changes_the_records(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", rows(3))
+    before = key(path)
+    assert key(path, format="pairs") != before
+    assert key(path, columns={"prompt": "p"}) != before
+    assert key(path, threshold=1.0) != before
+    assert key(path, weight=0.5) != before
+    write(path, rows(4))
+    assert key(path) != before
+
+
+def test_identity_of_a_folder_does_not_depend_on_the_order_of_its_files(tmp_path: Path) -> None:
+    for folder, names in (("a", "xy"), ("b", "yx")):
+        for index, name in enumerate(names):
+            write(tmp_path / folder / f"{name}.jsonl", rows(2, start=2 * index))
+    assert key(tmp_path / "a") == key(tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [("nowhere.jsonl", "no such file"), ("*.jsonl", "matches at least one"), ("empty", "nothing to read")],
+)
+def test_a_missing_source_says_what_and_where(tmp_path: Path, path: str, words: str) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=words) as caught:
+        source_identity(SourceConfig(path=str(tmp_path / path)))
+    assert path in str(caught.value)
+
+
+def test_a_url_is_read_through_fsspec(run: Any) -> None:
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    for name, data in (("one.jsonl", rows(5)), ("two.jsonl", rows(5, 5))):
+        memory.pipe(f"/feedback/{name}", "\n".join(map(json.dumps, data)).encode())
+    report, _ = run("memory://feedback")
+    assert {file["name"] for file in report["files"]} == {"one.jsonl", "two.jsonl"}
+    assert report["rows"]["train"]["preferences"] + report["rows"]["held_out"]["preferences"] == 10
+    single, _ = run("memory://feedback/one.jsonl")
+    assert single["files"][0]["rows"] == 5
+    before = source_identity(SourceConfig(path="memory://feedback")).key
+    memory.pipe("/feedback/one.jsonl", b'{"prompt": "other"}')
+    assert source_identity(SourceConfig(path="memory://feedback")).key != before
+    with pytest.raises(DataError, match="memory://nowhere"):
+        source_identity(SourceConfig(path="memory://nowhere"))
+
+
+# --- shards -------------------------------------------------------------------------------------------------------
+
+
+def test_a_second_run_reads_only_the_file_that_is_new(
+    tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, folder = ArtifactStore(tmp_path / "store"), tmp_path / "data"
+    write(folder / "a.jsonl", rows(40))
+    write(folder / "b.jsonl", rows(40, 40))
+    run(folder, store=store)
+    made: list[str] = []
+    make = sharding._make
+    monkeypatch.setattr(sharding, "_make", lambda item, *rest: (made.append(item.name), make(item, *rest))[1])
+    write(folder / "c.jsonl", rows(40, 80))
+    report, out = run(folder, store=store)
+    assert made == ["c.jsonl"]
+    assert {file["name"]: file["reused"] for file in report["files"]} == {
+        "a.jsonl": True,
+        "b.jsonl": True,
+        "c.jsonl": False,
+    }
+    fresh, other = run(folder)
+    for split in ("train", "held_out"):
+        for name in ("preferences.arrow", "feedback.arrow", "tokens.arrow", "records.jsonl"):
+            assert (out / split / name).read_bytes() == (other / split / name).read_bytes()
+    assert fresh["rows"] == report["rows"]
+
+
+def test_a_renamed_file_is_still_known_and_shown_by_its_new_name(tmp_path: Path, run: Any) -> None:
+    store = ArtifactStore(tmp_path / "store")
+    path = write(tmp_path / "old.jsonl", [*rows(20), {"prompt": "q"}])
+    run(path, store=store, max_bad_fraction=1.0)
+    path.rename(tmp_path / "new.jsonl")
+    report, out = run(tmp_path / "new.jsonl", store=store, max_bad_fraction=1.0)
+    assert report["files"][0]["reused"]
+    assert report["examples"]["other_format"][0]["origin"] == "new.jsonl:21"
+    assert "old.jsonl" not in (out / "train" / "records.jsonl").read_text()
+
+
+def test_a_shard_is_not_taken_for_one_of_other_settings(tmp_path: Path, run: Any) -> None:
+    store = ArtifactStore(tmp_path / "store")
+    ratings = [{"prompt": f"q {i * 7919}", "completion": f"a {i * 31}", "rating": i % 6} for i in range(60)]
+    path = write(tmp_path / "rows.jsonl", ratings)
+    low, _ = run({"path": str(path), "threshold": 1}, store=store)
+    high, _ = run({"path": str(path), "threshold": 5}, store=store)
+    assert low["balance"]["desirable"] > 3 * high["balance"]["desirable"]
+    assert not high["files"][0]["reused"]
+
+
+def test_stopping_leaves_nothing_half_made(tmp_path: Path, renderer: Renderer) -> None:
+    class Asked(Silent):
+        stopping = True
+
+    store = ArtifactStore(tmp_path / "store")
+    path = write(tmp_path / "rows.jsonl", rows(5))
+    with pytest.raises(Stopped):
+        ingest(DataConfig(sources=[SourceConfig(path=str(path))]), renderer, tmp_path, Asked(), store=store)
+    assert not list((tmp_path / "store").glob("shard/*"))
+
+
+# --- bad rows -----------------------------------------------------------------------------------------------------
+
+
+def test_quarantined_rows_can_be_mended_and_handed_in_again(tmp_path: Path, run: Any) -> None:
+    bad = [
+        {"prompt": "Broken?", "chosen": "same", "rejected": "same"},
+        {"prompt": None, "chosen": "a", "rejected": "b"},
+    ]
+    path = write(tmp_path / "rows.jsonl", [*rows(10), *bad])
+    path.write_text(path.read_text() + '{"prompt": "half', encoding="utf-8")
+    report, out = run(path, max_bad_fraction=0.5)
+    assert report["quarantined"] == {"identical_completions": 1, "empty_prompt": 1, "invalid_json": 1}
+    lines = [json.loads(line) for line in (out / "quarantine.jsonl").read_text().splitlines()]
+    assert [line["origin"] for line in lines] == ["rows.jsonl:11", "rows.jsonl:12", "rows.jsonl:13"]
+    assert lines[0]["row"] == bad[0]
+    lines[0]["row"]["rejected"] = "other"
+    lines[1]["row"]["prompt"] = "Now there?"
+    mended, _ = run(write(tmp_path / "mended.jsonl", lines[:2]))
+    assert mended["files"][0]["format"] == "pairs"
+    assert sum(mended["rows"][split]["preferences"] for split in mended["rows"]) == 2
+
+
+def test_over_long_rows_are_quarantined_in_a_shape_that_can_be_read_again(tmp_path: Path, run: Any) -> None:
+    long = {"prompt": "q", "chosen": "x" * 900, "rejected": "y"}
+    report, out = run(write(tmp_path / "rows.jsonl", [*rows(5), long]))
+    assert report["quarantined"] == {"completion_too_long": 1}
+    again, _ = run(out / "quarantine.jsonl", rows_file := write(tmp_path / "more.jsonl", rows(3)))
+    assert rows_file.exists()
+    assert again["files"][0]["format"] == "pairs"
+    assert again["quarantined"] == {"completion_too_long": 1}
+
+
+def test_too_many_bad_rows_fail_before_anything_is_written(tmp_path: Path, run: Any) -> None:
+    path = write(tmp_path / "rows.jsonl", [*rows(9), {"prompt": "q", "chosen": "", "rejected": "b"}])
+    with pytest.raises(DataError, match=r"1 of 10 .*empty_completion 1") as caught:
+        run(path)
+    assert "at most 5%" in str(caught.value)
+    assert not (tmp_path / "out0" / "train").exists()
+    run(path, max_bad_fraction=0.1)
+
+
+def test_over_long_rows_do_not_count_as_bad(tmp_path: Path, run: Any) -> None:
+    long = [{"prompt": f"q{i}", "chosen": "x" * 900, "rejected": "y"} for i in range(5)]
+    report, _ = run(write(tmp_path / "rows.jsonl", [*rows(5), *long]))
+    assert report["fit"]["too_long"] == 5
+    assert any("max_length" in warning for warning in report["warnings"])
+    with pytest.raises(DataError, match=r"model\.max_length"):
+        run(write(tmp_path / "long.jsonl", long))
+
+
+@pytest.mark.parametrize("data", ["", "\n\n", "[]", "not json at all"])
+def test_a_file_without_rows_is_an_error_in_words(tmp_path: Path, run: Any, data: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(data)
+    with pytest.raises(DataError, match=r"rows\.jsonl"):
+        run(path, max_bad_fraction=1.0)
+
+
+def test_unreadable_and_unknown_files_beside_good_ones_are_quarantined(tmp_path: Path, run: Any) -> None:
+    write(tmp_path / "data" / "good.jsonl", rows(20))
+    write(tmp_path / "data" / "strange.jsonl", [{"colour": "red"}])
+    (tmp_path / "data" / "broken.jsonl.gz").write_bytes(b"no gzip")
+    (tmp_path / "data" / "notes.md").write_text("not data")
+    (tmp_path / "data" / "empty.json").write_text("")
+    report, _ = run(tmp_path / "data", max_bad_fraction=0.2)
+    assert report["quarantined"] == {"unknown_format": 1, "unreadable_file": 1}
+    assert {file["name"] for file in report["files"]} == {
+        "good.jsonl",
+        "strange.jsonl",
+        "broken.jsonl.gz",
+        "empty.json",
+    }
+
+
+def test_columns_that_are_not_there_are_listed(tmp_path: Path, run: Any) -> None:
+    path = write(tmp_path / "rows.jsonl", rows(3))
+    for columns, words in (
+        ({"prompt": "question", "completion": "chosen"}, "question.*chosen, prompt, rejected"),
+        ({"query": "prompt"}, "not our columns.*query"),
+        ({"margin": "prompt"}, "make no record"),
+    ):
+        with pytest.raises(DataError, match=words):
+            run({"path": str(path), "columns": columns})
+    with pytest.raises(DataError, match="Did you mean 'pairs'"):
+        run({"path": str(path), "format": "pair"})
+
+
+def test_one_class_labels_are_warned_about(tmp_path: Path, run: Any) -> None:
+    labels = [{"prompt": f"q {i * 77}", "completion": f"a {i * 7}", "label": True} for i in range(20)]
+    report, _ = run(write(tmp_path / "rows.jsonl", labels))
+    assert any("one class" in warning for warning in report["warnings"])
+    assert report["balance"]["suggested"] == {}
+
+
+def test_a_pair_of_two_labelled_rows_has_one_prompt_that_leaves_room_for_both(tmp_path: Path, run: Any) -> None:
+    """The long answer's prompt was cut further than the short one's; the pair takes the cut one for both."""
+    question = " ".join(f"word{i}" for i in range(80))
+    labels = [{"prompt": question, "completion": "short", "label": True},
+              {"prompt": question, "completion": "long " * 50, "label": False}]  # fmt: skip
+    _, out = run(write(tmp_path / "rows.jsonl", [*labels, {"prompt": "other", "completion": "x", "label": True}]))
+    data = read_dataset(out)
+    (pair,) = [*data.train.preferences, *data.held_out.preferences]
+    chosen, rejected = pair.sequences["chosen"], pair.sequences["rejected"]
+    assert chosen.prompt == rejected.prompt
+    assert len(rejected.ids) <= 512
+    answers = {row.sequences["response"].completion for row in [*data.train.feedback, *data.held_out.feedback]}
+    assert {chosen.completion, rejected.completion} <= answers
+    assert len(rejected.completion) > len(chosen.completion) > 1
+    assert (
+        max(len(row.sequences["response"].prompt) for row in [*data.train.feedback, *data.held_out.feedback])
+        > chosen.start
+    )
+
+
+# --- several sources ----------------------------------------------------------------------------------------------
+
+
+def test_weights_repeat_and_sample_training_rows(tmp_path: Path, run: Any) -> None:
+    path = write(tmp_path / "rows.jsonl", rows(100))
+    once, first = run(path)
+    twice, second = run({"path": str(path), "weight": 2.0})
+    assert twice["rows"]["held_out"] == once["rows"]["held_out"]
+    for kind, count in once["rows"]["train"].items():
+        assert twice["rows"]["train"][kind] == 2 * count
+        kept, copied = (list(getattr(read_dataset(out).train, kind)) for out in (first, second))
+        assert len({row.id for row in copied}) == 2 * len(kept)
+    some, _ = run({"path": str(path), "weight": 1.3}, held_out_fraction=0.2)
+    plain, _ = run(path, held_out_fraction=0.2)
+    grown = some["rows"]["train"]["preferences"] / plain["rows"]["train"]["preferences"]
+    assert 1.1 < grown < 1.5
+
+
+def test_scores_in_another_file_of_the_source_are_joined(tmp_path: Path, run: Any) -> None:
+    calls = [{"id": f"o{i}", "trace_id": f"t{i}", "input": f"q {i * 77}", "output": f"a {i}"} for i in range(12)]
+    scores = [{"trace_id": f"t{i}", "name": "thumbs", "value": i % 2} for i in range(12)]
+    write(tmp_path / "data" / "observations.jsonl", calls)
+    write(tmp_path / "data" / "scores.jsonl", scores)
+    report, _ = run(tmp_path / "data")
+    assert report["balance"]["desirable"] + report["balance"]["undesirable"] >= 10
+    assert report["quarantined"] == {}
+    assert len(report["files"]) == 1
+
+
+# --- the report ---------------------------------------------------------------------------------------------------
+
+
+def test_the_report_says_what_was_found(tmp_path: Path, run: Any, renderer: Renderer) -> None:
+    report, out = run(
+        write(tmp_path / "rows.jsonl", [*rows(50), *rows(2), {"prompt": "q|x", "chosen": "s", "rejected": "s"}])
+    )
+    assert report == json.loads((out / "report.json").read_text(encoding="utf-8"))
+    assert report["files"][0]["format"] == "pairs"
+    assert report["files"][0]["rows"] == 53
+    assert report["duplicates"]["exact"] == 2
+    train = report["rows"]["train"]
+    assert train["preferences"] + report["rows"]["held_out"]["preferences"] == 50
+    assert report["balance"] == {
+        "desirable": train["preferences"], "undesirable": train["preferences"],
+        "suggested": {"lambda_D": 1.0, "lambda_U": 1.0},
+    }  # fmt: skip
+    assert report["overlap"] == {"prompts": 0, "conversations": 0}
+    lengths = sorted(len(row.sequences["prompt"].ids) for row in read_dataset(out).train.prompts)
+    assert report["lengths"]["prompts"]["max"] == lengths[-1]
+    demonstrations = [row.sequences["demonstration"] for row in read_dataset(out).train.demonstrations]
+    tokens, targets = sum(len(item.ids) for item in demonstrations), sum(item.targets for item in demonstrations)
+    assert report["targets"] == {"tokens": tokens, "targets": targets, "masked_share": round(1 - targets / tokens, 4)}
+    sample = report["samples"][0]
+    assert "".join(part["text"] for part in sample["runs"] if part["target"]).endswith("</s>")
+
+
+def test_the_pages_are_whole_and_escape_what_people_wrote(tmp_path: Path, run: Any) -> None:
+    sides = [(f"<b>{i}</b> ~~~", f"n{i}") for i in range(30)]
+    nasty = [
+        {"prompt": f"<script>alert({i * 99})</script> | {i * 77}", "chosen": chosen, "rejected": rejected}
+        for i, (chosen, rejected) in enumerate(sides)
+    ]
+    _, out = run(write(tmp_path / "rows.jsonl", nasty))
+    html, markdown = ((out / f"report.{form}").read_text(encoding="utf-8") for form in ("html", "md"))
+    assert "<script>" not in html
+    assert "&lt;script&gt;" in html
+    assert "<mark>" in html
+    assert "data:image/png;base64," in html
+    assert "⟦" in markdown
+    assert len(markdown) < 200_000
+    assert markdown.count("~~~") % 2 == 0
+    assert not re.search(r"{{|{%|Undefined", html + markdown)
+
+
+def test_suggested_kto_weights_balance_the_classes(tmp_path: Path, run: Any) -> None:
+    """30 liked, 10 disliked: the rarer class weighs 1, the other 10/30."""
+    labels = [{"prompt": f"q {i * 7919}", "completion": f"a {i * 31}", "label": i % 4 != 0} for i in range(40)]
+    report, _ = run(write(tmp_path / "rows.jsonl", labels), held_out_fraction=0.0001)
+    balance = report["balance"]
+    assert balance["desirable"] + balance["undesirable"] == 39
+    weights = balance["suggested"]
+    assert weights["lambda_U"] == 1.0
+    assert weights["lambda_D"] * balance["desirable"] == pytest.approx(balance["undesirable"], abs=0.01)
+
+
+def test_check_needs_no_model_and_fails_on_nothing_that_can_be_read(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", [*rows(5), {"prompt": "q"}, {"prompt": "q"}])
+    report = check([str(path)])
+    assert report["quarantined"] == {"other_format": 2}
+    assert report["unit"] == "bytes"
+    assert report["fit"]["max_length"] is None
+    text = as_text(report)
+    assert "other_format" in text
+    assert "bytes" in text
+    assert "rows.jsonl:6" in text
+    kept = check([str(path)], out=tmp_path / "kept")
+    assert (tmp_path / "kept" / "report.html").exists()
+    assert kept["rows"] == report["rows"]
+
+
+def test_check_counts_with_the_models_tokenizer(tmp_path: Path, tiny_model: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", rows(5))
+    report = check([str(path)], model=str(tiny_model), max_length=64)
+    assert report["unit"] == "tokens"
+    assert report["lengths"]["prompts"]["max"] <= 48

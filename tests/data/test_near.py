@@ -1,0 +1,91 @@
+"""Near-duplicates: found by MinHash, compared with looking at every pair."""
+
+from __future__ import annotations
+
+import random
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from alignment_core.data.near import clusters, near_copies, resembling, shingles, signature, similarity, words
+
+
+def cluster(texts: list[str], threshold: float = 0.8) -> list[int]:
+    signatures = np.stack([signature(text) for text in texts])
+    found: list[int] = clusters(signatures, lambda index: texts[index], threshold).tolist()
+    return found
+
+
+def test_similarity_by_hand() -> None:
+    """ "a b c d" has the triples abc, bcd; "a b c e" has abc, bce: one of three is shared."""
+    assert similarity(shingles("a b c d"), shingles("a b c e")) == pytest.approx(1 / 3)
+    assert similarity(shingles("A, b: c d!"), shingles("a b c d")) == 1.0
+    assert similarity(shingles("yes"), shingles("no")) == 0.0
+
+
+def test_signs_that_bear_meaning_count_and_punctuation_does_not() -> None:
+    assert words("What is 1+2?") != words("What is 1-2?")
+    assert words("C++ or C") == ["c", "+", "+", "or", "c"]
+    assert words("Hello, “world”…") == ["hello", "world"]
+    assert words("你好 world") == ["你", "好", "world"]
+    assert words("?!") == ["?!"]
+
+
+def test_no_pair_is_missed_and_none_made_up() -> None:
+    """On 300 texts with planted copies, the clusters are the connected components of all pairs above the threshold."""
+    rng = random.Random(5)
+    vocabulary = [f"w{index}" for index in range(400)]
+    texts = []
+    for _ in range(100):
+        base = [rng.choice(vocabulary) for _ in range(rng.randint(5, 60))]
+        texts.append(" ".join(base))
+        for _ in range(rng.randint(0, 4)):
+            copy = list(base)
+            for _ in range(rng.randint(0, 3)):
+                copy[rng.randrange(len(copy))] = rng.choice(vocabulary)
+            texts.append(" ".join(copy))
+    parent = list(range(len(texts)))
+
+    def root(index: int) -> int:
+        return index if parent[index] == index else root(parent[index])
+
+    sets = [shingles(text) for text in texts]
+    for a, b in combinations(range(len(texts)), 2):
+        if similarity(sets[a], sets[b]) >= 0.8:
+            low, high = sorted((root(a), root(b)))
+            parent[high] = low
+    assert cluster(texts) == [root(index) for index in range(len(texts))]
+    assert len(set(cluster(texts))) < len(texts)
+
+
+def test_texts_from_one_template_share_their_bands_and_are_told_apart_all_the_same() -> None:
+    """Where hundreds of texts fall into the same buckets, looking at a few neighbours still finds nearly every pair."""
+    rng = random.Random(3)
+    template = " ".join(f"t{index}" for index in range(14))
+    texts = [f"{template} " + " ".join(f"w{rng.randrange(12)}" for _ in range(rng.randint(2, 5))) for _ in range(400)]
+    sets, labels = [shingles(text) for text in texts], cluster(texts)
+    pairs = [(a, b) for a, b in combinations(range(400), 2) if similarity(sets[a], sets[b]) >= 0.8]
+    together = sum(labels[a] == labels[b] for a, b in pairs)
+    assert len(pairs) > 1000
+    assert together > 0.97 * len(pairs)
+    assert len(set(labels)) > 50
+
+
+@settings(max_examples=50, deadline=None)
+@given(text=st.text(min_size=1, max_size=80).filter(str.strip))
+def test_case_and_blanks_do_not_count(text: str) -> None:
+    assert len(set(cluster([text, f" {text}\n", text]))) == 1
+
+
+def test_copies_are_those_of_an_earlier_item_in_all_parts() -> None:
+    long = "one two three four five six seven eight nine ten eleven twelve"
+    items = [(long, "yes"), (long + " thirteen", "Yes."), (long, "no"), ("other words here", "yes")]
+    assert near_copies([1, 1, 1, 1], items, 0.8) == [1]
+    assert near_copies([1, 2, 1, 1], items, 0.8) == []
+
+
+def test_resembling() -> None:
+    assert resembling(["a b c d e f g h", "x y z"], ["A b c d e f g h!", "q"], 0.8) == [True, False]

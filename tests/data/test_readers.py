@@ -1,0 +1,215 @@
+"""Readers: every row with its place, everything unreadable with a reason, and the rows after it still read."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+import lzma
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from alignment_core.config import SourceConfig
+from alignment_core.data.locate import source_files
+from alignment_core.data.readers import RawRow, Unreadable, lines, read_file
+
+ROWS = [{"prompt": "a", "n": 1}, {"prompt": "é\nb", "n": 2}, {"prompt": "c", "n": [1, {"x": None}]}]
+SOURCE = SourceConfig(path="unused")
+
+
+def read(path: Path, source: SourceConfig = SOURCE) -> list[RawRow | Unreadable]:
+    return [row for file in source_files(SourceConfig(path=str(path))) for row in read_file(file, source)]
+
+
+def values(path: Path) -> list[Any]:
+    rows = read(path)
+    assert all(isinstance(row, RawRow) for row in rows), rows
+    return [row.value for row in rows if isinstance(row, RawRow)]
+
+
+def faults(path: Path) -> list[tuple[str, str]]:
+    return [(row.origin, row.reason) for row in read(path) if isinstance(row, Unreadable)]
+
+
+def put(folder: Path, name: str, data: bytes | str) -> Path:
+    path = folder / name
+    path.write_bytes(data.encode() if isinstance(data, str) else data)
+    return path
+
+
+def zstd(data: bytes) -> bytes:
+    return pa.Codec("zstd").compress(data, asbytes=True)  # type: ignore[no-any-return]
+
+
+JSONL = "\n".join(json.dumps(row, ensure_ascii=False) for row in ROWS)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [JSONL, JSONL + "\n", json.dumps(ROWS), json.dumps(ROWS, indent=2, ensure_ascii=False), json.dumps({"data": ROWS}),
+     JSONL.replace("\n", "\n\n \n"), JSONL.replace("\n", "\r\n")],
+    ids=["lines", "last line ends", "array", "indented array", "wrapped array", "blank lines", "windows"],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["rows.json", "rows.jsonl"])
+def test_json_in_every_form(tmp_path: Path, text: str, name: str) -> None:
+    # One object a line is what JSON lines promise, so there nothing is unwrapped.
+    expected = [{"data": ROWS}] if name == "rows.jsonl" and text.startswith('{"data"') else ROWS
+    assert values(put(tmp_path, name, text)) == expected
+
+
+@pytest.mark.parametrize("ending", [".gz", ".bz2", ".xz", ".zst", ""])
+def test_compressed_files(tmp_path: Path, ending: str) -> None:
+    pack = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": zstd}
+    assert values(put(tmp_path, f"rows.jsonl{ending}", pack.get(ending, bytes)(JSONL.encode()))) == ROWS
+
+
+@pytest.mark.parametrize("ending", [".gz", ".bz2", ".xz", ".zst"])
+def test_a_compressed_file_that_ends_in_the_middle_gives_what_it_holds(tmp_path: Path, ending: str) -> None:
+    pack = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": zstd}
+    packed = pack[ending](os.urandom(20_000).hex().encode())
+    rows = read(put(tmp_path, f"rows.jsonl{ending}", packed[: len(packed) // 2]))
+    assert isinstance(rows[-1], Unreadable)
+    assert {row.reason for row in rows if isinstance(row, Unreadable)} <= {"unreadable_file", "invalid_json"}
+    not_packed = read(put(tmp_path, f"other.jsonl{ending}", JSONL))
+    assert [row.reason for row in not_packed if isinstance(row, Unreadable)] == ["unreadable_file"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be"])
+def test_byte_order_marks(tmp_path: Path, encoding: str) -> None:
+    mark = b"\xfe\xff" if encoding == "utf-16-be" else b""
+    assert values(put(tmp_path, "rows.jsonl", mark + JSONL.encode(encoding))) == ROWS
+    assert values(put(tmp_path, "array.json", mark + json.dumps(ROWS, indent=1).encode(encoding))) == ROWS
+
+
+def test_a_bad_line_is_named_and_the_rest_is_read(tmp_path: Path) -> None:
+    text = '{"a": 1}\n{"a": \n{"a": 2}\n\xff\xfe\n'.encode("latin-1") + b'{"a": 3}\n{"a": 4, "b'
+    path = put(tmp_path, "rows.jsonl", text)
+    assert faults(path) == [("rows.jsonl:2", "invalid_json"), ("rows.jsonl:4", "not_utf8"),
+                            ("rows.jsonl:6", "invalid_json")]  # fmt: skip
+    assert [(row.value["a"], row.origin) for row in read(path) if isinstance(row, RawRow)] == [
+        (1, "rows.jsonl:1"), (2, "rows.jsonl:3"), (3, "rows.jsonl:5"),
+    ]  # fmt: skip
+
+
+def test_a_bad_first_line_does_not_hide_the_others(tmp_path: Path) -> None:
+    path = put(tmp_path, "rows.jsonl", '{"a": \n{"a": 2}\n')
+    assert faults(path) == [("rows.jsonl:1", "invalid_json")]
+    assert len(read(path)) == 2
+
+
+def test_a_half_written_array_says_so(tmp_path: Path) -> None:
+    whole = json.dumps(ROWS, indent=2)
+    path = put(tmp_path, "rows.json", whole[: whole.index('"c"')])
+    rows = read(path)
+    assert [row.value for row in rows if isinstance(row, RawRow)] == ROWS[:2]
+    assert isinstance(rows[-1], Unreadable)
+    assert "rest of the file" in rows[-1].detail
+    assert faults(put(tmp_path, "open.json", '[{"a": 1},\n{"a": 2}')) == [("open.json:2", "invalid_json")]
+
+
+def test_lines_of_an_array_are_counted_where_its_rows_start(tmp_path: Path) -> None:
+    path = put(tmp_path, "rows.json", '[\n{"a": "x\\ny"},\n\n{"a":\n2}, {"a": 3}\n]\n')
+    assert [row.origin for row in read(path)] == ["rows.json:2", "rows.json:4", "rows.json:5"]
+
+
+def test_a_huge_line_is_left_out_without_being_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lines, "MAX_LINE", 100)
+    path = put(tmp_path, "rows.jsonl", '{"a": 1}\n{"a": "' + "x" * 5000 + '"}\n{"a": 2}\n')
+    assert faults(path) == [("rows.jsonl:2", "line_too_long")]
+    assert [row.value["a"] for row in read(path) if isinstance(row, RawRow)] == [1, 2]
+
+
+def test_csv_with_cells_over_several_lines(tmp_path: Path) -> None:
+    path = put(tmp_path, "rows.csv", 'a,b\n"1\n2, ""x""",y\n\nonly\n3,z\n')
+    rows = read(path)
+    assert [(row.value, row.origin) for row in rows if isinstance(row, RawRow)] == [
+        ({"a": '1\n2, "x"', "b": "y"}, "rows.csv:2"), ({"a": "3", "b": "z"}, "rows.csv:6"),
+    ]  # fmt: skip
+    assert faults(path) == [("rows.csv:5", "bad_csv")]
+
+
+def test_tabs_with_and_without_a_header(tmp_path: Path) -> None:
+    assert values(put(tmp_path, "rows.tsv", 'a\tb\n1\t"x\ty"\n')) == [{"a": "1", "b": "x\ty"}]
+    table = put(tmp_path, "rows.txt", 'it is "good\t1\nbad\t0\n')
+    assert values(table) == [{"0": 'it is "good', "1": "1"}, {"0": "bad", "1": "0"}]
+    headerless = SourceConfig(path="unused", columns={"completion": "0", "label": "1"})
+    rows = read(put(tmp_path, "bare.tsv", 'say "hi\t1\n'), headerless)
+    assert [row.value for row in rows if isinstance(row, RawRow)] == [{"0": 'say "hi', "1": "1"}]
+
+
+def test_plain_text_is_a_row_a_line(tmp_path: Path) -> None:
+    assert values(put(tmp_path, "rows.txt", " one \n\ntwo\tx\nthree\n")) == [
+        {"text": "one"}, {"text": "two\tx"}, {"text": "three"},
+    ]  # fmt: skip
+
+
+def test_columnar_files(tmp_path: Path) -> None:
+    rows = [{"prompt": f"p{index}", "chosen": [{"role": "assistant", "content": "é"}]} for index in range(700)]
+    table = pa.Table.from_pylist(rows)
+    pyarrow.parquet.write_table(table, tmp_path / "rows.parquet", row_group_size=100)
+    with pa.ipc.new_file(str(tmp_path / "file.arrow"), table.schema) as writer:
+        writer.write_table(table, max_chunksize=99)
+    with pa.ipc.new_stream(str(tmp_path / "stream.arrow"), table.schema) as writer:
+        writer.write_table(table)
+    for name in ("rows.parquet", "file.arrow", "stream.arrow"):
+        found = read(tmp_path / name)
+        assert [row.value for row in found if isinstance(row, RawRow)] == rows
+        assert found[699].origin == f"{name}:700"
+    damaged = (tmp_path / "rows.parquet").read_bytes()[:-20]
+    assert faults(put(tmp_path, "damaged.parquet", damaged)) == [("damaged.parquet", "unreadable_file")]
+    assert faults(put(tmp_path, "damaged.arrow", b"ARROW1 but no more")) == [("damaged.arrow", "unreadable_file")]
+
+
+def test_an_empty_file_has_no_rows(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "a.json", "a.csv", "a.txt", "a.tsv"):
+        assert read(put(tmp_path, name, "")) == []
+
+
+def test_a_file_without_permission_is_unreadable_and_not_a_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = put(tmp_path, "rows.jsonl", JSONL)
+    file = source_files(SourceConfig(path=str(path)))[0]
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("builtins.open", refuse)  # root may read anything, so a mode would prove nothing
+    (fault,) = read_file(file, SOURCE)
+    assert isinstance(fault, Unreadable)
+    assert fault.reason == "unreadable_file"
+    assert "Permission denied" in fault.detail
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=st.lists(st.dictionaries(st.text(max_size=5), json_values, max_size=3), max_size=8), indent=st.booleans())
+def test_any_json_array_is_read_as_it_is(tmp_path_factory: pytest.TempPathFactory, rows: Any, indent: bool) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.json"
+    path.write_text(json.dumps(rows, indent=2 if indent else None), encoding="utf-8")
+    if not (len(rows) == 1 and set(rows[0]) & {"data", "rows"}):
+        assert values(path) == rows
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.binary(max_size=200), name=st.sampled_from(["a.jsonl", "a.json", "a.csv", "a.tsv", "a.txt", "a.parquet",
+                                                           "a.arrow", "a.jsonl.gz", "a.json.zst"]))  # fmt: skip
+def test_any_bytes_are_rows_or_faults(tmp_path_factory: pytest.TempPathFactory, data: bytes, name: str) -> None:
+    path = tmp_path_factory.getbasetemp() / name
+    path.write_bytes(data)
+    for row in read(path):
+        assert isinstance(row, RawRow | Unreadable)
+        assert row.origin.startswith(name)

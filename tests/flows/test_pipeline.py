@@ -1,0 +1,47 @@
+"""The whole pipeline on a tiny real model: run once, run again, change one thing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+
+from alignment_core.config_file import load_config
+from alignment_flows.pipeline import align
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+
+def test_only_what_a_change_reaches_is_built_again(write: Callable[..., Path], tmp_path: Path) -> None:
+    def cached(*changes: str) -> dict[str, bool]:
+        """Which stages of a run came from the store; Prefect's task runs must say the same."""
+        state = align(load_config(write(), ["isolation=inline", *changes]), return_state=True)
+        built = state.result()
+        assert all((stage.artifact.path / "manifest.json").is_file() for stage in built.values())
+        flow_run = FlowRunFilter(id=FlowRunFilterId(any_=[state.state_details.flow_run_id]))
+        with get_client(sync_client=True) as client:
+            shown = [task.state_name for task in client.read_task_runs(flow_run_filter=flow_run)]
+        assert sorted(shown) == sorted("Cached" if stage.cached else "Completed" for stage in built.values())
+        return {name: stage.cached for name, stage in built.items()}
+
+    pairs, elsewhere = tmp_path / "pairs.jsonl", tmp_path / "elsewhere.jsonl"
+    first = cached()
+    assert list(first) == ["ingest", "sft", "reference", "optimize", "evaluate_sft", "evaluate"]
+    assert not any(first.values())
+    with get_client(sync_client=True) as client:
+        reports = [str(artifact.data) for artifact in client.read_artifacts()]
+    assert any("# ingest · " in report and "# Data report" in report for report in reports)
+
+    os.utime(pairs, (1, 1))
+    elsewhere.write_bytes(pairs.read_bytes())
+    assert all(cached().values())
+    assert all(cached(f"data.sources.0.path={elsewhere}", "token_budget=128").values())
+
+    assert cached("optimizer.beta=0.2") == {**dict.fromkeys(first, True), "optimize": False, "evaluate": False}
+
+    elsewhere.write_text(pairs.read_text().replace("It is 6.", "It is six."))
+    assert not any(cached(f"data.sources.0.path={elsewhere}").values())

@@ -1,0 +1,92 @@
+"""What the log and the run's page say of a stage's progress, and how often."""
+
+from __future__ import annotations
+
+import logging
+
+import httpx
+import pytest
+
+from alignment_flows import progress
+from alignment_flows.progress import StageProgress
+
+
+class Clock:
+    """Time that the test decides."""
+
+    now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(progress, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def lines(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is logged."""
+    said: list[str] = []
+
+    class Lines(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            said.append(record.getMessage())
+
+    logger = logging.Logger("stage")
+    logger.addHandler(Lines())
+    monkeypatch.setattr(progress, "get_run_logger", lambda: logger)
+    return said
+
+
+@pytest.fixture
+def page(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What the run's page shows, in percent."""
+    shown: list[float] = []
+    monkeypatch.setattr(progress, "create_progress_artifact", lambda percent, description: shown.append(percent) or 1)
+    monkeypatch.setattr(progress, "update_progress_artifact", lambda page, percent: shown.append(percent))
+    return shown
+
+
+def test_log_and_page_are_updated_at_a_sane_rate(clock: Clock, lines: list[str], page: list[float]) -> None:
+    with StageProgress("sft") as listener:
+        for step in range(1, 101):
+            clock.now += 1
+            listener.step(step, 100, {"loss": 1 / step})
+    # 100 s: the log every 10 s and at the end, the page every 3 s, each at the first step after its time is over
+    assert len(lines) == 10
+    assert lines[0] == "11/100, 81 s left  loss 0.09091"
+    assert lines[-1] == "100/100  loss 0.01"
+    assert page == [float(percent) for percent in range(4, 101, 4)]
+
+
+def test_newest_step_is_logged_before_what_follows_it(clock: Clock, lines: list[str], page: list[float]) -> None:
+    with StageProgress("sft") as listener:
+        listener.step(1, 2)
+        listener.log("saved")
+        listener.warn("odd")
+    assert lines == ["1/2", "saved", "odd"]
+    assert page == []
+
+
+def test_server_that_is_away_ends_no_stage(clock: Clock, lines: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(percent: float, description: str) -> None:
+        raise httpx.ConnectError("nobody there")
+
+    monkeypatch.setattr(progress, "create_progress_artifact", away)
+    with StageProgress("sft") as listener:
+        clock.now += 4
+        listener.step(1, 2)
+        listener.step(2, 2)
+    assert lines == ["not shown in Prefect: nobody there", "2/2"]
+
+
+def test_mistake_of_ours_is_not_hidden(clock: Clock, lines: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "create_progress_artifact", lambda percent: None)
+    with StageProgress("sft") as listener:
+        clock.now += 4
+        with pytest.raises(TypeError):
+            listener.step(1, 2)

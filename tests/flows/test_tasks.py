@@ -1,0 +1,104 @@
+"""Stages as Prefect tasks: shown as Cached, joined into a graph, failed in words, and stopped at the first failure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.objects import State, TaskRun
+
+from alignment_core.errors import AlignmentError, DataError, StageCrashed
+from alignment_core.stages.base import StageCall
+from alignment_flows.tasks import Stages, told_in_words
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+Probe = Callable[..., StageCall]
+
+
+@flow(persist_result=False)
+@told_in_words
+def run_stages(graph: list[tuple[StageCall, list[StageCall]]]) -> list[bool]:
+    """Run each call after its parents; tells which were cached."""
+    stage = Stages()
+    for call, parents in graph:
+        stage(call, *parents)
+    return [stage.built(call).cached for call, _ in graph]
+
+
+def run(*graph: tuple[StageCall, list[StageCall]]) -> tuple[State[Any], dict[str, TaskRun]]:
+    """The flow run's final state, and its task runs by name."""
+    state = run_stages(list(graph), return_state=True)
+    flow_run = FlowRunFilter(id=FlowRunFilterId(any_=[state.state_details.flow_run_id]))
+    with get_client(sync_client=True) as client:
+        return state, {task.name: task for task in client.read_task_runs(flow_run_filter=flow_run)}
+
+
+def reports_of(state: State[Any]) -> list[str]:
+    chosen = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[state.state_details.flow_run_id]))
+    with get_client(sync_client=True) as client:
+        return [str(artifact.data) for artifact in client.read_artifacts(artifact_filter=chosen)]
+
+
+def test_second_run_is_cached_and_says_so(probe: Probe) -> None:
+    data = probe("write")
+    child = probe("report", parents={"data": data.key})
+    first, first_tasks = run((data, []), (child, [data]))
+    second, second_tasks = run((data, []), (child, [data]))
+    assert first.result() == [False, False]
+    assert second.result() == [True, True]
+    assert {name: task.state_name for name, task in first_tasks.items()} == {
+        "probe · write": "Completed",
+        "probe · report": "Completed",
+    }
+    assert {task.state_name for task in second_tasks.values()} == {"Cached"}
+    parents = second_tasks["probe · report"].task_inputs["parents"]
+    assert [str(source.id) for source in parents] == [str(second_tasks["probe · write"].id)]  # type: ignore[union-attr]
+
+
+def test_every_stage_leaves_a_report(probe: Probe) -> None:
+    state, _ = run((probe("report"), []))
+    (report,) = reports_of(state)
+    assert report.startswith("# probe · report\n")
+    assert "| this run | built |" in report
+    assert "| starts | 1 |" in report
+    assert "| seed | 3 |" in report
+    assert f"- {'x' * 1000}" in report
+
+
+@pytest.mark.parametrize(
+    ("do", "kind", "words"),
+    [
+        ("user error", DataError, "data.jsonl: no rows. got 0, expected at least 1. Add some."),
+        ("bug", StageCrashed, "probe · bug: the stage failed: KeyError: 'lost'."),
+        ("exit", StageCrashed, "probe · exit: the stage's process ended with exit code 7."),
+    ],
+)
+def test_failed_stage_fails_the_run_in_our_words_and_ends_it(
+    probe: Probe, caplog: pytest.LogCaptureFixture, do: str, kind: type[AlignmentError], words: str
+) -> None:
+    state, tasks = run((probe(do), []), (probe("write"), []))
+    assert state.is_failed()
+    assert (state.message or "").startswith(words)
+    with pytest.raises(kind):
+        state.result()
+    assert list(tasks) == [f"probe · {do}"]
+    assert tasks[f"probe · {do}"].state_name == "Failed"
+    assert not any(record.exc_info for record in caplog.records)
+
+
+def test_stage_that_several_plans_share_runs_once(probe: Probe) -> None:
+    shared = probe("write")
+    _, tasks = run((shared, []), (shared, []))
+    assert len(tasks) == 1
+
+
+def test_flow_that_forgets_a_parent_is_caught(probe: Probe) -> None:
+    data = probe("write")
+    state, _ = run((data, []), (probe("report", parents={"data": data.key}), []))
+    assert state.is_failed()
+    assert "reads stages that the flow does not give it" in (state.message or "")

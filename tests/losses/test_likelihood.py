@@ -1,0 +1,169 @@
+"""`fused_token_logps` against log_softmax over the whole logits in float64: values, gradients and what it holds."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from alignment_core.losses import likelihood
+from alignment_core.losses.likelihood import HeadShape, fused_token_logps
+
+TOKENS, WIDTH, VOCABULARY = 37, 8, 50
+
+
+@pytest.fixture(autouse=True)
+def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks of 10 tokens, so that 37 of them end in a partial one."""
+    monkeypatch.setattr(likelihood, "CHUNK_ELEMENTS", 10 * VOCABULARY + 7)
+
+
+def tensors(seed: int = 0, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    hidden = torch.randn(TOKENS, WIDTH, generator=generator).to(dtype)
+    weight = torch.randn(VOCABULARY, WIDTH, generator=generator).to(dtype)
+    bias = torch.randn(VOCABULARY, generator=generator).to(dtype)
+    return hidden, weight, torch.randint(VOCABULARY, (TOKENS,), generator=generator), bias
+
+
+def naive(
+    hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None, shape: HeadShape
+) -> tuple[Tensor, Tensor]:
+    """The same from full logits in float64, written down from the architectures' own definitions."""
+    logits = hidden.double() @ weight.double().t()
+    if bias is not None:
+        logits = logits + bias.double()
+    logits = logits * shape.scale
+    if shape.softcap is not None:
+        logits = torch.tanh(logits / shape.softcap) * shape.softcap
+    distribution = torch.distributions.Categorical(logits=logits / shape.temperature)
+    return distribution.log_prob(targets), distribution.entropy()
+
+
+SHAPES = [
+    HeadShape(),
+    HeadShape(temperature=0.7),
+    HeadShape(temperature=2.5),
+    HeadShape(softcap=3.0),
+    HeadShape(scale=0.25),
+    HeadShape(scale=4.0, softcap=5.0, temperature=0.6),
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("biased", [False, True], ids=["no bias", "bias"])
+@pytest.mark.parametrize("trainable", [False, True], ids=["frozen head", "trainable head"])
+def test_values_and_gradients_equal_the_naive_ones(shape: HeadShape, biased: bool, trainable: bool) -> None:
+    hidden, weight, targets, full_bias = tensors()
+    bias = full_bias if biased else None
+    upstream = torch.linspace(-1, 2, TOKENS)
+    ours = [hidden.clone().requires_grad_(), weight.clone().requires_grad_(trainable)]
+    theirs = [hidden.clone().requires_grad_(), weight.clone().requires_grad_(trainable)]
+    our_bias, their_bias = (None, None) if bias is None else (bias.clone(), bias.clone())
+    if trainable and our_bias is not None and their_bias is not None:
+        ours.append(our_bias.requires_grad_())
+        theirs.append(their_bias.requires_grad_())
+
+    logps, entropy = fused_token_logps(ours[0], ours[1], targets, bias=our_bias, shape=shape)
+    expected, expected_entropy = naive(theirs[0], theirs[1], targets, their_bias, shape)
+    assert logps.dtype == entropy.dtype == torch.float32
+    torch.testing.assert_close(logps.double(), expected, rtol=1e-5, atol=2e-5)
+    torch.testing.assert_close(entropy.double(), expected_entropy, rtol=1e-5, atol=2e-5)
+
+    (logps * upstream).sum().backward()
+    (expected * upstream).sum().backward()
+    for mine, other in zip(ours, theirs, strict=True):
+        assert (mine.grad is None) == (other.grad is None)
+        if other.grad is not None:
+            torch.testing.assert_close(mine.grad, other.grad, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("trainable", [False, True])
+def test_entropy_carries_no_gradient(trainable: bool) -> None:
+    hidden, weight, targets, _ = tensors()
+    _, entropy = fused_token_logps(hidden.requires_grad_(), weight.requires_grad_(trainable), targets)
+    assert not entropy.requires_grad
+
+
+def test_bf16_is_accumulated_in_float32() -> None:
+    """The values equal those of the bf16 weights taken exactly; a bf16 product would be off by about 1e-2."""
+    hidden, weight, targets, bias = tensors(dtype=torch.bfloat16)
+    logps, _ = fused_token_logps(hidden.requires_grad_(), weight, targets, bias=bias)
+    reference = hidden.detach().clone().requires_grad_()
+    expected, _ = naive(reference, weight, targets, bias, HeadShape())
+    torch.testing.assert_close(logps.double(), expected, rtol=1e-5, atol=2e-5)
+    logps.sum().backward()
+    expected.sum().backward()
+    assert hidden.grad is not None
+    assert hidden.grad.dtype == torch.bfloat16
+    torch.testing.assert_close(hidden.grad, reference.grad, rtol=2e-2, atol=4e-2)
+
+
+@settings(deadline=None, max_examples=30)
+@given(size=st.integers(1, TOKENS), chunk=st.integers(1, TOKENS + 3), seed=st.integers(0, 5), trainable=st.booleans())
+def test_chunk_boundaries_change_nothing(size: int, chunk: int, seed: int, trainable: bool) -> None:
+    hidden, weight, targets, _ = tensors(seed)
+    results = []
+    for elements in (chunk * VOCABULARY, 2**20):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(likelihood, "CHUNK_ELEMENTS", elements)
+            states = hidden[:size].clone().requires_grad_()
+            head = weight.clone().requires_grad_(trainable)
+            logps, entropy = fused_token_logps(states, head, targets[:size])
+            logps.sum().backward()
+            results.append((logps, entropy, states.grad, head.grad if trainable else torch.zeros(())))
+    for mine, other in zip(*results, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
+
+
+def test_no_tokens_are_no_log_probabilities() -> None:
+    hidden, weight, targets, _ = tensors()
+    for trainable in (False, True):
+        head = weight.clone().requires_grad_(trainable)
+        logps, entropy = fused_token_logps(hidden[:0], head, targets[:0])
+        assert logps.shape == entropy.shape == (0,)
+
+
+class LargestResult(TorchDispatchMode):
+    """Number of elements of the largest tensor that any operation made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in _tensors(result):
+            self.elements = max(self.elements, tensor.numel())
+        return result
+
+
+def _tensors(result: Any) -> Iterator[Tensor]:
+    if isinstance(result, Tensor):
+        yield result
+    elif isinstance(result, tuple | list):
+        for item in result:
+            yield from _tensors(item)
+
+
+@pytest.mark.parametrize("trainable", [False, True], ids=["frozen head", "trainable head"])
+def test_the_full_logits_never_exist(trainable: bool) -> None:
+    hidden, weight, targets, _ = tensors()
+    states, head = hidden.requires_grad_(), weight.requires_grad_(trainable)
+    kept: list[int] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor.numel())
+        return tensor
+
+    with LargestResult() as largest:
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            logps, _ = fused_token_logps(states, head, targets)
+        logps.sum().backward()
+    assert largest.elements <= max(likelihood.CHUNK_ELEMENTS, weight.numel(), hidden.numel()) < TOKENS * VOCABULARY
+    # Between forward and backward nothing waits but the states or their gradient, and indices.
+    assert sum(kept) < TOKENS * VOCABULARY / 2

@@ -1,0 +1,191 @@
+"""Every architecture that users bring: log-probabilities, generation and dropout against the model's own."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from architectures import ARCHITECTURES, save_model
+from engine import (
+    CPU,
+    ENOUGH,
+    LORA,
+    PAD,
+    STOP,
+    disturb,
+    language,
+    naive_logps,
+    naive_token_logps,
+    open_roles,
+    sequences,
+)
+from peft import AutoPeftModelForCausalLM
+
+from alignment_core.errors import ModelError
+from alignment_core.models import load
+from alignment_core.models.generate import Sampling, generate
+from alignment_core.models.load import choose_device, load_base
+from alignment_core.models.logps import Budget
+from alignment_core.models.roles import Roles
+
+
+@pytest.fixture(scope="module", params=list(ARCHITECTURES))
+def model_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    name: str = request.param
+    return save_model(name, tmp_path_factory.mktemp(name.replace(" ", "-")))
+
+
+@pytest.fixture
+def roles(model_folder: Path) -> Roles:
+    roles = open_roles(model_folder)
+    roles.add_new("policy", LORA, 0)
+    disturb(roles, "policy", 1)
+    roles.train_only(["policy"])
+    return roles
+
+
+def test_log_probabilities_are_those_of_the_models_logits(roles: Roles) -> None:
+    found = sequences(5)
+    policy = language(roles, "policy")
+    with roles.use("policy"), torch.no_grad():
+        expected = naive_logps(roles.model, found)
+        scaled = [naive_token_logps(roles.model, sequence, 0.6) for sequence in found]
+    torch.testing.assert_close(policy.logps(found).double(), expected, rtol=1e-5, atol=2e-4)
+    ours = policy.token_logps(found, 0.6)
+    for row, logps in enumerate(scaled):
+        torch.testing.assert_close(ours.logps[row, : len(logps)].double(), logps, rtol=1e-5, atol=1e-4)
+
+
+def test_gradients_are_those_of_the_models_logits(roles: Roles) -> None:
+    found = sequences(3)
+    roles.checkpoint_layers(True)
+    with roles.training():
+        language(roles, "policy").logps(found).sum().backward()  # type: ignore[no-untyped-call]
+    ours = [parameter.grad for parameter in roles.parameters().values()]
+    roles.checkpoint_layers(False)
+    for parameter in roles.parameters().values():
+        parameter.grad = None
+    with roles.use("policy"):
+        naive_logps(roles.model, found).sum().backward()  # type: ignore[no-untyped-call]
+    for mine, parameter in zip(ours, roles.parameters().values(), strict=True):
+        assert parameter.grad is not None
+        torch.testing.assert_close(mine, parameter.grad, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
+def test_the_bases_dropout_stays_off_in_training(roles: Roles, checkpointing: bool) -> None:
+    roles.checkpoint_layers(checkpointing)
+    policy, found = language(roles, "policy"), sequences(3)
+    still = policy.logps(found).detach()
+    with roles.training():
+        assert torch.equal(policy.logps(found).detach(), still)
+
+
+def test_greedy_generation_is_that_of_transformers(roles: Roles) -> None:
+    prompts = [sequence.ids for sequence in sequences(5, seed=3)]
+    width = max(map(len, prompts))
+    ids = torch.tensor([[PAD] * (width - len(prompt)) + list(prompt) for prompt in prompts])
+    with roles.use("policy"):
+        theirs = roles.model.generate(
+            ids, attention_mask=(ids != PAD).long(), do_sample=False, max_new_tokens=12, pad_token_id=PAD
+        )
+    ours = generate(
+        roles,
+        "policy",
+        [sequence.__class__(sequence.ids, len(sequence.ids)) for sequence in sequences(5, seed=3)],
+        noise_keys=[""] * 5,
+        sampling=Sampling(12, temperature=0),
+        stop_ids=[STOP],
+        pad_id=PAD,
+        budget=Budget(ENOUGH),
+        tick=lambda _: None,
+    )
+    for sequence, row in zip(ours, theirs[:, width:].tolist(), strict=True):
+        assert list(sequence.completion) == (row[: row.index(STOP) + 1] if STOP in row else row)
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+def test_a_saved_adapter_loads_in_plain_peft(roles: Roles, tmp_path: Path) -> None:
+    roles.save("policy", tmp_path)
+    plain = AutoPeftModelForCausalLM.from_pretrained(str(tmp_path)).eval()
+    found = sequences(3)
+    torch.testing.assert_close(
+        language(roles, "policy").logps(found).double(), naive_logps(plain, found), rtol=1e-5, atol=2e-4
+    )
+
+
+def test_the_quantised_model_computes_its_own_logits(model_folder: Path) -> None:
+    roles = open_roles(model_folder, "nf4")
+    roles.add_new("policy", LORA, 0)
+    disturb(roles, "policy", 1)
+    found = sequences(3)
+    with roles.use("policy"):
+        expected = naive_logps(roles.model, found)
+    torch.testing.assert_close(language(roles, "policy").logps(found).double(), expected.detach(), rtol=1e-5, atol=2e-4)
+
+
+def test_logits_that_are_more_than_the_head_are_refused(tmp_path: Path) -> None:
+    """HyperCLOVA X multiplies by the factor of the name by which Granite divides."""
+    folder = save_model("granite", tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "hyperclovax", "architectures": ["HyperCLOVAXForCausalLM"]}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="more than its head"):
+        load_base(str(folder), revision=None, load_in="fp32", device=CPU)
+
+
+def test_a_wrong_shape_is_noticed_in_bf16_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = save_model("cohere", tmp_path)
+    load_base(str(folder), revision=None, load_in="bf16", device=CPU)
+    monkeypatch.setattr(load, "head_shape", lambda model: load.HeadShape())
+    with pytest.raises(ModelError, match="more than its head"):
+        load_base(str(folder), revision=None, load_in="bf16", device=CPU)
+
+
+@pytest.mark.parametrize(
+    "fault", ["no folder", "no weights", "cut weights", "pickled weights", "no config", "not json"]
+)
+def test_a_base_that_does_not_load_is_one_sentence(tmp_path: Path, fault: str) -> None:
+    folder = save_model("llama", tmp_path / "model")
+    weights = folder / "model.safetensors"
+    if fault == "no folder":
+        folder = tmp_path / "elsewhere"
+    elif fault == "no weights":
+        weights.unlink()
+    elif fault == "cut weights":
+        weights.write_bytes(weights.read_bytes()[:1000])
+    elif fault == "pickled weights":
+        weights.unlink()
+        torch.save({}, folder / "pytorch_model.bin")
+    elif fault == "no config":
+        (folder / "config.json").unlink()
+    else:
+        (folder / "config.json").write_text("{")
+    with pytest.raises(ModelError, match="does not load") as error:
+        load_base(str(folder), revision=None, load_in="fp32", device=CPU)
+    assert "\n" not in str(error.value)
+    assert str(folder) in str(error.value)
+
+
+def test_an_architecture_that_is_no_language_model_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "vit", "architectures": ["ViTModel"]}')
+    with pytest.raises(ModelError, match="does not load"):
+        load_base(str(tmp_path), revision=None, load_in="fp32", device=CPU)
+
+
+@pytest.mark.parametrize(("device", "problem"), [("cuda:0", "no CUDA device"), ("gpu", "unknown device")])
+def test_a_device_that_is_not_there_is_refused(device: str, problem: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ModelError, match=problem):
+        choose_device(device)
+
+
+def test_auto_takes_the_cpu_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    def available(answer: bool) -> Any:
+        return lambda: answer
+
+    monkeypatch.setattr(torch.cuda, "is_available", available(False))
+    assert choose_device("auto") == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", available(True))
+    assert choose_device("auto") == torch.device("cuda")

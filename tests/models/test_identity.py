@@ -1,0 +1,118 @@
+"""A model's identity follows the content of the files that matter, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import save_file
+
+from alignment_core.config import ModelConfig
+from alignment_core.errors import ModelError
+from alignment_core.models.identity import ModelIdentity, model_identity
+
+COMMIT = "0" * 39 + "1"
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    import numpy
+
+    folder = tmp_path / "my-model"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    (folder / "generation_config.json").write_text('{"eos_token_id": [1, 2]}')
+    (folder / "tokenizer.json").write_text("{}")
+    (folder / "README.md").write_text("about")
+    save_file({"w": numpy.ones(3, dtype="float32")}, folder / "model.safetensors")
+    return folder
+
+
+def identity(base: Path | str, revision: str | None = None) -> ModelIdentity:
+    return model_identity(ModelConfig(base=str(base), revision=revision))
+
+
+def test_place_times_and_other_files_do_not_count(model: Path, tmp_path: Path) -> None:
+    before = identity(model)
+    copy = tmp_path / "copy"
+    shutil.copytree(model, copy)
+    os.utime(copy / "model.safetensors", (1, 1))
+    (copy / "README.md").write_text("another text")
+    after = identity(copy)
+    assert (before.weights, before.tokenizer) == (after.weights, after.tokenizer)
+    assert (before.name, before.path, before.revision) == ("my-model", str(model), None)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes_weights", "changes_tokenizer"),
+    [
+        ("model.safetensors", True, False),
+        ("config.json", True, False),
+        ("tokenizer.json", False, True),
+        ("generation_config.json", False, True),
+        ("chat_template.jinja", False, True),
+        ("README.md", False, False),
+    ],
+)
+def test_what_each_file_changes(model: Path, name: str, changes_weights: bool, changes_tokenizer: bool) -> None:
+    before = identity(model)
+    with (model / name).open("a") as file:
+        file.write(" ")
+    after = identity(model)
+    assert (before.weights != after.weights) is changes_weights
+    assert (before.tokenizer != after.tokenizer) is changes_tokenizer
+
+
+def test_relative_folder_is_made_absolute(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(model.parent)
+    assert identity("my-model").path == str(model)
+
+
+def test_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no such folder"):
+        identity(tmp_path / "nowhere")
+
+
+def test_folder_without_config(model: Path) -> None:
+    (model / "config.json").unlink()
+    with pytest.raises(ModelError, match=r"config\.json is missing"):
+        identity(model)
+
+
+def test_pickled_weights_are_refused(model: Path) -> None:
+    (model / "model.safetensors").rename(model / "pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"pickled.*save_pretrained"):
+        identity(model)
+
+
+def test_revision_of_a_folder_is_refused(model: Path) -> None:
+    with pytest.raises(ModelError, match="no revisions"):
+        identity(model, revision="main")
+
+
+def test_commit_of_the_hub_needs_no_network() -> None:
+    found = identity("owner/some-model", revision=COMMIT)
+    assert found == ModelIdentity(
+        "some-model", "owner/some-model", COMMIT, f"owner/some-model@{COMMIT}", f"owner/some-model@{COMMIT}"
+    )
+
+
+def test_offline_the_downloaded_commit_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    # The layout of the hub's cache: https://huggingface.co/docs/huggingface_hub/guides/manage-cache
+    repo = tmp_path / "models--owner--some-model"
+    (repo / "refs").mkdir(parents=True)
+    (repo / "refs" / "main").write_text(COMMIT)
+    (repo / "snapshots" / COMMIT).mkdir(parents=True)
+    (repo / "snapshots" / COMMIT / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with caplog.at_level(logging.WARNING):
+        assert identity("owner/some-model").revision == COMMIT
+    assert COMMIT in caplog.text
+    with pytest.raises(ModelError, match="the hub cannot be reached"):
+        identity("owner/other-model")

@@ -1,0 +1,233 @@
+"""PPO as a plugin: rewards, advantages, steering and guards on a rollout written down here."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from runs import prompt_rows
+from scripted import Model, ScriptedRun, micro
+
+from alignment_core.plugin_api import Rollout, Row, TokenSequence
+from alignment_plugins.ppo import PPO
+
+# Two prompts of one token; a response of two tokens that ended, and one of three that did not.
+ENDED, CUT = TokenSequence((5, 6, 2), 1), TokenSequence((7, 8, 9, 10), 1)
+PROMPTS = [Row(name, {"prompt": TokenSequence((first,), 1)}) for name, first in (("a", 5), ("b", 7))]
+SETTINGS: dict[str, Any] = {"rollout_size": 2, "batch_size": 2, "rollouts": 1, "epochs": 1, "kl_coef": 0.5}
+
+
+def scripted(**more: Any) -> ScriptedRun:
+    """KL per token: 1 and -1 for the first response, 2, 0 and 0 for the second: 0 and 2 nats, 1 in the mean."""
+    return ScriptedRun(
+        policy=Model({ENDED.ids: [-1.0, -2.0], CUT.ids: [-1.0, -1.0, -1.0]}, entropy=0.7),
+        reference=Model({ENDED.ids: [-2.0, -1.0], CUT.ids: [-3.0, -1.0, -1.0]}),
+        value=Model({ENDED.ids: [0.5, 1.0], CUT.ids: [0.0, 0.0, 1.0]}),
+        reward=Model({ENDED.ids: [4.0], CUT.ids: [3.0]}),
+        prompts=PROMPTS,
+        rollouts=[Rollout(PROMPTS[0], ENDED, True, ""), Rollout(PROMPTS[1], CUT, False, "")],
+        **more,
+    )
+
+
+def values(batch: Any) -> dict[int, dict[str, list[float]]]:
+    """The rows' values by length of the response."""
+    return {len(row.sequences["response"].completion): dict(row.values) for row in batch.rows}
+
+
+def test_a_rollout_by_hand() -> None:
+    """beta 0.5, gamma 1, lambda 1: returns are sums of rewards to come.
+
+    Ended: rewards -0.5, 0.5 + 4, so returns 4, 4.5 and advantages 3.5, 3.5. Cut: -1, 0, 0 + 3 - 1 (missing end), so
+    returns 1, 2, 2 and advantages 1, 2, 1. Mean of the five 2.2, population variance (2·1.3² + 2·1.2² + 0.2²)/5 = 1.26.
+    """
+    run = scripted()
+    (batch,) = PPO(**SETTINGS, gae_lambda=1.0).batches(run)
+    found = values(batch)
+    assert found[2]["returns"] == pytest.approx([4.0, 4.5])
+    assert found[3]["returns"] == pytest.approx([1.0, 2.0, 2.0])
+    deviation = math.sqrt(1.26)
+    assert found[2]["advantages"] == pytest.approx([1.3 / deviation] * 2, rel=1e-5)
+    assert found[3]["advantages"] == pytest.approx([-1.2 / deviation, -0.2 / deviation, -1.2 / deviation], rel=1e-5)
+    assert found[2]["old_logps"] == [-1.0, -2.0]
+    assert found[3]["old_values"] == [0.0, 0.0, 1.0]
+    assert batch.denominators == {"tokens": 5}
+    # Errors of the values against the returns: 3.5, 3.5, 1, 2, 1; variance 1.26, that of 4, 4.5, 1, 2, 2: 1.76.
+    assert run.reports == [
+        pytest.approx(
+            {
+                "score": 3.0,
+                "kl": 1.0,
+                "kl_coef": 0.5,
+                "response_length": 2.5,
+                "unfinished_share": 0.5,
+                "entropy": 0.7,
+                "explained_variance": 1 - 1.26 / 1.76,
+            },
+            rel=1e-5,
+        )
+    ]
+
+
+def test_the_end_penalty_and_the_clip_of_scores() -> None:
+    """Scores 4 and 3 - 2.5, cut to ±2: the last rewards are 0.5 + 2 and 0 + 0.5."""
+    run = scripted()
+    (batch,) = PPO(**SETTINGS, gae_lambda=1.0, missing_end_penalty=2.5, score_clip=2.0).batches(run)
+    assert values(batch)[2]["returns"][-1] == pytest.approx(2.5)
+    assert values(batch)[3]["returns"][-1] == pytest.approx(0.5)
+    assert run.reports[0]["score"] == pytest.approx((2.0 + 0.5) / 2)
+
+
+def test_the_policy_is_sampled_as_it_is_learned() -> None:
+    run = scripted()
+    next(PPO(**SETTINGS, temperature=0.8, max_new_tokens=33).batches(run))
+    assert run.asked_to_generate == [(["a", "b"], {"max_new_tokens": 33, "temperature": 0.8})]
+
+
+def test_prompts_come_round() -> None:
+    """Rollouts of three out of five prompts, sorted by id, whatever the order of the data."""
+    run = scripted()
+    run.prompts = prompt_rows(5)[::-1]
+    for _ in PPO(**SETTINGS | {"rollout_size": 3, "rollouts": 4, "batch_size": 3}).batches(run):
+        run.step += 1
+    asked = [int(name.removeprefix("prompt-")) for names, _ in run.asked_to_generate for name in names]
+    assert asked == [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 1]
+
+
+def test_the_loss_by_hand() -> None:
+    """One response of two tokens; clip 0.2, value clip 0.2, value weight 0.5, five tokens in the step.
+
+    Token 0: ratio e^0.1 = 1.10517, advantage 2: -2.21034. Token 1: ratio e^-1 = 0.36788, advantage -1: 0.8, clipped.
+    Values 0.5 and 1.0, old values 0.5 and 0, returns 1 and 1: 0.5 * 0.25 = 0.125, and max(0, (0.2 - 1)²) / 2 = 0.32,
+    clipped. KL to the sampling policy e^d - 1 - d: 0.00517 and e^-1 = 0.36788.
+    """
+    run = scripted()
+    row = Row(
+        "0",
+        {"response": ENDED},
+        {
+            "old_logps": [-1.1, -1.0],
+            "old_values": [0.5, 0.0],
+            "advantages": [2.0, -1.0],
+            "returns": [1.0, 1.0],
+        },
+    )
+    output = PPO().loss(run, micro([row], {"tokens": 5.0}))
+    metrics = {name: float(value) for name, value in output.metrics.items()}
+    policy = (-2 * math.exp(0.1) + 0.8) / 5
+    value = (0.125 + 0.32) / 5
+    assert output.loss.item() == pytest.approx(policy + 0.5 * value, rel=1e-5)
+    assert metrics == pytest.approx(
+        {
+            "policy_loss": policy,
+            "value_loss": value,
+            "policy_clipped_share": 1 / 5,
+            "value_clipped_share": 1 / 5,
+            "step_kl": (math.exp(0.1) - 1.1 + math.exp(-1)) / 5,
+            "entropy": 0.7 * 2 / 5,
+        },
+        rel=1e-4,
+    )
+
+
+def test_padding_has_no_part_in_the_loss() -> None:
+    """Two responses of different length in one micro-batch give the sum of each alone."""
+    run = scripted()
+    (batch,) = PPO(**SETTINGS).batches(run)
+    # Otherwise every ratio is 1, and advantages and clips would not show.
+    run.policy = Model({ids: [x - 0.3 for x in row] for ids, row in run.policy.table.items()})
+    together = PPO().loss(run, micro(batch.rows, batch.denominators)).loss
+    alone = [PPO().loss(run, micro([row], batch.denominators)).loss for row in batch.rows]
+    torch.testing.assert_close(together, alone[0] + alone[1])
+
+
+@given(size=st.integers(1, 9), batch_size=st.integers(1, 5), epochs=st.integers(1, 3), rollouts=st.integers(1, 3))
+def test_each_pass_sees_each_response_once(size: int, batch_size: int, epochs: int, rollouts: int) -> None:
+    run = scripted()
+    run.rollouts = [run.rollouts[i % 2] for i in range(size)]
+    settings = {"rollout_size": size, "batch_size": batch_size, "epochs": epochs, "rollouts": rollouts, "step_kl": None}
+    objective = PPO(**settings)
+    batches: list[list[str]] = []
+    for batch in objective.batches(run):
+        batches.append([row.id for row in batch.rows])
+        run.step += 1
+    assert len(batches) == objective.total_steps(run)
+    per_pass = math.ceil(size / batch_size)
+    for start in range(0, len(batches), per_pass):
+        seen = [row for batch in batches[start : start + per_pass] for row in batch]
+        assert sorted(seen) == sorted(map(str, range(size)))
+    assert len(run.asked_to_generate) == rollouts
+
+
+def test_every_pass_is_shuffled_anew() -> None:
+    run = scripted()
+    run.rollouts = [run.rollouts[i % 2] for i in range(12)]
+    objective = PPO(rollout_size=12, batch_size=12, epochs=2, rollouts=2, step_kl=None)
+    orders = []
+    for batch in objective.batches(run):
+        orders.append(tuple(row.id for row in batch.rows))
+        run.step += 1
+    assert len(set(orders)) == len(orders) == 4
+
+
+def steps(objective: PPO, run: ScriptedRun, step_kl: list[float]) -> int:
+    """How many steps the objective takes when these are the KLs of its steps."""
+    taken = 0
+    for _ in objective.batches(run):
+        run.metrics = {"step_kl": step_kl[taken]}
+        run.step += 1
+        taken += 1
+    return taken
+
+
+def test_a_steps_kl_ends_the_passes_over_its_rollout() -> None:
+    """Two rollouts of up to four steps: the first ends after its second step, the other is not touched by it."""
+    objective = PPO(**SETTINGS | {"batch_size": 1, "epochs": 2, "rollouts": 2}, step_kl=0.1)
+    assert steps(objective, scripted(), [0.05, 0.11, 0.0, 0.0, 0.1, 0.05]) == 6  # 0.1 itself is still allowed
+    assert steps(objective, scripted(), [0.0] * 8) == 8
+    assert steps(PPO(**objective.model_dump() | {"step_kl": None}), scripted(), [9.0] * 8) == 8
+
+
+@pytest.mark.parametrize(
+    ("kl_target", "expected"),
+    [
+        # KL 1 against 0.9: error 1/9, times 2 responses over a horizon of 100.
+        (0.9, 0.5 * (1 + (1 / 9) * 2 / 100)),
+        # Errors are cut to ±0.2.
+        (0.1, 0.5 * (1 + 0.2 * 2 / 100)),
+        (50.0, 0.5 * (1 - 0.2 * 2 / 100)),
+        (None, 0.5),
+    ],
+)
+def test_the_adaptive_coefficient_moves_towards_its_target(kl_target: float | None, expected: float) -> None:
+    run = scripted()
+    objective = PPO(**SETTINGS | {"rollouts": 2}, kl_target=kl_target, kl_horizon=100, step_kl=None)
+    for _ in objective.batches(run):
+        run.step += 1
+    assert run.reports[0]["kl_coef"] == 0.5
+    assert run.reports[1]["kl_coef"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("ceiling", "rollouts"), [(0.99, 1), (1.01, 3)])
+def test_the_kl_ceiling_warns_and_stops(ceiling: float, rollouts: int) -> None:
+    run = scripted()
+    for _ in PPO(**SETTINGS | {"rollouts": 3}, kl_ceiling=ceiling, step_kl=None).batches(run):
+        run.step += 1
+    assert len(run.reports) == rollouts
+    if rollouts == 1:
+        assert run.warnings == [
+            f"stopped after rollout 1: KL 1.0 nats per response is over kl_ceiling {ceiling}; raise kl_coef or lower"
+            " learning_rate"
+        ]
+    else:
+        assert run.warnings == []
+
+
+@pytest.mark.parametrize("settings", [{"top_p": 0.9}, {"top_k": 50}])
+def test_a_truncated_distribution_is_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="whole distribution"):
+        PPO(**settings)
+    assert PPO(top_p=1, top_k=0) == PPO()

@@ -1,0 +1,40 @@
+"""The rule on words."""
+
+import pytest
+from pydantic import ValidationError
+
+from alignment_core.records import Conversation
+from alignment_plugins.wordlist import WordList
+
+ASKED: Conversation = (
+    {"role": "system", "content": "Be brief about cats."},
+    {"role": "user", "content": "A dog."},
+    {"role": "assistant", "content": "Yes?"},
+    {"role": "user", "content": "Tell me of the River, and of boats"},
+)
+
+
+@pytest.mark.parametrize(
+    ("settings", "response", "score"),
+    [
+        ({}, "anything", 1.0),
+        ({"wanted": ["thanks", "please"]}, "Many THANKS!", 1.0),
+        ({"wanted": ["Thanks"]}, "thanks", 1.0),
+        ({"wanted": ["thanks"]}, "thanksgiving", 0.0),
+        ({"unwanted": ["stupid"]}, "That is Stupid.", 0.0),
+        ({"unwanted": ["stupid"]}, "That is not.", 1.0),
+        ({"wanted": ["please"], "unwanted": ["stupid"]}, "Please, stupid.", 0.0),
+        # Of the words to be echoed the last user turn has "river" alone.
+        ({"echo": ["river", "dog", "cats"]}, "The river is long.", 1.0),
+        ({"echo": ["river", "boats"]}, "The river is long.", 0.0),
+        ({"echo": ["grün"]}, "", 1.0),
+    ],
+)
+def test_scores(settings: dict[str, list[str]], response: str, score: float) -> None:
+    assert WordList.model_validate(settings).score(ASKED, response) == score
+
+
+@pytest.mark.parametrize("word", ["thank you", "", "don't", "hello!"])
+def test_what_could_never_be_found_is_refused(word: str) -> None:
+    with pytest.raises(ValidationError, match="not one word"):
+        WordList(unwanted=[word])

@@ -1,0 +1,63 @@
+"""A stage that does what its settings say, to see how `build` copes. It is a real stage in a real process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from alignment_core.errors import DataError
+from alignment_core.progress import Stopped
+from alignment_core.stages.base import Job, Stage
+
+
+def run(job: Job) -> dict[str, Any]:
+    config = job.call.config
+    with (job.checkpoints / "starts").open("a") as file:
+        file.write(f"{os.getpid()}\n")
+    starts = (job.checkpoints / "starts").read_text().split()
+    job.progress.log("started")
+    print("a line of the log", flush=True)
+    match config["do"]:
+        case "write":
+            time.sleep(config.get("seconds", 0))
+        case "die once":
+            if len(starts) == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+        case "exit":
+            print("about to leave", flush=True)
+            os._exit(7)
+        case "user error":
+            raise DataError("no rows", where="data.jsonl", got=0, expected="at least 1", do="Add some")
+        case "memory":
+            bytearray(2**60)
+        case "bug":
+            raise KeyError("lost")
+        case "wait":
+            _wait(job)
+        case "hang":
+            job.progress.step(0, 1)
+            time.sleep(60)
+        case "report":
+            for n in range(1, 2001):
+                job.progress.step(n, 2000, {"loss": 1 / n})
+            job.progress.warn("x" * 100_000)
+    for role, folder in job.parents.items():
+        (job.out / f"{role}.txt").write_text((folder / "result.txt").read_text())
+    (job.out / "result.txt").write_text(config["do"])
+    return {"starts": len(starts), "torch": "torch" in sys.modules}
+
+
+def _wait(job: Job) -> None:
+    """A training loop: waits for the word to stop, then writes its checkpoint."""
+    job.progress.step(0, 1)
+    while not job.progress.stopping:
+        time.sleep(0.01)
+    Path(job.checkpoints / "saved").write_text("step 5")
+    raise Stopped
+
+
+STAGE = Stage("probe", 1, run)

@@ -1,0 +1,75 @@
+"""Tiny random models of many architectures, saved as a hub model is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+COMMON: dict[str, Any] = {
+    "vocab_size": 256,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "initializer_range": 0.2,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "tie_word_embeddings": False,
+}
+DENSE = {name: value for name, value in COMMON.items() if name != "num_key_value_heads"}
+GPT2: dict[str, Any] = {"vocab_size": 256, "n_positions": 128, "n_embd": 32, "n_layer": 2, "n_head": 4}
+OPT: dict[str, Any] = {
+    name: value for name, value in DENSE.items() if name not in ("intermediate_size", "initializer_range")
+}
+
+ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("Llama", COMMON),
+    "llama tied": ("Llama", COMMON | {"tie_word_embeddings": True}),
+    "qwen2": ("Qwen2", COMMON),
+    "qwen3": ("Qwen3", COMMON | {"head_dim": 8}),
+    # Both soft caps, and a window that these sequences exceed.
+    "gemma2": (
+        "Gemma2",
+        COMMON
+        | {
+            "head_dim": 8,
+            "sliding_window": 6,
+            "final_logit_softcapping": 3.0,
+            "query_pre_attn_scalar": 8,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "mistral": ("Mistral", COMMON | {"sliding_window": 6}),
+    "phi3": ("Phi3", COMMON | {"resid_pdrop": 0.1, "embd_pdrop": 0.1}),
+    # A bias in the output head.
+    "phi": ("Phi", DENSE | {"resid_pdrop": 0.1}),
+    # Dropout 0.1 by default, tied, Conv1D instead of linear layers, learned positions.
+    "gpt2": ("GPT2", GPT2 | {"initializer_range": 0.2, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}),
+    # Dropout inside the layer itself rather than in a module of its own.
+    "opt": ("OPT", OPT | {"ffn_dim": 48, "dropout": 0.1, "init_std": 0.2, "word_embed_proj_dim": 32}),
+    "cohere": ("Cohere", COMMON | {"logit_scale": 0.25}),
+    "granite": ("Granite", COMMON | {"logits_scaling": 4.0}),
+}
+
+
+def save_model(name: str, folder: Path, **changes: Any) -> Path:
+    """A random model of this architecture in Hugging Face format."""
+    kind, settings = ARCHITECTURES[name]
+    config = getattr(transformers, f"{kind}Config")(**(settings | changes))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = transformers.AutoModelForCausalLM.from_config(config)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.dim() == 1:
+                    # Biases and norms start at 0 and 1, where forgetting one would not show.
+                    parameter += 0.1 * torch.randn(parameter.shape)
+    model.generation_config = transformers.GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=0)
+    model.save_pretrained(folder)
+    return folder

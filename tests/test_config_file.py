@@ -1,0 +1,145 @@
+"""Settings from a file: what is read, and how every mistake is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from alignment_core.config import PipelineConfig, SourceConfig
+from alignment_core.config_file import load_config
+from alignment_core.errors import ConfigError
+
+SMALLEST = """\
+model: {base: some/model}
+data:
+  sources:
+    - path: feedback.jsonl
+"""
+
+Write = Callable[[str], Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def to_file(text: str) -> Path:
+        path = tmp_path / "run.yaml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return to_file
+
+
+def fault(path: Path, *overrides: str) -> str:
+    """The paragraph that a mistake is told in, without the folder of the file."""
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, overrides)
+    return str(caught.value).replace(f"{path.parent}/", "")
+
+
+def test_smallest_file_has_every_default(write: Write) -> None:
+    expected = PipelineConfig.model_validate(
+        {"model": {"base": "some/model"}, "data": {"sources": [{"path": "feedback.jsonl"}]}}
+    )
+    assert load_config(write(SMALLEST)) == expected
+
+
+def test_variables_come_from_the_environment(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODELS", "/models")
+    monkeypatch.delenv("DATA", raising=False)
+    monkeypatch.setenv("EMPTY", "")
+    path = write(
+        "model: {base: '${MODELS}/a'}\ndata: {sources: [{path: '${DATA:-../data}/x/${EMPTY:-y}'}]}\nstore: ${STORE:-}/s"
+    )
+    config = load_config(path)
+    assert config.model.base == "/models/a"
+    assert config.data.sources[0].path == "../data/x/y"
+    assert config.store == Path("/s")
+
+
+def test_unset_variable_is_named_with_its_setting(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DATA", raising=False)
+    path = write(SMALLEST.replace("feedback.jsonl", "${DATA}/feedback.jsonl"))
+    assert fault(path).startswith("run.yaml: data.sources.0.path: the environment variable DATA is not set.")
+
+
+def test_overrides_reach_every_kind_of_place(write: Write) -> None:
+    config = load_config(
+        write(SMALLEST + "sft: null\n"),
+        [
+            "model.lora.rank=4",
+            "data.sources.0.columns={prompt: question}",
+            "data.sources.0.path=other.jsonl",
+            "sft.learning_rate=2e-4",
+            "evaluation.evaluators=[{name: wordlist}]",
+            "name=a-b",
+        ],
+    )
+    assert config.model.lora.rank == 4
+    assert config.data.sources[0].columns == {"prompt": "question"}
+    assert config.data.sources[0].path == "other.jsonl"
+    assert config.sft is not None
+    assert config.sft.learning_rate == 2e-4
+    assert config.evaluation.evaluators == [{"name": "wordlist"}]
+    assert config.name == "a-b"
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("seed", "--set seed: a change has no value. expected --set a.b=value."),
+        ("data.sources.1.path=x", "--set data.sources.1.path=x: the list has no such entry. got 1, expected 0 to 0."),
+        ("model.base.x=1", "--set model.base.x=1: `x` would be inside a plain value. Check the path."),
+        ("seed=[1", "--set seed: the value is not valid YAML. got [1."),
+        ("sede=1", "run.yaml: sede: there is no such setting. Did you mean `seed`?"),
+    ],
+)
+def test_mistakes_in_overrides(write: Write, override: str, expected: str) -> None:
+    assert fault(write(SMALLEST), override) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (SMALLEST + "sede: 1\n", "run.yaml: sede: there is no such setting. Did you mean `seed`?"),
+        (
+            SMALLEST + "sft: {epochs: 0}\n",
+            "run.yaml: sft.epochs: the value does not fit. got 0, expected greater than or equal to 1.",
+        ),
+        (
+            SMALLEST.replace("base: some/model", "load_in: int4"),
+            "run.yaml: model.base: this setting is missing. Also model.load_in: the value does not fit."
+            " got 'int4', expected 'nf4', 'int8', 'bf16' or 'fp32'.",
+        ),
+        (
+            SMALLEST.replace("some/model", "x, lora: {target_modules: [q, 1]}"),
+            "run.yaml: model.lora.target_modules: the value does not fit."
+            " got ['q', 1], expected 'all-linear' or a valid string.",
+        ),
+        (
+            SMALLEST + "      hue: red\n",
+            "run.yaml: data.sources.0.hue: there is no such setting."
+            f" expected one of {', '.join(SourceConfig.model_fields)}.",
+        ),
+        (
+            "model: 4\n" + SMALLEST.split("\n", 1)[1],
+            "run.yaml: model: the value does not fit. got 4, expected settings by name.",
+        ),
+        (SMALLEST + "seed: [1\n", "run.yaml:6: this is not valid YAML: expected ',' or ']', but got '<stream end>'."),
+        (SMALLEST + "seed: 1\nseed: 2\n", "run.yaml:6: this is not valid YAML: `seed` is given twice."),
+        ("- a\n", "run.yaml: the file holds no settings. expected `model:`, `data:` and more."),
+        ("", "run.yaml: the file holds no settings. expected `model:`, `data:` and more."),
+    ],
+)
+def test_mistakes_in_the_file(write: Write, text: str, expected: str) -> None:
+    assert fault(write(text)) == expected
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    assert fault(tmp_path / "none.yaml") == "none.yaml: there is no such file. Check the path."
+
+
+def test_unreadable_file(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_bytes(b"\xff\xfe\x00bad")
+    assert fault(tmp_path / "run.yaml").startswith("run.yaml: the file cannot be read.")

@@ -1,0 +1,169 @@
+"""What a user installs: the pins, the wheel, and a command that starts at once."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import resource
+import subprocess
+import sys
+import sysconfig
+import tomllib
+import venv
+import zipfile
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("alignment_core", "flows/alignment_flows", "plugins/alignment_plugins")
+HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "datasets", "matplotlib", "prefect"}
+
+
+def project() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+# --- the pins -----------------------------------------------------------------------------------------------------
+
+
+def test_every_dependency_is_pinned_within_its_bounds() -> None:
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and not line.startswith("#")]
+    pins = {canonicalize_name(name): version for name, version in (line.split("==") for line in lines)}
+    assert len(pins) == len(lines), "a package is pinned twice"
+    wanted = [Requirement(line) for line in project()["dependencies"]]
+    for extra in project()["optional-dependencies"].values():
+        wanted += [Requirement(line) for line in extra]
+    for requirement in wanted:
+        if requirement.name != project()["name"]:
+            assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), requirement
+    # "+cpu" or "+cu130" would tie the file to one kind of machine.
+    assert not [line for line in lines if "+" in line]
+
+
+def imported() -> set[str]:
+    """Distributions that the packages import anywhere, inside functions too."""
+    modules: set[str] = set()
+    for package in PACKAGES:
+        for path in (ROOT / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Import):
+                    modules |= {alias.name.split(".")[0] for alias in node.names}
+                elif isinstance(node, ast.ImportFrom) and node.module:
+                    modules.add(node.module.split(".")[0])
+    distributions = packages_distributions()
+    own = {Path(package).name for package in PACKAGES}
+    return {canonicalize_name(distributions[module][0]) for module in modules - own - sys.stdlib_module_names}
+
+
+def test_dependencies_are_what_is_imported() -> None:
+    declared = {canonicalize_name(Requirement(line).name) for line in project()["dependencies"]}
+    not_imported = {"accelerate", "fastapi"}  # pyproject.toml says why they are there
+    part_of_another = {"pydantic-core"}  # pydantic pins it
+    assert imported() - part_of_another == declared - not_imported
+
+
+# --- the command --------------------------------------------------------------------------------------------------
+
+
+def test_help_is_quick_and_loads_nothing_heavy() -> None:
+    script = (
+        "import sys\nsys.argv = ['align', '--help']\nfrom alignment_flows.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as stop:\n    assert not stop.code\n"
+        f"print(sorted({HEAVY!r} & set(sys.modules)))"
+    )
+    seconds = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        assert "Usage" in done.stdout
+        assert done.stdout.splitlines()[-1] == "[]"
+    # Processor time: a busy machine does not make it longer.
+    assert min(seconds) < 0.8
+
+
+# --- the wheel ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, made from the source distribution as the package index gets it."""
+    out = tmp_path_factory.mktemp("dist")
+    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(ROOT)]
+    done = subprocess.run(build, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (path,) = out.glob("*.whl")
+    return path
+
+
+@pytest.mark.ci
+def test_wheel_holds_the_three_packages_and_nothing_else(wheel: Path) -> None:
+    packages = {Path(package).name: (ROOT / package).parent for package in PACKAGES}
+    listing = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    expected = {
+        str((ROOT / path).relative_to(parent))
+        for package, parent in packages.items()
+        for path in listing
+        if (ROOT / path).exists() and (ROOT / path).is_relative_to(parent / package)
+    }
+    names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    assert expected <= names
+    assert {name.split("/")[0] for name in names} == set(packages)
+
+
+def run(folder: Path, *command: str | Path) -> str:
+    """Standard output of a command that runs in `folder` and sees nothing of the checkout."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def make_environment(folder: Path, wheel: Path) -> Path:
+    """A new environment's `bin`, with the wheel in it and our dependencies behind it.
+
+    The dependencies are those of the running environment, put on the path by a `.pth` file: downloading and unpacking
+    two gigabytes again would take minutes and test nothing of ours. The new environment's own packages come first, so
+    the wheel, not the checkout, is imported; the old one's own `.pth` files (editable installs) have no effect here.
+    """
+    venv.create(folder, with_pip=True)
+    bin_folder = folder / "bin"
+    site = sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)})
+    (Path(site) / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    run(folder, bin_folder / "python", "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", wheel)
+    return bin_folder
+
+
+@pytest.mark.ci
+def test_wheel_works_outside_the_checkout(wheel: Path, tmp_path: Path) -> None:
+    bin_folder = make_environment(tmp_path / "env", wheel)
+    for package in (Path(package).name for package in PACKAGES):
+        place = run(tmp_path, bin_folder / "python", "-c", f"import {package}; print({package}.__file__)")
+        assert Path(place.strip()).is_relative_to(tmp_path), place
+    assert "Usage" in run(tmp_path, bin_folder / "align", "--help")
+    listed = run(tmp_path, bin_folder / "align", "plugins", "list", "--json")
+    plugins = {plugin["name"]: plugin for plugin in json.loads(listed)["plugins"]}
+    assert {"dpo", "kto", "ppo"} <= set(plugins)
+    assert plugins["dpo"]["package"] == project()["name"]
+    assert re.fullmatch(r"\d+\.\d+\.\d+.*", plugins["dpo"]["version"])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_demo_runs_from_the_wheel_in_an_empty_environment(wheel: Path, tmp_path: Path) -> None:
+    """Nothing is borrowed here: every dependency is installed anew, at its pinned version."""
+    venv.create(tmp_path / "env", with_pip=True)
+    bin_folder = tmp_path / "env" / "bin"
+    constraints = ROOT / "constraints.txt"
+    run(tmp_path, bin_folder / "python", "-m", "pip", "install", "--quiet", "--constraint", constraints, wheel)
+    run(tmp_path, bin_folder / "align", "demo", "--folder", tmp_path / "demo")
+    lines = json.loads((tmp_path / "demo" / "report.json").read_text())
+    assert [line["model"] for line in lines] == ["sft", "dpo", "kto", "ppo"]
+    assert (tmp_path / "demo" / "report.png").stat().st_size > 0

@@ -1,0 +1,243 @@
+"""Plugins as strangers ship them: real distributions on `sys.path`, found through real entry points."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alignment_core.artifacts.source import source_digest
+from alignment_core.errors import ConfigError, PluginError
+from alignment_core.registry import Registry, load_registry
+
+Install = Callable[..., None]
+
+HINGE = """
+    from typing import ClassVar, Literal
+    from pydantic import Field
+    from alignment_core.plugin_api import AlignmentOptimizer, hookimpl
+
+    class Hinge(AlignmentOptimizer):
+        'Learns by a hinge.'
+        preferences: ClassVar[bool] = True
+        name: Literal["hinge"] = "hinge"
+        slack: float = Field(1.0, gt=0, le=3)
+        '''Width of the hinge.'''
+
+        def batches(self, run): yield from ()
+        def loss(self, run, micro): ...
+
+    @hookimpl
+    def alignment_optimizers():
+        return [Hinge]
+"""
+
+RUDE = """
+    from typing import Literal
+    from alignment_core.plugin_api import Evaluator, hookimpl
+
+    class Polite(Evaluator):
+        name: Literal["polite"] = "polite"
+        def score(self, prompt, response): return float("please" in response)
+
+    @hookimpl
+    def alignment_evaluators():
+        return [Polite]
+"""
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
+    """Lays a distribution with one module and its entry point where Python finds it, as an installer does."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def put(package: str, source: str, *, version: str = "1.2", direct_url: str | None = None) -> None:
+        module = package.replace("-", "_")
+        (tmp_path / f"{module}.py").write_text(textwrap.dedent(source))
+        info = tmp_path / f"{module}-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n")
+        (info / "entry_points.txt").write_text(f"[alignment_core]\n{module}_entry = {module}\n")
+        if direct_url is not None:
+            (info / "direct_url.json").write_text(direct_url)
+        monkeypatch.delitem(sys.modules, module, raising=False)
+
+    return put
+
+
+def names(registry: Registry, kind: str) -> set[str]:
+    return {plugin.name for plugin in registry.plugins if plugin.kind == kind}
+
+
+def test_built_in_plugins_are_found_through_the_entry_points() -> None:
+    registry = load_registry()
+    assert registry.problems == []
+    assert {"dpo", "kto", "ppo"} <= names(registry, "optimizer")
+    assert "wordlist" in names(registry, "evaluator")
+
+
+def test_a_strangers_plugin_is_chosen_by_name(install: Install) -> None:
+    install("stranger-hinge", HINGE)
+    install("stranger-rude", RUDE)
+    registry = load_registry()
+    assert registry.problems == []
+    hinge = registry.optimizer({"name": "hinge", "slack": "2"})
+    assert (type(hinge).__name__, hinge.model_dump()["slack"]) == ("Hinge", 2.0)
+    assert registry.identity(hinge) == {"package": "stranger-hinge", "version": "1.2"}
+    assert registry.evaluator({"name": "polite"}).score((), "yes please") == 1.0
+
+
+def test_description_for_people(install: Install) -> None:
+    install("stranger-hinge", HINGE)
+    plugin = next(plugin for plugin in load_registry().plugins if plugin.name == "hinge")
+    described = plugin.to_json()
+    settings = {setting["name"]: setting for setting in described.pop("settings")}
+    assert described == {
+        "name": "hinge",
+        "kind": "optimizer",
+        "version": "1.2",
+        "package": "stranger-hinge",
+        "description": "Learns by a hinge.",
+        "needs": ["preferences"],
+        "trains": ["policy"],
+    }
+    assert settings["slack"] == {
+        "name": "slack",
+        "type": "float, > 0, ≤ 3",
+        "required": False,
+        "default": 1.0,
+        "description": "Width of the hinge.",
+    }
+    assert "name" not in settings
+    json.dumps(settings)
+
+
+@pytest.mark.parametrize(
+    ("raw", "error", "paragraph"),
+    [
+        (
+            {"name": "hing"},
+            PluginError,
+            "optimizer.name: no installed optimizer has this name. got hing,"
+            " expected one of dpo, hinge, kto, ppo. Did you mean `hinge`?",
+        ),
+        (
+            {"name": "hinge", "slack": 4},
+            ConfigError,
+            "optimizer.slack: the value does not fit. got 4, expected less than or equal to 3.",
+        ),
+        ({"name": "hinge", "slak": 1}, ConfigError, "optimizer.slak: there is no such setting. Did you mean `slack`?"),
+        ({"slack": 1}, ConfigError, "optimizer.name: this setting is missing. expected dpo, hinge, kto, ppo."),
+    ],
+)
+def test_mistakes_of_the_user(install: Install, raw: dict[str, Any], error: type[Exception], paragraph: str) -> None:
+    install("stranger-hinge", HINGE)
+    with pytest.raises(error) as caught:
+        load_registry().optimizer(raw)
+    assert str(caught.value) == paragraph
+
+
+@pytest.mark.parametrize(
+    ("source", "fault"),
+    [
+        ("import no_such_module_anywhere", "it cannot be imported: ModuleNotFoundError: No module named"),
+        ("raise SystemExit(3)", "it cannot be imported: SystemExit: 3"),
+        ("x = 1", "it implements no hook"),
+        (HINGE.replace("alignment_optimizers", "alignment_optimisers"), "there is no hook `alignment_optimisers`. Did"),
+        (HINGE.replace("alignment_optimizers()", "alignment_optimizers(config)"), "a hook has the wrong signature"),
+        (HINGE.replace("return [Hinge]", "return Hinge"), "`alignment_optimizers` returned no list"),
+        (HINGE.replace("return [Hinge]", "pass"), "`alignment_optimizers` returned no list"),
+        (HINGE.replace("return [Hinge]", "return [1 / 0]"), "`alignment_optimizers` failed: ZeroDivisionError"),
+        (HINGE.replace("return [Hinge]", "return [int]"), "int is no usable optimizer: it is not a subclass"),
+        (
+            HINGE.replace("slack: float", "api_version: ClassVar[int] = 2; slack: float"),
+            "for plugin API 2, and this is 1",
+        ),
+        (HINGE.replace('Literal["hinge"]', "str"), "it has no fixed name"),
+        (HINGE.replace("def loss", "def lost"), "it does not define `loss`"),
+        (HINGE.replace("slack: float", "trains: ClassVar = ('critic',); slack: float"), "it trains critic"),
+        (RUDE.replace("def score", "def skore"), "it does not define `score`"),
+    ],
+)
+def test_broken_plugin_is_reported_and_the_rest_works(install: Install, source: str, fault: str) -> None:
+    install("stranger-broken", source)
+    registry = load_registry()
+    assert [fault in str(problem) for problem in registry.problems] == [True], registry.problems
+    assert str(registry.problems[0]).startswith("plugin `stranger_broken_entry` of stranger-broken 1.2: ")
+    assert {"dpo", "kto", "ppo"} <= names(registry, "optimizer")
+    assert "hinge" not in names(registry, "optimizer")
+    with pytest.raises(PluginError, match=r"Not usable: plugin `stranger_broken_entry` of stranger-broken 1\.2"):
+        registry.optimizer({"name": "hinge"})
+
+
+def test_two_plugins_with_one_name_are_both_refused(install: Install) -> None:
+    install("stranger-hinge", HINGE)
+    install("other-hinge", HINGE, version="3")
+    install("stranger-dpo", HINGE.replace('"hinge"', '"dpo"'))
+    registry = load_registry()
+    assert {problem.package for problem in registry.problems} == {
+        "stranger-hinge",
+        "other-hinge",
+        "stranger-dpo",
+        "alignment-flows",
+    }
+    assert names(registry, "optimizer") == {"kto", "ppo"}
+    with pytest.raises(PluginError) as caught:
+        registry.optimizer({"name": "hinge"})
+    assert str(caught.value) == (
+        "optimizer.name: the optimizer `hinge` is defined more than once."
+        " got other-hinge 3 and stranger-hinge 1.2. Uninstall all but one."
+    )
+
+
+def test_source_of_an_editable_plugin_enters_its_identity(install: Install, tmp_path: Path) -> None:
+    install("stranger-hinge", HINGE, direct_url='{"url": "file:///x", "dir_info": {"editable": true}}')
+    registry = load_registry()
+    hinge = registry.optimizer({"name": "hinge"})
+    before = registry.identity(hinge)
+    assert before.keys() == {"package", "version", "source"}
+    (tmp_path / "unrelated.py").write_text("x = 1")
+    assert registry.identity(hinge) == before
+    with (tmp_path / "stranger_hinge.py").open("a") as file:
+        file.write("# another loss\n")
+    assert registry.identity(hinge) != before
+
+
+def test_source_digest_follows_imports_inside_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "strangers_package"
+    (package / "deep").mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "deep" / "__init__.py").write_text("from ..shared import x")
+    (package / "deep" / "plugin.py").write_text("from . import helper\ndef f():\n    import strangers_package.late\n")
+    (package / "deep" / "helper.py").write_text("from alignment_core import losses")
+    for name in ("shared", "late", "unused"):
+        (package / f"{name}.py").write_text("x = 1")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    __import__("strangers_package.deep.plugin")
+    digest = source_digest("strangers_package.deep.plugin")
+    changed = {}
+    for path in sorted(package.rglob("*.py")):
+        text = path.read_text()
+        path.write_text(text + "\n# changed\n")
+        changed[path.relative_to(package).as_posix()] = source_digest("strangers_package.deep.plugin") != digest
+        path.write_text(text)
+    assert changed == {
+        "__init__.py": True,
+        "deep/__init__.py": True,
+        "deep/helper.py": True,
+        "deep/plugin.py": True,
+        "late.py": True,
+        "shared.py": True,
+        "unused.py": False,
+    }
+
+
+def test_finding_plugins_loads_no_torch() -> None:
+    code = "import sys, alignment_core.registry as r; r.load_registry(); print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"

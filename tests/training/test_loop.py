@@ -1,0 +1,252 @@
+"""The loop: exact sums, budgets, memory, faults, schedules, and what a plugin may get wrong."""
+
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import pytest
+import torch
+from engine import ENOUGH, naive_logps
+from runs import (
+    OBJECTIVES,
+    Listener,
+    World,
+    demonstration_rows,
+    gradients_of,
+    learn,
+    make_world,
+    preference_rows,
+    weights_of,
+)
+from torch import Tensor
+
+from alignment_core.errors import PluginError, TrainingError
+from alignment_core.models.roles import Roles
+from alignment_core.plugin_api import AlignmentOptimizer, LossOutput, MicroBatch, StepBatch
+from alignment_core.stages.sft import SFT
+from alignment_core.training.loop import learning_rate_factor
+from alignment_core.training.run import Rows, Run
+
+
+@pytest.fixture(scope="module")
+def world(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
+    return make_world(tiny_model, tmp_path_factory.mktemp("world"))
+
+
+def test_the_gradient_is_of_the_mean_over_all_tokens_of_the_step(world: World, tmp_path: Path) -> None:
+    """Against one backward through the model's own logits of all rows, whatever the micro-batches."""
+    rows = [row for row in demonstration_rows(9) if row.sequences["demonstration"].mask is None]
+    found = [row.sequences["demonstration"] for row in rows]
+    for budget in (1, 60, ENOUGH):
+        run = world.open("sft", budget=budget, rows=Rows(demonstrations=rows))
+        learn(SFT(batch_size=9, max_grad_norm=1e9), run, tmp_path / str(budget))
+        fresh = world.open("sft")
+        with fresh.roles.use("policy"):
+            loss = -naive_logps(fresh.roles.model, found).sum() / sum(len(s.completion) for s in found)
+        loss.backward()  # type: ignore[no-untyped-call]
+        assert run.history[0]["loss"] == pytest.approx(loss.item(), rel=1e-5)
+        for name, gradient in gradients_of(fresh).items():
+            torch.testing.assert_close(gradients_of(run)[name], gradient, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", OBJECTIVES)
+def test_the_budget_changes_nothing(world: World, tmp_path: Path, kind: str) -> None:
+    """Losses, metrics and gradients of every step; three budgets give one, a few and many micro-batches a step."""
+    runs = []
+    for budget in (ENOUGH, 130, 1):
+        progress = Listener()
+        objective = OBJECTIVES[kind]()
+        run = learn(objective, world.open(kind, budget=budget, progress=progress), tmp_path / str(budget))
+        runs.append((run, progress.looks))
+    (whole, few), *others = runs
+    assert any(looks > few for _, looks in others)
+    for run, _ in others:
+        assert len(run.history) == len(whole.history)
+        for ours, theirs in zip(run.history, whole.history, strict=True):
+            assert ours.keys() == theirs.keys()
+            for name in ours:
+                # Ten steps of Adam let rounding grow; a row that counts twice is off by tenths.
+                assert ours[name] == pytest.approx(theirs[name], rel=2e-3, abs=2e-3), name
+        for name, weight in weights_of(whole).items():
+            torch.testing.assert_close(weights_of(run)[name], weight, rtol=0, atol=5e-3)
+
+
+@pytest.mark.parametrize("kind", OBJECTIVES)
+@pytest.mark.parametrize("failing_call", [1, 5])
+def test_memory_that_ends_halves_the_budget_and_the_result_stays(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, failing_call: int
+) -> None:
+    calm = learn(OBJECTIVES[kind](), world.open(kind), tmp_path / "calm")
+    calls: list[int] = []
+    hidden = Roles.hidden
+
+    def failing(self: Roles, role: str, ids: Tensor, attention_mask: Tensor) -> Tensor:
+        calls.append(1)
+        if len(calls) == failing_call:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return hidden(self, role, ids, attention_mask)
+
+    monkeypatch.setattr(Roles, "hidden", failing)
+    progress = Listener()
+    run = learn(OBJECTIVES[kind](), world.open(kind, budget=1000, progress=progress), tmp_path / "hit")
+    assert run.budget.tokens == 500
+    assert run.warnings == progress.warnings == ["out of memory: token_budget is now 500"]
+    assert len(run.history) == len(calm.history)
+    for ours, theirs in zip(run.history, calm.history, strict=True):
+        for name in ours:
+            assert ours[name] == pytest.approx(theirs[name], rel=2e-3, abs=2e-3), name
+
+
+def test_memory_that_ends_in_backward_counts_no_gradient_twice(world: World, tmp_path: Path) -> None:
+    """The second micro-batch fails in its backward: what was accumulated is thrown away."""
+
+    class Fragile(SFT):
+        failed: ClassVar[list[int]] = []
+
+        def loss(self, run: Run, micro: MicroBatch) -> LossOutput:
+            output = super().loss(run, micro)
+            self.failed.append(1)
+            if len(self.failed) == 2:
+                output.loss.register_hook(lambda _: _out_of_memory())
+            return output
+
+    settings = {"batch_size": 10, "learning_rate": 1e-2, "max_grad_norm": 1e9}
+    calm = learn(SFT(**settings), world.open("sft"), tmp_path / "calm")
+    hit = learn(Fragile(**settings), world.open("sft", budget=130), tmp_path / "hit")
+    assert hit.budget.tokens == 65
+    for name, gradient in gradients_of(calm).items():
+        torch.testing.assert_close(gradients_of(hit)[name], gradient, rtol=1e-3, atol=1e-5)
+
+
+def _out_of_memory() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+class Broken(AlignmentOptimizer):
+    """Descends on preferences, until something goes wrong in step `at`."""
+
+    preferences: ClassVar[bool] = True
+    name: Literal["broken"] = "broken"
+    at: int = 3
+    fault: str = "nan"
+
+    def batches(self, run: Any) -> Iterator[StepBatch]:
+        for rows in run.shuffled(run.preferences, self.batch_size, self.epochs):
+            yield StepBatch([] if self.fault == "empty" else rows)
+
+    def loss(self, run: Any, micro: MicroBatch) -> Any:
+        logps = run.policy.logps(micro.sequences("chosen"))
+        loss = -logps.sum() / micro.denominators["rows"] / 50
+        if run.step + 1 == self.at:
+            if self.fault == "nan":
+                loss = loss * math.nan
+            elif self.fault == "infinite gradient":
+                loss = loss + (logps.sum() * 0).abs().sqrt()
+            elif self.fault == "vector":
+                return LossOutput(logps)
+            elif self.fault == "constant":
+                return LossOutput(loss.detach())
+            elif self.fault == "tensor":
+                return loss
+            elif self.fault == "state":
+                run.state["set"] = {1, 2}
+        return LossOutput(loss, {"loss": torch.tensor(-1.0), "chosen": logps.sum() / micro.denominators["rows"]})
+
+
+@pytest.mark.parametrize("fault", ["nan", "infinite gradient"])
+def test_a_loss_that_is_not_finite_names_step_and_rows(world: World, tmp_path: Path, fault: str) -> None:
+    run = world.open("dpo", rows=Rows(preferences=preference_rows(8)))
+    broken = Broken(fault=fault, batch_size=2, learning_rate=1e-2)
+    with pytest.raises(TrainingError, match="no longer finite") as error:
+        learn(broken, run, tmp_path)
+    assert error.value.where == "step 3"
+    assert run.step == 2
+    third_batch = next(run.shuffled(run.preferences, 2, 1))
+    assert re.findall(r"pair-\d+", str(error.value)) == [row.id for row in third_batch]
+    # The step was not taken: the weights are those of two good steps.
+    good = world.open("dpo", rows=Rows(preferences=preference_rows(8)))
+    with pytest.raises(PluginError):
+        learn(Broken(fault="vector", batch_size=2, learning_rate=1e-2), good, tmp_path / "good")
+    for name, weight in weights_of(good).items():
+        assert torch.equal(weights_of(run)[name], weight)
+
+
+@pytest.mark.parametrize(
+    ("fault", "what"),
+    [
+        ("vector", "not a differentiable scalar"),
+        ("constant", "not a differentiable scalar"),
+        ("tensor", "not a `LossOutput`"),
+        ("empty", "step without rows"),
+        ("state", "cannot be saved"),
+    ],
+)
+def test_a_loss_that_breaks_its_contract_is_named(world: World, tmp_path: Path, fault: str, what: str) -> None:
+    run = world.open("dpo", rows=Rows(preferences=preference_rows(4)))
+    with pytest.raises(PluginError, match=what):
+        learn(Broken(fault=fault, at=1), run, tmp_path)
+
+
+def test_the_loops_own_metrics_are_not_a_plugins_to_change(world: World, tmp_path: Path) -> None:
+    progress = Listener()
+    run = learn(
+        Broken(at=99, batch_size=2),
+        world.open("dpo", rows=Rows(preferences=preference_rows(4)), progress=progress),
+        tmp_path,
+    )
+    for i, entry in enumerate(run.history):
+        assert entry["step"] == i + 1
+        # The loss is minus a fiftieth of what the plugin reports as `chosen`.
+        assert entry["loss"] == pytest.approx(-entry["chosen"] / 50, rel=1e-5)
+        assert set(entry) == {"step", "loss", "chosen", "grad_norm", "learning_rate"}
+    assert [(done, total) for done, total, _ in progress.steps] == [(1, 2), (2, 2)]
+    assert run.metrics == {name: value for name, value in run.history[-1].items() if name != "step"}
+
+
+def test_gradients_are_clipped_to_their_norm(world: World, tmp_path: Path) -> None:
+    run = learn(SFT(batch_size=10, max_grad_norm=0.01), world.open("sft"), tmp_path)
+    norm = math.sqrt(sum(float((gradient**2).sum()) for gradient in gradients_of(run).values()))
+    assert norm == pytest.approx(0.01, rel=1e-3)
+    assert run.history[0]["grad_norm"] > 0.1
+
+
+def test_the_step_is_adamws(world: World, tmp_path: Path) -> None:
+    """One step by hand: w·(1 - lr·decay) - lr·g/(|g| + 1e-8), the unbiased first moments being g and g²."""
+    run = world.open("sft")
+    before = weights_of(run)
+    settings = {"learning_rate": 0.01, "weight_decay": 0.1, "schedule": "constant", "warmup_fraction": 0}
+    learn(SFT(batch_size=10, max_grad_norm=1e9, **settings), run, tmp_path)
+    for name, gradient in gradients_of(run).items():
+        expected = before[name] * (1 - 0.01 * 0.1) - 0.01 * gradient / (gradient.abs() + 1e-8)
+        torch.testing.assert_close(weights_of(run)[name], expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        # Ten steps, two of them warm-up; after it the done share is 0, 1/8, … 7/8.
+        ("constant", [0.5, 1.0, *[1.0] * 8]),
+        ("linear", [0.5, 1.0, 1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125]),
+        # 0.1 + 0.9 (1 + cos(pi s)) / 2 at s = 0, 1/8, 1/4, 3/8, 1/2, …
+        ("cosine", [0.5, 1.0, 1.0, 0.965746, 0.868198, 0.722208, 0.55, 0.377792, 0.231802, 0.134254]),
+    ],
+)
+def test_schedules_by_hand(schedule: str, expected: list[float]) -> None:
+    found = [learning_rate_factor(i, 10, schedule=schedule, warmup_fraction=0.2) for i in range(10)]
+    assert found == pytest.approx(expected, abs=1e-6)
+
+
+def test_schedules_beyond_their_end_stay_at_their_floor() -> None:
+    floors = {"constant": 1.0, "linear": 0.0, "cosine": 0.1}
+    for schedule, floor in floors.items():
+        assert learning_rate_factor(15, 10, schedule=schedule, warmup_fraction=0) == pytest.approx(floor)
+    assert learning_rate_factor(0, 1, schedule="cosine", warmup_fraction=0.1) == 1.0
+
+
+def test_the_learning_rate_of_each_step_is_the_schedules(world: World, tmp_path: Path) -> None:
+    objective = SFT(batch_size=2, epochs=2, learning_rate=0.01, schedule="linear", warmup_fraction=0.2)
+    run = learn(objective, world.open("sft"), tmp_path)
+    rates = [entry["learning_rate"] for entry in run.history]
+    assert rates == pytest.approx([0.01 * f for f in [0.5, 1.0, 1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125]])

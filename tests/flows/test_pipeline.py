@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from shown import task_runs
 
 from alignment_core.config_file import load_config
 from alignment_flows.pipeline import align
@@ -22,9 +22,7 @@ def test_only_what_a_change_reaches_is_built_again(write: Callable[..., Path], t
         state = align(load_config(write(), ["isolation=inline", *changes]), return_state=True)
         built = state.result()
         assert all((stage.artifact.path / "manifest.json").is_file() for stage in built.values())
-        flow_run = FlowRunFilter(id=FlowRunFilterId(any_=[state.state_details.flow_run_id]))
-        with get_client(sync_client=True) as client:
-            shown = [task.state_name for task in client.read_task_runs(flow_run_filter=flow_run)]
+        shown = [task.state_name for task in task_runs(state, len(built))]
         assert sorted(shown) == sorted("Cached" if stage.cached else "Completed" for stage in built.values())
         return {name: stage.cached for name, stage in built.items()}
 

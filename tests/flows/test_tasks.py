@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.client.schemas.objects import State, TaskRun
+from shown import task_runs
 
 from alignment_core.errors import AlignmentError, DataError, StageCrashed
 from alignment_core.stages.base import StageCall
@@ -30,12 +31,10 @@ def run_stages(graph: list[tuple[StageCall, list[StageCall]]]) -> list[bool]:
     return [stage.built(call).cached for call, _ in graph]
 
 
-def run(*graph: tuple[StageCall, list[StageCall]]) -> tuple[State[Any], dict[str, TaskRun]]:
-    """The flow run's final state, and its task runs by name."""
+def run(*graph: tuple[StageCall, list[StageCall]], tasks: int) -> tuple[State[Any], dict[str, TaskRun]]:
+    """The flow run's final state, and its task runs by name, of which there should be `tasks`."""
     state = run_stages(list(graph), return_state=True)
-    flow_run = FlowRunFilter(id=FlowRunFilterId(any_=[state.state_details.flow_run_id]))
-    with get_client(sync_client=True) as client:
-        return state, {task.name: task for task in client.read_task_runs(flow_run_filter=flow_run)}
+    return state, {task.name: task for task in task_runs(state, tasks)}
 
 
 def reports_of(state: State[Any]) -> list[str]:
@@ -47,8 +46,8 @@ def reports_of(state: State[Any]) -> list[str]:
 def test_second_run_is_cached_and_says_so(probe: Probe) -> None:
     data = probe("write")
     child = probe("report", parents={"data": data.key})
-    first, first_tasks = run((data, []), (child, [data]))
-    second, second_tasks = run((data, []), (child, [data]))
+    first, first_tasks = run((data, []), (child, [data]), tasks=2)
+    second, second_tasks = run((data, []), (child, [data]), tasks=2)
     assert first.result() == [False, False]
     assert second.result() == [True, True]
     assert {name: task.state_name for name, task in first_tasks.items()} == {
@@ -61,7 +60,7 @@ def test_second_run_is_cached_and_says_so(probe: Probe) -> None:
 
 
 def test_every_stage_leaves_a_report(probe: Probe) -> None:
-    state, _ = run((probe("report"), []))
+    state, _ = run((probe("report"), []), tasks=1)
     (report,) = reports_of(state)
     assert report.startswith("# probe · report\n")
     assert "| this run | built |" in report
@@ -81,7 +80,7 @@ def test_every_stage_leaves_a_report(probe: Probe) -> None:
 def test_failed_stage_fails_the_run_in_our_words_and_ends_it(
     probe: Probe, caplog: pytest.LogCaptureFixture, do: str, kind: type[AlignmentError], words: str
 ) -> None:
-    state, tasks = run((probe(do), []), (probe("write"), []))
+    state, tasks = run((probe(do), []), (probe("write"), []), tasks=1)
     assert state.is_failed()
     assert (state.message or "").startswith(words)
     with pytest.raises(kind):
@@ -93,12 +92,12 @@ def test_failed_stage_fails_the_run_in_our_words_and_ends_it(
 
 def test_stage_that_several_plans_share_runs_once(probe: Probe) -> None:
     shared = probe("write")
-    _, tasks = run((shared, []), (shared, []))
+    _, tasks = run((shared, []), (shared, []), tasks=1)
     assert len(tasks) == 1
 
 
 def test_flow_that_forgets_a_parent_is_caught(probe: Probe) -> None:
     data = probe("write")
-    state, _ = run((data, []), (probe("report", parents={"data": data.key}), []))
+    state, _ = run((data, []), (probe("report", parents={"data": data.key}), []), tasks=1)
     assert state.is_failed()
     assert "reads stages that the flow does not give it" in (state.message or "")

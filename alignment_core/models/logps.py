@@ -12,6 +12,7 @@ from alignment_core.errors import PluginError, TrainingError
 from alignment_core.losses.likelihood import fused_token_logps
 from alignment_core.models.batching import least_padding
 from alignment_core.models.load import head_shape
+from alignment_core.models.packing import Arrangement, packed, packed_by_budget, padded
 from alignment_core.models.roles import Roles
 from alignment_core.plugin_api import TokenLogps, TokenSequence
 
@@ -81,26 +82,21 @@ class LanguageModel:
 
     def _forward(self, sequences: Sequence[TokenSequence], temperature: float) -> tuple[Tensor, ...]:
         device = self.roles.device
-        hidden = self.roles.hidden(self.role, *_padded(sequences, self.pad_id, device))
-        mask = target_mask(sequences, device)
-        row, column = mask.nonzero(as_tuple=True)
-        starts = torch.tensor([s.start for s in sequences], device=device)
-        position = starts[row] + column
+        arrangement = arrange(self.roles, sequences, self.pad_id)
+        hidden = self.roles.hidden(self.role, arrangement)
+        mask = target_mask(sequences)
         targets = _flat_targets(sequences, device)
         head = self.roles.head
         logps, entropy = fused_token_logps(
-            hidden[row, position - 1],
+            hidden[_before(sequences, arrangement, mask).to(device)],
             head.weight,  # type: ignore[arg-type]
             targets,
             bias=getattr(head, "bias", None),
             shape=head_shape(self.roles.model, temperature),
         )
+        mask = mask.to(device)
         empty = torch.zeros(mask.shape, device=device)
-        return (
-            empty.index_put((row, column), logps),
-            mask.float(),
-            empty.index_put((row, column), entropy),
-        )
+        return empty.masked_scatter(mask, logps), mask.float(), empty.masked_scatter(mask, entropy)
 
 
 class ScalarModel:
@@ -113,9 +109,9 @@ class ScalarModel:
         """Score at the last token of each sequence, shape (sequences,), float32."""
 
         def forward(part: Sequence[TokenSequence]) -> tuple[Tensor, ...]:
-            states = self._states(part)
-            last = torch.tensor([len(s.ids) - 1 for s in part], device=states.device)
-            return (self._head(states[torch.arange(len(part), device=states.device), last]),)
+            arrangement = arrange(self.roles, part, self.pad_id)
+            last = torch.stack([places[-1] for places in arrangement.places])
+            return (self._head(arrangement, last),)
 
         return _in_budget(self.roles, self.role, self.budget, sequences, forward)[0]
 
@@ -123,19 +119,15 @@ class ScalarModel:
         """Value before each completion token, shape (sequences, longest completion), float32, 0 at padding."""
 
         def forward(part: Sequence[TokenSequence]) -> tuple[Tensor, ...]:
-            states = self._states(part)
-            mask = _completion_mask(part, states.device)
-            row, column = mask.nonzero(as_tuple=True)
-            starts = torch.tensor([s.start for s in part], device=states.device)
-            found = self._head(states[row, starts[row] + column - 1])
-            return (torch.zeros(mask.shape, device=states.device).index_put((row, column), found),)
+            arrangement = arrange(self.roles, part, self.pad_id)
+            mask = _completion_mask(part)
+            found = self._head(arrangement, _before(part, arrangement, mask))
+            return (torch.zeros(mask.shape, device=found.device).masked_scatter(mask.to(found.device), found),)
 
         return _in_budget(self.roles, self.role, self.budget, sequences, forward)[0]
 
-    def _states(self, sequences: Sequence[TokenSequence]) -> Tensor:
-        return self.roles.hidden(self.role, *_padded(sequences, self.pad_id, self.roles.device))
-
-    def _head(self, states: Tensor) -> Tensor:
+    def _head(self, arrangement: Arrangement, places: Tensor) -> Tensor:
+        states = self.roles.hidden(self.role, arrangement)[places.to(self.roles.device)]
         # float32 outside autocast: scores are differences of close numbers
         scores: Tensor = self.roles.head_of(self.role)(states.float()).squeeze(-1)
         return scores
@@ -170,7 +162,10 @@ def _in_parts(
     forward: Callable[[Sequence[TokenSequence]], tuple[Tensor, ...]],
     roles: Roles,
 ) -> tuple[Tensor, ...]:
-    groups = least_padding([len(sequence.ids) for sequence in sequences], tokens, roles.call_cost)
+    if roles.packs:
+        groups = packed_by_budget(sequences, tokens, lambda sequence: (sequence,))
+    else:
+        groups = least_padding([len(sequence.ids) for sequence in sequences], tokens, roles.call_cost)
     parts = [forward([sequences[i] for i in group]) for group in groups]
     order = torch.tensor([i for group in groups for i in group], device=roles.device)
     return tuple(_joined([part[k] for part in parts], order) for k in range(len(parts[0])))
@@ -185,8 +180,8 @@ def _joined(parts: Sequence[Tensor], order: Tensor) -> Tensor:
     return torch.empty_like(joined).index_copy_(0, order, joined)
 
 
-def _padded(sequences: Sequence[TokenSequence], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Right-padded ids and attention mask, shape (sequences, longest).
+def arrange(roles: Roles, sequences: Sequence[TokenSequence], pad_id: int) -> Arrangement:
+    """The sequences laid out for one forward pass, as the model takes them.
 
     Raises:
         PluginError: a sequence has nothing before its completion.
@@ -198,27 +193,30 @@ def _padded(sequences: Sequence[TokenSequence], pad_id: int, device: torch.devic
             got=0,
             expected="1 at least",
         )
-    width = max(len(s.ids) for s in sequences)
-    ids = torch.full((len(sequences), width), pad_id)
-    mask = torch.zeros((len(sequences), width), dtype=torch.long)
-    for i, sequence in enumerate(sequences):
-        ids[i, : len(sequence.ids)] = torch.tensor(sequence.ids)
-        mask[i, : len(sequence.ids)] = 1
-    return ids.to(device), mask.to(device)
+    return packed(sequences) if roles.packs else padded(sequences, pad_id)
 
 
-def _completion_mask(sequences: Sequence[TokenSequence], device: torch.device) -> Tensor:
+def _before(sequences: Sequence[TokenSequence], arrangement: Arrangement, mask: Tensor) -> Tensor:
+    """Places of the states that predict the completion tokens chosen by `mask`, row by row."""
+    chosen = [
+        places[sequence.start - 1 : -1][on[: len(sequence.ids) - sequence.start]]
+        for sequence, places, on in zip(sequences, arrangement.places, mask, strict=True)
+    ]
+    return torch.cat(chosen)
+
+
+def _completion_mask(sequences: Sequence[TokenSequence]) -> Tensor:
     lengths = torch.tensor([len(s.ids) - s.start for s in sequences])
-    return (torch.arange(int(lengths.max())) < lengths.unsqueeze(1)).to(device)
+    return torch.arange(int(lengths.max())) < lengths.unsqueeze(1)
 
 
-def target_mask(sequences: Sequence[TokenSequence], device: torch.device) -> Tensor:
+def target_mask(sequences: Sequence[TokenSequence]) -> Tensor:
     """True at target tokens, shape (sequences, longest completion)."""
-    mask = _completion_mask(sequences, torch.device("cpu"))
+    mask = _completion_mask(sequences)
     for i, sequence in enumerate(sequences):
         if sequence.mask is not None:
             mask[i, : len(sequence.mask)] &= torch.tensor(sequence.mask)
-    return mask.to(device)
+    return mask
 
 
 def _flat_targets(sequences: Sequence[TokenSequence], device: torch.device) -> Tensor:

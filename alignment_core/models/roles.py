@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from peft import LoraConfig as PeftLoraConfig
@@ -22,11 +22,22 @@ from transformers.pytorch_utils import Conv1D
 
 from alignment_core.config import LoraConfig
 from alignment_core.errors import ConfigError, ModelError
-from alignment_core.models.batching import call_cost
+from alignment_core.models.batching import by_budget, call_cost
 from alignment_core.models.load import head_of
+from alignment_core.models.packing import (
+    Arrangement,
+    Layout,
+    current_layout,
+    layout_in_force,
+    packed_by_budget,
+    packs,
+    run_body,
+)
+from alignment_core.plugin_api import TokenSequence
 
 ADAPTER = "adapter_model.safetensors"
 SCORE_KEY = "base_model.model.score.weight"
+T = TypeVar("T")
 
 
 class Roles:
@@ -46,6 +57,7 @@ class Roles:
         self.body, self.head = head_of(model)
         self.device = model.device
         self.path, self.revision = path, revision
+        self.packs = packs(model, self.body)
         self.call_cost = call_cost(model)
         self.heads = nn.ModuleDict()
         self.trained: tuple[str, ...] = ()
@@ -220,7 +232,7 @@ class Roles:
         self._checkpointing = on
 
     def _pin_recomputation(self) -> None:
-        """A recomputed layer runs as the role of its forward, whatever role is active when backward comes.
+        """A recomputed layer runs as the role and with the layout of its forward, whatever is in force in backward.
 
         transformers' own switch needs the layer in training mode, which turns on the base's dropout in some of them.
         """
@@ -231,7 +243,8 @@ class Roles:
     def _layer(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if not self._checkpointing or self._active is None:
             return forward(*args, **kwargs)
-        return checkpoint(partial(self._as, self._active, forward), *args, use_reentrant=False, **kwargs)
+        recomputed = partial(self._as, self._active, current_layout(), forward)
+        return checkpoint(recomputed, *args, use_reentrant=False, **kwargs)
 
     # --- running as a role ----------------------------------------------------------------------------------------
 
@@ -246,8 +259,8 @@ class Roles:
             if before is not None:
                 self._switch(before)
 
-    def _as(self, role: str, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        with self.use(role):
+    def _as(self, role: str, layout: Layout | None, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        with self.use(role), layout_in_force(layout):
             return forward(*args, **kwargs)
 
     def _switch(self, role: str) -> None:
@@ -260,11 +273,16 @@ class Roles:
                 layer._active_adapter = [adapter]
         self._active = role
 
-    def hidden(self, role: str, ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Last hidden states of a right-padded batch, shape (sequences, length, width)."""
-        with self.use(role), self.autocast():
-            output = self.body(input_ids=ids, attention_mask=attention_mask, use_cache=False)
-        return output.last_hidden_state  # type: ignore[no-any-return]
+    def hidden(self, role: str, arrangement: Arrangement) -> Tensor:
+        """Last hidden states, shape (rows · length of the arrangement, width)."""
+        with self.use(role), layout_in_force(arrangement.layout), self.autocast():
+            return run_body(self.body, arrangement, self.device)
+
+    def groups(
+        self, items: Sequence[T], budget: int, sequences_of: Callable[[T], Sequence[TokenSequence]]
+    ) -> list[list[int]]:
+        """Indices of the items that one forward pass may hold, by how this model lays them out."""
+        return (packed_by_budget if self.packs else by_budget)(items, budget, sequences_of)
 
     def autocast(self) -> torch.autocast:
         """bf16 arithmetic on a GPU; plain float32 elsewhere unless the base itself is bf16."""

@@ -55,7 +55,10 @@ class Opened:
             load_in=job.call.config["load_in"],
             device=choose_device(job.call.runtime.device),
         )
-        return cls(job, Roles(base, model["path"], model["revision"]), renderer)
+        roles = Roles(base, model["path"], model["revision"])
+        if not roles.packs:
+            job.progress.log("padded batches: the base model's attention does not take packed rows")
+        return cls(job, roles, renderer)
 
     def add_sft(self, role: str) -> None:
         """A frozen role that is the SFT model; the base where there was no SFT stage."""

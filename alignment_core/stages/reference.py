@@ -9,7 +9,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from alignment_core.models.batching import by_budget
 from alignment_core.plugin_api import TokenSequence
 from alignment_core.progress import Stopped
 from alignment_core.stages.base import Job, Stage
@@ -32,7 +31,7 @@ def run(job: Job) -> dict[str, Any]:
     policy = opened.run(Rows()).policy
     found: dict[str, float] = {}
     digests, todo = list(sequences), list(sequences.values())
-    for group in by_budget(todo, job.call.runtime.token_budget, lambda sequence: (sequence,)):
+    for group in opened.roles.groups(todo, job.call.runtime.token_budget, lambda sequence: (sequence,)):
         if job.progress.stopping:
             raise Stopped(f"stopped after {len(found)} of {len(todo)} sequences")
         logps = policy.logps([todo[i] for i in group]).tolist()

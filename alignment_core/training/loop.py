@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from alignment_core.errors import PluginError, TrainingError
-from alignment_core.models.batching import by_budget, row_sequences
+from alignment_core.models.batching import row_sequences
 from alignment_core.models.seeds import seed_of
 from alignment_core.plugin_api import LossOutput, MicroBatch, StepBatch
 from alignment_core.progress import Stopped
@@ -159,7 +159,7 @@ class _Loop:
 
     def _micro_batches(self, batch: StepBatch) -> Iterator[MicroRows]:
         denominators: Mapping[str, float] = {"rows": float(len(batch.rows)), **batch.denominators}
-        for group in by_budget(batch.rows, self.run.budget.tokens, row_sequences):
+        for group in self.run.roles.groups(batch.rows, self.run.budget.tokens, row_sequences):
             rows = [batch.rows[i] for i in group]
             yield MicroRows(rows, denominators, batch.constants, self.run.device)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from alignment_core.errors import PluginError, TrainingError
 from alignment_core.models.batching import by_budget, row_sequences
 from alignment_core.models.logps import SMALLEST_BUDGET, Budget
+from alignment_core.models.packing import Arrangement
 from alignment_core.models.roles import Roles
 from alignment_core.plugin_api import Row, TokenSequence
 
@@ -169,11 +170,11 @@ def test_memory_that_ends_halves_the_budget_and_changes_nothing(roles: Roles, mo
     policy.budget.on_halved = said.append
     hidden = Roles.hidden
 
-    def limited(self: Roles, role: str, ids: Tensor, attention_mask: Tensor) -> Tensor:
-        if ids.numel() > 150:
+    def limited(self: Roles, role: str, arrangement: Arrangement) -> Tensor:
+        if arrangement.ids.numel() > 150:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        sizes.append(ids.numel())
-        return hidden(self, role, ids, attention_mask)
+        sizes.append(arrangement.ids.numel())
+        return hidden(self, role, arrangement)
 
     monkeypatch.setattr(Roles, "hidden", limited)
     with torch.no_grad():

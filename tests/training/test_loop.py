@@ -23,6 +23,7 @@ from runs import (
 from torch import Tensor
 
 from alignment_core.errors import PluginError, TrainingError
+from alignment_core.models.packing import Arrangement
 from alignment_core.models.roles import Roles
 from alignment_core.plugin_api import AlignmentOptimizer, LossOutput, MicroBatch, StepBatch
 from alignment_core.stages.sft import SFT
@@ -82,11 +83,11 @@ def test_memory_that_ends_halves_the_budget_and_the_result_stays(
     calls: list[int] = []
     hidden = Roles.hidden
 
-    def failing(self: Roles, role: str, ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def failing(self: Roles, role: str, arrangement: Arrangement) -> Tensor:
         calls.append(1)
         if len(calls) == failing_call:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return hidden(self, role, ids, attention_mask)
+        return hidden(self, role, arrangement)
 
     monkeypatch.setattr(Roles, "hidden", failing)
     progress = Listener()

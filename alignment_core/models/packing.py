@@ -1,0 +1,249 @@
+"""Sequences of any length in one row without padding, a prompt that several share computed once.
+
+The linear layers see one long row of real tokens. Attention, registered with transformers under the name
+`alignment_packed`, takes the row apart again: each piece attends to itself and, if it continues a shared prompt, to
+that prompt. Positions restart with every sequence. Whether an architecture leaves positions and attention to us is
+found out by trying it (`packs`), not by its name; one that does not runs in padded batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from alignment_core.plugin_api import TokenSequence
+
+IMPLEMENTATION = "alignment_packed"
+LEAST_SHARED = 16
+"""Length in tokens from which a prompt is shared: below, another call of the attention costs as much as is saved."""
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Consecutive tokens of the row that attend to each other causally, and to all of their prompt.
+
+    Attributes:
+        start: index of its first token in the row.
+        stop: index behind its last token.
+        prompt: start and stop of the shared prompt that it continues; empty if it begins a sequence.
+    """
+
+    start: int
+    stop: int
+    prompt: tuple[int, int] = (0, 0)
+
+
+Layout = tuple[Piece, ...]
+_layout: ContextVar[Layout | None] = ContextVar("layout", default=None)
+
+
+@contextmanager
+def layout_in_force(layout: Layout | None) -> Iterator[None]:
+    """Attention inside takes its row apart by this layout; None leaves it to transformers."""
+    token = _layout.set(layout)
+    try:
+        yield
+    finally:
+        _layout.reset(token)
+
+
+def current_layout() -> Layout | None:
+    """The layout in force, which a layer that is recomputed in backward must see again."""
+    return _layout.get()
+
+
+@dataclass(frozen=True, slots=True)
+class Arrangement:
+    """Sequences laid out for one forward pass.
+
+    Attributes:
+        ids: token ids, shape (rows, length).
+        places: for each sequence, where its tokens stand in the flattened (rows · length) row.
+        attention_mask: 1 at real tokens, same shape; None where there is no padding.
+        positions: position ids, same shape; None where the architecture counts by itself.
+        layout: how attention takes the row apart; None in a padded batch.
+    """
+
+    ids: Tensor
+    places: list[Tensor]
+    attention_mask: Tensor | None = None
+    positions: Tensor | None = None
+    layout: Layout | None = None
+
+
+def padded(sequences: Sequence[TokenSequence], pad_id: int) -> Arrangement:
+    """A right-padded batch, one sequence a row."""
+    width = max(len(s.ids) for s in sequences)
+    ids = torch.full((len(sequences), width), pad_id)
+    mask = torch.zeros((len(sequences), width), dtype=torch.long)
+    for i, sequence in enumerate(sequences):
+        ids[i, : len(sequence.ids)] = torch.tensor(sequence.ids)
+        mask[i, : len(sequence.ids)] = 1
+    places = [torch.arange(len(s.ids)) + i * width for i, s in enumerate(sequences)]
+    return Arrangement(ids, places, mask)
+
+
+def packed(sequences: Sequence[TokenSequence]) -> Arrangement:
+    """One row of all sequences, each shared prompt once."""
+    ids: list[int] = []
+    positions: list[Tensor] = []
+    pieces: list[Piece] = []
+    places: list[Tensor] = [torch.empty(0)] * len(sequences)
+
+    def add(tokens: Sequence[int], position: int, prompt: tuple[int, int] = (0, 0)) -> Tensor:
+        start = len(ids)
+        ids.extend(tokens)
+        positions.append(torch.arange(position, position + len(tokens)))
+        if tokens:
+            pieces.append(Piece(start, len(ids), prompt))
+        return torch.arange(start, len(ids))
+
+    for family in families(sequences):
+        if len(family) == 1:
+            places[family[0]] = add(sequences[family[0]].ids, 0)
+            continue
+        prompt = sequences[family[0]].prompt
+        shared = add(prompt, 0)
+        at = (len(ids) - len(prompt), len(ids))
+        for i in family:
+            places[i] = torch.cat([shared, add(sequences[i].completion, len(prompt), at)])
+    return Arrangement(torch.tensor([ids]), places, positions=torch.cat(positions).unsqueeze(0), layout=tuple(pieces))
+
+
+def families(sequences: Sequence[TokenSequence]) -> list[list[int]]:
+    """Indices of the sequences, those together that share a prompt worth sharing."""
+    found: dict[object, list[int]] = {}
+    for i, sequence in enumerate(sequences):
+        found.setdefault(sequence.prompt if sequence.start >= LEAST_SHARED else i, []).append(i)
+    return list(found.values())
+
+
+def packed_by_budget(
+    items: Sequence[T], budget: int, sequences_of: Callable[[T], Sequence[TokenSequence]]
+) -> list[list[int]]:
+    """Split items into rows of at most `budget` tokens, those that share a prompt next to each other.
+
+    Args:
+        items: anything made of token sequences, which stay together.
+        budget: tokens in one forward pass; an item that exceeds it alone makes a group of its own.
+        sequences_of: the sequences of one item, one at least.
+
+    Returns:
+        Groups of indices into `items`; each index appears once.
+    """
+    groups: list[list[int]] = []
+    prompts: set[tuple[int, ...]] = set()
+    room = 0
+    for family in families([sequences_of(item)[0] for item in items]):
+        for i in family:
+            sequences = sequences_of(items[i])
+            size = _added(sequences, prompts)
+            if not groups or size > room:
+                groups.append([])
+                prompts, room = set(), budget
+                size = _added(sequences, prompts)
+            groups[-1].append(i)
+            prompts.update(sequence.prompt for sequence in sequences)
+            room -= size
+    return groups
+
+
+def _added(sequences: Sequence[TokenSequence], prompts: set[tuple[int, ...]]) -> int:
+    """Tokens by which a row with these prompts grows."""
+    size, seen = 0, set(prompts)
+    for sequence in sequences:
+        shared = sequence.start >= LEAST_SHARED and sequence.prompt in seen
+        size += len(sequence.ids) - (sequence.start if shared else 0)
+        seen.add(sequence.prompt)
+    return size
+
+
+# --- attention ----------------------------------------------------------------------------------------------------
+
+
+def _attention(
+    module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+) -> tuple[Tensor, None]:
+    """transformers' attention function: (1, heads, tokens, width) each in, (1, tokens, heads, width) out."""
+    layout = _layout.get()
+    if layout is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)  # type: ignore[no-any-return]
+    groups = query.shape[1] // key.shape[1]
+    key, value = repeat_kv(key, groups), repeat_kv(value, groups)
+    scale, window = options.get("scaling"), options.get("sliding_window")
+    parts = [_attend(piece, query, key, value, scale, window) for piece in layout]
+    return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
+
+
+def _attend(piece: Piece, query: Tensor, key: Tensor, value: Tensor, scale: float | None, window: int | None) -> Tensor:
+    own, prompt = slice(piece.start, piece.stop), slice(*piece.prompt)
+    before, length = prompt.stop - prompt.start, piece.stop - piece.start
+    keys, values = key[:, :, own], value[:, :, own]
+    if before:
+        keys, values = torch.cat([key[:, :, prompt], keys], 2), torch.cat([value[:, :, prompt], values], 2)
+    mask = None
+    if before or (window is not None and length > window):
+        distance = torch.arange(before, before + length, device=query.device).unsqueeze(1) - torch.arange(
+            before + length, device=query.device
+        )
+        mask = distance >= 0 if window is None else (distance >= 0) & (distance < window)
+    return scaled_dot_product_attention(
+        query[:, :, own], keys, values, attn_mask=mask, is_causal=mask is None, scale=scale
+    )
+
+
+def _mask(*arguments: Any, **options: Any) -> Tensor | None:
+    return None if _layout.get() is not None else sdpa_mask(*arguments, **options)
+
+
+AttentionInterface.register(IMPLEMENTATION, _attention)
+AttentionMaskInterface.register(IMPLEMENTATION, _mask)
+
+
+# --- does it work with this model? --------------------------------------------------------------------------------
+
+
+def packs(model: PreTrainedModel, body: torch.nn.Module) -> bool:
+    """Give the model our attention and tell whether a packed row gives what a padded batch gives; undone if not."""
+    before = model.config._attn_implementation
+    if before != "sdpa":  # eager is chosen where sdpa does not do: a soft cap, sinks, a bias
+        return False
+    together = [TokenSequence((*range(1, 18), last), 17) for last in (18, 19)]
+    sequences = [TokenSequence((3, 4, 5), 1), *together]
+    try:
+        model.set_attn_implementation(IMPLEMENTATION)
+        with torch.no_grad():
+            ours, theirs = (_states(model, body, a) for a in (packed(sequences), padded(sequences, 0)))
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, IndexError):
+        ours, theirs = torch.ones(1), torch.zeros(1)
+    # bf16 rounds to 0.4 %; a neighbour or a wrong position changes a state by its own size.
+    tolerance = (1e-3 if model.dtype == torch.float32 else 0.05) * float(theirs.abs().max())
+    if bool((ours - theirs).abs().max() <= tolerance):
+        return True
+    model.set_attn_implementation(before)
+    return False
+
+
+def _states(model: PreTrainedModel, body: torch.nn.Module, arrangement: Arrangement) -> Tensor:
+    with layout_in_force(arrangement.layout):
+        states = run_body(body, arrangement, model.device)
+    return torch.cat([states[place.to(states.device)] for place in arrangement.places]).float()
+
+
+def run_body(body: torch.nn.Module, arrangement: Arrangement, device: torch.device) -> Tensor:
+    """Last hidden states, shape (rows · length, width), under the layout in force."""
+    arguments = {"attention_mask": arrangement.attention_mask, "position_ids": arrangement.positions}
+    given = {name: tensor.to(device) for name, tensor in arguments.items() if tensor is not None}
+    output = body(input_ids=arrangement.ids.to(device), use_cache=False, **given)
+    return output.last_hidden_state.flatten(0, 1)  # type: ignore[no-any-return]

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results" / "ingest_memory.json"
-WORDS = 20_000
+WORDS = 8_000
 
 
 def main() -> None:
@@ -54,15 +54,17 @@ def vocabulary() -> list[str]:
     return ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(2, 9))) for _ in range(WORDS)]
 
 
-def generate(path: Path, size: int) -> None:
-    """Pairs of random words, about 2 kB each."""
+def generate(path: Path, size: int, prompt_words: int = 80, answer_words: int = 120) -> None:
+    """Pairs of random words, by default about 2 kB each, until the file has `size` bytes."""
     rng, words, written, index = random.Random(1), vocabulary(), 0, 0
     with path.open("w", encoding="utf-8") as file:
         while written < size:
-            row = {name: " ".join(rng.choices(words, k=k)) for name, k in (("chosen", 120), ("rejected", 120))}
-            written += file.write(
-                json.dumps({"prompt": f"{index} " + " ".join(rng.choices(words, k=80)), **row}) + "\n"
-            )
+            row = {
+                name: " ".join(rng.choices(words, k=k))
+                for name, k in (("chosen", answer_words), ("rejected", answer_words))
+            }
+            prompt = f"{index} " + " ".join(rng.choices(words, k=prompt_words))
+            written += file.write(json.dumps({"prompt": prompt, **row}) + "\n")
             index += 1
 
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from alignment_core.data.conversion import Chosen
 from alignment_core.data.formats.base import Reading
 from alignment_core.data.parts import DEMONSTRATION, FEEDBACK, KINDS, PREFERENCE, PROMPT
 from alignment_core.data.rendering import Renderer
 from alignment_core.data.rows import StoredRows
-from alignment_core.data.selection import Chosen
 from alignment_core.data.shards import Shards, ShardWriter
 from alignment_core.data.writing import write_split
 from alignment_core.plugin_api import Row
@@ -90,7 +90,7 @@ def write_dataset(folder: Path, train: Records, held_out: Records, renderer: Ren
             for kind in KINDS:
                 for record in getattr(records, kind):
                     writer.add(Reading(record), record.origin)
-        shards = Shards([shard], [[""]])
+        shards = Shards([shard], [[""]], folder)
         left_out.update(shards.reasons())
         rows[name] = write_split(folder / name, shards, _all(shards), renderer.max_length).rows
         shard.unlink()

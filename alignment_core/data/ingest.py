@@ -82,7 +82,7 @@ def ingest(
 def _merge(
     data: DataConfig, renderer: Renderer, folders: Sequence[ShardFolder], out: Path, scratch: Path, unit: str
 ) -> dict[str, Any]:
-    shards = Shards([folder.path / RECORDS for folder in folders], [folder.input.names for folder in folders])
+    shards = Shards([folder.path / RECORDS for folder in folders], [folder.input.names for folder in folders], scratch)
     quarantined, examples = _quarantine(folders, shards, out)
     _check(data, folders, quarantined, shards)
     weights = np.array([folder.input.source.weight for folder in folders])
@@ -124,7 +124,7 @@ def _quarantined_rows(folders: Sequence[ShardFolder], shards: Shards) -> Iterato
                 row = json.loads(line)
                 place, number = row["origin"]
                 yield {**row, "origin": origin(folder.input.names[place], number)}
-    for index in np.flatnonzero(~shards.numbers["fits"]).tolist():
+    for index in shards.unfit():
         yield {
             "origin": shards.origin(index),
             "reason": shards.value(index, "reason"),

@@ -1,18 +1,23 @@
 """Near-duplicates: texts whose three-word shingles overlap, found by MinHash (Broder 1997) without comparing all pairs.
 
 The signatures are datasketch's. Its LSH index would hold some kilobytes per text in dictionaries, so the bands are
-sorted here instead: eight bytes per text at a time.
+sorted here instead, in files.
 """
 
 from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from functools import cache
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from alignment_core.data.ondisk import Spool, by_hash, in_parts, on_disk
 
 PERMUTATIONS = 64
 BANDS = 16
@@ -52,18 +57,22 @@ def similarity(first: frozenset[str], second: frozenset[str]) -> float:
     return len(first & second) / len(first | second)
 
 
-def clusters(signatures: Any, text: Callable[[int], str], threshold: float) -> Any:
+def clusters(signatures: Any, chosen: Any, text: Callable[[int], str], threshold: float, scratch: Path) -> Any:
     """Number texts so that near-duplicates (and their near-duplicates) share a number.
 
     Args:
-        signatures: shape (texts, 64), uint32; may be memory-mapped.
+        signatures: shape (texts, 64), uint32.
+        chosen: which texts count, shape (texts,), bool.
         text: the text of an index, for those whose signatures look alike.
         threshold: Jaccard similarity from which on two texts are near-duplicates.
+        scratch: a folder for temporary files.
 
     Returns:
-        Shape (texts,): index of the first text of each one's cluster.
+        Shape (texts,): index of the first text of each one's cluster; its own for those that do not count.
     """
-    parent = np.arange(len(signatures))
+    parent = on_disk(scratch, len(signatures), np.int64)
+    for part in in_parts(len(parent)):
+        parent[part] = np.arange(part.start, part.stop)
 
     def root(index: int) -> int:
         while parent[index] != index:
@@ -71,25 +80,31 @@ def clusters(signatures: Any, text: Callable[[int], str], threshold: float) -> A
             index = int(parent[index])
         return index
 
-    for first, second in _candidates(signatures, threshold - SLACK):
+    for first, second in _candidates(signatures, chosen, threshold - SLACK, scratch):
         a, b = sorted((root(first), root(second)))
         if a != b and similarity(shingles(text(first)), shingles(text(second))) >= threshold:
             parent[b] = a
-    return np.array([root(index) for index in range(len(parent))], dtype=np.int64)
+    for part in in_parts(len(parent)):
+        while (parent[part] != (above := parent[parent[part]])).any():
+            parent[part] = above
+    return parent
 
 
-def near_copies(groups: Sequence[Hashable], texts: Sequence[tuple[str, ...]], threshold: float) -> list[int]:
-    """Indices of items all of whose texts are near-duplicates of those of an earlier item in the same group."""
-    leaders: dict[Hashable, list[list[frozenset[str]]]] = {}
-    copies = []
-    for index, (group, item) in enumerate(zip(groups, texts, strict=True)):
-        own, known = [shingles(text) for text in item], leaders.setdefault(group, [])
-        if any(_alike(own, other, threshold) for other in known):
-            copies.append(index)
-        else:
-            known.append(own)
-            del known[:-LEADERS]
-    return copies
+def near_copies(items: Iterable[tuple[Hashable, Sequence[str]]], threshold: float) -> Iterator[bool]:
+    """Whether all texts of an item are near-duplicates of those of an earlier item in its group.
+
+    Args:
+        items: group and texts; the items of a group follow one another.
+        threshold: Jaccard similarity from which on two texts are near-duplicates.
+    """
+    for _, group in groupby(items, key=itemgetter(0)):
+        known: list[list[frozenset[str]]] = []
+        for _, texts in group:
+            own = [shingles(text) for text in texts]
+            copy = any(_alike(own, other, threshold) for other in known)
+            if not copy:
+                known = [*known[1 - LEADERS :], own]
+            yield copy
 
 
 def resembling(texts: Sequence[str], others: Sequence[str], threshold: float) -> list[bool]:
@@ -109,21 +124,37 @@ def _sketch() -> Any:
     return MinHash(PERMUTATIONS, hashfunc=zlib.crc32)
 
 
-def _candidates(signatures: Any, similar: float) -> list[tuple[int, int]]:
-    """Pairs that share a band and whose signatures agree in at least the share `similar`."""
+def _candidates(signatures: Any, chosen: Any, similar: float, scratch: Path) -> Iterator[tuple[int, int]]:
+    """Pairs that share a band and whose signatures agree in at least the share `similar`, each once, in order."""
     rows = PERMUTATIONS // BANDS
-    pairs: set[tuple[int, int]] = set()
+    keys = on_disk(scratch, len(signatures), np.uint64)
+    spool = Spool(scratch)
     for band in range(BANDS):
-        values = np.ascontiguousarray(signatures[:, band * rows : (band + 1) * rows]).view(np.uint64)
-        keys = values[:, 0] * np.uint64(0x9E3779B97F4A7C15) ^ values[:, 1]
-        order = np.argsort(keys, kind="stable")
-        same = keys[order][1:] == keys[order][:-1]
-        members = np.flatnonzero(same) + 1
-        # Each member of a bucket is compared with a few before it and with the bucket's first.
-        starts = np.maximum.accumulate(np.where(np.r_[True, ~same], np.arange(len(order)), 0))[members]
-        for others in (starts, *(np.maximum(members - lag, starts) for lag in LAGS)):
-            for chunk in range(0, len(members), 4096):
-                first, second = order[others[chunk : chunk + 4096]], order[members[chunk : chunk + 4096]]
-                alike = (signatures[first] == signatures[second]).mean(axis=1) >= similar
-                pairs.update(zip(first[alike].tolist(), second[alike].tolist(), strict=True))
-    return sorted(pairs)
+        for part in in_parts(len(keys)):
+            values = np.ascontiguousarray(signatures[part, band * rows : (band + 1) * rows]).view(np.uint64)
+            keys[part] = values[:, 0] * np.uint64(0x9E3779B97F4A7C15) ^ values[:, 1]
+        for texts in by_hash(keys, chosen):
+            for first, second in _alike_in_buckets(signatures, texts, keys[texts], similar):
+                spool.append(pairs=(first << 32 | second).astype(np.uint64))
+    pairs = spool.arrays().get("pairs", np.zeros(0, np.uint64))
+    pairs.sort()
+    last = None
+    for part in in_parts(len(pairs)):
+        for pair in pairs[part].tolist():
+            if pair != last:
+                yield pair >> 32, pair & 0xFFFFFFFF
+            last = pair
+
+
+def _alike_in_buckets(signatures: Any, texts: Any, keys: Any, similar: float) -> Iterator[tuple[Any, Any]]:
+    """Of texts with the same key some pairs, earlier and later, whose signatures are alike."""
+    order = np.argsort(keys, kind="stable")
+    same = keys[order][1:] == keys[order][:-1]
+    members = np.flatnonzero(same) + 1
+    # Each member of a bucket is compared with a few before it and with the bucket's first.
+    starts = np.maximum.accumulate(np.where(np.r_[True, ~same], np.arange(len(order)), 0))[members]
+    for others in (starts, *(np.maximum(members - lag, starts) for lag in LAGS)):
+        for chunk in range(0, len(members), 4096):
+            first, second = (texts[order[at[chunk : chunk + 4096]]] for at in (others, members))
+            alike = (signatures[first] == signatures[second]).mean(axis=1) >= similar
+            yield first[alike], second[alike]

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from alignment_core.data.near import words
 from alignment_core.records import Conversation, Demonstration, LabelledResponse, PreferencePair, Prompt, Record
 
@@ -74,6 +76,17 @@ def plain_text(messages: Conversation) -> str:
 def digest64(text: str) -> int:
     """64 bits of BLAKE2b."""
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
+
+
+def mixed(*columns: Any) -> Any:
+    """One 64-bit hash per row from several."""
+    state = np.zeros(len(columns[0]), dtype=np.uint64)
+    for column in columns:
+        state = (state ^ column.astype(np.uint64)) + np.uint64(0x9E3779B97F4A7C15)
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+            state = (state ^ (state >> np.uint64(shift))) * np.uint64(factor)
+        state = state ^ (state >> np.uint64(31))
+    return state
 
 
 def _ordered(message: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from alignment_core.data.conversion import Chosen
+from alignment_core.data.facts import Facts
+from alignment_core.data.ondisk import by_hash, in_parts
 from alignment_core.data.parts import DEMONSTRATION, FEEDBACK, PREFERENCE
 from alignment_core.data.rendering import Renderer
-from alignment_core.data.selection import Chosen, Facts
 from alignment_core.data.sharding import ShardFolder
 from alignment_core.data.shards import Shards
 from alignment_core.data.writing import Written
@@ -66,7 +69,7 @@ def make_report(outcome: Outcome, renderer: Renderer, unit: str) -> dict[str, An
         "lengths": _lengths(numbers, train),
         "fit": _fit(outcome, renderer.max_length),
         "targets": _targets(numbers, train.demonstrations),
-        "overlap": _overlap(numbers, outcome.chosen),
+        "overlap": _overlap(numbers, *(outcome.written[split].records for split in ("train", "held_out"))),
         "samples": _samples(outcome, renderer),
     }
     return {**report, "warnings": [*outcome.facts.warnings, *_warnings(report, outcome.written)]}
@@ -74,7 +77,8 @@ def make_report(outcome: Outcome, renderer: Renderer, unit: str) -> dict[str, An
 
 def _balance(signs: Any) -> dict[str, Any]:
     """Labels by class, and the weights for which n_D·λ_D = n_U·λ_U with the larger one 1."""
-    desirable, undesirable = int(np.count_nonzero(signs > 0)), int(np.count_nonzero(signs < 0))
+    desirable = sum(int(np.count_nonzero(signs[part] > 0)) for part in in_parts(len(signs)))
+    undesirable = len(signs) - desirable
     weights = {}
     if desirable and undesirable:
         fewer = min(desirable, undesirable)
@@ -84,33 +88,44 @@ def _balance(signs: Any) -> dict[str, Any]:
 
 def _lengths(numbers: Any, train: Chosen) -> dict[str, dict[str, float]]:
     """Tokens of what the model reads, by what it is."""
-    chosen, rejected = train.preferences
-    given = chosen == rejected
-    rejected_tokens = np.r_[
-        numbers["second_tokens"][rejected[given]], numbers["first_tokens"][rejected[~given]]
-    ]  # fmt: skip
-    columns = {
-        "prompts": numbers["prompt_tokens"][train.prompts],
-        "demonstrations": numbers["first_tokens"][train.demonstrations],
-        "chosen": numbers["first_tokens"][chosen],
-        "rejected": rejected_tokens,
-        "desirable": _response_tokens(numbers, train, 1),
-        "undesirable": _response_tokens(numbers, train, -1),
-    }
-    return {name: _spread(values) for name, values in columns.items() if len(values)}
+    counts: dict[str, Counter[int]] = {}
+    for name, tokens in _token_counts(numbers, train):
+        values, times = np.unique(tokens, return_counts=True)
+        counts.setdefault(name, Counter()).update(dict(zip(values.tolist(), times.tolist(), strict=True)))
+    return {name: _spread(found) for name, found in counts.items() if found}
 
 
-def _response_tokens(numbers: Any, train: Chosen, sign: int) -> Any:
-    record, side = (values[train.feedback[2] == sign] for values in train.feedback[:2])
-    return np.where(side == 0, numbers["first_tokens"][record], numbers["second_tokens"][record])
+def _token_counts(numbers: Any, train: Chosen) -> Iterator[tuple[str, Any]]:
+    first, second = numbers["first_tokens"], numbers["second_tokens"]
+    for part in in_parts(len(train.prompts)):
+        yield "prompts", numbers["prompt_tokens"][train.prompts[part]]
+    for part in in_parts(len(train.demonstrations)):
+        yield "demonstrations", first[train.demonstrations[part]]
+    for part in in_parts(len(train.preferences[0])):
+        chosen, rejected = (side[part] for side in train.preferences)
+        yield "chosen", first[chosen]
+        yield "rejected", np.where(chosen == rejected, second[rejected], first[rejected])
+    for part in in_parts(len(train.feedback[0])):
+        record, side, sign = (values[part] for values in train.feedback)
+        tokens = np.where(side == 0, first[record], second[record])
+        yield "desirable", tokens[sign > 0]
+        yield "undesirable", tokens[sign < 0]
 
 
-def _spread(values: Any) -> dict[str, float]:
-    low, median, high = np.percentile(values, [5, 50, 95])
-    counts, edges = np.histogram(values, bins=min(40, max(1, len(np.unique(values)))))
+def _spread(counts: Mapping[int, int]) -> dict[str, Any]:
+    values, times = (np.array(column) for column in zip(*sorted(counts.items()), strict=True))
+    ends = np.cumsum(times)
+
+    def percentile(share: float) -> float:
+        """With linear interpolation between the two nearest, as numpy's."""
+        place = share * (int(ends[-1]) - 1)
+        below, above = values[np.searchsorted(ends, [math.floor(place), math.ceil(place)], side="right")]
+        return float(below + (above - below) * (place - math.floor(place)))
+
+    histogram, edges = np.histogram(values, bins=min(40, len(values)), weights=times)
     return {
-        "min": int(values.min()), "p5": float(low), "median": float(median), "p95": float(high),
-        "max": int(values.max()), "histogram": counts.tolist(), "edges": edges.tolist(),
+        "min": int(values[0]), "p5": percentile(0.05), "median": percentile(0.5), "p95": percentile(0.95),
+        "max": int(values[-1]), "histogram": histogram.tolist(), "edges": edges.tolist(),
     }  # fmt: skip
 
 
@@ -129,23 +144,20 @@ def _fit(outcome: Outcome, max_length: int) -> dict[str, Any]:
 
 def _targets(numbers: Any, demonstrations: Any) -> dict[str, Any]:
     """How many tokens of the demonstrations are learnt, and how many only read."""
-    targets = int(numbers["targets"][demonstrations].sum())
-    tokens = int(numbers["tokens"][demonstrations].sum())
+    parts = [demonstrations[part] for part in in_parts(len(demonstrations))]
+    targets, tokens = (sum(int(numbers[name][part].sum()) for part in parts) for name in ("targets", "tokens"))
     return {"tokens": tokens, "targets": targets, "masked_share": round(1 - targets / tokens, 4) if tokens else 0.0}
 
 
-def _overlap(numbers: Any, chosen: Mapping[str, Chosen]) -> dict[str, int]:
+def _overlap(numbers: Any, train: Any, held_out: Any) -> dict[str, int]:
     """Prompts and conversations that stand in both splits; 0 unless something is wrong."""
     found = {}
     for name, column in (("prompts", "prompt_hash"), ("conversations", "root")):
-        sides = [numbers[column][_records(chosen[split])] for split in ("train", "held_out")]
-        shared = np.intersect1d(*sides)
-        found[name] = int(np.count_nonzero(shared)) if column == "prompt_hash" else len(shared)
+        found[name] = 0
+        for rows in by_hash(numbers[column], train | held_out):
+            shared = np.intersect1d(*(numbers[column][rows[split[rows]]] for split in (train, held_out)))
+            found[name] += int(np.count_nonzero(shared))
     return found
-
-
-def _records(chosen: Chosen) -> Any:
-    return np.unique(np.r_[chosen.demonstrations, *chosen.preferences, chosen.feedback[0], chosen.prompts])
 
 
 def _samples(outcome: Outcome, renderer: Renderer) -> list[dict[str, Any]]:
@@ -154,7 +166,7 @@ def _samples(outcome: Outcome, renderer: Renderer) -> list[dict[str, Any]]:
     record, side, sign = train.feedback
     wanted = [(DEMONSTRATION, int(i), "demonstration", "demonstration") for i in _spaced(train.demonstrations, 2)]
     wanted += [(PREFERENCE, int(i), "first", "chosen") for i in _spaced(train.preferences[0], 1)]
-    for place in _spaced(np.arange(len(record)), 2):
+    for place in _spaced(range(len(record)), 2):
         name = "desirable response" if sign[place] > 0 else "undesirable response"
         wanted.append((FEEDBACK, int(record[place]), ("first", "second")[side[place]], name))
     return [
@@ -163,7 +175,7 @@ def _samples(outcome: Outcome, renderer: Renderer) -> list[dict[str, Any]]:
     ]
 
 
-def _spaced(values: Any, count: int) -> list[Any]:
+def _spaced(values: Sequence[Any], count: int) -> list[Any]:
     """At most `count` of the values, evenly spread, away from the ends."""
     places = np.unique(np.linspace(0, len(values) - 1, count + 2)[1:-1].astype(int)) if len(values) else ()
     return [values[i] for i in places]

@@ -19,6 +19,7 @@ import numpy as np
 
 from alignment_core.data.formats.base import Reading
 from alignment_core.data.near import PERMUTATIONS, signature
+from alignment_core.data.ondisk import Spool, on_disk, places
 from alignment_core.data.parts import FEEDBACK, PROMPT, Parts, canonical, digest64, parts, plain_text
 from alignment_core.data.rendering import Renderer, Request, Tokens, Unrenderable
 from alignment_core.data.rows import SIDES, token_schema
@@ -33,7 +34,7 @@ NUMBERS = (
     "fits", "truncated", "rewritten", "prompt_tokens", "head_tokens", "first_tokens", "second_tokens", "tokens",
     "targets",
 )  # fmt: skip
-"""Columns that `selection` holds in memory, about 100 bytes per record."""
+"""Columns that `selection` works on, about 100 bytes per record, in files."""
 TOKEN_COUNTS = ("prompt_tokens", "head_tokens", "first_tokens", "second_tokens", "tokens", "targets")
 """Tokens of the prompt alone, of the completions' prompt, of each completion, of the demonstration and its targets."""
 
@@ -177,12 +178,17 @@ def _token_fields(tokens: Tokens) -> dict[str, Any]:
 class Shards:
     """The records of several shards as one long table, read from the disk a batch at a time.
 
+    Args:
+        paths: the shards.
+        names: each shard's files, as reports call them.
+        scratch: a folder for temporary files.
+
     Attributes:
         names: each shard's files, as reports call them.
-        numbers: the columns of `NUMBERS` over all records, and `shard`, the index of each one's shard.
+        numbers: the columns of `NUMBERS` over all records, and `shard`, the index of each one's shard; all in files.
     """
 
-    def __init__(self, paths: Sequence[Path], names: Sequence[Sequence[str]]) -> None:
+    def __init__(self, paths: Sequence[Path], names: Sequence[Sequence[str]], scratch: Path) -> None:
         import pyarrow as pa
 
         self.names = list(names)
@@ -192,15 +198,16 @@ class Shards:
             (shard, index) for shard, reader in enumerate(self._readers) for index in range(reader.num_record_batches)
         ]
         self._kept: dict[int, Any] = {}
-        sizes, columns = [], {name: [np.zeros(0, dtype=_dtype(name))] for name in NUMBERS}
-        for place in range(len(self._places)):
+        sizes = []
+        spool = Spool(scratch)
+        spool.append(**{name: np.zeros(0, dtype=_dtype(name)) for name in NUMBERS}, shard=np.zeros(0, dtype=np.int32))
+        for place, (shard, _) in enumerate(self._places):
             batch = self._read(place)
             sizes.append(batch.num_rows)
-            for name in NUMBERS:
-                columns[name].append(batch.column(name).to_numpy(zero_copy_only=False).astype(_dtype(name)))
+            columns = {name: batch.column(name).to_numpy(zero_copy_only=False) for name in NUMBERS}
+            spool.append(**columns, shard=np.full(batch.num_rows, shard))
         self._ends = list(accumulate(sizes))
-        self.numbers: dict[str, Any] = {name: np.concatenate(columns.pop(name)) for name in NUMBERS}
-        self.numbers["shard"] = np.repeat(np.array([shard for shard, _ in self._places], dtype=np.int32), sizes)
+        self.numbers: dict[str, Any] = spool.arrays()
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
@@ -233,8 +240,12 @@ class Shards:
 
     def reasons(self) -> Counter[str]:
         """Records that cannot become tokens, by reason."""
-        unfit = np.flatnonzero(~self.numbers["fits"].astype(bool))
-        return Counter(self.value(index, "reason") for index in unfit.tolist())
+        return Counter(self.value(index, "reason") for index in self.unfit())
+
+    def unfit(self) -> Iterator[int]:
+        """Records that cannot become tokens."""
+        for part in places(~self.numbers["fits"]):
+            yield from part.tolist()
 
     def text(self, index: int, *columns: str) -> str:
         """The words of a record's parts (`prompt`, `first`, `second`)."""
@@ -242,15 +253,13 @@ class Shards:
         return "\n".join(plain_text(json.loads(text)) for text in found if text is not None)
 
     def signatures(self, chosen: Any, scratch: Path) -> Any:
-        """Signatures of the chosen records, shape (chosen, 64), uint32, in a file rather than in memory."""
-        result = np.lib.format.open_memmap(
-            scratch / "signatures.npy", mode="w+", dtype=np.uint32, shape=(len(chosen), PERMUTATIONS)
-        )
+        """Signatures of the records for which `chosen` is true, shape (records, 64), uint32; zeros for the others."""
+        result = on_disk(scratch, (len(self), PERMUTATIONS), np.uint32)
         for start, _, batch in self.batches():
-            first, last = np.searchsorted(chosen, [start, start + batch.num_rows])
-            if first < last:
+            wanted = np.flatnonzero(chosen[start : start + batch.num_rows])
+            if len(wanted):
                 values = batch.column("signature").values.to_numpy().reshape(-1, PERMUTATIONS)
-                result[first:last] = values[chosen[first:last] - start]
+                result[start + wanted] = values[wanted]
         return result
 
     def sequence(self, index: int, name: str) -> TokenSequence:

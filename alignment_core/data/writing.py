@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 
+from alignment_core.data.conversion import Chosen
 from alignment_core.data.mismatch import partners
-from alignment_core.data.parts import DEMONSTRATION, FEEDBACK, KINDS, PREFERENCE, PROMPT
+from alignment_core.data.ondisk import Spool, in_parts, on_disk, spooled
+from alignment_core.data.parts import DEMONSTRATION, FEEDBACK, KINDS, PREFERENCE, PROMPT, mixed
 from alignment_core.data.rows import TOKENS, index_schema, token_schema
-from alignment_core.data.selection import Chosen, mixed, repeats
+from alignment_core.data.selection import repeats
 from alignment_core.data.shards import Shards, origin
 
 RECORDS = "records.jsonl"
-INDEX_ROWS = 2**16
-"""Rows of a kind's file that are written together."""
 COMPLETIONS = {DEMONSTRATION: ("answer",), PREFERENCE: ("chosen", "rejected"), FEEDBACK: ("response",), PROMPT: ()}
 """What a record's completions are called in `records.jsonl`, by its kind."""
 
@@ -31,27 +31,27 @@ class Written:
     Attributes:
         rows: number of rows, by kind.
         unmatched: labelled rows for which there is no other prompt to take a mismatched response from.
+        records: whether a record is part of any row, shape (records,), in a file.
     """
 
     rows: dict[str, int]
     unmatched: int
+    records: Any
 
 
 @dataclass(frozen=True)
 class _Index:
-    """The rows of one kind: their names, the records that they are made of, and the other columns of their file."""
+    """The rows of one kind, all in files: `name` and `copy` of each, its records, and its file's other columns."""
 
-    names: Any
-    copies: Any
-    records: dict[str, Any]
     columns: dict[str, Any]
+    records: tuple[str, ...]
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self.columns["name"])
 
     def ids(self, places: Any) -> list[str]:
         """The ids of some rows; a row's copies are numbered."""
-        names, copies = self.names[places].tolist(), self.copies[places].tolist()
+        names, copies = (self.columns[column][places].tolist() for column in ("name", "copy"))
         return [f"{name:016x}-{copy + 1}" if copy else f"{name:016x}" for name, copy in zip(names, copies, strict=True)]
 
 
@@ -66,90 +66,140 @@ def write_split(folder: Path, shards: Shards, chosen: Chosen, max_length: int, w
         weights: of each shard; above 1 repeats its rows. None: each row once.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    feedback, unmatched = _feedback(shards, chosen, max_length, weights)
+    split = _Split(folder, shards.numbers, weights)
+    feedback, unmatched = split.feedback(chosen.feedback, max_length)
     kinds = {
-        "demonstrations": _plain(shards, chosen.demonstrations, DEMONSTRATION, weights, "first"),
-        "preferences": _preferences(shards, chosen, weights),
+        "demonstrations": split.plain(chosen.demonstrations, DEMONSTRATION, "first"),
+        "preferences": split.preferences(*chosen.preferences),
         "feedback": feedback,
-        "prompts": _plain(shards, chosen.prompts, PROMPT, weights),
+        "prompts": split.plain(chosen.prompts, PROMPT),
     }
-    used = np.unique(np.concatenate([column for index in kinds.values() for column in index.records.values()]))
+    used, places = on_disk(folder, len(shards), bool), on_disk(folder, len(shards), np.uint32)
+    for index in kinds.values():
+        for part in in_parts(len(index)):
+            for name in index.records:
+                used[index.columns[name][part]] = True
+    before = 0
+    for part in in_parts(len(used)):
+        places[part] = before + np.cumsum(used[part]) - 1
+        before += int(np.count_nonzero(used[part]))
     for kind, index in kinds.items():
-        _write_index(folder, kind, index, used, max_length)
-    _write_records(folder, shards, used.astype(np.int64), kinds)
-    return Written({kind: len(index) for kind, index in kinds.items()}, unmatched)
+        _write_index(folder, kind, index, places, max_length)
+    _write_records(folder, shards, used, kinds)
+    return Written({kind: len(index) for kind, index in kinds.items()}, unmatched, used)
 
 
 # --- which rows ---------------------------------------------------------------------------------------------------
 
 
-def _plain(shards: Shards, records: Any, kind: int, weights: Any, *completions: str) -> _Index:
-    """Rows that are one record each, named by kind, prompt and completions."""
-    places, copies = _repeated(shards, records, weights)
-    records = records[places]
-    hashes = [shards.numbers[f"{name}_hash"][records] for name in ("prompt", *completions)]
-    return _Index(mixed(np.full(len(records), kind), *hashes), copies, {"record": records}, {})
+class _Split:
+    """Makes the rows of a split, named by kind, prompt and completions."""
 
+    def __init__(self, folder: Path, numbers: Any, weights: Any) -> None:
+        self._folder = folder
+        self._numbers = numbers
+        self._weights = weights
 
-def _preferences(shards: Shards, chosen: Chosen, weights: Any) -> _Index:
-    numbers, (good, bad) = shards.numbers, chosen.preferences
-    places, copies = _repeated(shards, good, weights)
-    good, bad = good[places], bad[places]
-    given = good == bad
-    rejected = np.where(given, numbers["second_hash"][bad], numbers["first_hash"][bad])
-    names = mixed(np.full(len(good), PREFERENCE), numbers["prompt_hash"][good], numbers["first_hash"][good], rejected)
-    margins = np.nan_to_num(np.where(given, numbers["margin"][good], np.nan))
-    return _Index(names, copies, {"chosen": good, "rejected": bad}, {"margin": margins})
+    def plain(self, records: Any, kind: int, *completions: str) -> _Index:
+        """Rows that are one record each."""
 
+        def rows() -> Iterator[dict[str, Any]]:
+            for places, copies in self._repeated(records):
+                record = records[places]
+                hashes = [self._numbers[f"{name}_hash"][record] for name in ("prompt", *completions)]
+                yield {"name": mixed(np.full(len(record), kind), *hashes), "copy": copies, "record": record}
 
-def _feedback(shards: Shards, chosen: Chosen, max_length: int, weights: Any) -> tuple[_Index, int]:
-    numbers = shards.numbers
-    places, copies = _repeated(shards, chosen.feedback[0], weights)
-    records, sides, signs = (values[places] for values in chosen.feedback)
-    second = sides == 1
-    responses = np.where(second, numbers["second_hash"][records], numbers["first_hash"][records])
-    lengths = np.where(second, numbers["second_tokens"][records], numbers["first_tokens"][records])
-    prompts = numbers["prompt_hash"][records]
-    names, asked = (
-        mixed(np.full(len(records), FEEDBACK), prompts, responses),
-        np.where(prompts != 0, prompts, responses),
-    )
-    others = partners(mixed(names, copies), asked, numbers["head_tokens"][records], lengths, max_length)
-    source = np.where(others < 0, np.arange(len(records)), others)
-    index = _Index(
-        names,
-        copies,
-        {"record": records, "other": records[source]},
-        {
-            "side": sides,
-            "desirable": (signs > 0).astype(np.float64),
-            "weight": numbers["weight"][records],
-            "other_side": sides[source],
-        },
-    )
-    return index, int(np.count_nonzero(others < 0))
+        return self._index(rows(), ("record",))
 
+    def preferences(self, better: Any, worse: Any) -> _Index:
+        numbers = self._numbers
 
-def _repeated(shards: Shards, records: Any, weights: Any) -> tuple[Any, Any]:
-    """Places in `records` as often as they are written, and the number of each copy."""
-    times = np.ones(len(records), dtype=np.int64) if weights is None else repeats(shards.numbers, records, weights)
-    places = np.repeat(np.arange(len(records)), times)
-    return places, np.arange(len(places)) - np.repeat(np.cumsum(times) - times, times)
+        def rows() -> Iterator[dict[str, Any]]:
+            for places, copies in self._repeated(better):
+                good, bad = better[places], worse[places]
+                given = good == bad
+                rejected = np.where(given, numbers["second_hash"][bad], numbers["first_hash"][bad])
+                hashes = numbers["prompt_hash"][good], numbers["first_hash"][good], rejected
+                yield {
+                    "name": mixed(np.full(len(good), PREFERENCE), *hashes),
+                    "copy": copies,
+                    "chosen": good,
+                    "rejected": bad,
+                    "margin": np.nan_to_num(np.where(given, numbers["margin"][good], np.nan)),
+                }
+
+        return self._index(rows(), ("chosen", "rejected"), margin=np.float64)
+
+    def feedback(self, labels: tuple[Any, Any, Any], max_length: int) -> tuple[_Index, int]:
+        """The labelled rows, each with its mismatched one, and for how many there is none."""
+        numbers = self._numbers
+
+        def rows() -> Iterator[dict[str, Any]]:
+            for places, copies in self._repeated(labels[0]):
+                record, side, sign = (values[places] for values in labels)
+                second = side == 1
+                response, tokens = (
+                    np.where(second, numbers[f"second_{what}"][record], numbers[f"first_{what}"][record])
+                    for what in ("hash", "tokens")
+                )
+                prompt = numbers["prompt_hash"][record]
+                name = mixed(np.full(len(record), FEEDBACK), prompt, response)
+                yield {
+                    "name": name,
+                    "copy": copies,
+                    "record": record,
+                    "side": side,
+                    "desirable": (sign > 0).astype(np.float64),
+                    "weight": numbers["weight"][record],
+                    "hash": mixed(name, copies),
+                    "asked": np.where(prompt != 0, prompt, response),
+                    "head_tokens": numbers["head_tokens"][record],
+                    "tokens": tokens,
+                }
+
+        types = {"side": np.int64, "desirable": np.float64, "weight": np.float64}
+        types |= {"hash": np.uint64, "asked": np.uint64, "head_tokens": np.int64, "tokens": np.int64}
+        index = self._index(rows(), ("record",), **types)
+        columns = index.columns
+        hashes, asked, head, tokens = (columns.pop(name) for name in ("hash", "asked", "head_tokens", "tokens"))
+        others = partners(hashes, asked, head, tokens, max_length, self._folder)
+        unmatched = 0
+        spool = Spool(self._folder)
+        spool.append(other=np.zeros(0, np.int64), other_side=np.zeros(0, np.int64))
+        for part in in_parts(len(others)):
+            unmatched += int(np.count_nonzero(others[part] < 0))
+            source = np.where(others[part] < 0, np.arange(part.start, part.stop), others[part])
+            spool.append(other=columns["record"][source], other_side=columns["side"][source])
+        return _Index(columns | spool.arrays(), ("record", "other")), unmatched
+
+    def _repeated(self, records: Any) -> Iterator[tuple[Any, Any]]:
+        """Places in `records` as often as they are written, and the number of each copy, a part at a time."""
+        for part in in_parts(len(records)):
+            places = np.arange(part.start, part.stop)
+            if self._weights is None:
+                yield places, np.zeros(len(places), dtype=np.int64)
+                continue
+            times = repeats(self._numbers, records[part], self._weights)
+            yield np.repeat(places, times), np.arange(times.sum()) - np.repeat(np.cumsum(times) - times, times)
+
+    def _index(self, rows: Iterator[dict[str, Any]], records: tuple[str, ...], **types: Any) -> _Index:
+        types = {"name": np.uint64, "copy": np.int64, **dict.fromkeys(records, np.int64), **types}
+        return _Index(spooled(self._folder, types, rows), records)
 
 
 # --- onto the disk ------------------------------------------------------------------------------------------------
 
 
-def _write_index(folder: Path, kind: str, index: _Index, used: Any, max_length: int) -> None:
+def _write_index(folder: Path, kind: str, index: _Index, places: Any, max_length: int) -> None:
     import pyarrow as pa
 
     schema = index_schema(kind, max_length)
-    values = {name: np.searchsorted(used, column) for name, column in index.records.items()} | index.columns
     with pa.ipc.new_file(str(folder / f"{kind}.arrow"), schema) as writer:
-        for start in range(0, len(index), INDEX_ROWS):
-            part = slice(start, start + INDEX_ROWS)
+        for part in in_parts(len(index)):
             columns = [pa.array(index.ids(part), pa.string())]
-            columns += [pa.array(values[field.name][part]).cast(field.type) for field in list(schema)[1:]]
+            for field in list(schema)[1:]:
+                values = index.columns[field.name][part]
+                columns.append(pa.array(places[values] if field.name in index.records else values).cast(field.type))
             writer.write_batch(pa.record_batch(columns, schema=schema))
 
 
@@ -158,35 +208,41 @@ def _write_records(folder: Path, shards: Shards, used: Any, kinds: Mapping[str, 
     import pyarrow as pa
 
     schema = token_schema()
-    rows = _RowsOf(kinds)
+    rows = _RowsOf(folder, kinds)
     with (
         pa.ipc.new_file(str(folder / TOKENS), schema) as tokens,
         (folder / RECORDS).open("w", encoding="utf-8") as texts,
     ):
         for start, files, batch in shards.batches():
-            first, last = np.searchsorted(used, [start, start + batch.num_rows])
-            if first < last:
-                part = batch.take(pa.array(used[first:last] - start))
+            records = np.flatnonzero(used[start : start + batch.num_rows])
+            if len(records):
+                part = batch.take(pa.array(records))
                 tokens.write_batch(pa.record_batch([part.column(field.name) for field in schema], schema=schema))
-                texts.writelines(_lines(part, files, rows.of(used[first:last])))
+                texts.writelines(_lines(part, files, rows.of(start + records)))
 
 
 class _RowsOf:
     """The ids of the rows that records are part of."""
 
-    def __init__(self, kinds: Mapping[str, _Index]) -> None:
-        self._sorted = []
+    def __init__(self, folder: Path, kinds: Mapping[str, _Index]) -> None:
+        self._links = []
         for kind, index in kinds.items():
-            for name, column in index.records.items():
+            for name in index.records:
                 if name != "other":  # a mismatched response does not make it this record's row
-                    order = np.argsort(column, kind="stable")
-                    self._sorted.append((kind, index, order, column[order]))
+                    links = on_disk(folder, len(index), np.uint64)  # a record in the upper half, its row in the lower
+                    for part in in_parts(len(index)):
+                        rows = np.arange(part.start, part.stop, dtype=np.uint64)
+                        links[part] = index.columns[name][part].astype(np.uint64) << np.uint64(32) | rows
+                    links.sort()
+                    self._links.append((kind, index, links))
 
     def of(self, records: Any) -> list[dict[str, list[str]]]:
         found: dict[int, dict[str, list[str]]] = {record: defaultdict(list) for record in records.tolist()}
-        for kind, index, order, column in self._sorted:
-            first, last = np.searchsorted(column, [records[0], records[-1] + 1])
-            for record, row_id in zip(column[first:last].tolist(), index.ids(order[first:last]), strict=True):
+        bounds = np.array([records[0], records[-1] + 1], dtype=np.uint64) << np.uint64(32)
+        for kind, index, links in self._links:
+            first, last = np.searchsorted(links, bounds)
+            own, rows = links[first:last] >> np.uint64(32), (links[first:last] & np.uint64(2**32 - 1)).astype(np.int64)
+            for record, row_id in zip(own.tolist(), index.ids(rows), strict=True):
                 if row_id not in found[record][kind]:
                     found[record][kind].append(row_id)
         return list(found.values())

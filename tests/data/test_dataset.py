@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -128,8 +129,9 @@ def test_a_mismatch_is_this_prompt_with_the_answer_to_another(folder: Path, rend
 
 
 def partners_of(hashes: list[int], asked: list[int], prompts: list[int], responses: list[int]) -> list[int]:
-    found: list[int] = partners(*(np.array(values) for values in (hashes, asked, prompts, responses)), 100).tolist()
-    return found
+    columns = (np.array(values) for values in (hashes, asked, prompts, responses))
+    with tempfile.TemporaryDirectory() as folder:
+        return [int(other) for other in partners(*columns, 100, Path(folder))]
 
 
 def test_mismatches_stay_when_rows_are_added() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import tempfile
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,9 +16,10 @@ from alignment_core.data.near import clusters, near_copies, resembling, shingles
 
 
 def cluster(texts: list[str], threshold: float = 0.8) -> list[int]:
-    signatures = np.stack([signature(text) for text in texts])
-    found: list[int] = clusters(signatures, lambda index: texts[index], threshold).tolist()
-    return found
+    signatures, chosen = np.stack([signature(text) for text in texts]), np.ones(len(texts), dtype=bool)
+    with tempfile.TemporaryDirectory() as folder:
+        labels = clusters(signatures, chosen, lambda index: texts[index], threshold, Path(folder))
+    return [int(label) for label in labels]
 
 
 def test_similarity_by_hand() -> None:
@@ -83,8 +86,8 @@ def test_case_and_blanks_do_not_count(text: str) -> None:
 def test_copies_are_those_of_an_earlier_item_in_all_parts() -> None:
     long = "one two three four five six seven eight nine ten eleven twelve"
     items = [(long, "yes"), (long + " thirteen", "Yes."), (long, "no"), ("other words here", "yes")]
-    assert near_copies([1, 1, 1, 1], items, 0.8) == [1]
-    assert near_copies([1, 2, 1, 1], items, 0.8) == []
+    assert list(near_copies(((1, item) for item in items), 0.8)) == [False, True, False, False]
+    assert not any(near_copies(zip([1, 2, 3, 3], items, strict=True), 0.8))
 
 
 def test_resembling() -> None:

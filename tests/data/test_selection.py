@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from records import answer, demo, pair, prompt, thumb, turns
 
+from alignment_core.data.facts import Facts
 from alignment_core.data.formats.base import Reading
 from alignment_core.data.rendering import Renderer
-from alignment_core.data.selection import Facts, select
+from alignment_core.data.selection import select
 from alignment_core.data.shards import Shards, ShardWriter
 from alignment_core.records import Record
 
@@ -36,7 +37,7 @@ class World:
         with ShardWriter(path, self.renderer) as writer:
             for line, reading in enumerate(readings, 1):
                 writer.add(reading if isinstance(reading, Reading) else Reading(reading), str(line))
-        shards = Shards([path], [["f"]])
+        shards = Shards([path], [["f"]], self.folder)
         train, held, facts = select(shards, np.array([weight]), held_out, near, self.folder)
         return _in_words(shards, train), _in_words(shards, held), facts
 
@@ -268,3 +269,23 @@ def test_a_weight_below_one_takes_a_stable_share(world: World) -> None:
     again, _ = world.all(*many(500), weight=0.25)
     assert 60 <= len(rows["prompts"]) <= 140
     assert set(rows["prompts"]) <= set(again["prompts"])
+
+
+# --- parts --------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_depends_on_how_many_records_are_worked_on_together(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Votes, duplicates, leaks, labels from pairs and pairs from labels, once in one part and once in parts of eight."""
+    records: list[Record | Reading] = [*many(60), *many(20), *(demo(f"{LONG} {i}", f"{LONG} {i}") for i in range(20))]
+    for question in QUESTIONS:
+        records += [thumb(question, "a a", True), thumb(question, "a a", False), thumb(question, "b", False)]
+        records += [pair(question, "c c", "d"), pair(question, "d", "c c"), pair(question, "c c", "e")]
+        records += [Reading(thumb(question, "f", True), "ann", 1.0), Reading(thumb(question, "f", False), "ann", 2.0)]
+    whole = world.select(records, held_out=0.3)
+    monkeypatch.setattr("alignment_core.data.ondisk.PART", 8)
+    parts = world.select(records, held_out=0.3)
+    assert parts[:2] == whole[:2]
+    assert vars(parts[2]) == vars(whole[2])
+    assert min(whole[2].duplicates.values()) > 0

@@ -37,6 +37,12 @@ class Groups:
         for (key,) in keys:
             yield key, self.get(key)
 
+    def rows(self) -> Iterator[tuple[str, str, Any]]:
+        """Every key, origin and row, those of a key one after another, in the order in which they were added."""
+        self._database.execute("CREATE INDEX IF NOT EXISTS by_key ON rows (key)")
+        for key, origin, value in self._database.execute("SELECT key, origin, value FROM rows ORDER BY key, rowid"):
+            yield key, origin, json.loads(value)
+
     def get(self, key: str) -> list[tuple[str, Any]]:
         """The rows of one key as (origin, row)."""
         rows = self._database.execute("SELECT origin, value FROM rows WHERE key = ? ORDER BY rowid", (_storable(key),))

@@ -277,7 +277,7 @@ def test_a_weight_below_one_takes_a_stable_share(world: World) -> None:
 def test_nothing_depends_on_how_many_records_are_worked_on_together(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Votes, duplicates, leaks, labels from pairs and pairs from labels, once in one part and once in parts of eight."""
+    """Votes, duplicates, leaks and conversions, once in one part and once in parts of eight."""
     records: list[Record | Reading] = [*many(60), *many(20), *(demo(f"{LONG} {i}", f"{LONG} {i}") for i in range(20))]
     for question in QUESTIONS:
         records += [thumb(question, "a a", True), thumb(question, "a a", False), thumb(question, "b", False)]

@@ -182,6 +182,8 @@ class PipelineConfig(Settings):
     """`name` chooses the installed optimizer; the rest are its own settings."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """Held-out evaluation."""
+    listeners: list[dict[str, Any]] = Field(default_factory=list)
+    """Installed listeners by `name`, each with its settings: told how every stage goes; no result depends on them."""
     store: Path = Path("./artifacts")
     """Folder of the artifact store."""
     seed: int = 0

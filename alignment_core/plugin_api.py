@@ -16,27 +16,33 @@ The training loop alone calls `backward`, and asks for the next batch only after
     def alignment_optimizers():
         return [Hinge]
 
-The module is named by an entry point of the group `alignment_core` in the plugin's own `pyproject.toml`.
-Nothing here imports torch: tensors appear in type annotations only.
+An entry point of the group `alignment_core` in the plugin's own `pyproject.toml` names the module. Record formats,
+evaluators and listeners come in the same way. Nothing here imports torch: tensors appear in annotations only.
 """
 
 from __future__ import annotations
 
-import hashlib
-from array import array
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import pluggy
 
-from alignment_core.config import Settings, StepSettings
-from alignment_core.errors import ConfigError as ConfigError
-from alignment_core.errors import DataError as DataError
-from alignment_core.records import Conversation as Conversation
+from alignment_core.config import Settings, SourceConfig, StepSettings
+from alignment_core.errors import ConfigError, DataError
+from alignment_core.record_format import BadRow, Dropped, Reading, RecordFormat
+from alignment_core.records import Conversation, Demonstration, LabelledResponse, PreferencePair, Prompt
+from alignment_core.token_rows import Row, TokenSequence
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+__all__ = [
+    "API_VERSION", "AlignmentOptimizer", "AlignmentRun", "BadRow", "ConfigError", "Conversation", "DataError",
+    "Demonstration", "Dropped", "Evaluator", "LabelledResponse", "LanguageModelRole", "Listener", "LossOutput",
+    "MicroBatch", "PreferencePair", "Prompt", "Reading", "RecordFormat", "RewardRole", "Rollout", "Row",
+    "SourceConfig", "StageInfo", "StepBatch", "TokenLogps", "TokenSequence", "ValueRole", "hookimpl", "hookspec",
+]  # fmt: skip
 
 API_VERSION = 1
 PROJECT = "alignment_core"
@@ -48,83 +54,15 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 @dataclass(frozen=True, slots=True)
-class TokenSequence:
-    """A prompt and its completion in token ids.
-
-    Attributes:
-        ids: prompt and completion, without padding.
-        start: index in `ids` at which the completion begins.
-        mask: which completion tokens are targets; None means all of them.
-    """
-
-    ids: tuple[int, ...]
-    start: int
-    mask: tuple[bool, ...] | None = None
-
-    @property
-    def prompt(self) -> tuple[int, ...]:
-        return self.ids[: self.start]
-
-    @property
-    def completion(self) -> tuple[int, ...]:
-        return self.ids[self.start :]
-
-    @property
-    def targets(self) -> int:
-        """Number of target tokens."""
-        return len(self.ids) - self.start if self.mask is None else sum(self.mask)
-
-    def digest(self) -> str:
-        """Content address: equal exactly where ids, start and mask are."""
-        mask = b"" if self.mask is None else bytes(self.mask)
-        content = array("I", (self.start, *self.ids)).tobytes() + b"|" + mask
-        return hashlib.blake2b(content, digest_size=16).hexdigest()
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One indivisible unit of a step: its sequences always share a micro-batch.
-
-    Data rows carry these names; an optimizer may make rows of its own.
-
-    | data          | sequences              | values                                            |
-    |---------------|------------------------|---------------------------------------------------|
-    | `preferences` | `chosen`, `rejected`   | `margin` (0 where unknown)                        |
-    | `feedback`    | `response`, `mismatched` | `desirable` (1 or 0), `weight`                  |
-    | `prompts`     | `prompt` (no completion) | –                                               |
-
-    `mismatched` is this row's prompt with the response to another prompt (KTO's z0), fixed by a hash of the row.
-
-    Attributes:
-        id: stable name of the row, a hash of its content.
-        sequences: token sequences by name.
-        values: a number, or one number per completion token, by name.
-    """
-
-    id: str
-    sequences: Mapping[str, TokenSequence]
-    values: Mapping[str, float | Sequence[float]] = field(default_factory=dict)
-
-    def number(self, name: str) -> float:
-        """A value that is one number."""
-        value = self.values[name]
-        assert isinstance(value, float | int)
-        return value
-
-
-@dataclass(frozen=True, slots=True)
 class StepBatch:
-    """Everything that one optimizer step sees.
-
-    Attributes:
-        rows: the step's rows; the loop splits them into micro-batches.
-        denominators: what sums over the whole step are divided by; `rows`, the number of rows, is always there.
-        constants: numbers computed without gradient for the whole step (KTO's z0).
-    """
+    """Everything that one optimizer step sees."""
 
     rows: Sequence[Row]
+    """The step's rows; the loop splits them into micro-batches."""
     denominators: Mapping[str, float] = field(default_factory=dict)
+    """What sums over the whole step are divided by; `rows`, the number of rows, is always there."""
     constants: Mapping[str, float] = field(default_factory=dict)
+    """Numbers computed without gradient for the whole step (KTO's z0)."""
 
 
 class MicroBatch(Protocol):
@@ -146,32 +84,25 @@ class MicroBatch(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LossOutput:
-    """What `loss` returns for one micro-batch.
-
-    Attributes:
-        loss: scalar; a sum over the micro-batch divided by the step's denominator.
-        metrics: scalars made the same way, so that adding them up over micro-batches gives the step's value.
-    """
+    """What `loss` returns for one micro-batch."""
 
     loss: Tensor
+    """Scalar: a sum over the micro-batch divided by the step's denominator."""
     metrics: Mapping[str, Tensor | float] = field(default_factory=dict)
+    """Scalars made the same way, so that adding them up over micro-batches gives the step's value."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """One sampled response.
-
-    Attributes:
-        prompt: the prompt's row.
-        sequence: prompt and response; the response ends with the stop token if one was sampled.
-        finished: whether it ended on a stop token rather than on the length limit.
-        text: the response, decoded without special tokens.
-    """
+    """One sampled response."""
 
     prompt: Row
     sequence: TokenSequence
+    """Prompt and response; the response ends with the stop token if one was sampled."""
     finished: bool
+    """Whether it ended on a stop token rather than on the length limit."""
     text: str
+    """The response, decoded without special tokens."""
 
 
 # --- what a plugin is given ---------------------------------------------------------------------------------------
@@ -179,17 +110,14 @@ class Rollout:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogps:
-    """Per-token log-probabilities of the completions.
-
-    Attributes:
-        logps: shape (sequences, longest completion), float32, 0 where `mask` is 0; nats.
-        mask: same shape, 1 at target tokens.
-        entropy: same shape, the distribution's entropy in nats, without gradient.
-    """
+    """Per-token log-probabilities of the completions, each of shape (sequences, longest completion), float32."""
 
     logps: Tensor
+    """0 where `mask` is 0; nats."""
     mask: Tensor
+    """1 at target tokens."""
     entropy: Tensor
+    """The distribution's entropy in nats, without gradient."""
 
 
 class LanguageModelRole(Protocol):
@@ -311,18 +239,56 @@ class Evaluator(Settings):
         raise NotImplementedError
 
 
+@dataclass(frozen=True, slots=True)
+class StageInfo:
+    """Which stage of which run: the run's name, the stage's name, a label for people, and the artifact's key."""
+
+    run: str
+    stage: str
+    label: str
+    key: str
+
+
+class Listener(Settings):
+    """Base class of what is told how stages go: metrics to anywhere. It changes no result and enters no cache key.
+
+    A subclass fixes `name` as a `Literal` and defines what it wants to hear. It lives in the flow's process, one
+    instance per stage. What it raises is shown as a warning, and it is then told no more of that stage.
+    """
+
+    name: str
+
+    def started(self, stage: StageInfo) -> None:
+        """The stage is about to be built; a stage found in the store is only `finished`."""
+
+    def step(self, stage: StageInfo, done: int, total: int, metrics: Mapping[str, float]) -> None:
+        """`done` of `total` units are finished; `metrics` are the newest values."""
+
+    def finished(self, stage: StageInfo, metrics: Mapping[str, Any], *, cached: bool) -> None:
+        """The artifact is there, with what the stage measured when it was built (plain JSON)."""
+
+    def failed(self, stage: StageInfo, error: str) -> None:
+        """The stage failed or was stopped."""
+
+
 # --- hooks --------------------------------------------------------------------------------------------------------
 
 
-class Hooks:
-    """The hooks that a plugin module may implement, each returning a list."""
+class Hooks(Protocol):
+    """The hooks that a plugin module may implement, each returning a list of classes."""
 
     @hookspec
     def alignment_optimizers(self) -> list[type[AlignmentOptimizer]]:
         """Optimizers, chosen by `optimizer.name`."""
-        raise NotImplementedError
+
+    @hookspec
+    def alignment_formats(self) -> list[type[RecordFormat]]:
+        """Record formats of raw feedback, recognised by their `matches` or chosen by `data.sources[].format`."""
 
     @hookspec
     def alignment_evaluators(self) -> list[type[Evaluator]]:
         """Evaluators, chosen by `name` in `rank.by` and `evaluation.evaluators`."""
-        raise NotImplementedError
+
+    @hookspec
+    def alignment_listeners(self) -> list[type[Listener]]:
+        """Listeners, chosen by `name` in `listeners`."""

@@ -58,3 +58,11 @@ class Prompt:
 
 
 Record = Demonstration | PreferencePair | LabelledResponse | Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class RawRow:
+    """A row as it stood in the file; `origin` is `file:line` (`file:row` where a container has no lines)."""
+
+    value: Any
+    origin: str

@@ -25,13 +25,13 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from trl import DPOConfig, DPOTrainer
 
 from alignment_core.config import DataConfig, SourceConfig
-from alignment_core.data.formats.base import Reading
 from alignment_core.data.formats.transcripts import AnthropicHH
 from alignment_core.data.ingest import ingest
 from alignment_core.data.locate import source_files
 from alignment_core.data.readers import RawRow, read_file
 from alignment_core.data.rendering import BUILTIN_TEMPLATES, Renderer, generation_stops, load_tokenizer
 from alignment_core.progress import Silent
+from alignment_core.record_format import Reading
 from alignment_core.records import PreferencePair
 
 MAX_LENGTH = 4096

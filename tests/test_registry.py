@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,25 +49,6 @@ RUDE = """
     def alignment_evaluators():
         return [Polite]
 """
-
-
-@pytest.fixture
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
-    """Lays a distribution with one module and its entry point where Python finds it, as an installer does."""
-    monkeypatch.syspath_prepend(str(tmp_path))
-
-    def put(package: str, source: str, *, version: str = "1.2", direct_url: str | None = None) -> None:
-        module = package.replace("-", "_")
-        (tmp_path / f"{module}.py").write_text(textwrap.dedent(source))
-        info = tmp_path / f"{module}-{version}.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n")
-        (info / "entry_points.txt").write_text(f"[alignment_core]\n{module}_entry = {module}\n")
-        if direct_url is not None:
-            (info / "direct_url.json").write_text(direct_url)
-        monkeypatch.delitem(sys.modules, module, raising=False)
-
-    return put
 
 
 def names(registry: Registry, kind: str) -> set[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment_core.config import DataConfig, SourceConfig
+from alignment_core.data.formats import NO_PLUGINS, Plugged
 from alignment_core.data.ingest import ingest
 from alignment_core.data.rendering import Renderer, generation_stops, load_tokenizer
 from alignment_core.data.report import NO_LIMIT
@@ -24,6 +25,7 @@ def check(
     max_length: int | None = None,
     out: Path | None = None,
     progress: Progress | None = None,
+    plugged: Plugged = NO_PLUGINS,
 ) -> dict[str, Any]:
     """Ingest sources and return the report; nothing is trained, and any number of bad rows is allowed.
 
@@ -35,6 +37,7 @@ def check(
         max_length: as in `model.max_length`; None: no limit.
         out: new folder for the data set and the report (`report.html`); None: they are thrown away.
         progress: where to report.
+        plugged: record formats that plugins bring, beside ours.
 
     Raises:
         DataError: a source cannot be read, or no row can be used.
@@ -46,9 +49,9 @@ def check(
     unit, progress = "bytes" if model is None else "tokens", progress or Silent()
     if out is not None:
         out.mkdir(parents=True)
-        return ingest(data, renderer, out, progress, unit=unit)
+        return ingest(data, renderer, out, progress, unit=unit, plugged=plugged)
     with tempfile.TemporaryDirectory(prefix="align-check-") as folder:
-        return ingest(data, renderer, Path(folder), progress, unit=unit)
+        return ingest(data, renderer, Path(folder), progress, unit=unit, plugged=plugged)
 
 
 def as_text(report: Mapping[str, Any]) -> str:

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 
 from alignment_core.data.conversion import Chosen
-from alignment_core.data.formats.base import Reading
 from alignment_core.data.parts import DEMONSTRATION, FEEDBACK, KINDS, PREFERENCE, PROMPT
 from alignment_core.data.rendering import Renderer
 from alignment_core.data.rows import StoredRows
 from alignment_core.data.shards import Shards, ShardWriter
 from alignment_core.data.writing import write_split
 from alignment_core.plugin_api import Row
+from alignment_core.record_format import Reading
 from alignment_core.records import Conversation, Demonstration, LabelledResponse, PreferencePair, Prompt
 
 SPLITS = ("train", "held_out")

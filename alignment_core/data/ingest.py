@@ -14,12 +14,14 @@ import numpy as np
 
 from alignment_core.artifacts import ArtifactStore
 from alignment_core.config import DataConfig
+from alignment_core.data.formats import NO_PLUGINS, Plugged
+from alignment_core.data.inputs import find_inputs
 from alignment_core.data.parts import KINDS
 from alignment_core.data.rendering import Renderer
 from alignment_core.data.report import Outcome, make_report
 from alignment_core.data.report_page import draw_lengths, page
 from alignment_core.data.selection import select
-from alignment_core.data.sharding import BAD, RECORDS, ShardFolder, find_inputs, shard
+from alignment_core.data.sharding import BAD, RECORDS, ShardFolder, shard
 from alignment_core.data.shards import Shards, origin
 from alignment_core.data.writing import write_split
 from alignment_core.errors import DataError
@@ -40,6 +42,7 @@ def ingest(
     store: ArtifactStore | None = None,
     identity: Mapping[str, Any] | None = None,
     unit: str = "tokens",
+    plugged: Plugged = NO_PLUGINS,
 ) -> dict[str, Any]:
     """Read, convert, de-duplicate, split and write all sources.
 
@@ -51,6 +54,7 @@ def ingest(
         store: where each file's shard is kept, so that a later ingestion reads only what changed.
         identity: what identifies the renderer, as plain JSON; needed with a store.
         unit: what the report calls the renderer's tokens.
+        plugged: record formats that plugins bring, beside ours.
 
     Returns:
         The report, as in `report.json`.
@@ -62,11 +66,11 @@ def ingest(
     scratch.mkdir()
     try:
         with ExitStack() as held:
-            files = find_inputs(data.sources)
+            files = find_inputs(data.sources, plugged)
             folders = []
             for done, item in enumerate(files):
                 progress.step(done, len(files))
-                folder = held.enter_context(shard(item, renderer, identity or {}, store, scratch, progress))
+                folder = held.enter_context(shard(item, renderer, identity or {}, store, scratch, progress, plugged))
                 stats = folder.stats()
                 progress.log(f"{item.name}: {stats['rows']} rows, {stats['format']} ({stats['why']})")
                 folders.append(folder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -12,54 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from alignment_core.artifacts import ArtifactStore, Manifest, key_of
-from alignment_core.config import SourceConfig
-from alignment_core.data.formats import SAMPLE, Detection, detect
-from alignment_core.data.formats.base import Dropped, Outcome, Quarantined, Reading
-from alignment_core.data.identity import content_digest, hub_commit
-from alignment_core.data.locate import HUB, SourceFile, is_hub, source_files
-from alignment_core.data.readers import RawRow, Unreadable, read_file, read_hub
+from alignment_core.data.formats import NO_PLUGINS, SAMPLE, Detection, Plugged, detect
+from alignment_core.data.inputs import Input, mended
+from alignment_core.data.readers import RawRow, Unreadable
 from alignment_core.data.rendering import Renderer
 from alignment_core.data.shards import ShardWriter
-from alignment_core.errors import DataError
 from alignment_core.progress import Progress, Stopped
+from alignment_core.record_format import Dropped, Outcome, Quarantined, Reading
 
 VERSION = 2
 """Raised when the same files and settings give another shard."""
 RECORDS, BAD, STATS = "records.arrow", "quarantine.jsonl", "stats.json"
-QUARANTINE_KEYS = {"origin", "reason", "detail", "row"}
-
-
-@dataclass(frozen=True)
-class Input:
-    """What becomes one shard: a file, files whose rows need one another, or a hub data set.
-
-    Attributes:
-        names: how reports call the files.
-        content: what identifies their content.
-        source: the settings that they are read with.
-        index: of the source in the settings.
-        files: empty for a hub data set.
-        detection: their format; None where nothing in them was recognised, or it is not known yet (hub).
-        problem: why nothing was recognised.
-    """
-
-    names: tuple[str, ...]
-    content: tuple[str, ...]
-    source: SourceConfig
-    index: int
-    files: tuple[SourceFile, ...] = ()
-    detection: Detection | None = None
-    problem: DataError | None = None
-
-    @property
-    def name(self) -> str:
-        return self.names[0] if len(self.names) == 1 else f"{self.names[0]} and {len(self.names) - 1} more"
-
-    def rows(self) -> Iterator[RawRow | Unreadable]:
-        """The raw rows of all files."""
-        if not self.files:
-            return read_hub(self.source, self.content[0])
-        return chain.from_iterable(read_file(file, self.source) for file in self.files)
 
 
 @dataclass(frozen=True)
@@ -76,67 +39,6 @@ class ShardFolder:
         return result
 
 
-def find_inputs(sources: Sequence[SourceConfig]) -> list[Input]:
-    """All files of all sources with their formats, in an order that depends on their content alone.
-
-    Raises:
-        DataError: a source is not there, or nothing in it is recognised.
-    """
-    found = []
-    for index, source in enumerate(sources):
-        if is_hub(source.path):
-            name, commit = source.path.removeprefix(HUB), hub_commit(source)
-            found.append(Input((name,), (commit,), source, index))
-        else:
-            found += _joined([_input(file, source, index) for file in source_files(source)])
-    return sorted(found, key=lambda item: (item.index, item.content, item.names))
-
-
-def _input(file: SourceFile, source: SourceConfig, index: int) -> Input:
-    sample = [_mended(row).value for row in islice(read_file(file, source), SAMPLE) if isinstance(row, RawRow)]
-    item = Input((file.name,), (_content(file),), source, index, (file,))
-    try:
-        detection = detect(sample, source, file.name)
-    except DataError as error:
-        return Input(item.names, item.content, source, index, item.files, problem=error)
-    return Input(item.names, item.content, source, index, item.files, detection)
-
-
-def _content(file: SourceFile) -> str:
-    try:
-        return content_digest(file)
-    except DataError:
-        return "unreadable"  # the reader says so, and the file's name and reason go into the quarantine
-
-
-def _joined(items: list[Input]) -> list[Input]:
-    """The inputs of one source, with files whose rows need one another as one.
-
-    Raises:
-        DataError: none was recognised.
-    """
-    known = [item for item in items if item.detection is not None]
-    if not known:
-        assert items[0].problem is not None
-        raise items[0].problem
-    groups: dict[str, list[Input]] = {}
-    for place, item in enumerate(items):
-        whole = item.detection is not None and item.detection.format.whole_source
-        group = item.detection.format.name if item.detection is not None and whole else f"\0{place}"
-        groups.setdefault(group, []).append(item)
-    return [_merged(sorted(group, key=lambda item: (item.content, item.names))) for group in groups.values()]
-
-
-def _merged(items: list[Input]) -> Input:
-    first = items[0]
-    if len(items) == 1:
-        return first
-    names, content, files = (
-        tuple(value for item in items for value in getattr(item, name)) for name in ("names", "content", "files")
-    )
-    return Input(names, content, first.source, first.index, files, first.detection)
-
-
 @contextmanager
 def shard(
     item: Input,
@@ -145,6 +47,7 @@ def shard(
     store: ArtifactStore | None,
     scratch: Path,
     progress: Progress,
+    plugged: Plugged = NO_PLUGINS,
 ) -> Iterator[ShardFolder]:
     """The shard of an input: from the store if it is there, else made.
 
@@ -155,34 +58,37 @@ def shard(
         store: where shards are kept; None: in `scratch`.
         scratch: a folder for temporary files.
         progress: where to report.
+        plugged: record formats that plugins bring.
     """
     if store is None:
         folder = scratch / f"shard-{len(list(scratch.iterdir()))}"
         folder.mkdir()
-        _make(item, renderer, folder, progress)
+        _make(item, renderer, folder, progress, plugged)
         yield ShardFolder(item, folder, reused=False)
         return
-    config = {
+    config: dict[str, Any] = {
         "content": item.content,
         "containers": [file.container for file in item.files],
         "source": item.source.model_dump(mode="json", exclude={"path", "revision", "weight"}),
         "renderer": dict(identity),
     }
+    if plugins := item.plugins(plugged):
+        config["plugins"] = [dict(plugin) for plugin in plugins]
     key = key_of(stage="shard", version=VERSION, config=config, parents={})
     with store.building("shard", key, progress) as building:
         artifact = building.found
         if artifact is None:
-            _make(item, renderer, building.out, progress)
+            _make(item, renderer, building.out, progress, plugged)
             artifact = building.publish(Manifest(kind="shard", key=key, version=VERSION, config=config, parents={}))
         yield ShardFolder(item, artifact.path, reused=building.found is not None)
 
 
-def _make(item: Input, renderer: Renderer, folder: Path, progress: Progress) -> None:
+def _make(item: Input, renderer: Renderer, folder: Path, progress: Progress, plugged: Plugged) -> None:
     rows = item.rows()
     detection = item.detection
     if detection is None and not item.files:
         first = list(islice(rows, SAMPLE))
-        detection = detect([row.value for row in first if isinstance(row, RawRow)], item.source, item.name)
+        detection = detect([row.value for row in first if isinstance(row, RawRow)], item.source, item.name, plugged)
         rows = chain(first, rows)
     counts: dict[str, Counter[str]] = {"dropped": Counter(), "quarantined": Counter()}
     read = _Read(rows, progress)
@@ -221,7 +127,7 @@ class _Read:
             if self._progress.stopping:
                 raise Stopped
             if isinstance(row, RawRow):
-                yield _mended(row)
+                yield mended(row)
             else:
                 self._unreadable.append(row)
 
@@ -240,13 +146,6 @@ class _Read:
         for bad in self._unreadable:
             yield Quarantined(bad.origin, bad.reason, bad.detail, bad.raw)
         self._unreadable.clear()
-
-
-def _mended(row: RawRow) -> RawRow:
-    """The row inside a line of `quarantine.jsonl`, so that a mended one can be handed in as it is."""
-    if isinstance(row.value, Mapping) and set(row.value) == QUARANTINE_KEYS:
-        return RawRow(row.value["row"], row.origin)
-    return row
 
 
 def _quarantine_line(bad: Quarantined, places: Mapping[str, int]) -> str:

@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from alignment_core.data.formats.base import Reading
 from alignment_core.data.near import PERMUTATIONS, signature
 from alignment_core.data.ondisk import Spool, on_disk, places
 from alignment_core.data.parts import FEEDBACK, PROMPT, Parts, canonical, digest64, parts, plain_text
 from alignment_core.data.rendering import Renderer, Request, Tokens, Unrenderable
 from alignment_core.data.rows import SIDES, token_schema
 from alignment_core.plugin_api import TokenSequence
+from alignment_core.record_format import Reading
 
 BATCH = 256
 """Records that are tokenised together."""

@@ -22,6 +22,8 @@ class Runtime(BaseModel):
     token_budget: int = 4096
     isolation: str = "process"
     checkpoint_seconds: float = 120.0
+    run: str = ""
+    listeners: tuple[dict[str, Any], ...] = ()
 
 
 class StageCall(BaseModel):

@@ -15,6 +15,7 @@ from alignment_core.artifacts import Artifact, ArtifactStore, Manifest
 from alignment_core.errors import ArtifactError
 from alignment_core.progress import Progress
 from alignment_core.stages import load_stage
+from alignment_core.stages.audience import Audience
 from alignment_core.stages.base import Job, StageCall
 from alignment_core.stages.process import run_in_process
 
@@ -46,14 +47,21 @@ def build(call: StageCall, progress: Progress) -> Built:
         AlignmentError: what the stage raised; `StageCrashed` if its process died.
     """
     started = time.monotonic()
+    audience = Audience(call, progress)
     found = ArtifactStore(call.runtime.store).find(call.key, progress.warn)
-    if found is not None:
-        artifact, cached = found, True
-    elif call.runtime.isolation == "process":
-        artifact, cached = run_in_process(call, progress)
-    else:
-        artifact, cached = run_here(call, progress)
-    return Built(artifact, cached, time.monotonic() - started, artifact.manifest().metrics)
+    try:
+        artifact, cached = (found, True) if found is not None else _run(call, audience)
+    except BaseException as error:
+        audience.failed(error)
+        raise
+    metrics = artifact.manifest().metrics
+    audience.finished(metrics, cached=cached)
+    return Built(artifact, cached, time.monotonic() - started, metrics)
+
+
+def _run(call: StageCall, audience: Audience) -> tuple[Artifact, bool]:
+    audience.started()
+    return (run_in_process if call.runtime.isolation == "process" else run_here)(call, audience)
 
 
 def run_here(call: StageCall, progress: Progress) -> tuple[Artifact, bool]:

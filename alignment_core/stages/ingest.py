@@ -6,6 +6,7 @@ from typing import Any
 
 from alignment_core.artifacts import ArtifactStore
 from alignment_core.config import DataConfig, SourceConfig
+from alignment_core.registry import load_registry
 from alignment_core.stages.base import Job, Stage
 from alignment_core.stages.plan import VERSIONS
 
@@ -41,7 +42,8 @@ def run(job: Job) -> dict[str, Any]:
     data = DataConfig(sources=sources, **config["data"])
     identity = {name: config[name] for name in ("tokenizer", "chat_template", "max_length")}
     store = ArtifactStore(job.call.runtime.store)
-    report = ingest(data, renderer, job.out, job.progress, store=store, identity=identity)
+    plugged = load_registry().formats()
+    report = ingest(data, renderer, job.out, job.progress, store=store, identity=identity, plugged=plugged)
     return {name: value for name, value in report.items() if name in METRICS}
 
 

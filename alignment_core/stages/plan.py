@@ -13,6 +13,7 @@ from alignment_core.artifacts import key_of
 from alignment_core.config import PipelineConfig
 from alignment_core.data.chat_templates import resolve_chat_template
 from alignment_core.data.identity import source_identity
+from alignment_core.data.inputs import find_inputs
 from alignment_core.errors import ConfigError
 from alignment_core.models.identity import ModelIdentity, model_identity
 from alignment_core.plugin_api import AlignmentOptimizer
@@ -73,6 +74,11 @@ class _Planner:
             token_budget=config.token_budget,
             isolation=config.isolation,
             checkpoint_seconds=config.checkpoint_seconds,
+            run=config.name,
+            listeners=tuple(
+                registry.listener(raw, where=f"listeners.{index}").model_dump(mode="json")
+                for index, raw in enumerate(config.listeners)
+            ),
         )
 
     def plan(self) -> Plan:
@@ -102,18 +108,30 @@ class _Planner:
     def _ingest(self) -> StageCall:
         data = self.config.data
         sources = [source_identity(source) for source in data.sources]
+        config: dict[str, Any] = {
+            "data": data.model_dump(mode="json", exclude={"sources"}),
+            "sources": [source.key for source in sources],
+            "tokenizer": self.model.tokenizer,
+            "chat_template": self.chat_template,
+            "max_length": self.config.model.max_length,
+        }
+        if plugins := self._format_plugins():
+            config["plugins"] = plugins
         return self._call(
             "ingest",
-            {
-                "data": data.model_dump(mode="json", exclude={"sources"}),
-                "sources": [source.key for source in sources],
-                "tokenizer": self.model.tokenizer,
-                "chat_template": self.chat_template,
-                "max_length": self.config.model.max_length,
-            },
+            config,
             {},
             inputs={"sources": [source.model_dump(mode="json") for source in data.sources]},
         )
+
+    def _format_plugins(self) -> list[dict[str, str]]:
+        """The plugins whose formats read the data. Which these are is looked up only where there is a choice."""
+        plugged = self.registry.formats()
+        if not plugged:
+            return []
+        items = find_inputs(self.config.data.sources, plugged)
+        used = {tuple(sorted(plugin.items())) for item in items for plugin in item.plugins(plugged)}
+        return [dict(plugin) for plugin in sorted(used)]
 
     def _sft(self, ingest: StageCall) -> StageCall | None:
         if self.config.sft is None:

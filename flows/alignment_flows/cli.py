@@ -20,7 +20,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-plugins_app = typer.Typer(help="Installed optimizers and evaluators.", no_args_is_help=True)
+plugins_app = typer.Typer(help="Installed optimizers, formats, evaluators and listeners.", no_args_is_help=True)
 data_app = typer.Typer(help="Look at feedback before anything is trained.", no_args_is_help=True)
 app.add_typer(plugins_app, name="plugins")
 app.add_typer(data_app, name="data")
@@ -89,7 +89,7 @@ def demo(
 @plugins_app.command("list")
 @command
 def list_plugins(as_json: AsJson = False) -> None:
-    """Show every installed optimizer and evaluator with its settings, and the plugins that do not work."""
+    """Show every installed plugin with its settings, and those that do not work."""
     from alignment_core.registry import load_registry
     from alignment_flows.show import show_plugins
 
@@ -116,10 +116,17 @@ def check(
 ) -> None:
     """Read feedback as a run would, and report what is in it, without training."""
     from alignment_core.data.check import check
+    from alignment_core.registry import load_registry
     from alignment_flows.show import show_data
 
     report = check(
-        paths, format=format, columns=_named(columns or ()), model=model, max_length=max_length, out=_new(out)
+        paths,
+        format=format,
+        columns=_named(columns or ()),
+        model=model,
+        max_length=max_length,
+        out=_new(out),
+        plugged=load_registry().formats(),
     )
     show_data(report, as_json=as_json)
 

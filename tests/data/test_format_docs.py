@@ -15,7 +15,9 @@ from alignment_core.data.rendering import BUILTIN_TEMPLATES
 
 ROOT = Path(__file__).resolve().parents[2]
 DOC = (ROOT / "docs" / "data-formats.md").read_text(encoding="utf-8")
-SOURCE = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "alignment_core" / "data").rglob("*.py"))
+CORE = ROOT / "alignment_core"
+FILES = [CORE / "record_format.py", *(CORE / "data").rglob("*.py")]
+SOURCE = "\n".join(path.read_text(encoding="utf-8") for path in FILES)
 
 
 def section(start: str, end: str) -> str:

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from alignment_core.config import SourceConfig
 from alignment_core.data.formats import FORMATS
-from alignment_core.data.formats.base import Dropped, Quarantined, Reading
 from alignment_core.data.parts import canonical, parts
 from alignment_core.data.readers import RawRow
+from alignment_core.record_format import Dropped, Quarantined, Reading
 
 WORDS = (
     "prompt", "completion", "chosen", "rejected", "label", "rating", "messages", "text", "instruction", "input",

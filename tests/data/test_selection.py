@@ -11,10 +11,10 @@ import pytest
 from records import answer, demo, pair, prompt, thumb, turns
 
 from alignment_core.data.facts import Facts
-from alignment_core.data.formats.base import Reading
 from alignment_core.data.rendering import Renderer
 from alignment_core.data.selection import select
 from alignment_core.data.shards import Shards, ShardWriter
+from alignment_core.record_format import Reading
 from alignment_core.records import Record
 
 

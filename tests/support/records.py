@@ -9,8 +9,8 @@ from typing import Any
 
 from alignment_core.config import SourceConfig
 from alignment_core.data.formats import FORMATS, detect
-from alignment_core.data.formats.base import Dropped, Quarantined, Reading
 from alignment_core.data.readers import RawRow
+from alignment_core.record_format import Dropped, Quarantined, Reading
 from alignment_core.records import Demonstration, LabelledResponse, PreferencePair, Prompt, Record
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from types import MappingProxyType
 from typing import Any
 
 from alignment_core.config import SourceConfig
 from alignment_core.data.formats.annotation import Argilla, LabelStudio
-from alignment_core.data.formats.base import RecordFormat
 from alignment_core.data.formats.chat_apps import Gradio, OpenWebUI, RatedTurns
 from alignment_core.data.formats.columns import ColumnMap
 from alignment_core.data.formats.compared import SHP, Halos, KWay, OpenAIPreference, PandaLM
@@ -21,6 +21,7 @@ from alignment_core.data.formats.traces import Traces
 from alignment_core.data.formats.transcripts import AnthropicHH
 from alignment_core.data.formats.trees import AssistantMessages, AssistantTree
 from alignment_core.errors import DataError
+from alignment_core.record_format import RecordFormat
 
 FORMATS: tuple[RecordFormat, ...] = (
     OpenWebUI(), OpenAIPreference(), LabelStudio(), AssistantTree(), AssistantMessages(), Halos(), PandaLM(), SHP(),
@@ -28,6 +29,9 @@ FORMATS: tuple[RecordFormat, ...] = (
     AnthropicHH(), Pairs(), Labelled(), Rated(), Demonstrations(), Prompts(),
 )  # fmt: skip
 """In the order in which they are asked: the first that recognises most of the first rows reads the file."""
+Plugged = Mapping[RecordFormat, Mapping[str, str]]
+"""Record formats that plugins bring, each with its plugin's identity. They are asked before ours."""
+NO_PLUGINS: Plugged = MappingProxyType({})
 SAMPLE = 100
 """Rows that are looked at to recognise a format."""
 
@@ -40,21 +44,22 @@ class Detection:
     why: str
 
 
-def detect(rows: Sequence[Any], source: SourceConfig, file: str) -> Detection:
+def detect(rows: Sequence[Any], source: SourceConfig, file: str, plugged: Plugged = NO_PLUGINS) -> Detection:
     """Choose the format of a file from its first rows.
 
     Raises:
         DataError: the named format does not exist, the columns are not there, or nothing recognises the rows.
     """
+    formats = (*plugged, *FORMATS)
     objects = [row for row in rows if isinstance(row, Mapping)]
     if source.format is not None:
-        return Detection(_named(source.format), "named in the settings")
+        return Detection(_named(source.format, formats), "named in the settings")
     if source.columns:
         mapped = ", ".join(f"{ours} from {theirs}" for ours, theirs in source.columns.items())
         return Detection(ColumnMap(source.columns, objects, file), mapped)
     best, hits = None, 0
-    for candidate in FORMATS:
-        count = sum(candidate.matches(row) for row in objects)
+    for candidate in formats:
+        count = sum(_matches(candidate, row) for row in objects)
         if count > hits:
             best, hits = candidate, count
     if best is None:
@@ -63,17 +68,24 @@ def detect(rows: Sequence[Any], source: SourceConfig, file: str) -> Detection:
             "no known format fits these rows",
             where=file,
             got=f"columns {', '.join(columns)}" if columns else "no rows that are objects",
-            expected=f"one of {', '.join(item.name for item in FORMATS)}",
+            expected=f"one of {', '.join(item.name for item in formats)}",
             do="Map your columns with data.sources[].columns, e.g. {prompt: …, chosen: …, rejected: …}",
         )
     return Detection(best, f"{hits} of the first {len(rows)} rows look like {best.shape}")
 
 
-def _named(name: str) -> RecordFormat:
-    for candidate in FORMATS:
+def _matches(candidate: RecordFormat, row: Mapping[str, Any]) -> bool:
+    try:
+        return bool(candidate.matches(row))
+    except Exception:
+        return False  # a plugin's format that cannot look at other people's rows harms nobody
+
+
+def _named(name: str, formats: Sequence[RecordFormat]) -> RecordFormat:
+    for candidate in formats:
         if candidate.name == name:
             return candidate
-    names = [candidate.name for candidate in FORMATS]
+    names = [candidate.name for candidate in formats]
     close = get_close_matches(name, names, 1)
     raise DataError(
         "there is no such record format",

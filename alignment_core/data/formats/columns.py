@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar
 
 from alignment_core.config import SourceConfig
-from alignment_core.data.formats.base import BadRow, Fields, Outcome, RecordFormat
 from alignment_core.data.formats.standard import Demonstrations, Labelled, Pairs, Prompts, Rated
 from alignment_core.errors import DataError
+from alignment_core.record_format import BadRow, Fields, Outcome, RecordFormat
 
 OURS = (
     "prompt",

@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 
 from alignment_core.config import SourceConfig
 from alignment_core.data.formats import shapes
-from alignment_core.data.formats.base import BadRow, Dropped, Fields, Outcome, Reading, RecordFormat
 from alignment_core.data.formats.comparing import ordered_pairs, pair, thumb
 from alignment_core.data.formats.instructions import alpaca_prompt
 from alignment_core.data.formats.sharegpt import with_tools
 from alignment_core.data.readers import RawRow
+from alignment_core.record_format import BadRow, Dropped, Fields, Outcome, Reading, RecordFormat
 from alignment_core.records import Conversation, LabelledResponse
 
 SHP_RATIO = 2.0

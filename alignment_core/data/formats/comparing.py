@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import combinations
 
 from alignment_core.config import SourceConfig
-from alignment_core.data.formats.base import BadRow, Dropped, Outcome, Reading
+from alignment_core.record_format import BadRow, Dropped, Outcome, Reading
 from alignment_core.records import Conversation, LabelledResponse, PreferencePair
 
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from alignment_core.config import SourceConfig
 from alignment_core.data.formats import shapes
-from alignment_core.data.formats.base import BadRow, Dropped, Fields, Outcome, Quarantined, Reading, RecordFormat
+from alignment_core.record_format import BadRow, Dropped, Fields, Outcome, Quarantined, Reading, RecordFormat
 from alignment_core.records import LabelledResponse
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from alignment_core.data.formats.base import BadRow
+from alignment_core.record_format import BadRow
 from alignment_core.records import Conversation, Message
 
 ROLES = {

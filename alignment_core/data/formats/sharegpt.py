@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 from alignment_core.config import SourceConfig
 from alignment_core.data.formats import shapes
-from alignment_core.data.formats.base import BadRow, Dropped, Fields, Outcome, Reading, RecordFormat
 from alignment_core.data.formats.comparing import pair
 from alignment_core.data.formats.standard import demonstrations
+from alignment_core.record_format import BadRow, Dropped, Fields, Outcome, Reading, RecordFormat
 from alignment_core.records import Conversation, LabelledResponse, Message
 
 

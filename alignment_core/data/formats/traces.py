@@ -12,10 +12,10 @@ from typing import Any, ClassVar
 
 from alignment_core.config import SourceConfig
 from alignment_core.data.formats import shapes
-from alignment_core.data.formats.base import BadRow, Dropped, Fields, Outcome, Quarantined, Reading, RecordFormat
 from alignment_core.data.formats.comparing import ordered_pairs, thumb
 from alignment_core.data.formats.joining import Groups
 from alignment_core.data.readers import RawRow
+from alignment_core.record_format import BadRow, Dropped, Fields, Outcome, Quarantined, Reading, RecordFormat
 from alignment_core.records import Conversation, LabelledResponse
 
 TRACE = ("trace_id", "traceId", "run_id", "runId", "request_id")

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 from alignment_core.config import SourceConfig
 from alignment_core.data.formats import shapes
-from alignment_core.data.formats.base import BadRow, Fields, Outcome, Reading, RecordFormat
 from alignment_core.data.formats.comparing import pair
+from alignment_core.record_format import BadRow, Fields, Outcome, Reading, RecordFormat
 from alignment_core.records import Conversation, Message
 
 TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):[ \n]?")

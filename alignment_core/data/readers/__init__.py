@@ -18,9 +18,10 @@ from alignment_core.data.locate import HUB, SourceFile
 from alignment_core.data.readers.columnar import arrow_rows, parquet_rows
 from alignment_core.data.readers.json_rows import json_rows
 from alignment_core.data.readers.lines import text_rows
-from alignment_core.data.readers.rows import RawRow, Unreadable
+from alignment_core.data.readers.rows import Unreadable
 from alignment_core.data.readers.separated import separated_rows
 from alignment_core.errors import DataError
+from alignment_core.records import RawRow
 
 __all__ = ["RawRow", "Unreadable", "read_file", "read_hub"]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import IO, Any
 
 from alignment_core.data.locate import SourceFile
-from alignment_core.data.readers.rows import RawRow
+from alignment_core.records import RawRow
 
 BATCH_ROWS = 256
 

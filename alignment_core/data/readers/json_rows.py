@@ -8,7 +8,8 @@ from itertools import chain
 from typing import IO, Any
 
 from alignment_core.data.readers.lines import MAX_LINE, numbered_lines
-from alignment_core.data.readers.rows import RawRow, Unreadable
+from alignment_core.data.readers.rows import Unreadable
+from alignment_core.records import RawRow
 
 WRAPPERS = ("data", "rows", "examples", "items", "records", "train")
 """Keys under which exporters put the rows of a file that is one object."""

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from itertools import chain, islice
 from typing import IO, Any
 
-from alignment_core.data.readers.rows import RawRow, Unreadable
+from alignment_core.data.readers.rows import Unreadable
+from alignment_core.records import RawRow
 
 MAX_LINE = 64 * 2**20
 """Bytes of one row; a longer one is quarantined without being held."""

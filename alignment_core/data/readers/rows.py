@@ -7,14 +7,6 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
-class RawRow:
-    """A row as it stood in the file; `origin` is `file:line` (`file:row` where a container has no lines)."""
-
-    value: Any
-    origin: str
-
-
-@dataclass(frozen=True, slots=True)
 class Unreadable:
     """A stretch of a file that is no row: where, the reason's short name, the detail, and as much of it as is sane."""
 

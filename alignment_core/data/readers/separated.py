@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import IO
 
 from alignment_core.data.readers.lines import MAX_LINE, numbered_lines
-from alignment_core.data.readers.rows import RawRow, Unreadable
+from alignment_core.data.readers.rows import Unreadable
+from alignment_core.records import RawRow
 
 
 def separated_rows(name: str, stream: IO[bytes], delimiter: str, headerless: bool) -> Iterator[RawRow | Unreadable]:

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from alignment_core.config import SourceConfig
-from alignment_core.data.readers import RawRow
-from alignment_core.records import Record
+from alignment_core.records import RawRow, Record
 
 Fields = Mapping[str, Any]
 
@@ -59,7 +58,10 @@ Outcome = Reading | Dropped | Quarantined
 
 
 class RecordFormat:
-    """One shape of rows. A stateless format defines `matches` and `read`; one that joins rows overrides `records`."""
+    """One shape of rows, made without arguments.
+
+    A stateless format defines `matches` and `read`; one that joins rows overrides `records`.
+    """
 
     name: ClassVar[str]
     shape: ClassVar[str]
@@ -94,6 +96,6 @@ class RecordFormat:
             return list(self.read(row.value, row.origin, source))
         except BadRow as bad:
             return [Quarantined(row.origin, bad.reason, bad.detail, row.value)]
-        except (TypeError, KeyError, AttributeError, ValueError, IndexError, RecursionError) as error:
+        except Exception as error:
             # The row has the format's columns, and inside them a shape that nobody has seen yet.
             return [Quarantined(row.origin, "unexpected_shape", f"{type(error).__name__}: {error}", row.value)]

@@ -1,0 +1,48 @@
+"""A listener: every stage's progress and metrics as JSON lines in one file, for whatever draws or watches them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ConfigDict
+
+from alignment_core.plugin_api import Listener, StageInfo, hookimpl
+
+
+class JsonLines(Listener):
+    """Appends one JSON object per event to a file: started, step, finished, cached, failed."""
+
+    model_config = ConfigDict(title="JSON lines")
+
+    name: Literal["jsonl"] = "jsonl"
+    path: Path
+    """File to append to; it and its folder are made where they are missing."""
+
+    def started(self, stage: StageInfo) -> None:
+        self._write(stage, "started")
+
+    def step(self, stage: StageInfo, done: int, total: int, metrics: Mapping[str, float]) -> None:
+        self._write(stage, "step", done=done, total=total, metrics=dict(metrics))
+
+    def finished(self, stage: StageInfo, metrics: Mapping[str, Any], *, cached: bool) -> None:
+        self._write(stage, "cached" if cached else "finished", metrics=dict(metrics))
+
+    def failed(self, stage: StageInfo, error: str) -> None:
+        self._write(stage, "failed", error=error)
+
+    def _write(self, stage: StageInfo, event: str, **more: Any) -> None:
+        place = {"run": stage.run, "stage": stage.stage, "label": stage.label, "key": stage.key}
+        line = {"time": datetime.now(UTC).isoformat(), **place, "event": event, **more}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        # Opened anew for each line: several runs may write to one file, and none of it is lost in a crash.
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+@hookimpl
+def alignment_listeners() -> list[type[Listener]]:
+    return [JsonLines]

@@ -25,7 +25,7 @@ test: lint
 test-ci: $(VENV)/.installed-test
 	$(RUN_TESTS) -m ci
 
-verify: test $(VENV)/.installed-peer
+verify: test $(VENV)/.installed-peer $(VENV)/trl-1.12
 	$(RUN_TESTS) -m "ci or slow or peer or gpu"
 
 lint: $(VENV)/.installed-test
@@ -47,6 +47,10 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) .
 	@touch $@
+
+# The last TRL with a PPO trainer, beside the one that the other peer tests import: only its source is read.
+$(VENV)/trl-1.12: | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $@ trl==1.12.0
 
 # .installed-test and .installed-peer, by the extra of that name
 $(VENV)/.installed-%: pyproject.toml constraints.txt | $(BIN)/python

@@ -216,6 +216,8 @@ def _optimizer_flaw(cls: type[AlignmentOptimizer]) -> str | None:
         return f"it was made for plugin API {cls.api_version}, and this is {API_VERSION}; update the older of the two"
     if unknown := set(cls.trains) - set(ROLES):
         return f"it trains {', '.join(sorted(unknown))}, which is none of {', '.join(ROLES)}"
+    if strange := [name for name in cls.evaluators if name not in cls.model_fields]:
+        return f"it says that {', '.join(strange)} chooses an evaluator, which is none of its settings"
     return _missing(cls, AlignmentOptimizer, "batches", "loss") or _clash(cls)
 
 

@@ -183,6 +183,15 @@ class AlignmentRun(Protocol):
     def random(self, name: str) -> Any:
         """A `random.Random` keyed by seed and `name`; put the step or epoch into the name where it should matter."""
 
+    def judge(self, setting: str, rollouts: Sequence[Rollout]) -> list[float]:
+        """The scores that the evaluator chosen by a setting gives; see `AlignmentOptimizer.evaluators`."""
+
+    def keep(self) -> None:
+        """Keep a copy of the trained weights as they are now, in place of the copy before; checkpoints hold it too."""
+
+    def restore(self) -> None:
+        """Put the kept copy back: at the end of `batches`, it is what the stage saves."""
+
     def report(self, metrics: Mapping[str, float]) -> None:
         """Metrics of something larger than a step (a rollout), shown and kept beside the loop's own."""
 
@@ -209,6 +218,8 @@ class AlignmentOptimizer(StepSettings):
     """Needs the frozen SFT model's log-probabilities; those of the data are a cached stage."""
     trains: ClassVar[tuple[str, ...]] = ("policy",)
     """Roles that `loss` trains: `policy`, and `value` where a value model is wanted."""
+    evaluators: ClassVar[tuple[str, ...]] = ()
+    """Names of settings (`dict[str, Any] | None`) that choose an installed evaluator, for `run.judge`."""
 
     name: str
 

@@ -54,6 +54,19 @@ class Registry:
         """
         return self._make(Evaluator, "evaluator", raw, where)
 
+    def evaluators_of(self, optimizer: AlignmentOptimizer) -> dict[str, Evaluator]:
+        """The evaluators that the optimizer's settings choose, by setting.
+
+        Raises:
+            PluginError, ConfigError: as for `optimizer`.
+        """
+        chosen = {setting: getattr(optimizer, setting) for setting in optimizer.evaluators}
+        return {
+            setting: self.evaluator(raw, where=f"optimizer.{setting}")
+            for setting, raw in chosen.items()
+            if raw is not None
+        }
+
     def listener(self, raw: Mapping[str, Any], where: str = "listeners") -> Listener:
         """The listener that `raw["name"]` chooses.
 

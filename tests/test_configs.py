@@ -20,7 +20,7 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT /
 def check(config: PipelineConfig) -> None:
     """The parts that only an installed plugin can judge."""
     registry = load_registry()
-    registry.optimizer(config.optimizer)
+    registry.evaluators_of(registry.optimizer(config.optimizer))
     for raw in config.evaluation.evaluators + ([config.rank.by] if config.rank else []):
         registry.evaluator(raw)
 

@@ -142,6 +142,7 @@ def test_mistakes_of_the_user(install: Install, raw: dict[str, Any], error: type
         (HINGE.replace('Literal["hinge"]', "str"), "it has no fixed name"),
         (HINGE.replace("def loss", "def lost"), "it does not define `loss`"),
         (HINGE.replace("slack: float", "trains: ClassVar = ('critic',); slack: float"), "it trains critic"),
+        (HINGE.replace("slack: float", "evaluators: ClassVar = ('judge',); slack: float"), "says that judge chooses"),
         (RUDE.replace("def score", "def skore"), "it does not define `score`"),
     ],
 )
@@ -154,6 +155,23 @@ def test_broken_plugin_is_reported_and_the_rest_works(install: Install, source: 
     assert "hinge" not in names(registry, "optimizer")
     with pytest.raises(PluginError, match=r"Not usable: plugin `stranger_broken_entry` of stranger-broken 1\.2"):
         registry.optimizer({"name": "hinge"})
+
+
+def test_settings_may_choose_evaluators(install: Install) -> None:
+    """A stranger's optimizer asks for a stranger's evaluator, as PPO asks for its held-out measure."""
+    judged = "evaluators: ClassVar = ('judge',); judge: dict | None = None; slack: float"
+    install("stranger-hinge", HINGE.replace("slack: float", judged))
+    install("stranger-polite", RUDE)
+    registry = load_registry()
+    assert registry.evaluators_of(registry.optimizer({"name": "hinge"})) == {}
+    chosen = registry.optimizer({"name": "hinge", "judge": {"name": "polite"}})
+    assert registry.evaluators_of(chosen)["judge"].score((), "please") == 1.0
+    with pytest.raises(PluginError, match=r"optimizer\.judge\.name: no installed evaluator has this name"):
+        registry.evaluators_of(registry.optimizer({"name": "hinge", "judge": {"name": "rude"}}))
+    with pytest.raises(ConfigError, match=r"optimizer\.held_out_measure\.wantd"):
+        registry.evaluators_of(
+            registry.optimizer({"name": "ppo", "held_out_measure": {"name": "wordlist", "wantd": []}})
+        )
 
 
 def test_two_plugins_with_one_name_are_both_refused(install: Install) -> None:

@@ -66,14 +66,17 @@ def clipped_policy(logps: Tensor, old_logps: Tensor, advantages: Tensor, *, clip
 
 
 def clipped_value(values: Tensor, old_values: Tensor, returns: Tensor, *, clip: float) -> tuple[Tensor, Tensor]:
-    """Half the larger of the squared errors of V and of V clipped around its old value (2403.17031, detail 13).
+    """Half the larger of the squared errors of V and of V clipped around its old value (2403.17031).
 
     Returns:
         Loss per token, and 1 where the clipped branch was taken.
     """
     plain = (values - returns) ** 2
-    clipped = (old_values + (values - old_values).clamp(-clip, clip) - returns) ** 2
-    return 0.5 * torch.maximum(plain, clipped), (clipped > plain).to(plain.dtype)
+    moved = values - old_values
+    clipped = (old_values + moved.clamp(-clip, clip) - returns) ** 2
+    # Inside the clip both are equal up to rounding, and rounding must not count as clipped.
+    taken = (clipped > plain) & (moved.abs() > clip)
+    return 0.5 * torch.maximum(plain, clipped), taken.to(plain.dtype)
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:

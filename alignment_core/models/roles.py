@@ -202,6 +202,15 @@ class Roles:
         named = {f"model.{name}": p for name, p in self.model.named_parameters() if p.requires_grad}
         return named | {f"heads.{name}": p for name, p in self.heads.named_parameters() if p.requires_grad}
 
+    def parameters_by_role(self) -> dict[str, list[nn.Parameter]]:
+        """The weights that learn, by role; whatever is neither adapter nor head is the first role's."""
+        by_role: dict[str, list[nn.Parameter]] = {role: [] for role in self.trained}
+        owners = {id(p): role for role in self.trained for _, p in self._adapter_parameters([role])}
+        owners |= {id(p): role for role in self.trained if role in self.heads for p in self.heads[role].parameters()}
+        for parameter in self.parameters().values():
+            by_role[owners.get(id(parameter), self.trained[0])].append(parameter)
+        return by_role
+
     def _adapter_parameters(self, roles: Sequence[str]) -> Iterator[tuple[str, nn.Parameter]]:
         wanted = {self._adapters[role] for role in roles} - {None}
         for layer in self._layers:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from alignment_core.data.dataset import Dataset
-from alignment_core.plugin_api import AlignmentOptimizer
+from alignment_core.plugin_api import AlignmentOptimizer, Evaluator, Rollout
 from alignment_core.registry import load_registry
 from alignment_core.stages.base import Job, Stage
 from alignment_core.stages.opened import Opened, need, open_data, write_history
@@ -17,12 +18,15 @@ from alignment_core.training.run import CachedReference, Rows
 
 def run(job: Job) -> dict[str, Any]:
     """Train the policy; the artifact is its PEFT folder, with every other trained role in a folder of its name."""
-    optimizer = load_registry().optimizer(job.call.config["optimizer"])
+    registry = load_registry()
+    optimizer = registry.optimizer(job.call.config["optimizer"])
     data = open_data(job)
     opened = Opened.of(job)
     _add_roles(opened, optimizer)
     cached = read_reference(job.parents["reference"]) if "reference" in job.parents else {}
     training = opened.run(_rows(optimizer, data, job), cached)
+    for setting, evaluator in registry.evaluators_of(optimizer).items():
+        training.judges[setting] = _judge(evaluator, data)
     train(optimizer, training, job.checkpoints, job.call.runtime.checkpoint_seconds)
     opened.save("policy", job.out)
     for role in optimizer.trains:
@@ -47,6 +51,19 @@ def _add_roles(opened: Opened, optimizer: AlignmentOptimizer) -> None:
             opened.add_trainable("value")
             opened.roles.add_head("value")
     opened.roles.train_only(optimizer.trains)
+
+
+def _judge(evaluator: Evaluator, data: Dataset) -> Callable[[Rollout], float]:
+    """The evaluator on a response to a prompt of either split."""
+
+    def score(rollout: Rollout) -> float:
+        try:
+            prompt = data.held_out.messages(rollout.prompt)
+        except KeyError:
+            prompt = data.train.messages(rollout.prompt)
+        return evaluator.score(prompt, rollout.text)
+
+    return score
 
 
 def _rows(optimizer: AlignmentOptimizer, data: Dataset, job: Job) -> Rows:

@@ -27,7 +27,7 @@ VERSIONS = {
     "rank": 2,
     "reward": 1,
     "reference": 1,
-    "optimize": 1,
+    "optimize": 2,
     "evaluate": 1,
     "world": 1,
 }
@@ -184,7 +184,14 @@ class _Planner:
         reward: StageCall | None,
         reference: StageCall | None,
     ) -> StageCall:
-        config = self._trains(optimizer=optimizer.model_dump(mode="json"), plugin=self.registry.identity(optimizer))
+        config = self._trains(
+            optimizer=optimizer.model_dump(mode="json"),
+            plugin=self.registry.identity(optimizer),
+            evaluators={
+                setting: self.registry.identity(evaluator)
+                for setting, evaluator in self.registry.evaluators_of(optimizer).items()
+            },
+        )
         parents = {
             "data": ingest,
             "ranked": rank,

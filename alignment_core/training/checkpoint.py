@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ class Snapshot:
         metrics: metrics of the last step; empty before the first.
         history: one mapping of metrics per step, and the reports of larger units.
         warnings: warnings so far.
+        kept: the copy of the weights that `run.keep()` made; empty without one.
     """
 
     step: int
@@ -38,6 +39,7 @@ class Snapshot:
     metrics: Mapping[str, float]
     history: list[dict[str, Any]]
     warnings: list[str]
+    kept: dict[str, Tensor] = field(default_factory=dict)
 
 
 def save_checkpoint(
@@ -55,6 +57,7 @@ def save_checkpoint(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     tensors = {f"state.{name}": value.clone() for name, value in snapshot.state.items() if isinstance(value, Tensor)}
+    tensors |= {f"kept.{name}": value for name, value in snapshot.kept.items()}
     tensors |= {f"weights.{name}": parameter.detach() for name, parameter in weights.items()}
     for name, parameter in weights.items():
         for moment, value in optimizer.state.get(parameter, {}).items():
@@ -113,14 +116,16 @@ def load_checkpoint(
     for name, parameter in weights.items():
         with torch.no_grad():
             parameter.copy_(tensors.pop(f"weights.{name}"))
-    by_name = dict(weights)
+    by_name, kept = dict(weights), dict[str, Tensor]()
     for full_name, value in tensors.items():
         group, name = full_name.split(".", 1)
         if group == "state":
             state[name] = value
+        elif group == "kept":
+            kept[name] = value
         else:
             moment, name = name.split(".", 1)
             parameter = by_name[name]
             # AdamW's step counter stays on the CPU, the moments live beside their weight.
             optimizer.state[parameter][moment] = value if value.dim() == 0 else value.to(parameter.device)
-    return Snapshot(plain["step"], plain["budget"], state, plain["metrics"], plain["history"], plain["warnings"])
+    return Snapshot(plain["step"], plain["budget"], state, plain["metrics"], plain["history"], plain["warnings"], kept)

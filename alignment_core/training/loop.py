@@ -107,13 +107,13 @@ class _Loop:
             return
         self.run.step, self.run.state = snapshot.step, snapshot.state
         self.run.history, self.run.warnings = snapshot.history, snapshot.warnings
-        self.run.metrics = snapshot.metrics
+        self.run.metrics, self.run.kept = snapshot.metrics, snapshot.kept
         self.run.budget.tokens = min(self.run.budget.tokens, snapshot.budget)
         self.run.progress.log(f"resumed after step {snapshot.step}")
 
     def _save(self) -> None:
         run = self.run
-        snapshot = Snapshot(run.step, run.budget.tokens, run.state, run.metrics, run.history, run.warnings)
+        snapshot = Snapshot(run.step, run.budget.tokens, run.state, run.metrics, run.history, run.warnings, run.kept)
         save_checkpoint(self.checkpoints, snapshot, self.weights, self.optimizer)
         self.saved_at = time.monotonic()
 
@@ -125,17 +125,25 @@ class _Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         metrics = self.run.budget.fit(lambda: self._accumulate(batch))
-        norm = float(torch.nn.utils.clip_grad_norm_(self.weights.values(), objective.max_grad_norm))
-        if not (math.isfinite(metrics["loss"]) and math.isfinite(norm)):
+        norms = self._clip(objective.max_grad_norm)
+        if not all(map(math.isfinite, (metrics["loss"], *norms.values()))):
             rows = ", ".join(row.id for row in batch.rows)
             raise TrainingError(
                 "the loss or its gradient is no longer finite",
                 where=f"step {self.run.step + 1}",
-                got=f"loss {metrics['loss']}, gradient norm {norm} on rows {rows}",
+                got=f"loss {metrics['loss']}, gradient norm {max(norms.values())} on rows {rows}",
                 do="Look at these rows, or lower the learning rate",
             )
         self.optimizer.step()
-        return metrics | {"grad_norm": norm, "learning_rate": rate}
+        return metrics | norms | {"learning_rate": rate}
+
+    def _clip(self, largest: float) -> dict[str, float]:
+        """Clip the gradients of each role by themselves: a value model that errs must not slow the policy down."""
+        norms = {}
+        for role, weights in self.run.roles.parameters_by_role().items():
+            name = "grad_norm" if role == self.run.roles.trained[0] else f"grad_norm_{role}"
+            norms[name] = float(torch.nn.utils.clip_grad_norm_(weights, largest))
+        return norms
 
     def _accumulate(self, batch: StepBatch) -> dict[str, float]:
         """Gradients and metrics of the whole step, begun anew whenever it is called."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -116,6 +116,8 @@ class Run:
     history: list[dict[str, Any]] = field(default_factory=list)
     metrics: Mapping[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    judges: dict[str, Callable[[Rollout], float]] = field(default_factory=dict)
+    kept: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.budget.on_halved, self.budget.on_pass = self.warn, self._stop_if_asked
@@ -226,6 +228,36 @@ class Run:
     def _stop_if_asked(self) -> None:
         if self.progress.stopping:
             raise Stopped(f"stopped after step {self.step}")
+
+    def judge(self, setting: str, rollouts: Sequence[Rollout]) -> list[float]:
+        """What the evaluator that `setting` chose says of each response.
+
+        Raises:
+            PluginError: the optimizer did not declare that this setting chooses an evaluator, or it chose none.
+        """
+        if setting not in self.judges:
+            raise PluginError(
+                "the optimizer asked for an evaluator that it did not declare or that nobody chose",
+                where=f"optimizer.{setting}",
+                do=f'Declare `evaluators: ClassVar = ("{setting}",)`, and ask only where the setting is not None',
+            )
+        return [self.judges[setting](rollout) for rollout in rollouts]
+
+    def keep(self) -> None:
+        """Copy the trained weights as they are now to the CPU; the copy before is dropped."""
+        self.kept = {name: p.detach().to("cpu", copy=True) for name, p in self.roles.parameters().items()}
+
+    def restore(self) -> None:
+        """Put the kept weights back.
+
+        Raises:
+            PluginError: nothing was kept.
+        """
+        if not self.kept:
+            raise PluginError("no weights were kept", where="run.restore()", do="Call `run.keep()` before")
+        with torch.no_grad():
+            for name, parameter in self.roles.parameters().items():
+                parameter.copy_(self.kept[name])
 
     def random(self, name: str) -> random.Random:
         return random.Random(seed_of(self.seed, name))

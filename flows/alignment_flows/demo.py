@@ -23,7 +23,7 @@ LENGTH = {"max_new_tokens": 40}
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "dpo": {"name": "dpo", "learning_rate": 5e-4, "beta": 0.3, "epochs": 2},
     "kto": {"name": "kto", "learning_rate": 5e-4, "beta": 0.3, "epochs": 3},
-    "ppo": {"name": "ppo", "learning_rate": 1e-3, "kl_coef": 0.1, "rollouts": 24, **LENGTH},
+    "ppo": {"name": "ppo", **LENGTH},
 }
 LABEL_NOISE = 0.1
 

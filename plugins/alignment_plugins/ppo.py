@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator
@@ -19,37 +19,31 @@ from alignment_core.plugin_api import (
     TokenSequence,
     hookimpl,
 )
+from alignment_plugins.watch import Watched
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class PPO(AlignmentOptimizer):
+class PPO(Watched):
     """Samples from the policy and maximises the reward model's score under a KL penalty to the SFT model."""
 
     model_config = ConfigDict(title="PPO")
-    prompts: ClassVar[bool] = True
-    reward_model: ClassVar[bool] = True
-    reference: ClassVar[bool] = True
     trains: ClassVar[tuple[str, ...]] = ("policy", "value")
 
     name: Literal["ppo"] = "ppo"
     learning_rate: float = Field(2e-4, gt=0)
     """Peak learning rate of AdamW."""
-    batch_size: int = Field(32, ge=1)
+    batch_size: int = Field(16, ge=1)
     """Responses in one optimizer step (a minibatch of the rollout)."""
     rollouts: int = Field(20, ge=1)
     """Times that responses are sampled and learned from."""
     rollout_size: int = Field(64, ge=1)
     """Responses sampled in one rollout."""
-    epochs: int = Field(2, ge=1)
+    epochs: int = Field(4, ge=1)
     """Passes over each rollout."""
     schedule: Literal["cosine", "linear", "constant"] = "linear"
     """How the learning rate falls after the warm-up: to 10 % by a cosine, to 0 linearly, or not at all."""
-    max_new_tokens: int = Field(128, ge=1)
-    """Longest response in tokens."""
-    temperature: float = Field(1.0, gt=0)
-    """Sampling temperature; log-probabilities, KL and ratios use the same scaled logits."""
     top_p: float = Field(1.0, gt=0, le=1)
     """Must stay 1: a truncated distribution has no matching log-probabilities."""
     top_k: int = Field(0, ge=0)
@@ -60,8 +54,6 @@ class PPO(AlignmentOptimizer):
     """KL per response in nats that an adaptive β steers to (arXiv 1909.08593); unset: β is fixed."""
     kl_horizon: int = Field(1000, ge=1)
     """Responses over which the adaptive β moves."""
-    kl_ceiling: float = Field(50.0, gt=0)
-    """KL per response in nats at which training stops with a warning: beyond it the reward model is being gamed."""
     step_kl: float | None = Field(0.1, gt=0)
     """The passes over a rollout end early when a step's KL per token to the sampling policy exceeds this."""
     clip: float = Field(0.2, gt=0, lt=1)
@@ -74,10 +66,12 @@ class PPO(AlignmentOptimizer):
     """Discount per token."""
     gae_lambda: float = Field(0.95, ge=0, le=1)
     """λ of generalised advantage estimation."""
+    normalise_scores: bool = True
+    """Scores are measured from the SFT model's mean in units of its standard deviation, both of the first rollout."""
     missing_end_penalty: float = Field(1.0, ge=0)
-    """Taken off the score of a response that reached the length limit without ending."""
+    """Taken off the (normalised) score of a response that reached the length limit without ending."""
     score_clip: float | None = Field(None, gt=0)
-    """Scores are cut to ± this; unset: not cut."""
+    """(Normalised) scores are cut to ± this; unset: not cut."""
 
     @field_validator("top_p", "top_k")
     @classmethod
@@ -90,34 +84,31 @@ class PPO(AlignmentOptimizer):
         state = run.state
         state.setdefault("kl_coef", self.kl_coef)
         state.setdefault("rollouts_done", 0)
-        while state["rollouts_done"] < self.rollouts and "stopped_at_kl" not in state:
+        while state["rollouts_done"] < self.rollouts and "stopped" not in state:
             if "rollout" not in state:
                 state["rollout"] = self._collect(run)
-            yield from self._minibatches(run, state["rollout"])
-            rollout = state.pop("rollout")
-            state["rollouts_done"] += 1
-            self._steer_kl(run, rollout)
-            if rollout["kl"] > self.kl_ceiling:
-                state["stopped_at_kl"] = rollout["kl"]
-                run.warn(
-                    f"stopped after rollout {state['rollouts_done']}: KL {rollout['kl']:.1f} nats per response is over "
-                    f"kl_ceiling {self.kl_ceiling:g}; raise kl_coef or lower learning_rate"
-                )
+            if "stopped" not in state:
+                yield from self._minibatches(run, state["rollout"])
+                state["rollouts_done"] += 1
+            self._steer_kl(run, state.pop("rollout"))
+        self.restore_best(run)
 
     def total_steps(self, run: AlignmentRun) -> int:
         return self.rollouts * self.epochs * -(-self.rollout_size // self.batch_size)
 
     def _collect(self, run: AlignmentRun) -> dict[str, Any]:
         """Sample one rollout and everything about it that stays constant while it is learned from."""
-        size, done = self.rollout_size, run.state["rollouts_done"]
-        order = sorted(run.prompts, key=lambda row: row.id)
-        prompts = [order[i % len(order)] for i in range(done * size, (done + 1) * size)]
-        rollouts = run.generate(prompts, max_new_tokens=self.max_new_tokens, temperature=self.temperature)
+        rollouts = run.generate(self._prompts(run), max_new_tokens=self.max_new_tokens, temperature=self.temperature)
         sequences = [rollout.sequence for rollout in rollouts]
         old = run.policy.token_logps(sequences, self.temperature)
         reference = run.reference.token_logps(sequences, self.temperature)
-        values = run.value.values(sequences)
-        scores = self._scores(run, rollouts)
+        raw_scores = run.reward.scores(sequences)
+        if "score_mean" not in run.state:
+            mean, deviation = float(raw_scores.mean()), float(raw_scores.std(correction=0))
+            known = self.normalise_scores and deviation > 0
+            run.state["score_mean"], run.state["score_deviation"] = (mean, deviation) if known else (0.0, 1.0)
+        scores = self._scores(run, raw_scores, rollouts)
+        values = self._in_units(run.value.values(sequences), run.state)
         rewards = losses.token_rewards(scores, old.logps, reference.logps, old.mask, kl_coef=run.state["kl_coef"])
         advantages, returns = losses.gae(rewards, values, old.mask, gamma=self.gamma, lam=self.gae_lambda)
         constants = {
@@ -127,23 +118,42 @@ class PPO(AlignmentOptimizer):
             "returns": returns,
         }
         kl = float(((old.logps - reference.logps) * old.mask).sum(dim=1).mean())
+        score, length = float(scores.mean()), float(old.mask.sum(dim=1).mean())
         run.report(
             {
-                "score": float(scores.mean()),
+                "score": score,
+                "raw_score": float(raw_scores.mean()),
                 "kl": kl,
                 "kl_coef": run.state["kl_coef"],
-                "response_length": float(old.mask.sum(dim=1).mean()),
+                "response_length": length,
                 "unfinished_share": sum(not rollout.finished for rollout in rollouts) / len(rollouts),
                 "entropy": float((old.entropy * old.mask).sum() / old.mask.sum()),
                 "explained_variance": float(losses.explained_variance(values, returns, old.mask)),
+                **self.watch(run, score=score, kl=kl, length=length),
             }
         )
         return {"first_step": run.step, "kl": kl, "rows": _to_json(sequences, constants)}
 
-    def _scores(self, run: AlignmentRun, rollouts: Sequence[Rollout]) -> Tensor:
-        scores = run.reward.scores([rollout.sequence for rollout in rollouts])
-        unfinished = scores.new_tensor([not rollout.finished for rollout in rollouts])
-        scores = scores - self.missing_end_penalty * unfinished
+    def _prompts(self, run: AlignmentRun) -> list[Row]:
+        """The next `rollout_size` prompts of endless passes, each in an order of its own."""
+        prompts = sorted(run.prompts, key=lambda row: row.id)
+        chosen: list[Row] = []
+        first = run.state["rollouts_done"] * self.rollout_size
+        for index in range(first, first + self.rollout_size):
+            turn, place = divmod(index, len(prompts))
+            if not chosen or place == 0:
+                order = list(range(len(prompts)))
+                run.random(f"prompts of pass {turn}").shuffle(order)
+            chosen.append(prompts[order[place]])
+        return chosen
+
+    def _in_units(self, scores: Tensor, units: Mapping[str, float]) -> Tensor:
+        """Scores and values, which start from the same weights, measured from the SFT model's scores."""
+        return (scores - units["score_mean"]) / units["score_deviation"]
+
+    def _scores(self, run: AlignmentRun, raw_scores: Tensor, rollouts: Sequence[Rollout]) -> Tensor:
+        unfinished = raw_scores.new_tensor([not rollout.finished for rollout in rollouts])
+        scores = self._in_units(raw_scores, run.state) - self.missing_end_penalty * unfinished
         return scores if self.score_clip is None else scores.clamp(-self.score_clip, self.score_clip)
 
     def _minibatches(self, run: AlignmentRun, rollout: dict[str, Any]) -> Iterator[StepBatch]:
@@ -158,7 +168,8 @@ class PPO(AlignmentOptimizer):
             run.random(f"rollout {run.state['rollouts_done']} epoch {epoch}").shuffle(order)
             chosen = [rows[i] for i in order[place * self.batch_size : (place + 1) * self.batch_size]]
             tokens = sum(len(row.sequences["response"].completion) for row in chosen)
-            yield StepBatch(chosen, denominators={"tokens": tokens})
+            units = {name: run.state[name] for name in ("score_mean", "score_deviation")}
+            yield StepBatch(chosen, denominators={"tokens": tokens}, constants=units)
 
     def _steer_kl(self, run: AlignmentRun, rollout: dict[str, Any]) -> None:
         if self.kl_target is not None:
@@ -171,7 +182,7 @@ class PPO(AlignmentOptimizer):
         old, advantages = micro.token_values("old_logps"), micro.token_values("advantages")
         policy, policy_clipped = losses.clipped_policy(now.logps, old, advantages, clip=self.clip)
         value, value_clipped = losses.clipped_value(
-            run.value.values(sequences),
+            self._in_units(run.value.values(sequences), micro.constants),
             micro.token_values("old_values"),
             micro.token_values("returns"),
             clip=self.value_clip,

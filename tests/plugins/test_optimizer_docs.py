@@ -25,11 +25,15 @@ NOT_METRICS = {
         "start",
         "values",
         "tokens",
+        "after",
+        "measured",
     },
     "kto": {"z0", "desirable", "undesirable", "desirable_weight", "undesirable_weight"},
     "dpo": {"chosen_tokens"},
 }
 """Keys of dictionaries in the plugins that hold a rollout's or a step's parts."""
+PARTS = {"ppo": ["ppo", "watch"]}
+"""Modules of an optimizer that has several."""
 
 
 def documented(name: str) -> set[str]:
@@ -44,10 +48,11 @@ def test_page_names_every_setting(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["dpo", "kto", "ppo"])
 def test_page_names_every_metric(name: str) -> None:
-    source = Path(str(import_module(f"alignment_plugins.{name}").__file__)).read_text()
+    modules = [import_module(f"alignment_plugins.{part}") for part in PARTS.get(name, [name])]
     keys = {
         key.value
-        for node in ast.walk(ast.parse(source))
+        for module in modules
+        for node in ast.walk(ast.parse(Path(str(module.__file__)).read_text()))
         if isinstance(node, ast.Dict)
         for key in node.keys
         if isinstance(key, ast.Constant) and isinstance(key.value, str)

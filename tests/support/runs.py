@@ -90,6 +90,11 @@ def prompt_rows(count: int, seed: int = 0) -> list[Row]:
     return [Row(f"prompt-{i}", {"prompt": TokenSequence(ids, len(ids))}) for i, ids in enumerate(found)]
 
 
+def held_out_rows(count: int) -> list[Row]:
+    """Prompts that are kept away from training."""
+    return [Row(f"held-out-{row.id}", row.sequences) for row in prompt_rows(count, seed=9)]
+
+
 def demonstration_rows(count: int, seed: int = 0) -> list[Row]:
     """Sequences with a mask here and there."""
     rows = []
@@ -115,6 +120,7 @@ OBJECTIVES: dict[str, Callable[[], Objective]] = {
         kl_target=3.0,
         step_kl=None,
         kl_ceiling=1e6,
+        held_out_every=2,
     ),
 }
 
@@ -149,7 +155,8 @@ class World:
         roles.train_only(trained)
         return Run(
             roles=roles,
-            rows=rows or Rows(demonstration_rows(10), preference_rows(10), feedback_rows(7, 3), prompt_rows(8)),
+            rows=rows
+            or Rows(demonstration_rows(10), preference_rows(10), feedback_rows(7, 3), prompt_rows(8), held_out_rows(4)),
             vocabulary=Vocabulary(WordTokenizer(), PAD, tuple(range(STOP, 40))),
             budget=Budget(budget),
             seed=5,

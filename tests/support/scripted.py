@@ -56,12 +56,16 @@ class ScriptedRun:
     feedback: Sequence[Row] = ()
     prompts: Sequence[Row] = ()
     rollouts: Sequence[Rollout] = ()
+    held_out_rollouts: Sequence[Rollout] = ()
+    judgements: list[list[float]] = field(default_factory=list)
     step: int = 0
     state: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     reports: list[dict[str, float]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     asked_to_generate: list[tuple[list[str], dict[str, Any]]] = field(default_factory=list)
+    kept_at: list[int] = field(default_factory=list)
+    restored: int = 0
     seed: int = 0
 
     shuffled = Run.shuffled
@@ -73,7 +77,22 @@ class ScriptedRun:
 
     def generate(self, prompts: Sequence[Row], **settings: Any) -> Sequence[Rollout]:
         self.asked_to_generate.append(([prompt.id for prompt in prompts], settings))
-        return self.rollouts
+        held_out = prompts and prompts[0] in self.held_out_prompts
+        return self.held_out_rollouts[: len(prompts)] if held_out else self.rollouts
+
+    @property
+    def held_out_prompts(self) -> Sequence[Row]:
+        return [rollout.prompt for rollout in self.held_out_rollouts]
+
+    def judge(self, setting: str, rollouts: Sequence[Rollout]) -> list[float]:
+        """What was written down for this measurement, the first for the first."""
+        return self.judgements.pop(0)
+
+    def keep(self) -> None:
+        self.kept_at.append(self.state["rollouts_done"])
+
+    def restore(self) -> None:
+        self.restored += 1
 
     def report(self, metrics: Mapping[str, float]) -> None:
         self.reports.append(dict(metrics))

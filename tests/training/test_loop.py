@@ -29,6 +29,7 @@ from alignment_core.plugin_api import AlignmentOptimizer, LossOutput, MicroBatch
 from alignment_core.stages.sft import SFT
 from alignment_core.training.loop import learning_rate_factor
 from alignment_core.training.run import Rows, Run
+from alignment_plugins.ppo import PPO
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +94,7 @@ def test_memory_that_ends_halves_the_budget_and_the_result_stays(
     progress = Listener()
     run = learn(OBJECTIVES[kind](), world.open(kind, budget=1000, progress=progress), tmp_path / "hit")
     assert run.budget.tokens == 500
-    assert run.warnings == progress.warnings == ["out of memory: token_budget is now 500"]
+    assert run.warnings == progress.warnings == ["out of memory: token_budget is now 500", *calm.warnings]
     assert len(run.history) == len(calm.history)
     for ours, theirs in zip(run.history, calm.history, strict=True):
         for name in ours:
@@ -251,3 +252,38 @@ def test_the_learning_rate_of_each_step_is_the_schedules(world: World, tmp_path:
     run = learn(objective, world.open("sft"), tmp_path)
     rates = [entry["learning_rate"] for entry in run.history]
     assert rates == pytest.approx([0.01 * f for f in [0.5, 1.0, 1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125]])
+
+
+def test_each_role_is_clipped_by_itself(world: World, tmp_path: Path) -> None:
+    """A value loss a thousand times as large scales the policy's gradient by nothing."""
+    norms, gradients = [], []
+    for weight in (0.5, 500.0):
+        objective = PPO(
+            rollouts=1,
+            rollout_size=4,
+            batch_size=4,
+            epochs=1,
+            max_new_tokens=5,
+            value_weight=weight,
+            max_grad_norm=0.01,
+        )
+        run = learn(objective, world.open("ppo"), tmp_path / str(weight))
+        entry = next(entry for entry in run.history if "loss" in entry)
+        norms.append((entry["grad_norm"], entry["grad_norm_value"]))
+        gradients.append({name: g.clone() for name, g in gradients_of(run).items() if ".policy." in name})
+        for role, parameters in run.roles.parameters_by_role().items():
+            assert parameters, role
+            norm = math.sqrt(sum(float((p.grad**2).sum()) for p in parameters))
+            assert norm == pytest.approx(0.01, rel=1e-3)
+    (policy, value), (same_policy, larger_value) = norms
+    assert same_policy == pytest.approx(policy, rel=1e-4)
+    assert larger_value == pytest.approx(1000 * value, rel=1e-3)
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient)
+
+
+def test_every_trained_weight_belongs_to_one_role(world: World) -> None:
+    run = world.open("ppo")
+    owned = [id(p) for parameters in run.roles.parameters_by_role().values() for p in parameters]
+    assert sorted(owned) == sorted(id(p) for p in run.roles.parameters().values())
+    assert run.roles.head_of("value").weight in set(run.roles.parameters_by_role()["value"])

@@ -38,6 +38,11 @@ def same_end(run: Run, unbroken: Run) -> None:
         assert torch.equal(weights_of(run)[name], weight), name
 
 
+def losses(run: Run) -> list[float]:
+    """The loss of every step."""
+    return [entry["loss"] for entry in run.history if "loss" in entry]
+
+
 def live(
     world: World, kind: str, objective: Objective, folder: Path, listener: Listener, every: float = 1e9, **open_: Any
 ) -> Run | None:
@@ -152,7 +157,7 @@ def test_dropout_goes_on_where_it_stopped(tiny_model: Path, tmp_path: Path, kind
     same_end(resumed, unbroken)
     without = live(make_world(tiny_model, tmp_path / "dry"), kind, OBJECTIVES[kind](), tmp_path / "dry-run", Listener())
     assert without is not None
-    assert without.history[-1]["loss"] != unbroken.history[-1]["loss"]
+    assert losses(without)[-1] != losses(unbroken)[-1]
 
 
 def test_a_halved_budget_stays_halved(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,9 +195,9 @@ def test_training_that_stopped_at_the_kl_ceiling_stays_stopped(world: World, tmp
     objective = PPO(**settings, kl_ceiling=1e-9, learning_rate=1e-2)
     run = live(world, "ppo", objective, tmp_path, Listener())
     assert run is not None
-    # The first rollout comes from the reference itself; the second is over the ceiling.
-    assert run.step == 2
-    assert "kl_ceiling" in run.warnings[-1]
+    # The first rollout comes from the reference itself; the second is over the ceiling, and nothing is learned from it.
+    assert run.step == 1
+    assert "kl_ceiling" in run.warnings[0]
     again = Listener()
     assert live(world, "ppo", objective, tmp_path, again) is not None
     assert again.steps == []
@@ -215,7 +220,9 @@ def test_a_checkpoint_gives_back_what_went_in(tmp_path: Path) -> None:
     weights["model.a.b"].grad = torch.tensor([0.3, -0.1, 0.2])
     optimizer.step()
     table = torch.arange(6.0).reshape(2, 3)
+    kept = {"model.a.b": torch.full((3,), 9.0), "heads.c": torch.ones(2)}
     saved = snapshot(7, table=table, part=table[0], nested={"kl": 0.1 + 0.2, "rows": [1, None, "x"]})
+    saved.kept = kept
     save_checkpoint(tmp_path, saved, weights, optimizer)
     others, other_optimizer = weights_and_optimizer(0.0)
     loaded = load_checkpoint(tmp_path, others, other_optimizer)
@@ -226,6 +233,8 @@ def test_a_checkpoint_gives_back_what_went_in(tmp_path: Path) -> None:
     assert (loaded.step, loaded.budget, loaded.warnings) == (7, 4096, ["a warning"])
     assert (loaded.metrics, loaded.history) == (saved.metrics, saved.history)
     assert torch.equal(others["model.a.b"], weights["model.a.b"])
+    assert loaded.kept.keys() == kept.keys()
+    assert all(torch.equal(loaded.kept[name], value) for name, value in kept.items())
     for moment in ("step", "exp_avg", "exp_avg_sq"):
         assert torch.equal(
             other_optimizer.state[others["model.a.b"]][moment], optimizer.state[weights["model.a.b"]][moment]
@@ -287,3 +296,30 @@ def test_objectives_of_these_tests_learn(world: World, tmp_path: Path) -> None:
         before = weights_of(world.open(kind))
         after = weights_of(learn(objective, world.open(kind), tmp_path / kind))
         assert all(not torch.equal(before[name], after[name]) for name in before)
+
+
+class Wanders(DPO):
+    """Keeps the weights of its second step and ends with them, whatever it learned after that."""
+
+    def batches(self, run: Any) -> Any:
+        for batch in super().batches(run):
+            if run.step == 2 and not run.state.get("kept"):
+                run.keep()
+                run.state["kept"] = True
+            yield batch
+        run.restore()
+
+
+@pytest.mark.parametrize("stop_at", [1, 2, 3, 4, 5, 6])
+def test_kept_weights_outlive_a_stop(world: World, tmp_path: Path, stop_at: int) -> None:
+    plain = live(world, "dpo", DPO(**STEPS, schedule="constant"), tmp_path / "plain", Listener())
+    assert plain is not None
+    objective = Wanders(**STEPS, schedule="constant")
+    unbroken = live(world, "dpo", objective, tmp_path / "unbroken", Listener())
+    assert unbroken is not None
+    live(world, "dpo", objective, tmp_path / "cut", Listener(stop_at=stop_at * 2))
+    resumed = live(world, "dpo", objective, tmp_path / "cut", Listener())
+    assert resumed is not None
+    same_end(resumed, unbroken)
+    assert resumed.step == plain.step > 2
+    assert any(not torch.equal(weights_of(resumed)[name], weight) for name, weight in weights_of(plain).items())

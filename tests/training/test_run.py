@@ -7,11 +7,11 @@ import torch
 from engine import naive_logps, sequences
 from hypothesis import given
 from hypothesis import strategies as st
-from runs import Listener, World, feedback_rows, make_world, prompt_rows
+from runs import Listener, World, feedback_rows, make_world, prompt_rows, weights_of
 from scripted import ScriptedRun, micro
 
 from alignment_core.errors import PluginError
-from alignment_core.plugin_api import Row, TokenSequence
+from alignment_core.plugin_api import Rollout, Row, TokenSequence
 from alignment_core.progress import Stopped
 from alignment_core.training.run import CachedReference, Run
 
@@ -167,3 +167,27 @@ def test_warnings_and_reports_are_kept(world: World) -> None:
     run.report({"score": 1.5})
     assert run.warnings == listener.warnings == ["look here"]
     assert run.history == [{"step": 4, "score": 1.5}]
+
+
+def test_an_evaluator_judges_rollouts(world: World) -> None:
+    run = world.open("dpo")
+    (prompt,) = prompt_rows(1)
+    rollouts = [Rollout(prompt, prompt.sequences["prompt"], True, text) for text in ("a", "abc")]
+    run.judges["measure"] = lambda rollout: float(len(rollout.text))
+    assert run.judge("measure", rollouts) == [1.0, 3.0]
+    with pytest.raises(PluginError, match="evaluator that it did not declare") as error:
+        run.judge("other", rollouts)
+    assert 'evaluators: ClassVar = ("other",)' in str(error.value)
+
+
+def test_nothing_kept_is_nothing_to_restore(world: World) -> None:
+    run = world.open("dpo")
+    with pytest.raises(PluginError, match="no weights were kept"):
+        run.restore()
+    run.keep()
+    before = weights_of(run)
+    with torch.no_grad():
+        for parameter in run.roles.parameters().values():
+            parameter.add_(1.0)
+    run.restore()
+    assert all(torch.equal(weights_of(run)[name], weight) for name, weight in before.items())

@@ -1,0 +1,144 @@
+"""Our side of `vs_trl.py`: python ours.py FOLDER TASK DTYPE STEPS, one JSON object on stdout."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer
+from world import BATCH, END, EPISODES, LEARNING_RATE, LORA_ALPHA, LORA_RANK, NEW_TOKENS, PAD, Meter, read_rows
+
+from alignment_core.config import LoraConfig
+from alignment_core.models.load import load_base
+from alignment_core.models.logps import Budget
+from alignment_core.models.roles import Roles
+from alignment_core.plugin_api import Row, StepBatch, TokenSequence
+from alignment_core.stages.reward import BradleyTerry
+from alignment_core.stages.sft import SFT
+from alignment_core.training.loop import train
+from alignment_core.training.run import Rows, Run, Vocabulary
+from alignment_plugins.dpo import DPO
+from alignment_plugins.kto import KTO
+from alignment_plugins.ppo import PPO
+
+STEP: dict[str, Any] = {"learning_rate": LEARNING_RATE, "batch_size": BATCH, "epochs": 1}
+LORA = LoraConfig(rank=LORA_RANK, alpha=LORA_ALPHA)
+
+
+def objective_of(task: str, steps: int) -> Any:
+    """What is trained, with the settings that TRL's side has, too."""
+    if task == "ppo":
+        return PPO(
+            learning_rate=LEARNING_RATE,
+            rollouts=steps,
+            rollout_size=EPISODES,
+            batch_size=EPISODES,
+            epochs=4,
+            max_new_tokens=NEW_TOKENS,
+            step_kl=None,
+            kl_ceiling=1e9,
+        )
+    return {"sft": SFT, "reward": BradleyTerry, "dpo": DPO, "kto": KTO}[task.removesuffix("-cached")](**STEP)
+
+
+def rows_of(folder: Path, task: str, steps: int) -> Rows:
+    """Rows for so many steps."""
+    rows = read_rows(folder)[: EPISODES if task == "ppo" else BATCH * steps]
+
+    def sequence(row: dict[str, list[int]], name: str) -> TokenSequence:
+        return TokenSequence((*row["prompt"], *row[name], END), len(row["prompt"]))
+
+    prompts = [TokenSequence(tuple(row["prompt"]), len(row["prompt"])) for row in rows]
+    feedback = []
+    for i, row in enumerate(rows):
+        name = "chosen" if i % 2 == 0 else "rejected"
+        other = (*row["prompt"], *rows[i - 1]["rejected" if i % 2 == 0 else "chosen"], END)
+        pair = {"response": sequence(row, name), "mismatched": TokenSequence(other, len(row["prompt"]))}
+        feedback.append(Row(str(i), pair, {"desirable": float(i % 2 == 0), "weight": 1.0}))
+    both = [{name: sequence(row, name) for name in ("chosen", "rejected")} for row in rows]
+    return Rows(
+        demonstrations=[Row(str(i), {"demonstration": pair["chosen"]}) for i, pair in enumerate(both)],
+        preferences=[Row(str(i), pair, {"margin": 0.0}) for i, pair in enumerate(both)],
+        feedback=feedback,
+        prompts=[Row(str(i), {"prompt": prompt}) for i, prompt in enumerate(prompts)],
+    )
+
+
+class Timed:
+    """Tells the meter when a step has ended, and counts the tokens that TRL counts: every sequence whole."""
+
+    stopping = False
+
+    def __init__(self, meter: Meter, every: int) -> None:
+        self.meter, self.every = meter, every
+
+    def step(self, done: int, total: int, metrics: Mapping[str, float] | None = None) -> None:
+        if metrics is not None and done % self.every == 0:
+            self.meter.step()
+
+    def log(self, message: str) -> None: ...
+    def warn(self, message: str) -> None:
+        print(message, file=sys.stderr)
+
+
+def counting(objective: Any, task: str, meter: Meter) -> Any:
+    """The objective, its batches counted."""
+    kind = type(objective)
+    batches = kind.batches
+
+    def counted(self: Any, run: Any) -> Iterator[StepBatch]:
+        for batch in batches(self, run):
+            names = ["response"] if task.startswith("kto") else list(batch.rows[0].sequences)
+            meter.tokens += sum(len(row.sequences[name].ids) for row in batch.rows for name in names)
+            yield batch
+
+    return type(kind.__name__, (kind,), {"batches": counted, "__annotations__": {}}).model_validate(
+        objective.model_dump()
+    )
+
+
+def open_run(folder: Path, task: str, dtype: str, rows: Rows) -> tuple[Run, Meter]:
+    """The run, its memory measured from where the base is loaded."""
+    model = str(folder / "model")
+    roles = Roles(load_base(model, revision=None, load_in=dtype, device=torch.device("cpu")), model)  # type: ignore[arg-type]
+    meter = Meter()
+    trained = ["policy"]
+    roles.add_new("policy", LORA, 0)
+    if task == "reward":
+        roles.add_new("reward", LORA, 0)
+        roles.add_head("reward")
+        trained = ["reward"]
+    elif task != "sft":
+        roles.add_base("reference")
+    if task == "ppo":
+        roles.add_new("reward", LORA, 1)
+        roles.add_head("reward", 0.02 * torch.randn(1, 512))
+        roles.add_copy("value", of="reward")
+        trained = ["policy", "value"]
+    roles.train_only(trained)
+    # No response ends early, as TRL's do not: every token counts.
+    vocabulary = Vocabulary(AutoTokenizer.from_pretrained(model), PAD, (-1,))
+    cached = {}
+    if task.endswith("-cached"):
+        found = [s for r in (*rows.preferences, *rows.feedback) for s in r.sequences.values()]
+        cached = {sequence.digest(): -1000.0 for sequence in found}
+    run = Run(roles, rows, vocabulary, Budget(4096), 0, Timed(meter, 4 if task == "ppo" else 1), cached)
+    return run, meter
+
+
+def main() -> None:
+    folder, task, dtype, steps = Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
+    run, meter = open_run(folder, task, dtype, rows_of(folder, task, steps))
+    objective = counting(objective_of(task, steps), task, meter)
+    with tempfile.TemporaryDirectory() as checkpoints:
+        train(objective, run, Path(checkpoints), 1e9)
+    print(json.dumps(meter.result() | {"loss": run.history[-1]["loss"]}))
+
+
+if __name__ == "__main__":
+    main()

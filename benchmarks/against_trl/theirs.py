@@ -1,0 +1,204 @@
+"""TRL's side of `vs_trl.py`: python theirs.py FOLDER TASK DTYPE STEPS MICRO, one JSON object on stdout.
+
+SFT, reward, DPO and KTO with TRL 1.16 or newer; PPO with TRL 1.12, the last release that has it. Defaults, but for what
+has to be equal on both sides (adapter, batch, learning rate, length, no gradient checkpointing) and for the logging.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    TrainerCallback,
+)
+from world import (
+    BATCH,
+    END,
+    EPISODES,
+    LEARNING_RATE,
+    LORA_ALPHA,
+    LORA_RANK,
+    MAX_LENGTH,
+    NEW_TOKENS,
+    PAD,
+    Meter,
+    read_rows,
+)
+
+
+def text(tokens: list[int]) -> str:
+    return "".join(f"w{token} " for token in tokens)
+
+
+def dataset_of(folder: Path, task: str, steps: int) -> Dataset:
+    """The rows as text; the tokenizer gives back their ids."""
+    rows = read_rows(folder)[: EPISODES if task == "ppo" else BATCH * steps]
+    if task == "sft":
+        return Dataset.from_list([{"prompt": text(r["prompt"]), "completion": text(r["chosen"])} for r in rows])
+    if task == "reward":
+        both = [{name: text(r["prompt"] + r[name]) + "</s>" for name in ("chosen", "rejected")} for r in rows]
+        return Dataset.from_list(both)
+    if task.startswith("kto"):
+        names = ["chosen" if i % 2 == 0 else "rejected" for i in range(len(rows))]
+        return Dataset.from_list(
+            [
+                {"prompt": text(r["prompt"]), "completion": text(r[name]), "label": name == "chosen"}
+                for r, name in zip(rows, names, strict=True)
+            ]
+        )
+    return Dataset.from_list([{name: text(r[name]) for name in ("prompt", "chosen", "rejected")} for r in rows])
+
+
+class Steps(TrainerCallback):  # type: ignore[misc]
+    def __init__(self, meter: Meter) -> None:
+        self.meter = meter
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.meter.step()
+
+
+def settings(kind: Any, folder: str, micro: int, dtype: str, steps: int, **more: Any) -> Any:
+    """A TRL config."""
+    return kind(
+        output_dir=folder,
+        use_cpu=True,
+        bf16=False,
+        report_to=[],
+        save_strategy="no",
+        disable_tqdm=True,
+        logging_steps=1,
+        learning_rate=LEARNING_RATE,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=max(1, BATCH // micro),
+        gradient_checkpointing=False,
+        **({"max_steps": steps} | more),
+    )
+
+
+def lora(task_type: str) -> LoraConfig:
+    return LoraConfig(r=LORA_RANK, lora_alpha=LORA_ALPHA, target_modules="all-linear", task_type=task_type)
+
+
+def trainer_of(folder: Path, task: str, dtype: torch.dtype, steps: int, micro: int, out: str) -> tuple[Any, Meter]:
+    """TRL's trainer for the task; memory is measured from where the model is loaded."""
+    import trl
+
+    path = str(folder / "model")
+    if task == "reward":
+        model: Any = AutoModelForSequenceClassification.from_pretrained(path, dtype=dtype, num_labels=1)
+    else:
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+    meter = Meter()
+    name = task.removesuffix("-cached").removesuffix("-packed")
+    kinds = {
+        "sft": (trl.SFTTrainer, trl.SFTConfig),
+        "reward": (trl.RewardTrainer, trl.RewardConfig),
+        "dpo": (trl.DPOTrainer, trl.DPOConfig),
+    }
+    if name == "kto":
+        if hasattr(trl, "KTOTrainer"):
+            kinds["kto"] = (trl.KTOTrainer, trl.KTOConfig)
+        else:
+            from trl.experimental.kto import KTOConfig, KTOTrainer
+
+            kinds["kto"] = (KTOTrainer, KTOConfig)
+    trainer, config = kinds[name]
+    more: dict[str, Any] = {"max_length": MAX_LENGTH}
+    if task.endswith("-cached"):
+        more["precompute_ref_log_probs"] = True
+    if task.endswith("-packed"):
+        more["packing"] = True
+    made = trainer(
+        model=model,
+        args=settings(config, out, micro, str(dtype), steps, **more),
+        train_dataset=dataset_of(folder, task, steps),
+        processing_class=AutoTokenizer.from_pretrained(path),
+        peft_config=lora("SEQ_CLS" if task == "reward" else "CAUSAL_LM"),
+        callbacks=[Steps(meter)],
+    )
+    return made, meter
+
+
+def count_tokens(trainer: Any, meter: Meter) -> None:
+    """Count the real tokens of every micro-batch."""
+    inner = trainer.compute_loss
+
+    def counted(model: Any, inputs: Any, *arguments: Any, **options: Any) -> Any:
+        masks = [name for name in inputs if name.endswith("attention_mask") and not name.startswith("KL")]
+        if masks:
+            meter.tokens += sum(int(inputs[name].sum()) for name in masks)
+        else:
+            meter.tokens += inputs["input_ids"].numel()  # packed: no padding
+        return inner(model, inputs, *arguments, **options)
+
+    trainer.compute_loss = counted
+
+
+def ppo(folder: Path, dtype: torch.dtype, updates: int, out: str) -> tuple[Any, Meter]:
+    """TRL 1.12's PPO: policy with an adapter, reward and value model as whole networks."""
+    from trl.experimental.ppo import PPOConfig, PPOTrainer
+
+    path = str(folder / "model")
+    tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
+    policy = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+    policy.generation_config.eos_token_id = None
+    meter = Meter()
+    scorers = [AutoModelForSequenceClassification.from_pretrained(path, dtype=dtype, num_labels=1) for _ in range(2)]
+    rows = read_rows(folder)[:EPISODES]
+    data = Dataset.from_list([{"input_ids": row["prompt"]} for row in rows])
+    config = settings(
+        PPOConfig,
+        out,
+        BATCH,
+        str(dtype),
+        -1,
+        gradient_accumulation_steps=EPISODES // BATCH,
+        total_episodes=EPISODES * updates,
+        num_ppo_epochs=4,
+        num_mini_batches=1,
+        local_rollout_forward_batch_size=BATCH,
+        response_length=NEW_TOKENS,
+        num_sample_generations=0,
+        max_steps=-1,
+    )
+    trainer = PPOTrainer(
+        args=config,
+        processing_class=tokenizer,
+        model=policy,
+        ref_model=None,
+        reward_model=scorers[0],
+        value_model=scorers[1],
+        train_dataset=data,
+        eval_dataset=data,
+        peft_config=lora("CAUSAL_LM"),
+        callbacks=[Steps(meter)],
+    )
+    return trainer, meter
+
+
+def main() -> None:
+    folder, task, steps, micro = Path(sys.argv[1]), sys.argv[2], int(sys.argv[4]), int(sys.argv[5])
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[sys.argv[3]]
+    with tempfile.TemporaryDirectory() as out:
+        if task == "ppo":
+            trainer, meter = ppo(folder, dtype, steps, out)
+        else:
+            trainer, meter = trainer_of(folder, task, dtype, steps, micro, out)
+            count_tokens(trainer, meter)
+        trainer.train()
+    history = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    print(json.dumps(meter.result() | {"loss": history[-1] if history else None, "tokens_end": [PAD, END]}))
+
+
+if __name__ == "__main__":
+    main()

@@ -18,7 +18,7 @@ from alignment_core.data.formats import NO_PLUGINS, Plugged
 from alignment_core.data.inputs import find_inputs
 from alignment_core.data.parts import KINDS
 from alignment_core.data.rendering import Renderer
-from alignment_core.data.report import Outcome, make_report
+from alignment_core.data.report import TOO_LONG, Outcome, make_report
 from alignment_core.data.report_page import draw_lengths, page
 from alignment_core.data.selection import select
 from alignment_core.data.sharding import BAD, RECORDS, ShardFolder, shard
@@ -27,8 +27,6 @@ from alignment_core.data.writing import write_split
 from alignment_core.errors import DataError
 from alignment_core.progress import Progress
 
-TOO_LONG = frozenset({"completion_too_long", "prompt_too_long"})
-"""Reasons that the settings give, not the row: they do not count against `max_bad_fraction`."""
 EXAMPLES = 3
 """Quarantined rows of each reason that the report shows."""
 
@@ -43,6 +41,7 @@ def ingest(
     identity: Mapping[str, Any] | None = None,
     unit: str = "tokens",
     plugged: Plugged = NO_PLUGINS,
+    strict: bool = True,
 ) -> dict[str, Any]:
     """Read, convert, de-duplicate, split and write all sources.
 
@@ -55,18 +54,19 @@ def ingest(
         identity: what identifies the renderer, as plain JSON; needed with a store.
         unit: what the report calls the renderer's tokens.
         plugged: record formats that plugins bring, beside ours.
+        strict: rows that cannot be used are an error where they are too many or all; else they are only reported.
 
     Returns:
         The report, as in `report.json`.
 
     Raises:
-        DataError: a source cannot be read, more than `max_bad_fraction` of the rows cannot be used, or none can.
+        DataError: a source is not there, or (strict) more than `max_bad_fraction` of the rows cannot be used, or none.
     """
     scratch = out / ".scratch"
     scratch.mkdir()
     try:
         with ExitStack() as held:
-            files = find_inputs(data.sources, plugged)
+            files = find_inputs(data.sources, plugged, strict=strict)
             folders = []
             for done, item in enumerate(files):
                 progress.step(done, len(files))
@@ -75,7 +75,7 @@ def ingest(
                 progress.log(f"{item.name}: {stats['rows']} rows, {stats['format']} ({stats['why']})")
                 folders.append(folder)
             progress.step(len(files), len(files))
-            report = _merge(data, renderer, folders, out, scratch, unit)
+            report = _merge(data, renderer, folders, out, scratch, unit, strict)
             for warning in report["warnings"]:
                 progress.warn(warning)
             return report
@@ -84,11 +84,18 @@ def ingest(
 
 
 def _merge(
-    data: DataConfig, renderer: Renderer, folders: Sequence[ShardFolder], out: Path, scratch: Path, unit: str
+    data: DataConfig,
+    renderer: Renderer,
+    folders: Sequence[ShardFolder],
+    out: Path,
+    scratch: Path,
+    unit: str,
+    strict: bool,
 ) -> dict[str, Any]:
     shards = Shards([folder.path / RECORDS for folder in folders], [folder.input.names for folder in folders], scratch)
     quarantined, examples = _quarantine(folders, shards, out)
-    _check(data, folders, quarantined, shards)
+    if strict:
+        _check(data, folders, quarantined, examples, shards)
     weights = np.array([folder.input.source.weight for folder in folders])
     train, held_out, facts = select(shards, weights, data.held_out_fraction, data.near_duplicates, scratch)
     chosen = {"train": train, "held_out": held_out}
@@ -97,7 +104,8 @@ def _merge(
         "held_out": write_split(out / "held_out", shards, held_out, renderer.max_length),
     }
     outcome = Outcome(folders, shards, facts, quarantined, examples, chosen, written)
-    report = make_report(outcome, renderer, unit)
+    text = json.dumps(make_report(outcome, renderer, unit), ensure_ascii=False)
+    report: dict[str, Any] = json.loads(text.encode("utf-8", "replace"))
     (out / "report.json").write_text(json.dumps(report, indent=2, ensure_ascii=False), encoding="utf-8")
     picture = draw_lengths(report["lengths"])
     (out / "report.html").write_text(page(report, "html", picture), encoding="utf-8")
@@ -116,7 +124,8 @@ def _quarantine(
             counts[row["reason"]] += 1
             if len(examples[row["reason"]]) < EXAMPLES:
                 examples[row["reason"]].append({"origin": row["origin"], "detail": row["detail"]})
-            target.write(json.dumps(row, ensure_ascii=False) + "\n")
+            text = json.dumps(row, ensure_ascii=False) + "\n"
+            target.write(text.encode("utf-8", "backslashreplace").decode())  # a lone surrogate becomes its escape
     return counts, dict(examples)
 
 
@@ -150,16 +159,26 @@ def _as_standard(shards: Shards, index: int) -> dict[str, Any]:
     return {"messages": [*prompt, *first]} if first else {"prompt": prompt}
 
 
-def _check(data: DataConfig, folders: Sequence[ShardFolder], quarantined: Counter[str], shards: Shards) -> None:
+def _check(
+    data: DataConfig,
+    folders: Sequence[ShardFolder],
+    quarantined: Counter[str],
+    examples: Mapping[str, list[dict[str, str]]],
+    shards: Shards,
+) -> None:
     rows = sum(folder.stats()["rows"] for folder in folders)
     where = ", ".join(dict.fromkeys(source.path for source in data.sources))
-    bad = sum(count for reason, count in quarantined.items() if reason not in TOO_LONG)
-    reasons = ", ".join(f"{reason} {count}" for reason, count in quarantined.most_common())
+    bad = sum(count for reason, count in quarantined.items() if reason not in TOO_LONG)  # the settings' fault
+    dropped: Counter[str] = Counter()
+    for folder in folders:
+        dropped.update(folder.stats()["dropped"])
+    reasons = ", ".join(f"{reason} {count}" for reason, count in (quarantined + dropped).most_common())
+    first = next((f"; {found[0]['origin']}: {found[0]['detail']}" for found in examples.values()), "")
     if bad > data.max_bad_fraction * rows:
         raise DataError(
             "too many rows cannot be used",
             where=where,
-            got=f"{bad} of {rows} ({reasons})",
+            got=f"{bad} of {rows} ({reasons}{first})",
             expected=f"at most {data.max_bad_fraction:.0%}",
             do="Run `align data check` on it to see them, mend them, or raise data.max_bad_fraction",
         )
@@ -167,6 +186,6 @@ def _check(data: DataConfig, folders: Sequence[ShardFolder], quarantined: Counte
         raise DataError(
             "no row can be used",
             where=where,
-            got=f"{rows} rows" + (f" ({reasons})" if reasons else ""),
+            got=f"{rows} rows" + (f" ({reasons}{first})" if reasons else ""),
             do="Raise model.max_length" if TOO_LONG & set(quarantined) else "Run `align data check` on it",
         )

@@ -58,11 +58,11 @@ class Input:
         return [identity for format, identity in plugged.items() if self.source.format in (None, format.name)]
 
 
-def find_inputs(sources: Sequence[SourceConfig], plugged: Plugged = NO_PLUGINS) -> list[Input]:
+def find_inputs(sources: Sequence[SourceConfig], plugged: Plugged = NO_PLUGINS, *, strict: bool = True) -> list[Input]:
     """All files of all sources with their formats, in an order that depends on their content alone.
 
     Raises:
-        DataError: a source is not there, or nothing in it is recognised.
+        DataError: a source is not there, its settings fit none of its files, or (strict) nothing in it is recognised.
     """
     found = []
     for index, source in enumerate(sources):
@@ -70,14 +70,25 @@ def find_inputs(sources: Sequence[SourceConfig], plugged: Plugged = NO_PLUGINS) 
             name, commit = source.path.removeprefix(HUB), hub_commit(source)
             found.append(Input((name,), (commit,), source, index))
         else:
-            found += _joined([_input(file, source, index, plugged) for file in source_files(source)])
+            items = [_input(file, source, index, plugged) for file in source_files(source)]
+            problems = [item.problem for item in items if item.problem is not None]
+            set_by_hand = source.format is not None or source.columns
+            if len(problems) == len(items) and (strict or set_by_hand):
+                raise problems[0]
+            found += _joined(items)
     return sorted(found, key=lambda item: (item.index, item.content, item.names))
 
 
 def _input(file: SourceFile, source: SourceConfig, index: int, plugged: Plugged) -> Input:
-    sample = [mended(row).value for row in islice(read_file(file, source), SAMPLE) if isinstance(row, RawRow)]
+    first = list(islice(read_file(file, source), SAMPLE))
+    sample = [mended(row).value for row in first if isinstance(row, RawRow)]
     item = Input((file.name,), (_content(file),), source, index, (file,))
     try:
+        unreadable = next((row for row in first if isinstance(row, Unreadable)), None)
+        if unreadable is not None and not sample:
+            raise DataError("nothing can be read", where=unreadable.origin, got=unreadable.detail)
+        if not first:
+            raise DataError("the file holds no rows", where=file.name)
         detection = detect(sample, source, file.name, plugged)
     except DataError as error:
         return Input(item.names, item.content, source, index, item.files, problem=error)
@@ -92,15 +103,7 @@ def _content(file: SourceFile) -> str:
 
 
 def _joined(items: list[Input]) -> list[Input]:
-    """The inputs of one source, with files whose rows need one another as one.
-
-    Raises:
-        DataError: none was recognised.
-    """
-    known = [item for item in items if item.detection is not None]
-    if not known:
-        assert items[0].problem is not None
-        raise items[0].problem
+    """The inputs of one source, with files whose rows need one another as one."""
     groups: dict[str, list[Input]] = {}
     for place, item in enumerate(items):
         whole = item.detection is not None and item.detection.format.whole_source

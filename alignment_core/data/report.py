@@ -22,6 +22,8 @@ from alignment_core.data.writing import Written
 from alignment_core.plugin_api import TokenSequence
 
 SAMPLES = 5
+TOO_LONG = frozenset({"completion_too_long", "prompt_too_long"})
+"""Reasons that the settings give, not the row."""
 NO_LIMIT = 2**31 - 1
 """A `max_length` that lets everything through."""
 MUCH = 0.1
@@ -131,7 +133,7 @@ def _spread(counts: Mapping[int, int]) -> dict[str, Any]:
 
 def _fit(outcome: Outcome, max_length: int) -> dict[str, Any]:
     numbers = outcome.shards.numbers
-    too_long = sum(count for reason, count in outcome.quarantined.items() if reason.endswith("_too_long"))
+    too_long = sum(count for reason, count in outcome.quarantined.items() if reason in TOO_LONG)
     return {
         "max_length": max_length if max_length < NO_LIMIT else None,
         "truncated": int(np.count_nonzero(numbers["truncated"])),
@@ -197,7 +199,7 @@ def _warnings(report: Mapping[str, Any], written: Mapping[str, Written]) -> list
     balance, fit, duplicates = report["balance"], report["fit"], report["duplicates"]
     if (balance["desirable"] == 0) != (balance["undesirable"] == 0):
         found.append("Labels of one class only: KTO needs both")
-    if sum(written["held_out"].rows.values()) == 0:
+    if sum(written["train"].rows.values()) and not sum(written["held_out"].rows.values()):
         found.append("Nothing is held out: give more data or a larger data.held_out_fraction")
     records = max(1, fit["records"])
     if fit["too_long"] > MUCH * records:

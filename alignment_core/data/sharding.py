@@ -20,7 +20,7 @@ from alignment_core.data.shards import ShardWriter
 from alignment_core.progress import Progress, Stopped
 from alignment_core.record_format import Dropped, Outcome, Quarantined, Reading
 
-VERSION = 2
+VERSION = 3
 """Raised when the same files and settings give another shard."""
 RECORDS, BAD, STATS = "records.arrow", "quarantine.jsonl", "stats.json"
 
@@ -133,7 +133,7 @@ class _Read:
 
     def outcomes(self, detection: Detection | None, item: Input) -> Iterator[Outcome]:
         if detection is None:
-            problem = str(item.problem)
+            problem = "" if item.problem is None else item.problem.what
             outcomes: Iterator[Outcome] = (Quarantined(r.origin, "unknown_format", problem, r.value) for r in self)
         else:
             outcomes = detection.format.records(self, item.source)

@@ -21,7 +21,7 @@ from alignment_core.registry import Registry
 from alignment_core.stages.base import Runtime, StageCall
 
 VERSIONS = {
-    "ingest": 2,
+    "ingest": 4,
     "sft": 1,
     "sample": 1,
     "rank": 2,

@@ -110,25 +110,45 @@ def check(
     model: Annotated[
         str | None, typer.Option(help="Model whose tokenizer counts the tokens; else bytes count.")
     ] = None,
-    max_length: Annotated[int | None, typer.Option(help="Longest sequence in tokens, as in model.max_length.")] = None,
+    chat_template: Annotated[
+        str | None, typer.Option(help="File or built-in name, as in model.chat_template; else the model's own.")
+    ] = None,
+    max_length: Annotated[
+        int | None, typer.Option(min=16, help="Longest sequence in tokens, as in model.max_length.")
+    ] = None,
+    threshold: Annotated[float | None, typer.Option(help="Ratings from here on are a thumbs up.")] = None,
+    desirable: Annotated[
+        list[str] | None, typer.Option(metavar="LABEL", help="A label that means thumbs up, all others down.")
+    ] = None,
+    max_pairs: Annotated[int | None, typer.Option(min=1, help="At most this many pairs of one ranking.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub data set.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of a hub data set; else train.")] = None,
+    held_out: Annotated[
+        float | None, typer.Option(min=0.001, max=0.999, help="Share of conversations kept away from training.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="New folder for report.html, the data set and the bad rows.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Read feedback as a run would, and report what is in it, without training."""
-    from alignment_core.data.check import check
+    from alignment_core.data.check import check, unusable
     from alignment_core.registry import load_registry
     from alignment_flows.show import show_data
 
+    settings = {"format": format, "threshold": threshold, "max_pairs": max_pairs, "revision": revision, "split": split}
+    given = {name: value for name, value in settings.items() if value is not None}
     report = check(
         paths,
-        format=format,
-        columns=_named(columns or ()),
         model=model,
+        chat_template=chat_template,
         max_length=max_length,
+        held_out_fraction=held_out,
         out=_new(out),
         plugged=load_registry().formats(),
+        source={**given, "columns": _named(columns or ()), "desirable": desirable or []},
     )
     show_data(report, as_json=as_json)
+    if problem := unusable(report):
+        raise problem
 
 
 def _named(columns: Iterable[str]) -> dict[str, str]:

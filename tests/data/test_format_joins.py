@@ -342,3 +342,38 @@ def test_scalar_scores_need_a_threshold_and_several_names_a_choice() -> None:
 
 def test_scores_without_a_call() -> None:
     assert found([call("o", "t"), score("t", 1), score("gone", 1)]).bad == {"orphaned_score": 1}
+
+
+# --- exports that say less than they could ---------------------------------------------------------------------------
+
+
+def test_langsmith_runs_and_feedback_that_names_the_run_and_not_its_trace() -> None:
+    runs = [
+        {"id": f"r{i}", "trace_id": "t", "parent_run_id": "t", "run_type": "llm", "inputs": {"question": f"q{i}"},
+         "outputs": {"answer": f"a{i}"}}
+        for i in range(2)
+    ]  # fmt: skip
+    feedback = [{"id": f"f{i}", "run_id": f"r{i}", "key": "user", "score": 1.0 - i, "value": None} for i in range(2)]
+    for rows in ([*runs, *feedback], [*feedback, *runs], [{**run, "trace_id": None} for run in runs] + feedback):
+        result = found(rows)
+        assert not result.bad
+        assert unordered(result.records) == unordered([thumb("q0", "a0", True), thumb("q1", "a1", False)])
+
+
+def test_langsmith_feedback_as_statistics_of_the_run() -> None:
+    run = {"id": "r", "run_type": "llm", "inputs": {"input": "q"}, "outputs": {"output": "a"}}
+    result = found([{**run, "feedback_stats": {"user": {"n": 2, "avg": 1.0}, "other": {"n": 0, "avg": None}}}])
+    assert result.records == [thumb("q", "a", True)]
+
+
+def test_argilla_chats_and_records_that_nobody_has_answered() -> None:
+    chat = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    answered = {"h.responses": ["yes"], "h.responses.status": ["submitted"], "h.responses.users": ["u"]}
+    assert found([{"chat": chat, **answered}]).records == [thumb("q", "a", True)]
+    pending = {"prompt": "q", "response": "a", "thumb": [], "external_id": None, "metadata": "{}"}
+    assert found([pending]).dropped == {"pending": 1}
+
+
+def test_open_webui_without_its_snapshot_says_so() -> None:
+    row = {"type": "rating", "data": {"rating": 1}, "meta": {"message_id": "m"}, "snapshot": None}
+    assert found([row]).bad == {"missing_message": 1}

@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 from records import answer, demo, found, pair, prompt, thumb, turns
 
+from alignment_core.config import SourceConfig
+from alignment_core.data.formats import detect
+from alignment_core.errors import DataError
 from alignment_core.records import Demonstration, LabelledResponse, PreferencePair
 
 Q = [{"role": "user", "content": "q"}]
@@ -26,6 +29,14 @@ CASES: dict[str, tuple[str, list[Any], dict[str, Any], list[Any]]] = {
     "messages that go on with a question": (
         "demonstrations", [{"messages": [*Q, *A, *Q]}], {}, [demo("q", "a"), prompt("q", "a", "q")],
     ),
+    "other usual names": (
+        "demonstrations",
+        [{"question": "q", "answer": "a"}, {"query": "r", "response": "b"}, {"prompt": "s", "output": "c"}],
+        {}, [demo("q", "a"), demo("r", "b"), demo("s", "c")],
+    ),
+    "prompt, response, label": (
+        "labelled", [{"prompt": "q", "response": "a", "label": 1}], {}, [thumb("q", "a", True)],
+    ),
     "text": ("demonstrations", [{"text": "story"}], {}, [Demonstration(answer("story"))]),
     "prompts": ("prompts", [{"prompt": "q"}, {"prompt": Q}], {}, [prompt("q"), prompt("q")]),
     "pairs of texts": ("pairs", [{"prompt": "q", "chosen": "a", "rejected": "b"}], {}, [pair("q", "a", "b")]),
@@ -33,6 +44,10 @@ CASES: dict[str, tuple[str, list[Any], dict[str, Any], list[Any]]] = {
     "pairs with a system column": (
         "pairs", [{"system": "s", "prompt": "q", "chosen": "a", "rejected": "b"}], {},
         [pair(turns("system: s", "q"), "a", "b")],
+    ),
+    "texts that start alike": (
+        "pairs", [{"chosen": "The sky is blue.", "rejected": "The sky is black."}], {},
+        [pair("The sky is", "blue.", "black.")],
     ),
     "implicit prompt": ("pairs", [{"chosen": [*Q, *A], "rejected": [*Q, *B]}], {}, [pair("q", "a", "b")]),
     "implicit prompt of several turns": (
@@ -54,6 +69,11 @@ CASES: dict[str, tuple[str, list[Any], dict[str, Any], list[Any]]] = {
           "rejected": "\n\nHuman: q\n\nmore\n\nAssistant: a\n\nHuman: r\n\nAssistant: no\n\nHuman"}],
         {}, [pair(turns("q\n\nmore", "a", "r"), "yes", "no")],
     ),
+    "anthropic hh, its prompt apart": (
+        "anthropic_hh",
+        [{"prompt": "\n\nHuman: q\n\nAssistant: a\n\nHuman: r\n\nAssistant:", "chosen": " yes", "rejected": " no"}],
+        {}, [pair(turns("q", "a", "r"), "yes", "no")],
+    ),
     "anthropic hh, one speaker twice": (
         "anthropic_hh",
         [{"chosen": "\n\nHuman: q\n\nHuman: r\n\nAssistant: a",
@@ -65,6 +85,9 @@ CASES: dict[str, tuple[str, list[Any], dict[str, Any], list[Any]]] = {
         [{"instruction": "i", "input": "", "output": "o"},
          {"instruction": "i", "input": "n", "output": "o", "system": "s", "history": [["h", "k"]]}],
         {}, [demo("i", "o"), demo("system: s", "h", "k", "i\nn", "o")],
+    ),
+    "dolly": (
+        "alpaca", [{"instruction": "i", "context": "n", "response": "o", "category": "x"}], {}, [demo("i\nn", "o")],
     ),
     "alpaca with a thumb": (
         "alpaca", [{"instruction": "i", "output": "o", "kto_tag": False}], {}, [thumb("i", "o", False)],
@@ -316,3 +339,28 @@ def test_numbers_and_truth_values_in_text_columns_are_text() -> None:
 def test_unanswered_labels_are_dropped() -> None:
     rows = [{"prompt": "q", "completion": "a", "label": None}, {"prompt": "q", "completion": "a", "label": ""}]
     assert found(rows).dropped == {"no_label": 2}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [{"prompt": "q", "reply": "a"}, {"prompt": "q", "my_rating": 3}, {"frage": "q", "completion": "a", "label": True},
+     {"prompt": "q", "answer1": "a", "answer2": "b", "comparison": "left"}],
+)  # fmt: skip
+def test_what_may_hold_more_than_we_would_read_is_not_read_by_guess(row: dict[str, Any]) -> None:
+    """A question whose answers stand under unknown names is not a bare question, nor an answer a bare answer."""
+    with pytest.raises(DataError, match="no known format fits these rows"):
+        detect([row], SourceConfig(path="x"), "x")
+
+
+def test_labels_in_a_mixed_file_are_never_read_as_demonstrations() -> None:
+    labelled = [{"prompt": f"q{i}", "completion": "a", "label": False} for i in range(3)]
+    result = found([*labelled, {"prompt": "q", "completion": "a"}])
+    assert result.format == "labelled"
+    assert result.bad == {"other_format": 1}
+    mostly = found([labelled[0], *({"prompt": f"q{i}", "completion": "a"} for i in range(3))])
+    assert mostly.format == "demonstrations"
+    assert mostly.bad == {"other_format": 1}
+
+
+def test_answers_that_differ_in_blanks_alone_are_the_same() -> None:
+    assert found([{"prompt": "q", "chosen": "a", "rejected": " a\n"}]).bad == {"identical_completions": 1}

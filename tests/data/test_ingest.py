@@ -14,7 +14,7 @@ import pytest
 from alignment_core.artifacts import ArtifactStore
 from alignment_core.config import DataConfig, SourceConfig
 from alignment_core.data import sharding
-from alignment_core.data.check import as_text, check
+from alignment_core.data.check import as_text, check, unusable
 from alignment_core.data.dataset import read_dataset
 from alignment_core.data.identity import source_identity
 from alignment_core.data.ingest import ingest
@@ -393,6 +393,37 @@ def test_check_needs_no_model_and_fails_on_nothing_that_can_be_read(tmp_path: Pa
     kept = check([str(path)], out=tmp_path / "kept")
     assert (tmp_path / "kept" / "report.html").exists()
     assert kept["rows"] == report["rows"]
+
+
+def test_check_reports_what_cannot_be_used_at_all(tmp_path: Path) -> None:
+    ratings = [{"prompt": f"q{i}", "completion": f"a{i}", "rating": i} for i in range(5)]
+    path = write(tmp_path / "ratings.jsonl", ratings)
+    report = check([str(path)], out=tmp_path / "none")
+    assert report["quarantined"] == {"no_threshold": 5}
+    assert report["examples"]["no_threshold"][0]["origin"] == "ratings.jsonl:1"
+    assert "no_threshold 5" in str(unusable(report))
+    rated = check([str(path)], source={"threshold": 3}, held_out_fraction=0.4)
+    assert unusable(rated) is None
+    assert sum(split["feedback"] for split in rated["rows"].values()) == 5
+    unknown = check([str(write(tmp_path / "unknown.jsonl", [{"frage": "q", "antwort": "a"}]))])
+    assert "columns antwort, frage" in str(unusable(unknown))
+    with pytest.raises(DataError, match="the file has no such columns"):
+        check([str(path)], source={"columns": {"prompt": "frage"}})
+
+
+def test_lone_surrogates_end_in_the_quarantine_and_not_in_a_traceback(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    lines = [json.dumps(row) for row in [*rows(5), {**rows(1)[0], "chosen": "\ud800"}]]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    report = check([str(path)], out=tmp_path / "out")
+    assert report["quarantined"] == {"undecodable_text": 1}
+    (bad,) = (tmp_path / "out" / "quarantine.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(bad)["row"]["chosen"] == "\ud800"
+
+
+def test_no_near_duplicates_wanted(tmp_path: Path, run: Any) -> None:
+    report, _ = run(write(tmp_path / "rows.jsonl", rows(5)), near_duplicates=None)
+    assert report["duplicates"]["near"] == 0
 
 
 def test_check_counts_with_the_models_tokenizer(tmp_path: Path, tiny_model: Path) -> None:

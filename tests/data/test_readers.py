@@ -213,3 +213,50 @@ def test_any_bytes_are_rows_or_faults(tmp_path_factory: pytest.TempPathFactory, 
     for row in read(path):
         assert isinstance(row, RawRow | Unreadable)
         assert row.origin.startswith(name)
+
+
+# --- what is broken in one place is read in all others ------------------------------------------------------------
+
+
+def test_an_array_in_one_line_is_read_whatever_its_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lines, "MAX_LINE", 1000)
+    many = [{"prompt": f"é {i}", "n": "x" * 20} for i in range(200)]
+    rows = read(put(tmp_path, "rows.json", json.dumps(many, ensure_ascii=False)))
+    assert [row.value for row in rows if isinstance(row, RawRow)] == many
+    assert [row.origin for row in rows[:2]] == ["rows.json:1[1]", "rows.json:1[2]"]
+
+
+@pytest.mark.parametrize("indent", [None, 0, 2])
+def test_rows_after_a_broken_one_in_an_array_are_read(tmp_path: Path, indent: int | None) -> None:
+    many = [{"n": i, "inner": {"x": [i]}} for i in range(40)]
+    text = json.dumps(many, indent=indent)
+    if indent is None:
+        text = "[" + ",\n".join(json.dumps(row) for row in many) + "]"
+    broken = text.replace('"n": 7,', '"n": oops,')
+    rows = read(put(tmp_path, "rows.json", broken))
+    assert [row.value for row in rows if isinstance(row, RawRow)] == [*many[:7], *many[8:]]
+    (bad,) = [row for row in rows if isinstance(row, Unreadable)]
+    assert bad.reason == "invalid_json"
+    assert bad.raw.startswith("{")
+    line = int(bad.origin.rpartition(":")[2])
+    assert broken.split("\n")[line - 1].endswith("{") or "oops" in broken.split("\n")[line - 1]
+
+
+def test_the_start_of_a_broken_archive_is_read(tmp_path: Path) -> None:
+    many = [{"n": i, "text": os.urandom(20).hex()} for i in range(3000)]
+    packed = gzip.compress("\n".join(map(json.dumps, many)).encode())
+    rows = read(put(tmp_path, "rows.jsonl.gz", packed[:-1000]))
+    whole = [row.value for row in rows if isinstance(row, RawRow)]
+    assert whole == many[: len(whole)]
+    assert len(whole) > 2500
+    assert ("rows.jsonl.gz", "unreadable_file") in [(row.origin, getattr(row, "reason", "")) for row in rows]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-8-sig"])
+@pytest.mark.parametrize("text", [JSONL, json.dumps(ROWS, indent=1, ensure_ascii=False)])
+def test_wide_encodings(tmp_path: Path, encoding: str, text: str) -> None:
+    assert values(put(tmp_path, "rows.json", text.encode(encoding))) == ROWS
+
+
+def test_tables_parted_by_semicolons(tmp_path: Path) -> None:
+    assert values(put(tmp_path, "rows.csv", 'a;b\n1;x\n2;"y;z"\n')) == [{"a": "1", "b": "x"}, {"a": "2", "b": "y;z"}]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -28,7 +29,7 @@ FORMATS: tuple[RecordFormat, ...] = (
     RatedTurns(), Argilla(), Gradio(), Traces(), Graded(), ShareGPT(), SelfInstruct(), Alpaca(), KWay(),
     AnthropicHH(), Pairs(), Labelled(), Rated(), Demonstrations(), Prompts(),
 )  # fmt: skip
-"""In the order in which they are asked: the first that recognises most of the first rows reads the file."""
+"""In the order in which they are asked about a row; the one that most of the first rows are of reads the file."""
 Plugged = Mapping[RecordFormat, Mapping[str, str]]
 """Record formats that plugins bring, each with its plugin's identity. They are asked before ours."""
 NO_PLUGINS: Plugged = MappingProxyType({})
@@ -57,12 +58,8 @@ def detect(rows: Sequence[Any], source: SourceConfig, file: str, plugged: Plugge
     if source.columns:
         mapped = ", ".join(f"{ours} from {theirs}" for ours, theirs in source.columns.items())
         return Detection(ColumnMap(source.columns, objects, file), mapped)
-    best, hits = None, 0
-    for candidate in formats:
-        count = sum(_matches(candidate, row) for row in objects)
-        if count > hits:
-            best, hits = candidate, count
-    if best is None:
+    found = Counter(format_ for row in objects if (format_ := _first_that_matches(row, formats)) is not None)
+    if not found:
         columns = sorted({str(key) for row in objects for key in row})
         raise DataError(
             "no known format fits these rows",
@@ -71,7 +68,12 @@ def detect(rows: Sequence[Any], source: SourceConfig, file: str, plugged: Plugge
             expected=f"one of {', '.join(item.name for item in formats)}",
             do="Map your columns with data.sources[].columns, e.g. {prompt: …, chosen: …, rejected: …}",
         )
+    best, hits = max(found.items(), key=lambda item: (item[1], -formats.index(item[0])))
     return Detection(best, f"{hits} of the first {len(rows)} rows look like {best.shape}")
+
+
+def _first_that_matches(row: Mapping[str, Any], formats: Sequence[RecordFormat]) -> RecordFormat | None:
+    return next((candidate for candidate in formats if _matches(candidate, row)), None)
 
 
 def _matches(candidate: RecordFormat, row: Mapping[str, Any]) -> bool:

@@ -13,7 +13,7 @@ from alignment_core.data.formats.comparing import ordered_pairs, thumb
 from alignment_core.record_format import BadRow, Dropped, Fields, Outcome, Reading, RecordFormat
 from alignment_core.records import Conversation, LabelledResponse
 
-PROMPTS = ("prompt", "instruction", "question", "context", "messages", "input", "text")
+PROMPTS = ("prompt", "instruction", "question", "context", "messages", "chat", "conversation", "input", "text")
 ANSWER = re.compile(r"(response|answer|completion|output|generation|reply|text|chosen|rejected|left|right)", re.I)
 TIES = frozenset({"tie", "ties", "equal", "same", "both", "neither", "draw", "none"})
 
@@ -110,7 +110,8 @@ class Argilla(RecordFormat):
 
     def _questions(self, row: Fields) -> list[str]:
         flat = [str(name).removesuffix(".responses") for name in row if str(name).endswith(".responses")]
-        return flat or [str(name) for name, value in row.items() if _is_votes(value)]
+        exported = {"external_id", "metadata"} <= set(row)  # as 1.x does, also where nobody has answered yet
+        return flat or [str(name) for name, value in row.items() if _is_votes(value) or (exported and value == [])]
 
     def _votes(self, row: Fields, question: str) -> Iterator[tuple[str | None, Any, str]]:
         if f"{question}.responses" not in row:
@@ -150,6 +151,9 @@ def _fields(data: Fields) -> tuple[Conversation, dict[str, Conversation]]:
         for name in sorted(names)
         if not isinstance(data[name], list) or shapes.is_messages(data[name])
     }
+    if not answers and shapes.is_messages(data[asked]):
+        before, last = shapes.split_last_turn(shapes.conversation(data[asked], asked), asked)
+        return before, {asked: last}
     if not answers and not isinstance(data.get("items", data.get("answers", data.get("responses"))), list):
         raise BadRow("empty_completion", f"no answer among the fields {', '.join(map(str, data))}")
     return shapes.prompt(data[asked], asked), answers

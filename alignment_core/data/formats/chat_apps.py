@@ -21,10 +21,12 @@ class OpenWebUI(RecordFormat):
     shape: ClassVar[str] = "{type: rating, data: {rating}, meta: {message_id}, snapshot: {chat}}"
 
     def matches(self, row: Fields) -> bool:
-        return all(isinstance(row.get(name), Mapping) for name in ("data", "meta", "snapshot"))
+        return all(isinstance(row.get(name), Mapping) for name in ("data", "meta")) and "snapshot" in row
 
     def read(self, row: Fields, origin: str, source: SourceConfig) -> Iterable[Outcome]:
         data, meta = row["data"], row["meta"]
+        if not isinstance(row["snapshot"], Mapping):
+            raise BadRow("missing_message", "the export holds no snapshot of the chat")
         messages = _history(row["snapshot"])
         target = messages.get(str(meta.get("message_id")))
         if target is None:

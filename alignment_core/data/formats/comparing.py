@@ -7,7 +7,7 @@ from itertools import combinations
 
 from alignment_core.config import SourceConfig
 from alignment_core.record_format import BadRow, Dropped, Outcome, Reading
-from alignment_core.records import Conversation, LabelledResponse, PreferencePair
+from alignment_core.records import Conversation, LabelledResponse, Message, PreferencePair
 
 
 def pair(
@@ -18,9 +18,14 @@ def pair(
     Raises:
         BadRow: they do not.
     """
-    if chosen == rejected:
+    if _words(chosen) == _words(rejected):
         raise BadRow("identical_completions", "chosen and rejected are the same")
     return PreferencePair(prompt, chosen, rejected, margin, origin)
+
+
+def _words(completion: Conversation) -> list[Message]:
+    """The completion without blanks around its turns, which templates take away."""
+    return [{**message, "content": (message.get("content") or "").strip()} for message in completion]
 
 
 def ordered_pairs(
@@ -48,7 +53,7 @@ def ordered_pairs(
     for first, second in combinations(judged, 2):
         if first[1] == second[1]:
             yield Dropped("tie", origin)
-        elif first[0] == second[0]:
+        elif _words(first[0]) == _words(second[0]):
             yield Dropped("identical_completions", origin)
         else:
             better, worse = (first, second) if first[1] > second[1] else (second, first)

@@ -16,18 +16,21 @@ class Alpaca(RecordFormat):
     """Instruction, optional input and history, and an output; or chosen and rejected; or a thumb on the output."""
 
     name: ClassVar[str] = "alpaca"
-    shape: ClassVar[str] = "{instruction, input?, output, system?, history?}"
+    shape: ClassVar[str] = "{instruction, input?, output, system?, history?} or {instruction, context, response}"
 
     def matches(self, row: Fields) -> bool:
-        return "instruction" in row and ("output" in row or ("chosen" in row and "rejected" in row))
+        if "instruction" not in row:
+            return False
+        return "output" in row or {"context", "response"} <= set(row) or {"chosen", "rejected"} <= set(row)
 
     def read(self, row: Fields, origin: str, source: SourceConfig) -> Iterable[Outcome]:
         prompt = alpaca_prompt(row)
-        if "output" not in row:
+        answered = next((name for name in ("output", "response") if name in row), None)
+        if answered is None:
             sides = [shapes.completion(row[side], side) for side in ("chosen", "rejected")]
             yield Reading(pair(prompt, sides[0], sides[1], None, origin))
             return
-        answer = shapes.completion(row["output"], "output")
+        answer = shapes.completion(row[answered], answered)
         label = next((row[name] for name in ("kto_tag", "label") if name in row), None)
         if label is None:
             yield Reading(Demonstration((*prompt, *answer), origin))
@@ -65,7 +68,9 @@ class SelfInstruct(RecordFormat):
 def alpaca_prompt(row: Fields) -> Conversation:
     """System, history and the instruction with its input, as turns."""
     instruction = shapes.text(row["instruction"], "instruction", "empty_prompt")
-    given = row.get("input")
+    given = row.get("input", row.get("context"))
+    if isinstance(given, str) and not given.strip():
+        given = None
     if given:
         instruction = f"{instruction}\n{shapes.text(given, 'input', 'empty_prompt')}"
     return (*_before(row), {"role": "user", "content": instruction})

@@ -16,6 +16,7 @@ class Groups:
         self._database = sqlite3.connect("")  # a temporary file of SQLite's own
         self._database.execute("PRAGMA synchronous = OFF")
         self._database.execute("CREATE TABLE rows (key TEXT, origin TEXT, value TEXT)")
+        self._database.execute("CREATE TABLE names (name TEXT PRIMARY KEY, key TEXT) WITHOUT ROWID")
 
     def __enter__(self) -> Groups:
         return self
@@ -30,8 +31,16 @@ class Groups:
         text = json.dumps(value, default=str)  # ASCII: lone surrogates survive as escapes
         self._database.execute("INSERT INTO rows VALUES (?, ?, ?)", (_storable(key), origin, text))
 
+    def rename(self, name: str, key: str) -> None:
+        """Rows that are or will be added under `name` belong to `key`."""
+        if name != key:
+            self._database.execute("INSERT OR REPLACE INTO names VALUES (?, ?)", (_storable(name), _storable(key)))
+
     def __iter__(self) -> Iterator[tuple[str, list[tuple[str, Any]]]]:
         """Each key with its rows as (origin, row)."""
+        self._database.execute(
+            "UPDATE rows SET key = names.key FROM names WHERE rows.key = names.name AND rows.key != names.key"
+        )
         self._database.execute("CREATE INDEX IF NOT EXISTS by_key ON rows (key)")
         keys = self._database.execute("SELECT key FROM rows GROUP BY key ORDER BY MIN(rowid)")
         for (key,) in keys:

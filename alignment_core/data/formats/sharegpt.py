@@ -21,7 +21,9 @@ class ShareGPT(RecordFormat):
     shape: ClassVar[str] = "{conversations: [{from: human|gpt|…, value}]}"
 
     def matches(self, row: Fields) -> bool:
-        return isinstance(row.get("conversations"), list)
+        turns = row.get(_column(row))
+        rated = isinstance(turns, list) and any(isinstance(turn, Mapping) and "rating" in turn for turn in turns)
+        return isinstance(turns, list) and not rated
 
     def read(self, row: Fields, origin: str, source: SourceConfig) -> Iterable[Outcome]:
         messages = _conversation(row)
@@ -42,10 +44,14 @@ class ShareGPT(RecordFormat):
 
 
 def _conversation(row: Fields) -> Conversation:
-    messages = shapes.conversation([_called(turn) for turn in row["conversations"]], "conversations")
+    messages = shapes.conversation([_called(turn) for turn in row[_column(row)]], _column(row))
     if row.get("system"):
         messages = (shapes.turn("system", row["system"], "system", "empty_prompt"), *messages)
     return with_tools(messages, row.get("tools"))
+
+
+def _column(row: Fields) -> str:
+    return "conversations" if "conversations" in row else "conversation"
 
 
 def with_tools(messages: Conversation, tools: Any) -> Conversation:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 from alignment_core.config import SourceConfig
@@ -10,6 +11,11 @@ from alignment_core.data.formats import shapes
 from alignment_core.data.formats.comparing import pair, thumb
 from alignment_core.record_format import BadRow, Dropped, Fields, Outcome, Reading, RecordFormat
 from alignment_core.records import Conversation, Demonstration, LabelledResponse, Prompt
+
+PROMPT_NAMES = ("prompt", "question", "query", "instruction")
+COMPLETION_NAMES = ("completion", "response", "answer", "output")
+ANSWERED = re.compile("complet|respon|answer|output|chosen|reject|repl(y|ies)|generat|label|rating|score|rank")
+"""Words in the names of columns that are not about a question alone."""
 
 
 class Pairs(RecordFormat):
@@ -27,16 +33,20 @@ class Pairs(RecordFormat):
     def read(self, row: Fields, origin: str, source: SourceConfig) -> Iterable[Outcome]:
         margin = _margin(row)
         chosen, rejected = (row.get(side, row.get(f"{side}_messages")) for side in ("chosen", "rejected"))
+        asked = _first(row, PROMPT_NAMES)
         sides_are_whole = (
             shapes.is_messages(chosen) and shapes.is_messages(rejected) and not _starts_with_answer(chosen)
         )
-        if "prompt" not in row or sides_are_whole:
+        if asked is None and isinstance(chosen, str) and isinstance(rejected, str):
+            yield Reading(pair(*_parted_texts(chosen, rejected), margin, origin))
+            return
+        if asked is None or sides_are_whole:
             if not sides_are_whole:
                 raise BadRow("empty_prompt", "no prompt column, and chosen and rejected are not whole conversations")
             whole = shapes.conversation(chosen, "chosen"), shapes.conversation(rejected, "rejected")
             yield Reading(pair(*shapes.common_prefix(*whole), margin, origin))
             return
-        prompt = shapes.prompt(row["prompt"], system=row.get("system"))
+        prompt = shapes.prompt(row[asked], asked, row.get("system"))
         sides = [shapes.completion(value, side) for side, value in (("chosen", chosen), ("rejected", rejected))]
         yield Reading(pair(prompt, sides[0], sides[1], margin, origin))
 
@@ -48,14 +58,13 @@ class Labelled(RecordFormat):
     shape: ClassVar[str] = "{prompt, completion, label} or {messages, label}"
 
     def matches(self, row: Fields) -> bool:
-        return "label" in row and ("completion" in row or "messages" in row)
+        return "label" in row and ("messages" in row or _is_exchange(row))
 
     def read(self, row: Fields, origin: str, source: SourceConfig) -> Iterable[Outcome]:
         if "messages" in row:
             prompt, response = shapes.split_last_turn(shapes.conversation(row["messages"], "messages"), "messages")
         else:
-            prompt = shapes.prompt(row["prompt"], system=row.get("system")) if "prompt" in row else ()
-            response = shapes.completion(row["completion"], "completion")
+            prompt, response = _exchange(row)
         desirable = shapes.label(row["label"], desirable=source.desirable)
         if desirable is None:
             yield Dropped("no_label", origin)
@@ -70,11 +79,10 @@ class Rated(RecordFormat):
     shape: ClassVar[str] = "{prompt, completion, rating}"
 
     def matches(self, row: Fields) -> bool:
-        return "rating" in row and "completion" in row
+        return "rating" in row and _is_exchange(row)
 
     def read(self, row: Fields, origin: str, source: SourceConfig) -> Iterable[Outcome]:
-        prompt = shapes.prompt(row["prompt"], system=row.get("system")) if "prompt" in row else ()
-        response = shapes.completion(row["completion"], "completion")
+        prompt, response = _exchange(row)
         rating = shapes.number(row["rating"], "rating")
         if rating is None:
             yield Dropped("no_label", origin)
@@ -89,15 +97,17 @@ class Demonstrations(RecordFormat):
     shape: ClassVar[str] = "{messages}, {prompt, completion} or {text}"
 
     def matches(self, row: Fields) -> bool:
-        return "messages" in row or "completion" in row or ("text" in row and "role" not in row)
+        if any(judged.matches(row) for judged in (Pairs(), Labelled(), Rated())):
+            return False  # what people disliked is nothing to imitate
+        return "messages" in row or _is_exchange(row) or ("text" in row and "role" not in row)
 
     def read(self, row: Fields, origin: str, source: SourceConfig) -> Iterable[Outcome]:
         if "messages" in row:
             yield from demonstrations(shapes.conversation(row["messages"], "messages"), "messages", origin)
             return
-        if "completion" in row:
-            prompt = shapes.prompt(row["prompt"], system=row.get("system")) if "prompt" in row else ()
-            messages = (*prompt, *shapes.completion(row["completion"], "completion"))
+        if _is_exchange(row):
+            prompt, completion = _exchange(row)
+            messages = (*prompt, *completion)
         else:
             messages = (shapes.turn("assistant", row["text"], "text", "empty_completion"),)
         yield Reading(Demonstration(messages, origin))
@@ -110,7 +120,7 @@ class Prompts(RecordFormat):
     shape: ClassVar[str] = "{prompt}"
 
     def matches(self, row: Fields) -> bool:
-        return "prompt" in row and not {"completion", "chosen", "output", "responses", "answers"} & set(row)
+        return "prompt" in row and not any(ANSWERED.search(str(name).lower()) for name in row)
 
     def read(self, row: Fields, origin: str, source: SourceConfig) -> Iterable[Outcome]:
         yield Reading(Prompt(shapes.prompt(row["prompt"], system=row.get("system")), origin))
@@ -126,6 +136,41 @@ def demonstrations(messages: Conversation, field: str, origin: str) -> Iterable[
     yield Reading(Demonstration((*prompt, *last), origin))
     if messages[-1]["role"] == "user":
         yield Reading(Prompt(messages, origin))
+
+
+def _first(row: Fields, names: Sequence[str]) -> str | None:
+    return next((name for name in names if name in row), None)
+
+
+def _is_exchange(row: Fields) -> bool:
+    """A prompt and a completion under usual names, or a completion and no column that may be its prompt."""
+    if _first(row, PROMPT_NAMES):
+        return _first(row, COMPLETION_NAMES) is not None
+    return "completion" in row and set(row) <= {"completion", "label", "rating"}
+
+
+def _exchange(row: Fields) -> tuple[Conversation, Conversation]:
+    asked, answered = _first(row, PROMPT_NAMES), _first(row, COMPLETION_NAMES)
+    assert answered is not None
+    prompt = () if asked is None else shapes.prompt(row[asked], asked, row.get("system"))
+    return prompt, shapes.completion(row[answered], answered)
+
+
+def _parted_texts(chosen: str, rejected: str) -> tuple[Conversation, Conversation, Conversation]:
+    """The words that two texts both start with, and the rest of each.
+
+    Raises:
+        BadRow: they are the same, start differently, or one ends where the other goes on.
+    """
+    if chosen == rejected:
+        raise BadRow("identical_completions", "chosen and rejected are the same")
+    pairs = enumerate(zip(chosen, rejected, strict=False))
+    same = next((place for place, (first, second) in pairs if first != second), min(len(chosen), len(rejected)))
+    start = max(chosen.rfind(" ", 0, same), chosen.rfind("\n", 0, same)) + 1
+    if not chosen[:start].strip():
+        raise BadRow("empty_prompt", "no prompt column, and chosen and rejected do not start alike")
+    prompt = shapes.prompt(chosen[:start].rstrip(), "the start of chosen and rejected")
+    return prompt, shapes.completion(chosen[start:], "chosen"), shapes.completion(rejected[start:], "rejected")
 
 
 def _starts_with_answer(messages: Any) -> bool:

@@ -19,6 +19,7 @@ from alignment_core.record_format import BadRow, Dropped, Fields, Outcome, Quara
 from alignment_core.records import Conversation, LabelledResponse
 
 TRACE = ("trace_id", "traceId", "run_id", "runId", "request_id")
+CALL = ("observation_id", "observationId", "run_id", "runId")
 ASKED = ("input", "inputs", "request")
 ANSWERED = ("output", "outputs", "response")
 INSIDE = ("scores", "assessments", "feedback", "feedbacks")
@@ -55,6 +56,8 @@ class Traces(RecordFormat):
                     comparisons.append((row.origin, dict(value)))
                 else:
                     traces.add(_trace(value), row.origin, dict(value))
+                    if _is_call(value) and value.get("id"):  # LangSmith's feedback names the run, not its trace
+                        traces.rename(str(value["id"]), _trace(value))
             for _, trace in traces:
                 yield from _trace_outcomes(trace, source)
             for origin, value in comparisons:
@@ -68,7 +71,7 @@ def _is_call(row: Fields) -> bool:
     body = _body(row)
     if not any(name in body for name in ANSWERED) or not any(name in body for name in ASKED):
         return False
-    return any(name in row for name in (*TRACE, "info")) or ("id" in row and any(name in row for name in INSIDE))
+    return any(name in row for name in (*TRACE, "info")) or ("id" in row and "instruction" not in row)
 
 
 def _is_score(row: Fields) -> bool:
@@ -96,7 +99,8 @@ def _trace(row: Fields) -> str:
 
 
 def _value_name(row: Fields) -> str | None:
-    return next((name for name in ("value", "score", "string_value", "stringValue") if row.get(name) is not None), None)
+    names = ("value", "score", "string_value", "stringValue")
+    return next((name for name in names if isinstance(row.get(name), bool | int | float | str)), None)
 
 
 def _trace_outcomes(trace: list[tuple[str, Any]], source: SourceConfig) -> Iterator[Outcome]:
@@ -126,11 +130,15 @@ def _trace_outcomes(trace: list[tuple[str, Any]], source: SourceConfig) -> Itera
 
 def _scores(origin: str, row: Fields, *, inside: bool) -> Iterator[_Score]:
     if not inside:
-        target = next((row[name] for name in ("observation_id", "observationId") if row.get(name)), None)
+        target = next((row[name] for name in CALL if row.get(name)), None)
         name = _value_name(row)
         label = str(row.get("name", row.get("key")))
         yield _Score(label, row.get(name) if name else None, None if target is None else str(target), origin)
         return
+    stats = row.get("feedback_stats")
+    for key, stat in stats.items() if isinstance(stats, Mapping) else ():
+        if isinstance(stat, Mapping) and stat.get("n"):
+            yield _Score(str(key), stat.get("avg"), str(row.get("id")), origin)
     for where in INSIDE:
         for item in row.get(where) or () if isinstance(row.get(where), list) else ():
             if isinstance(item, Mapping):

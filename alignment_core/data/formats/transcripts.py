@@ -18,22 +18,29 @@ LEFTOVERS = ("\n\nHuman", "\n\nHuman:", "\n\nAssistant", "\n\nAssistant:")
 
 
 class AnthropicHH(RecordFormat):
-    """Two transcripts that differ in their last assistant turn."""
+    """Two transcripts that differ in their last assistant turn; or what they share as `prompt`, and the two turns."""
 
     name: ClassVar[str] = "anthropic_hh"
-    shape: ClassVar[str] = r"{chosen: '\n\nHuman: …\n\nAssistant: …', rejected: …}"
+    shape: ClassVar[str] = r"{prompt?, chosen: '\n\nHuman: …\n\nAssistant: …', rejected: …}"
 
     def matches(self, row: Fields) -> bool:
-        return "prompt" not in row and all(_is_transcript(row.get(side)) for side in ("chosen", "rejected"))
+        sides = [row.get("chosen"), row.get("rejected")]
+        if "prompt" in row:
+            return _is_transcript(row["prompt"]) and all(isinstance(side, str) for side in sides)
+        return all(_is_transcript(side) for side in sides)
 
     def read(self, row: Fields, origin: str, source: SourceConfig) -> Iterable[Outcome]:
-        chosen, rejected = (transcript(row[side], side) for side in ("chosen", "rejected"))
+        texts = {side: row[side] for side in ("chosen", "rejected")}
+        for side, text in texts.items():
+            if "prompt" in row and not _is_transcript(text):  # the answer alone
+                texts[side] = f"{row['prompt'].rstrip()} {text.lstrip()}"
+        chosen, rejected = (transcript(text, side) for side, text in texts.items())
         prompt, better, worse = shapes.common_prefix(chosen, rejected)
         yield Reading(pair(prompt, better, worse, None, origin))
 
 
 def _is_transcript(value: Any) -> bool:
-    return isinstance(value, str) and value.lstrip("\n").startswith("Human:") and "\n\nAssistant:" in value
+    return isinstance(value, str) and value.lstrip().startswith("Human:") and "\n\nAssistant:" in value
 
 
 def transcript(text: str, field: str) -> Conversation:
@@ -43,6 +50,7 @@ def transcript(text: str, field: str) -> Conversation:
         BadRow: it does not end with an assistant turn that says something.
     """
     shapes.checked(text, field)
+    text = text.lstrip()
     marks = list(TURN.finditer(text))
     turns: list[Message] = []
     for mark, following in zip(marks, [*marks[1:], None], strict=True):

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import IO, Any
 
 from alignment_core.config import SourceConfig
-from alignment_core.data.locate import HUB, SourceFile
+from alignment_core.data.locate import CONTAINERS, HUB, SourceFile
 from alignment_core.data.readers.columnar import arrow_rows, parquet_rows
 from alignment_core.data.readers.json_rows import json_rows
 from alignment_core.data.readers.lines import text_rows
@@ -76,7 +76,9 @@ def _rows(file: SourceFile, stream: IO[bytes], headerless: bool) -> Iterator[Raw
         case ".txt":
             return text_rows(file.name, stream)
         case container:
-            raise ValueError(f"no reader for {container or 'a file without extension'}")
+            raise ValueError(
+                f"no reader for {container or 'a file without extension'}, only for {', '.join(CONTAINERS)}"
+            )
 
 
 def _decompressed(raw: IO[bytes], file: SourceFile) -> IO[bytes]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Iterator
+from functools import partial
 from itertools import chain
 from typing import IO, Any
 
-from alignment_core.data.readers.lines import MAX_LINE, numbered_lines
+from alignment_core.data.readers.lines import CHUNK, MAX_LINE, lines_of, utf8
 from alignment_core.data.readers.rows import Unreadable
 from alignment_core.records import RawRow
 
@@ -23,7 +25,11 @@ def json_rows(name: str, stream: IO[bytes], *, lines_only: bool) -> Iterator[Raw
         stream: its bytes.
         lines_only: the extension promises one row a line, so a broken first line is a broken row.
     """
-    lines = numbered_lines(name, stream)
+    source = utf8(stream)
+    if source.peek(1).lstrip().startswith(b"["):  # an array may be one long line
+        yield from _document(name, _Text(1, b"", iter(partial(source.read1, CHUNK), b"")))
+        return
+    lines = lines_of(name, source)
     for line in lines:
         if isinstance(line, Unreadable):
             yield line
@@ -32,9 +38,19 @@ def json_rows(name: str, stream: IO[bytes], *, lines_only: bool) -> Iterator[Raw
             following = next(lines, None)
             rest = lines if following is None else chain([following], lines)
             if _starts_document(line[1], alone=following is None, lines_only=lines_only):
-                yield from _document(name, *line, rest)
+                unreadable: list[Unreadable] = []
+                yield from _document(name, _Text(*line, _joined(rest, unreadable)))
+                yield from unreadable
             else:
                 yield from _one_a_line(name, chain([line], rest))
+
+
+def _joined(lines: Iterator[tuple[int, bytes] | Unreadable], unreadable: list[Unreadable]) -> Iterator[bytes]:
+    for line in lines:
+        if isinstance(line, Unreadable):
+            unreadable.append(line)
+        else:
+            yield b"\n" + line[1]
 
 
 def _starts_document(line: bytes, *, alone: bool, lines_only: bool) -> bool:
@@ -72,14 +88,11 @@ def _line(name: str, number: int, line: bytes) -> Iterator[RawRow | Unreadable]:
         yield Unreadable(origin, "invalid_json", str(error), text[:2000])
 
 
-def _document(
-    name: str, number: int, first: bytes, lines: Iterator[tuple[int, bytes] | Unreadable]
-) -> Iterator[RawRow | Unreadable]:
+def _document(name: str, text: _Text) -> Iterator[RawRow | Unreadable]:
     """Rows of top-level arrays and objects that spread over lines, each with the line that it starts on."""
-    text = _Text(number, first, lines)
-    depth = 0
+    depth, index, before = 0, 0, text.line
     while True:
-        text.skip(" \t\r\n," if depth else " \t\r\n")
+        indent = text.skip(" \t\r\n," if depth else " \t\r\n")
         character = text.peek()
         if not character:
             break
@@ -90,15 +103,21 @@ def _document(
             text.advance(1)
             depth = 0
         else:
-            origin = f"{name}:{text.line}"
+            index += depth
+            # Several rows in one line are told apart by their place in the array.
+            origin = f"{name}:{text.line}" + (f"[{index}]" if depth and text.line == before else "")
+            before = text.line
             try:
                 value = text.value()
             except (ValueError, RecursionError) as error:
-                detail = f"{error}; the rest of the file is not read"
-                yield Unreadable(origin, "invalid_json", detail, text.rest()[:2000])
+                start, problem = text.rest(), getattr(error, "msg", str(error))
+                resumed = indent is not None and text.resume(f"\n{indent}{{")
+                detail = problem if resumed else f"{problem}; the rest of the file is not read"
+                yield Unreadable(origin, "invalid_json", detail, start)
+                if resumed:
+                    continue
                 return
             yield from _unwrapped(name, origin, value) if depth == 0 else [RawRow(value, origin)]
-    yield from text.problems
     if depth:
         yield Unreadable(f"{name}:{text.line}", "invalid_json", "the array does not end: half-written?")
 
@@ -114,14 +133,20 @@ def _unwrapped(name: str, origin: str, value: Any) -> Iterator[RawRow]:
 
 
 class _Text:
-    """A window on a long JSON text that is filled as it is read."""
+    """A window on a long JSON text that is filled as it is read.
 
-    def __init__(self, number: int, first: bytes, lines: Iterator[tuple[int, bytes] | Unreadable]) -> None:
+    Args:
+        number: the line that it starts on.
+        first: its beginning.
+        pieces: the rest.
+    """
+
+    def __init__(self, number: int, first: bytes, pieces: Iterator[bytes]) -> None:
         self.line = number
-        self.problems: list[Unreadable] = []
-        self._lines = lines
+        self._pieces = pieces
+        self._decode = codecs.getincrementaldecoder("utf-8")(errors="surrogateescape").decode
         self._decoder = json.JSONDecoder()
-        self._buffer = first.decode("utf-8", errors="surrogateescape")
+        self._buffer = self._decode(first)
         self._position = 0
 
     def peek(self) -> str:
@@ -130,9 +155,13 @@ class _Text:
                 return ""
         return self._buffer[self._position]
 
-    def skip(self, characters: str) -> None:
+    def skip(self, characters: str) -> str | None:
+        """Go over any of `characters`; what of them stands before the next one in its line, None on the same line."""
+        indent = None
         while (character := self.peek()) and character in characters:
+            indent = "" if character == "\n" else None if indent is None else indent + character
             self.advance(1)
+        return indent
 
     def advance(self, count: int) -> None:
         end = self._position + count
@@ -155,20 +184,26 @@ class _Text:
             return value
 
     def rest(self) -> str:
-        return self._buffer[self._position :]
+        """The text from here on, as much of it as a report can use."""
+        return self._buffer[self._position : self._position + 2000]
+
+    def resume(self, start: str) -> bool:
+        """Go on behind a broken row to the next that begins like it: on a line of its own, as far to the right."""
+        while (found := self._buffer.find(start, self._position)) < 0:
+            self.advance(max(len(self._buffer) - self._position - len(start), 0))
+            if not self._more(1):
+                return False
+        self.advance(found + len(start) - 1 - self._position)
+        return True
 
     def _incomplete(self, error: json.JSONDecodeError) -> bool:
         """Whether the text merely ends too soon: the fault is at its end, or a string never closed."""
         return error.msg.startswith("Unterminated string") or len(self._buffer.rstrip()) - error.pos < 16
 
     def _more(self, wanted: int) -> bool:
-        parts = [self._buffer[self._position :]]
-        gained = 0
-        for line in self._lines:
-            if isinstance(line, Unreadable):
-                self.problems.append(line)
-                continue
-            parts.append("\n" + line[1].decode("utf-8", errors="surrogateescape"))
+        parts, gained = [self._buffer[self._position :]], 0
+        for piece in self._pieces:
+            parts.append(self._decode(piece))
             gained += len(parts[-1])
             if gained >= wanted:
                 break

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 from collections.abc import Iterator
 from itertools import chain, islice
@@ -18,23 +19,41 @@ SNIFFED = 20
 
 
 def numbered_lines(name: str, stream: IO[bytes]) -> Iterator[tuple[int, bytes] | Unreadable]:
-    """Numbered lines without their end, UTF-16 files re-encoded, a byte-order mark removed."""
-    start = stream.read(4)
-    joined: Any = _Joined(start, stream)
-    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
-        joined = _Utf8(io.TextIOWrapper(io.BufferedReader(joined), encoding="utf-16", errors="surrogatepass"))
-    source = io.BufferedReader(joined, CHUNK)
+    """Numbered lines without their end."""
+    yield from lines_of(name, utf8(stream))
+
+
+def lines_of(name: str, source: io.BufferedReader) -> Iterator[tuple[int, bytes] | Unreadable]:
+    """As `numbered_lines`, of a stream from `utf8`."""
     number = 0
     while line := source.readline(MAX_LINE):
         number += 1
-        if number == 1:
-            line = line.removeprefix(b"\xef\xbb\xbf")
         if len(line) >= MAX_LINE and not line.endswith(b"\n"):
             while (rest := source.readline(CHUNK)) and not rest.endswith(b"\n"):
                 pass
             yield Unreadable(f"{name}:{number}", "line_too_long", f"more than {MAX_LINE} bytes in one line")
             continue
         yield number, line.rstrip(b"\r\n")
+
+
+def utf8(stream: IO[bytes]) -> io.BufferedReader:
+    """The stream without a byte-order mark, and in UTF-8 if it was in UTF-16 or UTF-32."""
+    start = stream.read(4)
+    joined: Any = _Joined(start.removeprefix(codecs.BOM_UTF8), stream)
+    if encoding := _wide(start):
+        text = io.TextIOWrapper(io.BufferedReader(joined), encoding=encoding, errors="surrogatepass")
+        joined = _Utf8(text)
+    return io.BufferedReader(joined, CHUNK)
+
+
+def _wide(start: bytes) -> str | None:
+    """The encoding of a file that starts like this, if it takes two or four bytes for an ASCII character."""
+    if start in (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE):
+        return "utf-32"
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    zeros = "".join("0" if byte == 0 else "x" for byte in start)
+    return {"x0x0": "utf-16-le", "0x0x": "utf-16-be"}.get(zeros)
 
 
 class _Joined(io.RawIOBase):
@@ -47,7 +66,9 @@ class _Joined(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        data = self._start[: len(buffer)] or self._rest.read(len(buffer))
+        # One read at a time: what comes before the end of a broken archive is not lost with it.
+        read = getattr(self._rest, "read1", self._rest.read)
+        data = self._start[: len(buffer)] or read(len(buffer))
         self._start = self._start[len(data) :]
         buffer[: len(data)] = data
         return len(data)

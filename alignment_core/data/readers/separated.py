@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
+from itertools import chain
 from typing import IO
 
 from alignment_core.data.readers.lines import MAX_LINE, numbered_lines
@@ -27,8 +28,13 @@ def separated_rows(name: str, stream: IO[bytes], delimiter: str, headerless: boo
             except UnicodeDecodeError as error:
                 bad.append(Unreadable(f"{name}:{number}", "not_utf8", str(error), repr(data[:2000])))
 
+    lines = decoded()
+    first = next(lines, "")
+    if delimiter == "," and "," not in first:  # what spreadsheets write where the comma is the decimal mark
+        delimiter = next((other for other in (";", "\t") if other in first), delimiter)
     plain = headerless and delimiter == "\t"  # such files quote nothing
-    reader = csv.reader(decoded(), delimiter=delimiter, quoting=csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL)
+    text = chain([first] if first else [], lines)
+    reader = csv.reader(text, delimiter=delimiter, quoting=csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL)
     header: list[str] | None = None
     line = 0
     while True:

@@ -62,6 +62,8 @@ class SourceConfig(Settings):
     """File, folder, glob pattern, fsspec URL, or hub data set as `hf://owner/name`."""
     revision: str | None = None
     """Hub branch, tag or commit; resolved to a commit before anything is cached."""
+    subset: str | None = None
+    """Configuration of a hub data set that has several."""
     split: str = "train"
     """Split of a hub data set."""
     format: str | None = None

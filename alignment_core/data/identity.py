@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from alignment_core.artifacts.digest import file_digest
 from alignment_core.config import SourceConfig
-from alignment_core.data.locate import HUB, SourceFile, is_hub, remote_stamp, source_files
+from alignment_core.data.locate import HUB, SourceFile, brief, is_hub, remote_stamp, source_files
 from alignment_core.errors import DataError
+
+COMMIT = re.compile("[0-9a-f]{40}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +59,13 @@ def content_digest(file: SourceFile) -> str:
 
 
 def hub_commit(source: SourceConfig) -> str:
-    """The commit that `source.revision` (default: the main branch) points at.
+    """The commit that `source.revision` (default: the main branch) points at; a whole commit is taken as it is.
 
     Raises:
         DataError: there is no such data set or revision, or the hub cannot be reached.
     """
+    if COMMIT.fullmatch(source.revision or ""):
+        return str(source.revision)
     from huggingface_hub import HfApi
 
     name = source.path.removeprefix(HUB)
@@ -70,7 +75,7 @@ def hub_commit(source: SourceConfig) -> str:
         raise DataError(
             "the hub data set cannot be resolved",
             where=source.path,
-            got=f"{type(error).__name__}: {error}",
+            got=brief(error),
             expected="owner/name of a data set that you may read, and a revision that exists",
             do="Check data.sources[].path and .revision and the network, or download it and name the folder",
         ) from error

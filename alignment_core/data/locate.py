@@ -51,6 +51,11 @@ class SourceFile:
         return stream
 
 
+def brief(error: Exception) -> str:
+    """A client library's error without the advice that it adds in further lines."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+
+
 def is_hub(path: str) -> bool:
     return path.startswith(HUB)
 
@@ -83,7 +88,7 @@ def source_files(source: SourceConfig) -> list[SourceFile]:
     raise DataError(
         "there is no such file or folder",
         where=source.path,
-        do=f"Check data.sources[].path, relative to {Path.cwd()}",
+        do=f"Check data.sources[].path, relative to {Path.cwd()}; a hub data set is {HUB}owner/name",
     )
 
 
@@ -133,7 +138,7 @@ def _remote_files(url: str) -> list[SourceFile]:
         raise DataError(
             "the URL cannot be read",
             where=url,
-            got=f"{type(error).__name__}: {error}",
+            got=brief(error),
             do="Check the address, the credentials and that the package for this protocol is installed",
         ) from error
     return files or _nothing(url, "an address with at least one readable file")

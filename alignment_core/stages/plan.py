@@ -21,7 +21,7 @@ from alignment_core.registry import Registry
 from alignment_core.stages.base import Runtime, StageCall
 
 VERSIONS = {
-    "ingest": 4,
+    "ingest": 3,
     "sft": 1,
     "sample": 1,
     "rank": 2,

@@ -122,6 +122,7 @@ def check(
     ] = None,
     max_pairs: Annotated[int | None, typer.Option(min=1, help="At most this many pairs of one ranking.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub data set.")] = None,
+    subset: Annotated[str | None, typer.Option(help="Configuration of a hub data set that has several.")] = None,
     split: Annotated[str | None, typer.Option(help="Split of a hub data set; else train.")] = None,
     held_out: Annotated[
         float | None, typer.Option(min=0.001, max=0.999, help="Share of conversations kept away from training.")
@@ -134,7 +135,8 @@ def check(
     from alignment_core.registry import load_registry
     from alignment_flows.show import show_data
 
-    settings = {"format": format, "threshold": threshold, "max_pairs": max_pairs, "revision": revision, "split": split}
+    settings = {"format": format, "threshold": threshold, "max_pairs": max_pairs}
+    settings |= {"revision": revision, "subset": subset, "split": split}
     given = {name: value for name, value in settings.items() if value is not None}
     report = check(
         paths,

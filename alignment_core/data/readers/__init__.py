@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import IO, Any
 
 from alignment_core.config import SourceConfig
-from alignment_core.data.locate import CONTAINERS, HUB, SourceFile
+from alignment_core.data.locate import CONTAINERS, HUB, SourceFile, brief
 from alignment_core.data.readers.columnar import arrow_rows, parquet_rows
 from alignment_core.data.readers.json_rows import json_rows
 from alignment_core.data.readers.lines import text_rows
@@ -47,15 +47,15 @@ def read_hub(source: SourceConfig, commit: str) -> Iterator[RawRow | Unreadable]
 
     name = source.path.removeprefix(HUB)
     try:
-        rows = datasets.load_dataset(name, revision=commit, split=source.split, streaming=True)
+        rows = datasets.load_dataset(name, source.subset, revision=commit, split=source.split, streaming=True)
         for index, row in enumerate(rows, 1):
             yield RawRow(row, f"{name}:{index}")
     except Exception as error:  # loading scripts, parquet, network: `datasets` has no common base for its errors
         raise DataError(
             "the hub data set cannot be read",
             where=source.path,
-            got=f"{type(error).__name__}: {error}",
-            do="Check data.sources[].split, or download it and name the folder",
+            got=brief(error),
+            do="Check data.sources[].subset and .split, or download it and name the folder",
         ) from error
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -33,14 +34,28 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> PipelineConfig:
     Raises:
         ConfigError: the file cannot be read, or a setting is missing, misspelt or out of range.
     """
-    raw = _read(path)
+    return check_config(read_config(path), overrides, file=path)
+
+
+def check_config(raw: Mapping[str, Any], overrides: Sequence[str] = (), *, file: Path | None = None) -> PipelineConfig:
+    """The settings of a run from plain values, as a file or Prefect's form gives them.
+
+    Args:
+        raw: the values; they stay as they are.
+        overrides: as for `load_config`.
+        file: where the values are from, if from a file.
+
+    Raises:
+        ConfigError: a setting is missing, misspelt or out of range.
+    """
+    changed = deepcopy(dict(raw))
     for override in overrides:
-        _override(raw, override)
-    expanded = _expand(raw, str(path), "")
+        _override(changed, override)
+    expanded = _expand(changed, str(file or "the settings"), "")
     try:
         return PipelineConfig.model_validate(expanded)
     except ValidationError as error:
-        raise settings_error(error, PipelineConfig, file=path) from error
+        raise settings_error(error, PipelineConfig, file=file) from error
 
 
 # --- the file -----------------------------------------------------------------------------------------------------
@@ -58,7 +73,12 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
+    """The values of a YAML file as they stand there, unchecked.
+
+    Raises:
+        ConfigError: the file cannot be read, or is no mapping.
+    """
     try:
         raw = _parse(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:

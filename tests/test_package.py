@@ -107,7 +107,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_wheel_holds_the_three_packages_and_nothing_else(wheel: Path) -> None:
     packages = {Path(package).name: (ROOT / package).parent for package in PACKAGES}
     listing = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-    expected = {
+    recipes = [path for path in listing if path.startswith(("deployments/configs/", "deployments/prefect.yaml"))]
+    expected = {f"alignment_flows/{path}" for path in recipes} | {
         str((ROOT / path).relative_to(parent))
         for package, parent in packages.items()
         for path in listing
@@ -148,6 +149,10 @@ def test_wheel_works_outside_the_checkout(wheel: Path, tmp_path: Path) -> None:
         place = run(tmp_path, bin_folder / "python", "-c", f"import {package}; print({package}.__file__)")
         assert Path(place.strip()).is_relative_to(tmp_path), place
     assert "Usage" in run(tmp_path, bin_folder / "align", "--help")
+    deployed = "from alignment_flows.deployments import recipe, shipped; print(shipped('prefect.yaml')); "
+    deployed += "assert recipe('gpu-8gb-ppo-qwen2.5-0.5b')['config']['optimizer']['clip'] == 0.2"
+    place = run(tmp_path, bin_folder / "python", "-c", deployed)
+    assert Path(place.strip()).is_relative_to(tmp_path), place
     listed = run(tmp_path, bin_folder / "align", "plugins", "list", "--json")
     plugins = {plugin["name"]: plugin for plugin in json.loads(listed)["plugins"]}
     assert {"dpo", "kto", "ppo"} <= set(plugins)

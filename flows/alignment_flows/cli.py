@@ -86,6 +86,39 @@ def demo(
     run_demo(folder, seed)
 
 
+@app.command()
+@command
+def up(
+    port: Annotated[int, typer.Option(help="Port of the Prefect server, unless PREFECT_API_URL names one.")] = 4200,
+) -> None:
+    """Start a Prefect server and its workers in the background, with every deployment ready to run by a click."""
+    from alignment_flows.background import start
+
+    start(port)
+
+
+@app.command()
+@command
+def down() -> None:
+    """End what `align up` started, and nothing else; runs in progress write a checkpoint first."""
+    from alignment_flows.background import stop
+
+    stop()
+
+
+@app.command()
+@command
+def deploy(
+    configs: Annotated[
+        list[Path] | None, typer.Argument(metavar="CONFIG...", help="Settings to deploy besides what is always there.")
+    ] = None,
+) -> None:
+    """Register the deployments, or refresh them after a plugin was installed; schedules stay as they were set."""
+    from alignment_flows.background import refresh
+
+    refresh(configs or ())
+
+
 @plugins_app.command("list")
 @command
 def list_plugins(as_json: AsJson = False) -> None:

@@ -1,4 +1,6 @@
-"""A pipeline in this process, recorded by the server that PREFECT_API_URL names, or by a temporary one."""
+"""A pipeline in this process, recorded by the server that PREFECT_API_URL names or `align up` started, or by a
+temporary one.
+"""
 
 import os
 import signal
@@ -50,16 +52,19 @@ def run_pipeline(config: PipelineConfig) -> FinishedRun:
 @contextmanager
 def prefect_at_hand() -> Iterator[None]:
     """Flows inside are recorded by the user's server, or by a temporary one that ends with this process."""
-    _quieten_prefect()
+    quieten_prefect()
     from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
     from alignment_flows.server import start_temporary_server
+    from alignment_flows.services import running_server
 
     # Prefect ends the process by the handler it finds, and the default one would leave the stage behind.
     signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(TERMINATED))
     settings: dict[Any, Any] = {}
     if (url := PREFECT_API_URL.value()) is not None:
-        _check_server(url)
+        check_server(url)
+    elif (url := running_server()) is not None:
+        settings = {PREFECT_API_URL: url}
     else:
         # Nobody waits for the heartbeats of a temporary server, and stopping them costs a second.
         settings = {PREFECT_API_URL: start_temporary_server(), PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
@@ -67,7 +72,8 @@ def prefect_at_hand() -> Iterator[None]:
         yield
 
 
-def _check_server(url: str) -> None:
+def check_server(url: str) -> None:
+    """Raises: ConfigError if the server that PREFECT_API_URL names does not answer."""
     import httpx
     from prefect.client.orchestration import get_client
 
@@ -77,11 +83,11 @@ def _check_server(url: str) -> None:
             "the Prefect server does not answer",
             where="PREFECT_API_URL",
             got=f"{fault} at {url}",
-            do="Start it with `prefect server start`, or unset PREFECT_API_URL: a run then brings its own",
+            do="Start it, or unset PREFECT_API_URL: a run then brings its own",
         )
 
 
-def _quieten_prefect() -> None:
+def quieten_prefect() -> None:
     """Settings that Prefect reads at its import; the user's own win."""
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("DO_NOT_TRACK", "1")

@@ -4,25 +4,28 @@ Each line of the flow is one Prefect task. What a stage reads and the key it is 
 `alignment_core.stages.plan`; a stage that the run does not need is None all the way down.
 """
 
+from collections.abc import Sequence
+
 from prefect import flow
 
-from alignment_core.config import PipelineConfig
 from alignment_core.registry import load_registry
 from alignment_core.stages.build import Built
 from alignment_core.stages.plan import Plan, make_plan
+from alignment_flows.form import PipelineForm, run_name, settings_of
 from alignment_flows.tasks import Stages, told_in_words
 
 
-@flow(name="align", flow_run_name="{config.name}", persist_result=False)
+@flow(name="align", flow_run_name=run_name, persist_result=False, validate_parameters=False)
 @told_in_words
-def align(config: PipelineConfig) -> dict[str, Built]:
+def align(config: PipelineForm, changes: Sequence[str] = ()) -> dict[str, Built]:
     """Take a language model from raw human feedback to an aligned adapter.
 
     Args:
-        config: the settings of the run. A stage whose settings and inputs did not change is not run again.
+        config: The settings of the run. A stage whose settings and inputs did not change is not run again.
+        changes: Settings to change, such as `optimizer.beta=0.2`: for a schedule, which can hold no half settings.
     """
     stage = Stages()
-    plan = make_plan(config, load_registry())
+    plan = make_plan(settings_of(config, changes), load_registry())
     pipeline(stage, plan)
     return {name: stage.built(call) for name, call in plan.calls().items()}
 

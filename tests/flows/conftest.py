@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from served import ALIGN, Served
 
 
 @pytest.fixture
@@ -41,3 +45,27 @@ def write(tmp_path: Path, tiny_model: Path) -> Callable[..., Path]:
         return path
 
     return to_file
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """What `align up` starts, for every test that needs it; `align down` ends it."""
+    folder, home = tmp_path_factory.mktemp("workers"), tmp_path_factory.mktemp("prefect-home")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    here = Served(f"http://127.0.0.1:{port}", folder, home)
+    env = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"} | {"PREFECT_HOME": str(home)}
+
+    def align(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*ALIGN, *arguments], cwd=folder, env=env, capture_output=True, text=True, check=False)
+
+    started = align("up", "--port", str(port))
+    try:
+        assert started.returncode == 0, started.stderr
+        assert f"{here.url}/deployments" in started.stdout
+        yield here
+    finally:
+        ended = align("down")
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout == "ended: server, gpu, cpu\n"
+    assert align("down").stdout == "nothing was running\n"

@@ -1,0 +1,157 @@
+"""What Prefect's server holds for us: the deployments of `deployments/prefect.yaml`, the work pools and the automation.
+
+Prefect's own `deploy` command does the work, so that both ways of deploying come to the same.
+"""
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import yaml
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.objects import StateType
+from prefect.events.actions import ChangeFlowRunState
+from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+from prefect.exceptions import ObjectNotFound
+
+from alignment_core.config_file import load_config, read_config
+from alignment_core.errors import ConfigError
+from alignment_core.registry import load_registry
+
+POOLS = {"gpu": 1, "cpu": None}
+"""Work pools with the number of runs that each takes at a time: one GPU holds no two runs."""
+
+HEARTBEAT_SECONDS = 30
+ZOMBIE_SECONDS = 300
+"""A run is taken for dead after this long without a sign of life: ten heartbeats, longer than a server's restart."""
+
+ZOMBIES = "align: end runs without a sign of life"
+
+
+def shipped(name: str) -> Path:
+    """A file or folder of `deployments/`: inside the installed package, or in the checkout."""
+    installed = Path(__file__).parent / "deployments" / name
+    return installed if installed.exists() else Path(__file__).parents[2] / "deployments" / name
+
+
+def recipe(name: str) -> dict[str, Any]:
+    """A step of `prefect.yaml`: the recipe `name` as `recipe.config`."""
+    return {"config": form_values(shipped("configs") / f"{name}.yaml")}
+
+
+def form_values(path: Path) -> dict[str, Any]:
+    """The settings of a file as a form's first values.
+
+    Variables of the environment stay as they are: the machine that runs the flow decides them.
+
+    Raises:
+        ConfigError, PluginError: a mistake in the settings.
+    """
+    chosen = load_registry().optimizer(load_config(path).optimizer)
+    # With all of its settings, because both forms find an optimizer's tab by the settings that are given.
+    return {**read_config(path), "optimizer": chosen.model_dump(mode="json")}
+
+
+def deploy(configs: Sequence[Path] = ()) -> list[str]:
+    """Register or refresh the work pools, the automation and every deployment; returns the deployments' names.
+
+    Runs find relative paths in the working directory of this call. Schedules of a deployment that is there already
+    stay as they were set.
+
+    Args:
+        configs: settings of the user's own, each to become a deployment of the pipeline under the run's name.
+
+    Raises:
+        ConfigError: a mistake in the settings, or in `prefect.yaml`.
+    """
+    declared = yaml.safe_load(shipped("prefect.yaml").read_text(encoding="utf-8"))
+    declared["deployments"] += [_own(path) for path in configs]
+    with get_client(sync_client=True) as client:
+        for pool, limit in POOLS.items():
+            _ensure_pool(client, pool, limit)
+        for deployment in declared["deployments"]:
+            if _exists(client, _name(deployment)):
+                deployment.pop("schedules", None)
+        _ensure_zombie_automation(client)
+    _run_prefect_deploy(declared)
+    return [_name(deployment) for deployment in declared["deployments"]]
+
+
+def _own(path: Path) -> dict[str, Any]:
+    name = load_config(path).name
+    return {
+        "name": name,
+        "entrypoint": "alignment_flows.pipeline.align",
+        "description": f"The settings of {path.name}.",
+        "work_pool": {"name": "gpu"},
+        "concurrency_limit": {"limit": 1, "collision_strategy": "ENQUEUE"},
+        "parameters": {"config": form_values(path)},
+    }
+
+
+def _name(deployment: dict[str, Any]) -> str:
+    """`flow/deployment`; a flow is called as its function is, the last part of the entrypoint."""
+    return f"{deployment['entrypoint'].rpartition('.')[2]}/{deployment['name']}"
+
+
+def _exists(client: SyncPrefectClient, name: str) -> bool:
+    try:
+        client.read_deployment_by_name(name)
+    except ObjectNotFound:
+        return False
+    return True
+
+
+def _ensure_pool(client: SyncPrefectClient, name: str, limit: int | None) -> None:
+    """A pool that is there already keeps what its owner set, such as another type or limit."""
+    try:
+        client.read_work_pool(name)
+    except ObjectNotFound:
+        client.create_work_pool(WorkPoolCreate(name=name, type="process", concurrency_limit=limit))
+
+
+def _ensure_zombie_automation(client: SyncPrefectClient) -> None:
+    """A run whose worker was killed says nothing more; without this it would be shown as running for ever."""
+    ended = [f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")]
+    waiting = [f"prefect.flow-run.{state}" for state in ("Paused", "Suspended", "Scheduled", "AwaitingRetry")]
+    automation = AutomationCore(
+        name=ZOMBIES,
+        description="A flow run that sent no heartbeat for five minutes is Crashed: its process is gone.",
+        trigger=EventTrigger(
+            after={"prefect.flow-run.heartbeat"},
+            expect={"prefect.flow-run.heartbeat", *ended, *waiting},
+            match={"prefect.resource.id": "prefect.flow-run.*"},
+            for_each={"prefect.resource.id"},
+            posture=Posture.Proactive,
+            threshold=1,
+            within=timedelta(seconds=ZOMBIE_SECONDS),
+        ),
+        actions=[
+            ChangeFlowRunState(
+                state=StateType.CRASHED,
+                message=f"no sign of life for {ZOMBIE_SECONDS} s: the worker or its machine is gone. Retry the run: it "
+                "goes on from the last checkpoint",
+            )
+        ],
+    )
+    known = client.read_automations_by_name(ZOMBIES)
+    if known:
+        client.update_automation(known[0].id, automation)
+    else:
+        client.create_automation(automation)
+
+
+def _run_prefect_deploy(declared: dict[str, Any]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "prefect.yaml"
+        file.write_text(yaml.safe_dump(declared), encoding="utf-8")
+        command = [sys.executable, "-P", "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file)]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = "\n".join(f"  {line}" for line in (done.stdout + done.stderr).splitlines()[-20:])
+        raise ConfigError("Prefect refused to deploy", where=str(shipped("prefect.yaml")), do=f"It said:\n{said}")

@@ -1,0 +1,250 @@
+"""`align up` and `align down`: a Prefect server and one worker per work pool on this machine, in the background.
+
+What was started is remembered in a file of PREFECT_HOME, each process by its id and start time, so that `down` ends
+that and nothing else.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import psutil
+
+from alignment_core.errors import AlignmentError, ConfigError
+
+HOST = "127.0.0.1"
+STARTUP_SECONDS = 180.0
+STOP_SECONDS = 40.0
+"""A flow run has 20 s for its checkpoint, and Prefect's worker 30 s for its flow runs."""
+POLL_SECONDS = 0.2
+LOG_LINES = 10
+
+
+@dataclass(frozen=True)
+class Service:
+    """A process that `align up` started.
+
+    Attributes:
+        name: `server`, or the work pool of a worker.
+        pid: its process id.
+        started: when it started, in seconds since the epoch, which no other process of the same id shares.
+    """
+
+    name: str
+    pid: int
+    started: float
+
+    def process(self) -> psutil.Process | None:
+        """The process, if it is still there."""
+        try:
+            process = psutil.Process(self.pid)
+            gone = abs(process.create_time() - self.started) > 1 or process.status() == psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return None
+        return None if gone else process
+
+
+@dataclass(frozen=True)
+class Services:
+    """What `align up` started, and the server that it works with.
+
+    Attributes:
+        url: the server's API.
+        services: the processes that were started, the server (if it is ours) first.
+    """
+
+    url: str
+    services: tuple[Service, ...] = ()
+
+    def running(self) -> tuple[Service, ...]:
+        return tuple(service for service in self.services if service.process())
+
+
+def remembered() -> Services | None:
+    """What `align up` left behind, whether it still runs or not."""
+    try:
+        kept = json.loads(_record().read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return Services(kept["url"], tuple(Service(**service) for service in kept["services"]))
+
+
+def running_server() -> str | None:
+    """API of the server that `align up` started, if it is still there."""
+    known = remembered()
+    return known.url if known and any(service.name == "server" for service in known.running()) else None
+
+
+def up(port: int, pools: Iterable[str], register: Callable[[], object]) -> Services:
+    """Start what is missing of server and workers, and wait until they answer.
+
+    Args:
+        port: of the server on this machine, where PREFECT_API_URL names no other.
+        pools: the work pools that get a worker.
+        register: makes the pools and the deployments, once the server answers.
+
+    Raises:
+        ConfigError: the port is taken, or the server that PREFECT_API_URL names does not answer.
+        AlignmentError: a process ended again.
+    """
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    known = remembered()
+    named = PREFECT_API_URL.value()
+    url = named or (known.url if known and known.running() else f"http://{HOST}:{port}/api")
+    if known and known.running() and known.url != url:
+        raise ConfigError("`align up` runs with another server already", got=known.url, expected=url, do="`align down`")
+    services = {service.name: service for service in (known.running() if known else ())}
+    try:
+        if "server" not in services and not (named and _answers(url)):
+            services["server"] = _start("server", _server_command(url, named), url)
+        _await_server(url, services.get("server"))
+        with temporary_settings({PREFECT_API_URL: url}):
+            os.environ["PREFECT_API_URL"] = url
+            register()
+        for pool in pools:
+            if pool not in services:
+                services[pool] = _start(pool, _worker_command(pool), url)
+    finally:
+        state = Services(url, tuple(services.values()))
+        _remember(state)
+    _await_workers(state, pools)
+    return state
+
+
+def down() -> tuple[Service, ...]:
+    """End what `align up` started, the workers before the server, which learns how their runs ended."""
+    known = remembered()
+    if known is None:
+        return ()
+    running = known.running()
+    for group in ([s for s in running if s.name != "server"], [s for s in running if s.name == "server"]):
+        _end([process for service in group if (process := service.process())])
+    _record().unlink()
+    return running
+
+
+# --- what is started ----------------------------------------------------------------------------------------------
+
+
+def _server_command(url: str, named: str | None) -> list[str]:
+    place = urlsplit(url)
+    if place.hostname not in (HOST, "localhost"):
+        raise ConfigError(
+            "the Prefect server does not answer", where="PREFECT_API_URL", got=named, do="Start it, or unset the name"
+        )
+    port = place.port or 4200
+    with socket.socket() as probe:
+        if probe.connect_ex((HOST, port)) == 0:
+            raise ConfigError(
+                "another program listens on this port",
+                where=f"{HOST}:{port}",
+                do=f"Choose another with `--port`, or set PREFECT_API_URL=http://{HOST}:{port}/api if it is a Prefect "
+                "server that you want to use",
+            )
+    return ["server", "start", "--host", HOST, "--port", str(port)]
+
+
+def _worker_command(pool: str) -> list[str]:
+    return ["worker", "start", "--pool", pool, "--name", f"align-{pool}", "--no-create-pool-if-not-found"]
+
+
+def _start(name: str, command: Sequence[str], url: str) -> Service:
+    from alignment_flows.deployments import HEARTBEAT_SECONDS
+
+    defaults = {
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
+        "PREFECT_WORKER_QUERY_SECONDS": "2",  # a click should not wait ten
+        "PYTHONSAFEPATH": "1",  # a folder of the user's that is called `datasets` must not stand in for the package
+    }
+    log = log_file(name)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "prefect", *command],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env={**defaults, **os.environ, "PREFECT_API_URL": url, "PREFECT_UI_API_URL": url},
+            start_new_session=True,
+        )
+    return Service(name, process.pid, psutil.Process(process.pid).create_time())
+
+
+def log_file(name: str) -> Path:
+    """Where a service's output goes."""
+    return _record().parent / "align" / f"{name}.log"
+
+
+def _record() -> Path:
+    from prefect.settings import PREFECT_HOME
+
+    return Path(PREFECT_HOME.value()) / "align-up.json"
+
+
+def _remember(state: Services) -> None:
+    record = _record()
+    record.parent.mkdir(parents=True, exist_ok=True)
+    new = record.with_suffix(".new")
+    new.write_text(json.dumps(asdict(state)), encoding="utf-8")
+    new.replace(record)
+
+
+# --- waiting ------------------------------------------------------------------------------------------------------
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health", timeout=5).is_success
+    except httpx.TransportError:
+        return False
+
+
+def _await_server(url: str, server: Service | None) -> None:
+    _await(lambda: _answers(url), [server] if server else [], "the Prefect server does not answer")
+
+
+def _await_workers(state: Services, pools: Iterable[str]) -> None:
+    def ready() -> bool:
+        filters = [httpx.post(f"{state.url}/work_pools/{pool}/workers/filter", json={}, timeout=30) for pool in pools]
+        return all(any(w["status"] == "ONLINE" for w in answer.json()) for answer in filters)
+
+    _await(ready, state.services, "a worker did not start")
+
+
+def _await(ready: Callable[[], bool], needed: Sequence[Service], fault: str) -> None:
+    deadline = time.monotonic() + STARTUP_SECONDS
+    while not ready():
+        dead = next((service for service in needed if service.process() is None), None)
+        if dead or time.monotonic() > deadline:
+            log = log_file((dead or needed[-1]).name)
+            lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:]
+            said = "".join(f"\n  {line}" for line in lines)
+            raise AlignmentError(
+                fault, where=str(log), do=f"`align down` ends the rest. The last lines of its log:{said}"
+            )
+        time.sleep(POLL_SECONDS)
+
+
+def _end(processes: Sequence[psutil.Process]) -> None:
+    """SIGTERM, time for checkpoints, SIGKILL; flow runs that outlive their worker included."""
+    below = [child for process in processes for child in process.children(recursive=True)]
+    for process in processes:
+        process.send_signal(signal.SIGTERM)
+    psutil.wait_procs(processes, timeout=STOP_SECONDS)
+    left = [process for process in (*processes, *below) if process.is_running()]
+    for process in left:
+        process.send_signal(signal.SIGTERM)
+    _, stubborn = psutil.wait_procs(left, timeout=STOP_SECONDS)
+    for process in stubborn:
+        process.kill()
+    psutil.wait_procs(stubborn)

@@ -1,0 +1,173 @@
+"""The schema that Prefect's forms are drawn from, and that its server checks a run against."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import cache
+from typing import Any, Literal
+
+import pytest
+from prefect.utilities.callables import parameter_schema
+from prefect.utilities.schema_tools.validation import ValidationError, is_valid_schema, validate
+
+from alignment_core.config import PipelineConfig
+from alignment_core.errors import ConfigError
+from alignment_core.plugin_api import AlignmentOptimizer
+from alignment_core.registry import Plugin, Registry, load_registry
+from alignment_flows import form
+from alignment_flows.form import settings_of
+from alignment_flows.pipeline import align
+from alignment_flows.stage import stage
+
+CONFIG = {"model": {"base": "a/model"}, "data": {"sources": [{"path": "feedback.jsonl"}]}}
+
+
+@cache
+def schema() -> dict[str, Any]:
+    """The form of the pipeline with what is installed."""
+    return new_schema()
+
+
+def new_schema() -> dict[str, Any]:
+    made: dict[str, Any] = parameter_schema(align).model_dump()
+    return made
+
+
+def optimizers(made: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The tabs of the optimizer by the name that each sets."""
+    tabs = made["definitions"]["PipelineConfig"]["properties"]["optimizer"]["anyOf"]
+    return {tab["properties"]["name"]["const"]: tab for tab in tabs}
+
+
+def refusal(config: dict[str, Any]) -> str:
+    """What the server answers to a run with these settings."""
+    with pytest.raises(ValidationError) as refused:
+        validate({"config": {**CONFIG, **config}}, schema(), raise_on_error=True)
+    return str(refused.value)
+
+
+def test_every_setting_of_every_optimizer_is_a_typed_field() -> None:
+    tabs = optimizers(schema())
+    installed = {plugin.name: plugin for plugin in load_registry().plugins if plugin.kind == "optimizer"}
+    assert tabs.keys() == installed.keys()
+    for name, tab in tabs.items():
+        assert tab["properties"].keys() == installed[name].settings_class.model_fields.keys()
+        assert tab["additionalProperties"] is False
+        assert "name" in tab["required"]
+        for setting, field in tab["properties"].items():
+            assert field["title"]
+            assert setting == "name" or (field["description"] and "default" in field)
+            assert {"type", "anyOf", "enum"} & field.keys()
+    assert tabs["dpo"]["title"] == "DPO"
+    assert (
+        tabs["dpo"]["properties"]["beta"].items() >= {"type": "number", "exclusiveMinimum": 0, "default": 0.1}.items()
+    )
+
+
+def test_fields_keep_their_order_where_a_database_does_not() -> None:
+    for tab in optimizers(schema()).values():
+        assert [field["position"] for field in tab["properties"].values()] == list(range(len(tab["properties"])))
+        assert next(iter(tab["properties"])) == "name"
+
+
+def test_schema_is_one_that_both_forms_understand() -> None:
+    for flow in (align, stage):
+        made = parameter_schema(flow).model_dump()
+        is_valid_schema(made)
+        text = json.dumps(made)
+        assert "oneOf" not in text
+        assert "discriminator" not in text
+        for definition in made["definitions"].values():
+            assert all(field.get("title") for field in definition["properties"].values())
+
+
+@pytest.mark.parametrize("name", ["dpo", "kto", "ppo"])
+def test_what_a_form_sends_is_accepted(name: str) -> None:
+    chosen = load_registry().optimizer({"name": name}).model_dump(mode="json")
+    validate({"config": {**CONFIG, "optimizer": chosen}}, schema(), raise_on_error=True)
+    validate({"config": {**CONFIG, "optimizer": {"name": name}}}, schema(), raise_on_error=True)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "field", "words"),
+    [
+        ({"name": "dpo", "beta": -1}, "optimizer.beta", "-1 is less than or equal to the minimum of 0"),
+        ({"name": "kto", "beta": -1}, "optimizer.beta", "-1 is less than or equal to the minimum of 0"),
+        ({"name": "kto", "beta": "strong"}, "optimizer.beta", "'strong' is not of type 'number'"),
+        ({"name": "ppo", "clip": 1.5}, "optimizer.clip", "1.5 is greater than or equal to the maximum of 1"),
+        ({"name": "kto", "epochs": 0}, "optimizer.epochs", "0 is less than the minimum of 1"),
+        ({"name": "kto", "label_smoothing": 0.1}, "optimizer", "'label_smoothing' was unexpected"),
+        ({"name": "kot"}, "optimizer.name", "'kot' is not one of ['dpo', 'kto', 'ppo']"),
+        ({"beta": 0.1}, "optimizer", "'name' is a required property"),
+    ],
+)
+def test_wrong_value_of_an_optimizer_is_refused_by_the_server_naming_the_field(
+    optimizer: dict[str, Any], field: str, words: str
+) -> None:
+    said = refusal({"optimizer": optimizer})
+    assert f"field 'config.{field}'" in said
+    assert words in said
+
+
+def test_wrong_value_elsewhere_is_refused_too() -> None:
+    assert "field 'config.sft.epochs'" in refusal({"sft": {"epochs": 0}})
+    assert "('sede' was unexpected)" in refusal({"sede": 1})
+
+
+class Odd(AlignmentOptimizer):
+    """An optimizer with a setting that no form can show."""
+
+    name: Literal["odd"] = "odd"
+    rule: Callable[[int], int] | None = None
+
+
+class Narrow(AlignmentOptimizer):
+    """An optimizer whose settings are a part of DPO's."""
+
+    name: Literal["narrow"] = "narrow"
+    beta: float = 0.1
+
+
+def with_plugins(monkeypatch: pytest.MonkeyPatch, *classes: type[AlignmentOptimizer]) -> None:
+    known = load_registry()
+    like = next(plugin for plugin in known.plugins if plugin.name == "dpo")
+    more = [
+        Plugin(c.model_fields["name"].default, "optimizer", "x", "1", c, like.distribution, like.entry_point)
+        for c in classes
+    ]
+    monkeypatch.setattr(form, "load_registry", lambda: Registry([*known.plugins, *more], []))
+
+
+def test_plugin_whose_settings_no_schema_knows_does_not_cost_the_others_their_form(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with_plugins(monkeypatch, Odd)
+    tabs = optimizers(new_schema())
+    assert tabs["odd"]["properties"].keys() == {"name"}
+    assert "beta" in tabs["dpo"]["properties"]
+    validate({"config": {**CONFIG, "optimizer": {"name": "odd", "rule": "int"}}}, new_schema(), raise_on_error=True)
+
+
+def test_tab_of_a_plugin_stands_before_those_that_know_all_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both forms open the first tab that knows most of the given settings."""
+    with_plugins(monkeypatch, Narrow)
+    names = list(optimizers(new_schema()))
+    assert names.index("narrow") < names.index("dpo")
+
+
+# --- what the flow makes of it -------------------------------------------------------------------------------------
+
+
+def test_plain_values_and_changes_become_settings() -> None:
+    config = settings_of(CONFIG, ["optimizer={name: kto}", "seed=7"])
+    assert (config.optimizer, config.seed) == ({"name": "kto"}, 7)
+    assert settings_of(config, ["seed=8"]).seed == 8
+    assert settings_of(config, ()) is config
+    assert "seed" not in CONFIG
+    assert PipelineConfig.model_validate(CONFIG).seed == 0
+
+
+def test_mistake_in_plain_values_is_told_in_our_words() -> None:
+    with pytest.raises(ConfigError, match="modle: there is no such setting"):
+        settings_of({**CONFIG, "modle": {}}, ())

@@ -1,0 +1,91 @@
+"""`align up`, `align deploy`, `align down`: from nothing to a run that a worker carries out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from served import ALIGN, PREFECT, Served
+
+pytestmark = pytest.mark.ci
+
+ROOT = Path(__file__).resolve().parents[2]
+DECLARED = (
+    "name", "entrypoint", "description", "parameters", "work_pool_name", "concurrency_options", "pull_steps",
+    "parameter_openapi_schema", "enforce_parameter_schema", "job_variables", "paused", "path",
+)  # fmt: skip
+
+
+def deployed(served: Served) -> dict[str, dict[str, Any]]:
+    """What is declared of every deployment, by its full name."""
+    flows = {flow["id"]: flow["name"] for flow in served.post("flows/filter")}
+    found = {}
+    for deployment in served.post("deployments/filter"):
+        schedules = [
+            {key: schedule[key] for key in ("schedule", "active", "slug", "parameters")}
+            for schedule in sorted(deployment["schedules"], key=lambda schedule: str(schedule["slug"]))
+        ]
+        kept = {key: deployment[key] for key in DECLARED}
+        found[f"{flows[deployment['flow_id']]}/{deployment['name']}"] = {**kept, "schedules": schedules}
+    return found
+
+
+def test_align_deploy_and_prefect_deploy_come_to_the_same(served: Served) -> None:
+    ours = deployed(served)
+    assert {"demo/demo", "align/gpu-8gb", "align/nightly", "stage/sft"} <= ours.keys()
+    for deployment in served.post("deployments/filter"):
+        served.delete(f"deployments/{deployment['id']}")
+    assert deployed(served) == {}
+    theirs = served.run(PREFECT, "deploy", "--all", "--prefect-file", ROOT / "deployments" / "prefect.yaml")
+    assert theirs.returncode == 0, theirs.stdout + theirs.stderr
+    assert deployed(served) == ours
+
+
+def test_deploying_again_changes_nothing_and_keeps_a_schedule_as_it_was_set(served: Served) -> None:
+    before = deployed(served)
+    nightly = served.deployment("align/nightly")
+    assert [schedule["active"] for schedule in nightly["schedules"]] == [False] * 3
+    on = next(schedule for schedule in nightly["schedules"] if schedule["slug"] == "nightly")
+    switched = served.run(PREFECT, "deployment", "schedule", "resume", "align/nightly", on["id"])
+    assert switched.returncode == 0, switched.stderr
+    again = served.run(ALIGN, "deploy")
+    assert again.returncode == 0, again.stderr
+    after = deployed(served)
+    assert [schedule["active"] for schedule in after["align/nightly"]["schedules"]] == [False, True, False]
+    served.run(PREFECT, "deployment", "schedule", "pause", "align/nightly", on["id"])
+    assert deployed(served) == before
+    assert len(served.post("automations/filter")) == 1
+
+
+def test_settings_of_ones_own_are_deployed_and_run_by_a_worker(served: Served, write: Callable[..., Path]) -> None:
+    done = served.run(ALIGN, "deploy", write())
+    assert done.returncode == 0, done.stderr
+    assert "align/small" in done.stdout.splitlines()
+    run = served.start("align/small")
+    assert served.ended(run)["type"] == "COMPLETED", served.log(run)
+    assert any(report.startswith("# evaluate dpo · ") for report in served.reports(run))
+
+
+def test_one_stage_on_its_own(served: Served, write: Callable[..., Path]) -> None:
+    assert served.run(ALIGN, "deploy", write()).returncode == 0
+    config = served.deployment("align/small")["parameters"]["config"]
+    run = served.start("stage/ingest", {"config": config, "until": "ingest"})
+    assert served.ended(run)["type"] == "COMPLETED", served.log(run)
+    assert [report.partition(" ·")[0] for report in served.reports(run)] == ["# ingest"]
+    missing = served.start("stage/rank", {"config": config, "until": "rank", "changes": []})
+    assert "until: this run has no such stage. got rank" in (served.ended(missing)["message"] or "")
+
+
+def test_second_server_is_refused_and_the_first_is_used(served: Served, tmp_path: Path) -> None:
+    """`align up` next to a server that it did not start leaves that one alone."""
+    elsewhere = Served(served.url, tmp_path, tmp_path / "home")
+    port = served.url.rpartition(":")[2]
+    refused = elsewhere.run(["env", "-u", "PREFECT_API_URL", *ALIGN], "up", "--port", port)
+    assert refused.returncode == 2
+    assert "another program listens on this port" in refused.stderr
+    beside = elsewhere.run(ALIGN, "up")
+    assert beside.returncode == 0, beside.stderr
+    assert elsewhere.run(ALIGN, "down").stdout == "ended: gpu, cpu\n"
+    assert served.get("health") is True

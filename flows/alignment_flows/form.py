@@ -15,7 +15,8 @@ from pydantic_core import CoreSchema
 
 from alignment_core.config import PipelineConfig, StepSettings
 from alignment_core.config_file import check_config
-from alignment_core.registry import Plugin, Registry, load_registry
+from alignment_core.installed import Plugin
+from alignment_core.registry import Registry, load_registry
 
 JsonSchema = dict[str, Any]
 
@@ -29,6 +30,7 @@ class PluginTabs:
         registry = load_registry()
         optimizers = _tabs(registry, "optimizer", handler)
         evaluators = _tabs(registry, "evaluator", handler)
+        listeners = _tabs(registry, "listener", handler)
         body["properties"]["optimizer"] = {**_said_of(body, "optimizer"), "anyOf": list(optimizers.values())}
         body["dependentSchemas"] = {"optimizer": _checked_by_name("optimizer", optimizers)}
         if evaluators:
@@ -36,6 +38,8 @@ class PluginTabs:
             rank["properties"]["by"] = {**_said_of(rank, "by"), "anyOf": list(evaluators.values())}
             evaluation = _definition(body["properties"]["evaluation"], handler)
             evaluation["properties"]["evaluators"]["items"] = {"anyOf": list(evaluators.values())}
+        if listeners:
+            body["properties"]["listeners"]["items"] = {"anyOf": list(listeners.values())}
         _name_everything(body, handler)
         return schema
 
@@ -79,7 +83,7 @@ def _tabs(registry: Registry, kind: str, handler: GetJsonSchemaHandler) -> dict[
 
 def _tab(plugin: Plugin, handler: GetJsonSchemaHandler) -> JsonSchema:
     try:
-        schema = handler(plugin.settings_class.__pydantic_core_schema__)
+        schema = handler(plugin.cls.__pydantic_core_schema__)
     except PydanticInvalidForJsonSchema:
         # A setting of a type that JSON does not know: only the name is a field, the rest can be given as JSON.
         name = {"type": "string", "const": plugin.name, "default": plugin.name, "title": "Name"}

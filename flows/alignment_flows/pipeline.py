@@ -12,7 +12,8 @@ from alignment_core.registry import load_registry
 from alignment_core.stages.build import Built
 from alignment_core.stages.plan import Plan, make_plan
 from alignment_flows.form import PipelineForm, run_name, settings_of
-from alignment_flows.tasks import Stages, told_in_words
+from alignment_flows.run_report import publish_run_report
+from alignment_flows.tasks import Stages, finished, told_in_words
 
 
 @flow(name="align", flow_run_name=run_name, persist_result=False, validate_parameters=False)
@@ -24,10 +25,12 @@ def align(config: PipelineForm, changes: Sequence[str] = ()) -> dict[str, Built]
         config: The settings of the run. A stage whose settings and inputs did not change is not run again.
         changes: Settings to change, such as `optimizer.beta=0.2`: for a schedule, which can hold no half settings.
     """
-    stage = Stages()
-    plan = make_plan(settings_of(config, changes), load_registry())
+    stage, settings = Stages(), settings_of(config, changes)
+    plan = make_plan(settings, load_registry())
     pipeline(stage, plan)
-    return {name: stage.built(call) for name, call in plan.calls().items()}
+    built = {name: stage.built(call) for name, call in plan.calls().items()}
+    publish_run_report(settings, built)
+    return finished(built)
 
 
 def pipeline(stage: Stages, plan: Plan) -> None:

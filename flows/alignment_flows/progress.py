@@ -91,10 +91,11 @@ class StageProgress:
 
     def _show(self, percent: float) -> None:
         with if_server_answers():
+            told = f"{self._label}: {self._newest}"
             if self._page is None:
-                self._page = cast(UUID, create_progress_artifact(percent, description=self._label))
+                self._page = cast(UUID, create_progress_artifact(percent, description=told))
             else:
-                update_progress_artifact(self._page, percent)
+                update_progress_artifact(self._page, percent, description=told)
 
 
 @contextmanager

@@ -1,16 +1,23 @@
 """What a finished stage shows on its page in Prefect: the facts of its manifest, and the report it wrote."""
 
+import json
 from collections.abc import Iterator, Mapping
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from prefect.artifacts import create_markdown_artifact
 
 from alignment_core.stages.base import StageCall
 from alignment_core.stages.build import Built
+from alignment_flows.curves import draw_curves
 from alignment_flows.progress import if_server_answers
 
 REPORT_BYTES = 2**19
 """Prefect keeps every report in its database; a larger one is only linked by the artifact's folder."""
+
+SAMPLES = 5
+SAMPLE_CHARACTERS = 600
 
 
 def publish_report(call: StageCall, built: Built) -> None:
@@ -33,23 +40,46 @@ def stage_report(call: StageCall, built: Built) -> str:
         "parents": ", ".join(f"{role} `{key}`" for role, key in manifest.parents.items()),
     }
     warnings = manifest.metrics.get("warnings", [])
-    parts = [f"# {call.label}", _table("fact", {name: value for name, value in facts.items() if value})]
+    parts = [f"# {call.label}", table("fact", {name: value for name, value in facts.items() if value})]
     if metrics := dict(_numbers(manifest.metrics)):
-        parts += ["## Metrics", _table("metric", metrics)]
+        parts += ["## Metrics", table("metric", metrics)]
     if warnings:
         parts += ["## Warnings", "\n".join(f"- {warning}" for warning in warnings)]
-    parts += ["## Settings", _table("setting", dict(_numbers(manifest.config)))]
+    if (history := built.artifact.path / "metrics.jsonl").is_file() and (curves := draw_curves(history)):
+        parts += ["## Curves", f"![curves]({curves})"]
+    if (responses := built.artifact.path / "responses.jsonl").is_file():
+        parts += ["## Samples", *_samples(responses)]
+    parts += ["## Settings", table("setting", dict(_numbers(manifest.config)))]
     own = built.artifact.path / "report.md"
     if own.is_file() and own.stat().st_size < REPORT_BYTES:
         parts.append(own.read_text(encoding="utf-8"))
     return "\n\n".join(parts) + "\n"
 
 
+def _samples(responses: Path) -> Iterator[str]:
+    """The first responses to the first prompts, with what each was judged."""
+    with responses.open(encoding="utf-8") as lines:
+        for line in islice(lines, SAMPLES):
+            entry = json.loads(line)
+            asked = entry["prompt"][-1]["content"] if entry["prompt"] else ""
+            answers = entry.get("responses") or [entry["response"]]
+            judged = ", ".join(f"{name} {value:.3g}" for name, value in entry.items() if isinstance(value, float))
+            yield f"**Prompt** {_quoted(asked)}"
+            yield f"**Response** {judged}{_quoted(str(answers[0]))}"
+
+
+def _quoted(text: str) -> str:
+    """As a block that no markup of the text's own can leave."""
+    shown = text if len(text) <= SAMPLE_CHARACTERS else text[:SAMPLE_CHARACTERS] + "…"
+    return "\n\n" + "\n".join(f"    {line}" for line in shown.splitlines() or [""])
+
+
 def _gigabytes(size: int | None) -> str:
     return "" if size is None else f"{size / 2**30:.2f} GiB"
 
 
-def _table(head: str, rows: Mapping[str, str]) -> str:
+def table(head: str, rows: Mapping[str, str]) -> str:
+    """Names and values as a markdown table."""
     lines = [f"| {name} | {value.replace('|', chr(92) + '|')} |" for name, value in rows.items()]
     return "\n".join([f"| {head} | value |", "| --- | --- |", *lines])
 

@@ -41,6 +41,8 @@ def show_run(run: FinishedRun, *, as_json: bool) -> None:
         state = "cached" if built.cached else "built"
         table.add_row(name, state, f"{built.seconds:.1f}", f"{built.artifact.kind}/{built.artifact.key[:KEY_DIGITS]}…")
     Console().print(table)
+    if all(built.cached for built in run.stages.values()):
+        print("Nothing new: every stage was in the store already.")
     print(f"The aligned adapter: {policy}")
 
 

@@ -13,8 +13,9 @@ from prefect.utilities.schema_tools.validation import ValidationError, is_valid_
 
 from alignment_core.config import PipelineConfig
 from alignment_core.errors import ConfigError
+from alignment_core.installed import Plugin
 from alignment_core.plugin_api import AlignmentOptimizer
-from alignment_core.registry import Plugin, Registry, load_registry
+from alignment_core.registry import Registry, load_registry
 from alignment_flows import form
 from alignment_flows.form import settings_of
 from alignment_flows.pipeline import align
@@ -52,7 +53,7 @@ def test_every_setting_of_every_optimizer_is_a_typed_field() -> None:
     installed = {plugin.name: plugin for plugin in load_registry().plugins if plugin.kind == "optimizer"}
     assert tabs.keys() == installed.keys()
     for name, tab in tabs.items():
-        assert tab["properties"].keys() == installed[name].settings_class.model_fields.keys()
+        assert tab["properties"].keys() == installed[name].cls.model_fields.keys()
         assert tab["additionalProperties"] is False
         assert "name" in tab["required"]
         for setting, field in tab["properties"].items():

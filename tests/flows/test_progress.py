@@ -47,7 +47,7 @@ def page(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """What the run's page shows, in percent."""
     shown: list[float] = []
     monkeypatch.setattr(progress, "create_progress_artifact", lambda percent, description: shown.append(percent) or 1)
-    monkeypatch.setattr(progress, "update_progress_artifact", lambda page, percent: shown.append(percent))
+    monkeypatch.setattr(progress, "update_progress_artifact", lambda page, percent, description: shown.append(percent))
     return shown
 
 

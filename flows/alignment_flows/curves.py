@@ -1,0 +1,91 @@
+"""The curves of a training stage as one small picture, drawn from its `metrics.jsonl`."""
+
+import base64
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+PICTURE_BYTES = 20_000
+"""Prefect keeps every report in its database, and loads it whole: pictures stay small."""
+PANELS = 6
+POINTS = 200
+COLOURS = 16
+RESOLUTIONS = (80, 64, 48, 36)  # dots per inch; the first whose picture is small enough
+
+FIRST = ("loss", "score", "reward", "accuracy", "kl", "length")
+"""Metrics whose name has one of these words are drawn first, in this order."""
+LAST = ("grad_norm", "learning_rate", "logps", "kl_coef")
+
+Curve = list[tuple[float, float]]
+
+
+def draw_curves(history: Path) -> str:
+    """The most telling metrics over the steps as a `data:` URI of a PNG under 20 kB; empty where there are none.
+
+    Args:
+        history: the stage's `metrics.jsonl`, one line per optimizer step or report.
+    """
+    curves = read_curves(history)
+    chosen = sorted((name for name in curves if len(curves[name]) > 1), key=_rank)[:PANELS]
+    if not chosen:
+        return ""
+    return "data:image/png;base64," + base64.b64encode(_draw({name: curves[name] for name in chosen})).decode()
+
+
+def read_curves(history: Path) -> dict[str, Curve]:
+    """Step and value of every metric; numbers that are not finite are left out."""
+    curves: dict[str, Curve] = {}
+    for line in history.read_text(encoding="utf-8").splitlines():
+        entry = json.loads(line)
+        for name, value in entry.items():
+            if name != "step" and isinstance(value, int | float) and math.isfinite(value):
+                curves.setdefault(name, []).append((entry["step"], value))
+    return curves
+
+
+def _rank(name: str) -> tuple[int, str]:
+    if any(word in name for word in LAST):
+        return len(FIRST) + 1, name
+    return next((place for place, word in enumerate(FIRST) if word in name), len(FIRST)), name
+
+
+def thinned(curve: Curve, points: int = POINTS) -> Curve:
+    """At most `points` points, each the mean of its neighbours, so that a spike is seen and the picture stays small."""
+    size = -(-len(curve) // points)
+    groups = [curve[start : start + size] for start in range(0, len(curve), size)]
+    return [(_mean([step for step, _ in group]), _mean([value for _, value in group])) for group in groups]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _draw(curves: Mapping[str, Curve]) -> bytes:
+    import numpy as np
+
+    # Without pyplot, which keeps every figure and looks for a screen.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    columns = min(3, len(curves))
+    rows = -(-len(curves) // columns)
+    figure = Figure(figsize=(3 * columns, 1.8 * rows), layout="constrained")
+    canvas: Any = FigureCanvasAgg(figure)
+    for place, (name, curve) in enumerate(curves.items(), start=1):
+        axis = figure.add_subplot(rows, columns, place)
+        axis.plot(*zip(*thinned(curve), strict=True), linewidth=1.2)
+        axis.set_title(name.replace("_", " "), fontsize=9)
+        axis.tick_params(labelsize=7)
+        axis.grid(alpha=0.3)
+    for resolution in RESOLUTIONS:
+        figure.set_dpi(resolution)
+        canvas.draw()
+        picture = io.BytesIO()
+        Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]).quantize(COLOURS).save(picture, "png", optimize=True)
+        if picture.tell() < PICTURE_BYTES * 3 // 4:  # base64 makes four bytes of three
+            break
+    return picture.getvalue()

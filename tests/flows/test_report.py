@@ -1,0 +1,110 @@
+"""The pages that a stage and a run leave in Prefect."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from matplotlib.image import imread
+
+from alignment_core.artifacts import Artifact
+from alignment_core.config import PipelineConfig
+from alignment_core.progress import Silent
+from alignment_core.stages.base import StageCall
+from alignment_core.stages.build import Built, build
+from alignment_flows.curves import PICTURE_BYTES, draw_curves, read_curves, thinned
+from alignment_flows.report import stage_report
+from alignment_flows.run_report import run_report
+
+PPO = ("loss", "score", "kl", "kl_coef", "response_length", "entropy", "value_loss", "grad_norm", "learning_rate")
+
+
+def history(folder: Path, steps: int, names: tuple[str, ...] = PPO) -> Path:
+    """A history of jagged curves, which is what compresses worst."""
+    file = folder / "metrics.jsonl"
+    lines = (
+        {"step": s + 1, **{n: (s * 7919 * (i + 1) % 101) / 101 for i, n in enumerate(names)}} for s in range(steps)
+    )
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return file
+
+
+@pytest.mark.parametrize("steps", [2, 60, 20_000])
+def test_curves_are_a_small_inline_picture(tmp_path: Path, steps: int) -> None:
+    picture = draw_curves(history(tmp_path, steps))
+    assert len(picture) < PICTURE_BYTES
+    png = base64.b64decode(picture.removeprefix("data:image/png;base64,"))
+    assert png.startswith(b"\x89PNG")
+    pixels = imread(io.BytesIO(png))
+    assert pixels.shape[0] > 100
+    assert pixels.shape[1] > 300
+    # Six curves in colour: their blue is far from the grey of frames and letters.
+    assert (abs(pixels[..., 0] - pixels[..., 2]) > 0.3).sum() > 200
+
+
+def test_without_steps_there_is_no_picture(tmp_path: Path) -> None:
+    assert draw_curves(history(tmp_path, 0)) == ""
+    assert draw_curves(history(tmp_path, 1)) == ""
+
+
+def test_a_point_is_the_mean_of_its_neighbours_and_what_is_not_finite_is_left_out(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.jsonl"
+    file.write_text('{"step": 1, "loss": 3.0}\n{"step": 2, "loss": NaN, "kl": 0.5}\n{"step": 3, "loss": 1.0}\n')
+    assert read_curves(file) == {"loss": [(1, 3.0), (3, 1.0)], "kl": [(2, 0.5)]}
+    # groups of two: (1+2)/2 and (3+4)/2; the fifth stands alone
+    curve = [(1, 10.0), (2, 20.0), (3, 30.0), (4, 50.0), (5, 5.0)]
+    assert thinned(curve, points=3) == [(1.5, 15.0), (3.5, 40.0), (5.0, 5.0)]
+
+
+def test_curves_need_no_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from alignment_flows.curves import draw_curves\n"
+        f"assert draw_curves(Path({str(history(tmp_path, 30))!r}))\n"
+        "print({'torch', 'transformers', 'matplotlib.pyplot'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "set()"
+
+
+def test_report_shows_curves_and_samples_as_text(probe: object, tmp_path: Path) -> None:
+    call: StageCall = probe("write", isolation="inline")  # type: ignore[operator]
+    built = build(call, Silent())
+    folder = built.artifact.path
+    history(folder, 20)
+    rows = [
+        {"prompt": [{"role": "user", "content": "Say\n# no"}], "response": "![x](http://evil)", "reward": 0.25},
+        {"prompt": [{"role": "user", "content": "More?"}], "responses": ["one", "two"]},
+    ]
+    (folder / "responses.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report = stage_report(call, built)
+    assert "## Curves\n\n![curves](data:image/png;base64," in report
+    assert "**Prompt** \n\n    Say\n    # no\n" in report
+    assert "**Response** reward 0.25\n\n    ![x](http://evil)\n" in report
+    assert "    one\n" in report
+    assert "    two\n" not in report
+
+
+def test_run_report_leads_from_the_adapter_back_to_the_data(probe: object) -> None:
+    calls = {"ingest": probe("write", isolation="inline")}  # type: ignore[operator]
+    calls["optimize"] = probe("report", isolation="inline", parents={"data": calls["ingest"].key})  # type: ignore[operator]
+    built = {name: build(call, Silent()) for name, call in calls.items()}
+    for name, accuracy in (("evaluate_sft", 0.5), ("evaluate", 0.75)):
+        made: Artifact = built["optimize"].artifact
+        built[name] = Built(made, False, 1.0, {"accuracy": accuracy, "warnings": []})
+    config = PipelineConfig.model_validate(
+        {"name": "mine", "model": {"base": "a/model"}, "data": {"sources": [{"path": "x.jsonl"}]}}
+    )
+    report = run_report(config, built)
+    place = str(built["optimize"].artifact.path)
+    assert f'Path("{place}")' in report
+    assert f"vllm serve a/model --enable-lora --max-lora-rank 16 --lora-modules mine={place}" in report
+    assert "| accuracy | 0.5 | 0.75 |" in report
+    assert "from ingest |" in report
+    cached = {name: Built(stage.artifact, True, 0.0, stage.metrics) for name, stage in built.items()}
+    assert "**Nothing new**" in run_report(config, cached)
+    assert "**Nothing new**" not in report

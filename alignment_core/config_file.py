@@ -58,6 +58,18 @@ def check_config(raw: Mapping[str, Any], overrides: Sequence[str] = (), *, file:
         raise settings_error(error, PipelineConfig, file=file) from error
 
 
+def parse_changes(overrides: Sequence[str]) -> dict[str, Any]:
+    """Settings from `a.b=value` each, with nothing else.
+
+    Raises:
+        ConfigError: one has no value, or none that is YAML.
+    """
+    raw: dict[str, Any] = {}
+    for override in overrides:
+        _override(raw, override)
+    return raw
+
+
 # --- the file -----------------------------------------------------------------------------------------------------
 
 

@@ -153,7 +153,7 @@ def _load(entry: EntryPoint, distribution: Distribution, faults: list[str]) -> I
         return
     for kind, (base, hook) in KINDS.items():
         for cls in _answers(getattr(manager.hook, hook), faults):
-            flaw = _flaw(cls, base)
+            flaw = flaw_of(cls, base)
             if flaw is not None:
                 faults.append(f"{getattr(cls, '__name__', repr(cls))} is no usable {kind}: {flaw}")
                 continue
@@ -193,7 +193,7 @@ def _name(cls: type[Any]) -> Any:
     return field.default if get_args(field.annotation) == (field.default,) else None
 
 
-def _flaw(cls: Any, base: type[Any]) -> str | None:
+def flaw_of(cls: Any, base: type[Any]) -> str | None:
     """Why the class cannot be used; None if it can."""
     if not (inspect.isclass(cls) and issubclass(cls, base)):
         return f"it is not a subclass of {base.__name__}"

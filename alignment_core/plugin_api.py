@@ -4,9 +4,6 @@ An optimizer is a frozen pydantic model that *is* its hyperparameters, with two 
 `StepBatch` per optimizer step, and `loss`, which returns a sum over a micro-batch divided by the step's denominator.
 The training loop alone calls `backward`, and asks for the next batch only after the weights were updated.
 
-    from alignment_core import losses
-    from alignment_core.plugin_api import AlignmentOptimizer, LossOutput, StepBatch, hookimpl
-
     class Hinge(AlignmentOptimizer):
         name: Literal["hinge"] = "hinge"
         preferences: ClassVar[bool] = True
@@ -238,10 +235,7 @@ class AlignmentOptimizer(StepSettings):
 
 
 class Evaluator(Settings):
-    """Base class of a judgement on one response, used to rank samples and to evaluate models.
-
-    A subclass fixes `name` as a `Literal` and defines `score`.
-    """
+    """Base class of a judgement on one response; a subclass fixes `name` as a `Literal` and defines `score`."""
 
     name: str
 

@@ -46,6 +46,17 @@ class Registry:
         """
         return self._make(AlignmentOptimizer, "optimizer", raw, "optimizer")
 
+    def optimizer_class(self, name: str) -> type[AlignmentOptimizer]:
+        """The class of the optimizer of this name.
+
+        Raises:
+            PluginError: none of that name is installed, or two are.
+        """
+        known: dict[str, type[AlignmentOptimizer]] = self._known("optimizer")
+        if name not in known:
+            raise self._unknown("optimizer", name, list(known), "optimizer")
+        return known[name]
+
     def evaluator(self, raw: Mapping[str, Any], where: str = "evaluator") -> Evaluator:
         """The evaluator that `raw["name"]` chooses; `where` is the setting that `raw` stands in.
 
@@ -84,7 +95,7 @@ class Registry:
         return next(plugin for plugin in self.plugins if plugin.cls is type(instance)).identity()
 
     def _make(self, base: type[Kind], kind: str, raw: Mapping[str, Any], where: str) -> Kind:
-        known = {plugin.name: plugin.cls for plugin in self.plugins if plugin.kind == kind}
+        known = self._known(kind)
         if "name" not in raw:
             raise ConfigError("this setting is missing", where=f"{where}.name", expected=", ".join(known))
         name = str(raw["name"])
@@ -97,6 +108,9 @@ class Registry:
             raise settings_error(error, settings, prefix=where) from error
         assert isinstance(made, base)
         return made
+
+    def _known(self, kind: str) -> dict[str, Any]:
+        return {plugin.name: plugin.cls for plugin in self.plugins if plugin.kind == kind}
 
     def _unknown(self, kind: str, name: str, known: list[str], where: str) -> PluginError:
         if name in self._clashes:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import ast
 import json
-import os
 import re
 import resource
 import subprocess
 import sys
-import sysconfig
 import tomllib
 import venv
 import zipfile
@@ -17,6 +15,7 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+from environments import build_wheel, make_environment, run
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -95,12 +94,7 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel, made from the source distribution as the package index gets it."""
-    out = tmp_path_factory.mktemp("dist")
-    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(ROOT)]
-    done = subprocess.run(build, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    (path,) = out.glob("*.whl")
-    return path
+    return build_wheel(ROOT, tmp_path_factory.mktemp("dist"))
 
 
 @pytest.mark.ci
@@ -117,29 +111,6 @@ def test_wheel_holds_the_three_packages_and_nothing_else(wheel: Path) -> None:
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert expected <= names
     assert {name.split("/")[0] for name in names} == set(packages)
-
-
-def run(folder: Path, *command: str | Path) -> str:
-    """Standard output of a command that runs in `folder` and sees nothing of the checkout."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def make_environment(folder: Path, wheel: Path) -> Path:
-    """A new environment's `bin`, with the wheel in it and our dependencies behind it.
-
-    The dependencies are those of the running environment, put on the path by a `.pth` file: downloading and unpacking
-    two gigabytes again would take minutes and test nothing of ours. The new environment's own packages come first, so
-    the wheel, not the checkout, is imported; the old one's own `.pth` files (editable installs) have no effect here.
-    """
-    venv.create(folder, with_pip=True)
-    bin_folder = folder / "bin"
-    site = sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)})
-    (Path(site) / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    run(folder, bin_folder / "python", "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", wheel)
-    return bin_folder
 
 
 @pytest.mark.ci

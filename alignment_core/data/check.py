@@ -79,12 +79,12 @@ def as_text(report: Mapping[str, Any]) -> str:
 
 def _renderer(model: str | None, template: str | None, max_length: int) -> Renderer:
     if model is None:
-        return Renderer(_byte_tokenizer(), chat_template=template, max_length=max_length)
+        return Renderer(byte_tokenizer(), chat_template=template, max_length=max_length)
     stops = generation_stops(model)
     return Renderer(load_tokenizer(model), chat_template=template, max_length=max_length, generation_stops=stops)
 
 
-def _byte_tokenizer() -> Any:
+def byte_tokenizer() -> Any:
     """One token per byte of UTF-8, for lengths that mean something without a model."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast

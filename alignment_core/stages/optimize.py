@@ -67,7 +67,7 @@ def _judge(evaluator: Evaluator, data: Dataset) -> Callable[[Rollout], float]:
 
 
 def _rows(optimizer: AlignmentOptimizer, data: Dataset, job: Job) -> Rows:
-    rows = Rows()
+    rows = Rows.undeclared()
     if optimizer.preferences:
         rows.preferences = need(data.train.preferences, "preference pairs", job)
     if optimizer.feedback:

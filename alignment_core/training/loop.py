@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -124,7 +124,7 @@ class _Loop:
         )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        metrics = self.run.budget.fit(lambda: self._accumulate(batch))
+        metrics = self.run.budget.fit(lambda: accumulate(self.objective, self.run, batch, self.weights.values()))
         norms = self._clip(objective.max_grad_norm)
         if not all(map(math.isfinite, (metrics["loss"], *norms.values()))):
             rows = ", ".join(row.id for row in batch.rows)
@@ -145,44 +145,54 @@ class _Loop:
             norms[name] = float(torch.nn.utils.clip_grad_norm_(weights, largest))
         return norms
 
-    def _accumulate(self, batch: StepBatch) -> dict[str, float]:
-        """Gradients and metrics of the whole step, begun anew whenever it is called."""
-        if not batch.rows:
-            raise PluginError("a step without rows", where=type(self.objective).__name__, expected="one row at least")
-        self.optimizer.zero_grad(set_to_none=True)
-        sums: dict[str, Tensor | float] = {}
-        for index, micro in enumerate(self._micro_batches(batch)):
-            if self.run.progress.stopping:
-                raise Stopped(f"stopped in step {self.run.step + 1}")
-            # Dropout depends on the place in training alone, so that no generator state has to be saved.
-            torch.manual_seed(seed_of(self.run.seed, "dropout", self.run.step, index))
-            with self.run.roles.training():
-                output = self.objective.loss(self.run, micro)
-                self._check(output)
-                output.loss.backward()  # type: ignore[no-untyped-call]
-            for name, value in {**output.metrics, "loss": output.loss}.items():
-                part = value.detach().float() if isinstance(value, Tensor) else value
-                sums[name] = sums.get(name, 0.0) + part
-        return {name: float(value) for name, value in sums.items()}
 
-    def _micro_batches(self, batch: StepBatch) -> Iterator[MicroRows]:
-        denominators: Mapping[str, float] = {"rows": float(len(batch.rows)), **batch.denominators}
-        for group in self.run.roles.groups(batch.rows, self.run.budget.tokens, row_sequences):
-            rows = [batch.rows[i] for i in group]
-            yield MicroRows(rows, denominators, batch.constants, self.run.device)
+def accumulate(
+    objective: Objective, run: Run, batch: StepBatch, weights: Iterable[torch.nn.Parameter]
+) -> dict[str, float]:
+    """Gradients of a whole step in `weights`, and its metrics, begun anew whenever it is called.
 
-    def _check(self, output: object) -> None:
-        if not isinstance(output, LossOutput):
-            raise PluginError(
-                "the loss is not a `LossOutput`",
-                where=type(self.objective).__name__,
-                got=type(output).__name__,
-                expected="LossOutput(loss, metrics)",
-            )
-        if output.loss.dim() != 0 or not output.loss.requires_grad:
-            raise PluginError(
-                "the loss is not a differentiable scalar",
-                where=type(self.objective).__name__,
-                got=f"shape {tuple(output.loss.shape)}, requires_grad {output.loss.requires_grad}",
-                expected="a sum over the micro-batch divided by the step's denominator, made from `run.policy`",
-            )
+    Raises:
+        PluginError: the loss breaks its contract.
+        Stopped: the stage was asked to stop.
+    """
+    if not batch.rows:
+        raise PluginError("a step without rows", where=type(objective).__name__, expected="one row at least")
+    for weight in weights:
+        weight.grad = None
+    sums: dict[str, Tensor | float] = {}
+    for index, micro in enumerate(_micro_batches(batch, run)):
+        if run.progress.stopping:
+            raise Stopped(f"stopped in step {run.step + 1}")
+        # Dropout depends on the place in training alone, so that no generator state has to be saved.
+        torch.manual_seed(seed_of(run.seed, "dropout", run.step, index))
+        with run.roles.training():
+            output = objective.loss(run, micro)
+            _check(output, objective)
+            output.loss.backward()  # type: ignore[no-untyped-call]
+        for name, value in {**output.metrics, "loss": output.loss}.items():
+            part = value.detach().float() if isinstance(value, Tensor) else value
+            sums[name] = sums.get(name, 0.0) + part
+    return {name: float(value) for name, value in sums.items()}
+
+
+def _micro_batches(batch: StepBatch, run: Run) -> Iterator[MicroRows]:
+    denominators: Mapping[str, float] = {"rows": float(len(batch.rows)), **batch.denominators}
+    for group in run.roles.groups(batch.rows, run.budget.tokens, row_sequences):
+        yield MicroRows([batch.rows[i] for i in group], denominators, batch.constants, run.device)
+
+
+def _check(output: object, objective: Objective) -> None:
+    if not isinstance(output, LossOutput):
+        raise PluginError(
+            "the loss is not a `LossOutput`",
+            where=type(objective).__name__,
+            got=type(output).__name__,
+            expected="LossOutput(loss, metrics)",
+        )
+    if output.loss.dim() != 0 or not output.loss.requires_grad:
+        raise PluginError(
+            "the loss is not a differentiable scalar",
+            where=type(objective).__name__,
+            got=f"shape {tuple(output.loss.shape)}, requires_grad {output.loss.requires_grad}",
+            expected="a sum over the micro-batch divided by the step's denominator, made from `run.policy`",
+        )

@@ -20,15 +20,45 @@ from alignment_core.plugin_api import Rollout, Row, TokenSequence
 from alignment_core.progress import Progress, Stopped
 
 
+class Undeclared:
+    """Stands where a role or rows were not declared; any use says what to declare."""
+
+    def __init__(self, declaration: str) -> None:
+        self._declaration = declaration
+
+    def __getattr__(self, name: str) -> Any:
+        raise PluginError(
+            f"the optimizer used something that it did not declare: {name}",
+            do=f"Declare `{self._declaration}` on the optimizer",
+        )
+
+    def __len__(self) -> int:
+        return int(self.__getattr__("len"))
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.__getattr__("rows")
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.__getattr__("rows"))
+
+
 @dataclass
 class Rows:
-    """The data rows of a run; what an optimizer did not ask for stays empty."""
+    """The data rows of a run."""
 
     demonstrations: Sequence[Row] = ()
     preferences: Sequence[Row] = ()
     feedback: Sequence[Row] = ()
     prompts: Sequence[Row] = ()
     held_out_prompts: Sequence[Row] = ()
+
+    @classmethod
+    def undeclared(cls) -> Rows:
+        """Rows for an optimizer, of which those that it declares are still to be filled in."""
+        absent: dict[str, Any] = {
+            name: Undeclared(f"{name}: ClassVar[bool] = True") for name in ("preferences", "feedback", "prompts")
+        }
+        return cls(**absent, held_out_prompts=absent["prompts"])
 
 
 @dataclass
@@ -65,19 +95,6 @@ class CachedReference:
             for i, value in zip(missing, self.live.logps([sequences[i] for i in missing]).tolist(), strict=True):
                 values[i] = value
         return torch.tensor(values, dtype=torch.float32, device=self.live.roles.device)
-
-
-class _Absent:
-    """Stands where a role was not declared; any use says what to declare."""
-
-    def __init__(self, declaration: str) -> None:
-        self._declaration = declaration
-
-    def __getattr__(self, name: str) -> Any:
-        raise PluginError(
-            f"the optimizer used something that it did not declare: {name}",
-            do=f"Declare `{self._declaration}` on the optimizer",
-        )
 
 
 @dataclass
@@ -122,9 +139,9 @@ class Run:
     def __post_init__(self) -> None:
         self.budget.on_halved, self.budget.on_pass = self.warn, self._stop_if_asked
         self.policy = self.role("policy")
-        self.reference: Any = _Absent("reference: ClassVar[bool] = True")
-        self.reward: Any = _Absent("reward_model: ClassVar[bool] = True")
-        self.value: Any = _Absent('trains: ClassVar = ("policy", "value")')
+        self.reference: Any = Undeclared("reference: ClassVar[bool] = True")
+        self.reward: Any = Undeclared("reward_model: ClassVar[bool] = True")
+        self.value: Any = Undeclared('trains: ClassVar = ("policy", "value")')
         if self.roles.has("reference"):
             self.reference = CachedReference(self.role("reference"), self.cached_reference)
         if self.roles.has("reward"):
@@ -263,7 +280,11 @@ class Run:
         return random.Random(seed_of(self.seed, name))
 
     def report(self, metrics: Mapping[str, float]) -> None:
-        self.history.append({"step": self.step, **metrics})
+        entry = {"step": self.step, **metrics}
+        # A run that was stopped within a step makes that step's batch again, and reports it again.
+        if self.history and (last := self.history[-1])["step"] == self.step and last.keys() == entry.keys():
+            self.history.pop()
+        self.history.append(entry)
 
     def warn(self, message: str) -> None:
         self.warnings.append(message)

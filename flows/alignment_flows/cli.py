@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, ParamSpec
+from typing import Annotated, Literal, ParamSpec
 
 import typer
 
@@ -127,6 +127,46 @@ def list_plugins(as_json: AsJson = False) -> None:
     from alignment_flows.show import show_plugins
 
     show_plugins(load_registry(), as_json=as_json)
+
+
+@plugins_app.command("check")
+@command
+def check_plugin(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of an installed optimizer.")],
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", metavar="A=VALUE", help="One of its settings; may be repeated.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Try an optimizer on a tiny model: does it keep the contract? Exit code 1 if it does not."""
+    from alignment_core.config_file import parse_changes
+    from alignment_core.registry import load_registry
+    from alignment_flows.show import show_check
+
+    optimizer = load_registry().optimizer_class(name)
+    from alignment_core.testing import check  # torch: only this command waits for it
+
+    report = check(optimizer, **parse_changes(changes or ()))
+    show_check(report, as_json=as_json)
+    if not report.passed:
+        raise typer.Exit(1)
+
+
+@plugins_app.command("new")
+@command
+def new(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What the optimizer is chosen by, e.g. my-loss.")],
+    kind: Annotated[
+        Literal["offline", "on-policy"], typer.Option(help="Learns from recorded feedback, or from what it samples.")
+    ] = "offline",
+    folder: Annotated[Path, typer.Option(help="Where the folder alignment-NAME is made.")] = Path(),
+) -> None:
+    """Write a working optimizer plugin of your own: its module, its packaging and its tests."""
+    from alignment_core.registry import load_registry
+    from alignment_flows.scaffold import new_plugin
+
+    made = new_plugin(name, kind, folder, load_registry())
+    typer.echo(f"{made} holds a plugin that works: `cd {made}`, `python -m pytest`, then make it yours.")
 
 
 @data_app.command()

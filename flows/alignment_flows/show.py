@@ -3,7 +3,8 @@
 import json
 import sys
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markdown import Markdown
@@ -15,6 +16,9 @@ from alignment_core.config import PipelineConfig
 from alignment_core.registry import Registry
 from alignment_core.stages.plan import Plan
 from alignment_flows.local import FinishedRun
+
+if TYPE_CHECKING:
+    from alignment_core.testing import Report
 
 KEY_DIGITS = 12
 
@@ -110,3 +114,16 @@ def show_data(report: Mapping[str, Any], *, as_json: bool) -> None:
 
 def _print_json(value: Mapping[str, Any]) -> None:
     print(json.dumps(value, ensure_ascii=False))
+
+
+def show_check(report: "Report", *, as_json: bool) -> None:
+    """What the conformance kit found."""
+    if as_json:
+        results = [asdict(result) for result in report.results]
+        _print_json({"optimizer": report.optimizer, "passed": report.passed, "results": results})
+        return
+    table = Table("check", "", "", title=report.optimizer, title_justify="left")
+    colours = {"passed": "green", "warning": "yellow", "failed": "red", "not run": "red"}
+    for result in report.results:
+        table.add_row(result.check, f"[{colours[result.outcome]}]{result.outcome}[/]", escape(result.detail))
+    Console().print(table)

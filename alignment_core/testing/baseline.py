@@ -1,0 +1,25 @@
+"""What the cost of a plugin is measured against: DPO's loss, as plain as it can be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar, Literal
+
+from alignment_core import losses
+from alignment_core.plugin_api import AlignmentOptimizer, AlignmentRun, LossOutput, MicroBatch, StepBatch
+
+
+class Baseline(AlignmentOptimizer):
+    """DPO without options."""
+
+    preferences: ClassVar[bool] = True
+    reference: ClassVar[bool] = True
+    name: Literal["baseline"] = "baseline"
+
+    def batches(self, run: AlignmentRun) -> Iterator[StepBatch]:
+        yield StepBatch(run.preferences[:8])
+
+    def loss(self, run: AlignmentRun, micro: MicroBatch) -> LossOutput:
+        sequences = micro.sequences("chosen") + micro.sequences("rejected")
+        chosen, rejected = (run.policy.logps(sequences) - run.reference.logps(sequences)).chunk(2)
+        return LossOutput(losses.dpo(chosen, rejected, beta=0.1).sum() / micro.denominators["rows"])

@@ -1,0 +1,160 @@
+"""An optimizer under observation: what it uses, which weights it reaches, and who moves them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from alignment_core.plugin_api import AlignmentOptimizer, LossOutput, MicroBatch, StepBatch
+from alignment_core.testing.report import Fault
+from alignment_core.training.run import Run
+
+LOOKED_AT = 8
+"""Steps whose weights are looked at closely."""
+
+
+class Observed:
+    """Passes everything on to the optimizer, and remembers."""
+
+    def __init__(self, optimizer: AlignmentOptimizer) -> None:
+        self.optimizer = optimizer
+        self.batches_seen: list[StepBatch] = []
+        self._used: set[str] = set()
+        self._reached: set[str] = set()
+        self._faults: list[str] = []
+
+    def watch(self, run: Run) -> None:
+        """Remember how the run's models are before it."""
+        self._run = run
+        self._parameters = dict(run.roles.model.named_parameters(prefix="model"))
+        self._parameters |= dict(run.roles.heads.named_parameters(prefix="heads"))
+        self._trained = set(run.roles.parameters())
+        self._before = {name: weight.detach().clone() for name, weight in self._parameters.items()}
+        self._restored, restore = False, run.restore
+
+        def restored() -> None:
+            self._restored = True
+            restore()
+
+        run.restore = restored  # type: ignore[method-assign]
+        for role in ("reference", "reward", "value"):
+            if run.roles.has(role):
+                setattr(run, role, _Noted(getattr(run, role), role, self._used))
+        for kind in ("preferences", "feedback", "prompts"):
+            if getattr(self.optimizer, kind):
+                setattr(run.rows, kind, _NotedRows(getattr(run.rows, kind), kind, self._used))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.optimizer, name)
+
+    def batches(self, run: Any) -> Iterator[StepBatch]:
+        made = self.optimizer.batches(run)
+        while True:
+            before = self._sums()
+            batch = next(made, None)
+            if before != self._sums() and not self._restored:
+                self._faults.append("`batches` changes the weights; the loop alone does that")
+            if batch is None:
+                return
+            self.batches_seen.append(batch)
+            yield batch
+            self._reached |= {
+                name
+                for name, weight in self._parameters.items()
+                if weight.grad is not None and bool((weight.grad != 0).any())
+            }
+
+    def loss(self, run: Any, micro: MicroBatch) -> LossOutput:
+        weights, gradients = self._sums(), self._gradients()
+        output = self.optimizer.loss(run, micro)
+        if weights != self._sums():
+            self._faults.append("`loss` changes the weights; the loop alone does that")
+        if gradients != self._gradients():
+            self._faults.append("`loss` calls `backward`; the loop alone does that")
+        return output
+
+    # --- what came of it ------------------------------------------------------------------------------------------
+
+    def unused(self) -> list[str]:
+        """Declared needs that were never looked at."""
+        declared = {"reference": "reference", "reward_model": "reward", "preferences": "preferences"}
+        declared |= {"feedback": "feedback", "prompts": "prompts"}
+        return [need for need, used in declared.items() if getattr(self.optimizer, need) and used not in self._used]
+
+    def check_gradients(self) -> None:
+        """
+        Raises:
+            Fault: a declared role is not reached, or another one is.
+        """
+        for role in self.optimizer.trains:
+            if not any(_is_of(role, name) for name in self._reached):
+                raise Fault(f"no gradient reaches the {role}, which `trains` declares")
+        others = sorted({_role(name) for name in self._reached - self._trained})
+        if others:
+            raise Fault(f"the loss trains {', '.join(others)}, which `trains` does not declare")
+
+    def check_weights(self) -> None:
+        """
+        Raises:
+            Fault: somebody else than the loop moved weights, or made them trainable.
+        """
+        if self._faults:
+            raise Fault("; ".join(dict.fromkeys(self._faults)))
+        for name, weight in self._parameters.items():
+            if name in self._trained:
+                continue
+            if weight.requires_grad:
+                raise Fault(f"it makes {_role(name)} trainable, which `trains` does not declare")
+            if not torch.equal(weight, self._before[name]):
+                raise Fault(f"it changes the weights of {_role(name)}, which `trains` does not declare")
+
+    def _sums(self) -> list[float]:
+        if len(self.batches_seen) > LOOKED_AT:
+            return []
+        return [float(weight.detach().double().sum()) for weight in self._parameters.values()]
+
+    def _gradients(self) -> list[float | None]:
+        def total(weight: nn.Parameter) -> float | None:
+            return None if weight.grad is None else float(weight.grad.double().abs().sum())
+
+        return [] if len(self.batches_seen) > LOOKED_AT else [total(weight) for weight in self._parameters.values()]
+
+
+class _Noted:
+    """A role that notes when it is used."""
+
+    def __init__(self, role: Any, name: str, used: set[str]) -> None:
+        self._role, self._name, self._used = role, name, used
+
+    def __getattr__(self, name: str) -> Any:
+        self._used.add(self._name)
+        return getattr(self._role, name)
+
+
+class _NotedRows(list[Any]):
+    """Rows that note when they are read."""
+
+    def __init__(self, rows: Any, name: str, used: set[str]) -> None:
+        super().__init__(rows)
+        self._name, self._used = name, used
+
+    def __getitem__(self, index: Any) -> Any:
+        self._used.add(self._name)
+        return super().__getitem__(index)
+
+    def __iter__(self) -> Iterator[Any]:
+        self._used.add(self._name)
+        return super().__iter__()
+
+
+def _is_of(role: str, name: str) -> bool:
+    return f".{role}." in name
+
+
+def _role(name: str) -> str:
+    """The role that a weight belongs to, from its name."""
+    roles = ("policy", "reference", "reward", "value")
+    return next((f"the {role}" for role in roles if _is_of(role, name)), "the base")

@@ -1,0 +1,49 @@
+"""`align plugins new`: a plugin distribution of one's own, which works before its first line is changed."""
+
+import re
+from pathlib import Path
+from typing import Literal
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from alignment_core.errors import ConfigError
+from alignment_core.registry import Registry
+
+Kind = Literal["offline", "on-policy"]
+NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+
+
+def new_plugin(name: str, kind: Kind, parent: Path, registry: Registry) -> Path:
+    """Write the distribution `alignment-NAME` into a new folder of that name, and return the folder.
+
+    Raises:
+        ConfigError: the name does not suit, an installed optimizer has it, or the folder exists.
+    """
+    if not NAME.fullmatch(name):
+        raise ConfigError("the name does not suit", where="NAME", got=name, expected="lower-case words and dashes")
+    for plugin in registry.plugins:
+        if (plugin.kind, plugin.name) == ("optimizer", name):
+            owner = f"{plugin.package} {plugin.version}"
+            raise ConfigError("an installed optimizer has this name", where="NAME", got=f"{name} of {owner}")
+    folder = parent / f"alignment-{name}"
+    if folder.exists():
+        raise ConfigError("the folder exists already", where=str(folder), do="Choose another name or folder")
+    module = f"alignment_{name}".replace("-", "_")
+    names = {"name": name, "kind": kind, "module": module, "title": "".join(map(str.title, name.split("-")))}
+    templates = Environment(
+        loader=PackageLoader("alignment_flows", "templates/plugin"),
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+        trim_blocks=True,
+    )
+    files = {
+        "pyproject.toml": "pyproject.toml.jinja",
+        "README.md": "README.md.jinja",
+        f"{module}.py": f"{kind}.py.jinja",
+        f"tests/test_{module}.py": "test.py.jinja",
+    }
+    for path, template in files.items():
+        file = folder / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(templates.get_template(template).render(names), encoding="utf-8")
+    return folder

@@ -1,0 +1,103 @@
+"""Every way in which an installed plugin can be broken, all at once, as the command meets them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ALIGN = [sys.executable, "-c", "from alignment_flows.cli import main; main()"]
+
+GOOD = """
+    from typing import ClassVar, Literal
+    from pydantic import Field
+    from alignment_core.plugin_api import AlignmentOptimizer, hookimpl
+
+    class Hinge(AlignmentOptimizer):
+        'Learns by a hinge.'
+        preferences: ClassVar[bool] = True
+        name: Literal["NAME"] = "NAME"
+        slack: float = Field(1.0, gt=0, le=3)
+        '''Width of the hinge.'''
+
+        def batches(self, run): yield from ()
+        def loss(self, run, micro): ...
+
+    @hookimpl
+    def alignment_optimizers():
+        return [Hinge]
+"""
+SLACK = "slack: float = Field(1.0, gt=0, le=3)"
+BROKEN = {
+    "import-fails": (
+        GOOD.replace("@hookimpl", "import no_such_module"),
+        "it cannot be imported: ModuleNotFoundError: No mod",
+    ),
+    "other-api": (GOOD.replace(SLACK, "api_version: ClassVar[int] = 7"), "for plugin API 7, and this is 1; update the"),
+    "misspelt": (
+        GOOD.replace("alignment_optimizers()", "alignment_optimisers()"),
+        "there is no hook `alignment_optim",
+    ),
+    "signature": (
+        GOOD.replace("alignment_optimizers()", "alignment_optimizers(a)"),
+        "a hook has the wrong signature:",
+    ),
+    "clash-need": (GOOD.replace(SLACK, "reference: float = 0.5"), "its setting `reference` clashes with the declarat"),
+    "clash-base": (GOOD.replace(SLACK, "epochs: str = 'many'"), "its setting `epochs` is by default 'many', and for"),
+    "clash-run": (GOOD.replace(SLACK, "total_steps: int = 5"), "its setting `total_steps` clashes with the declarati"),
+    "no-list": (GOOD.replace("[Hinge]", "Hinge"), "`alignment_optimizers` returned no list"),
+    "twin-one": (GOOD.replace("NAME", "twin"), "the optimizer `twin` is defined more than once; none is used"),
+    "twin-two": (GOOD.replace("NAME", "twin"), "the optimizer `twin` is defined more than once; none is used"),
+}
+
+
+def align(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*ALIGN, *map(str, words)], capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def everything_broken(install: Callable[..., None]) -> None:
+    for number, (package, (source, _)) in enumerate(BROKEN.items()):
+        install(package, source.replace("NAME", package), version=f"1.{number}")
+    install("whole", GOOD.replace("NAME", "whole"), version="3.1")
+
+
+@pytest.mark.usefixtures("everything_broken")
+def test_each_is_named_by_package_and_version_and_the_rest_works(write: Callable[..., Path]) -> None:
+    done = align("plugins", "list", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    listed = json.loads(done.stdout)
+    assert {"dpo", "kto", "ppo", "wordlist", "jsonl", "whole"} == {plugin["name"] for plugin in listed["plugins"]}
+    problems = sorted(listed["problems"])
+    assert len(problems) == len(BROKEN)
+    for number, (package, (_, reason)) in enumerate(BROKEN.items()):
+        (problem,) = [problem for problem in problems if f" of {package} 1.{number}: " in problem]
+        assert reason in problem
+
+    planned = align("plan", write(optimizer={"name": "whole", "slack": 2}), "--json")
+    assert (planned.returncode, planned.stderr) == (0, "")
+
+    refused = align("plan", write(optimizer={"name": "other-api"}))
+    assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1)
+    assert "plugin `other_api_entry` of other-api 1.1: Hinge is no usable optimizer: it was made for" in refused.stderr
+
+    twins = align("plan", write(optimizer={"name": "twin"}))
+    assert (twins.returncode, len(twins.stderr.splitlines())) == (2, 1)
+    assert "got twin-one 1.8 and twin-two 1.9. Uninstall all but one." in twins.stderr
+
+
+@pytest.mark.usefixtures("everything_broken")
+def test_version_enters_key_and_manifest(write: Callable[..., Path], tmp_path: Path) -> None:
+    def key() -> str:
+        done = align("plan", write(optimizer={"name": "whole"}), "--json")
+        assert done.returncode == 0, done.stderr
+        return next(stage["key"] for stage in json.loads(done.stdout)["stages"] if stage["name"] == "optimize")
+
+    before = key()
+    info = tmp_path / "whole-3.1.dist-info"
+    (info / "METADATA").write_text((info / "METADATA").read_text().replace("3.1", "3.2"))
+    assert key() != before

@@ -1,0 +1,99 @@
+"""The examples as people get them: wheels, installed into a clean environment beside ours, and run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from environments import build_wheel, make_environment, run
+
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLES = ROOT / "examples"
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_wheel(ROOT, tmp_path_factory.mktemp("dist"))
+
+
+@pytest.fixture
+def install_example(wheel: Path, tmp_path: Path) -> Callable[[str], Path]:
+    """An environment's `bin` with our wheel and an example's, built from a copy outside the checkout."""
+
+    def install(name: str) -> Path:
+        own = build_wheel(EXAMPLES / name, tmp_path / "dist")
+        return make_environment(tmp_path / "env", wheel, own)
+
+    return install
+
+
+@pytest.fixture
+def config(tmp_path: Path, tiny_model: Path) -> Path:
+    """A small run on pairs, to be given an optimizer."""
+    rows = [{"prompt": f"What is {n}?", "chosen": f"It is {n}.", "rejected": f"{n}, sorry!"} for n in range(24)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    step = {"batch_size": 8, "learning_rate": 1e-3}
+    settings = {
+        "name": "small",
+        "model": {"base": str(tiny_model), "load_in": "fp32", "max_length": 128, "lora": {"rank": 2}},
+        "data": {"sources": [{"path": str(tmp_path / "pairs.jsonl")}], "held_out_fraction": 0.25},
+        "sft": step,
+        "reward": step,
+        "evaluation": {"max_prompts": 2, "max_new_tokens": 8},
+        "store": str(tmp_path / "store"),
+        "device": "cpu",
+    }
+    path = tmp_path / "run.yaml"
+    path.write_text(json.dumps(settings))
+    return path
+
+
+def installed_and_run(bin_folder: Path, name: str, config: Path, folder: Path, *changes: str) -> dict[str, Any]:
+    """Pass the kit and the example's own tests, run the pipeline, and return the optimizer's manifest."""
+    align = bin_folder / "align"
+    place = run(folder, bin_folder / "python", "-c", f"import alignment_{name}; print(alignment_{name}.__file__)")
+    assert Path(place.strip()).is_relative_to(folder)
+    checked = json.loads(run(folder, align, "plugins", "check", name, "--json"))
+    assert {result["outcome"] for result in checked["results"]} == {"passed"}
+    tests = EXAMPLES / f"alignment-{name}" / "tests"
+    run(folder, bin_folder / "python", "-m", "pytest", "-q", "--import-mode=importlib", "--rootdir", folder, tests)
+    options = [word for change in changes for word in ("--set", change)]
+    done = json.loads(run(folder, align, "run", config, "--json", "--set", f"optimizer.name={name}", *options))
+    assert (Path(done["policy"]) / "adapter_model.safetensors").is_file()
+    manifest: dict[str, Any] = json.loads((Path(done["policy"]) / "manifest.json").read_text())
+    return manifest
+
+
+def test_examples_declare_what_the_documents_say() -> None:
+    assert {path.parent.name for path in EXAMPLES.glob("*/pyproject.toml")} == {
+        "alignment-ipo",
+        "alignment-librechat",
+        "alignment-rloo",
+    }
+
+
+@pytest.mark.ci
+def test_ipo(install_example: Callable[[str], Path], config: Path, tmp_path: Path) -> None:
+    manifest = installed_and_run(install_example("alignment-ipo"), "ipo", config, tmp_path, "optimizer.batch_size=8")
+    # A wheel's version tells its code, so no digest of the source is needed.
+    assert manifest["config"]["plugin"] == {"package": "alignment-ipo", "version": "1.0.0"}
+
+
+@pytest.mark.slow
+def test_rloo(install_example: Callable[[str], Path], config: Path, tmp_path: Path) -> None:
+    changes = ("optimizer.batch_size=4", "optimizer.max_new_tokens=8")
+    manifest = installed_and_run(install_example("alignment-rloo"), "rloo", config, tmp_path, *changes)
+    assert manifest["config"]["plugin"] == {"package": "alignment-rloo", "version": "1.0.0"}
+    assert manifest["metrics"]["steps"] > 0
+
+
+@pytest.mark.slow
+def test_librechat(install_example: Callable[[str], Path], tmp_path: Path) -> None:
+    bin_folder = install_example("alignment-librechat")
+    tests = EXAMPLES / "alignment-librechat" / "tests"
+    run(tmp_path, bin_folder / "python", "-m", "pytest", "-q", "--import-mode=importlib", "--rootdir", tmp_path, tests)
+    listed = json.loads(run(tmp_path, bin_folder / "align", "plugins", "list", "--json"))
+    assert ("format", "librechat") in {(plugin["kind"], plugin["name"]) for plugin in listed["plugins"]}

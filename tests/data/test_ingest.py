@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import shutil
@@ -9,7 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from alignment_core.artifacts import ArtifactStore
 from alignment_core.config import DataConfig, SourceConfig
@@ -431,3 +436,39 @@ def test_check_counts_with_the_models_tokenizer(tmp_path: Path, tiny_model: Path
     report = check([str(path)], model=str(tiny_model), max_length=64)
     assert report["unit"] == "tokens"
     assert report["lengths"]["prompts"]["max"] <= 48
+
+
+# --- damage -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), container=st.sampled_from(["jsonl", "json", "csv", "jsonl.gz", "parquet"]))
+def test_whatever_is_done_to_a_file_there_is_a_report(data: st.DataObject, container: str, tmp_path: Path) -> None:
+    """Bytes overwritten, cut out and put in at any place: rows and reasons, and never another exception than ours."""
+    whole = _packed([{**row, "margin": 1.5} for row in rows(12)], container, tmp_path)
+    for _ in range(data.draw(st.integers(1, 3))):
+        start = data.draw(st.integers(0, len(whole)))
+        end = data.draw(st.integers(start, min(start + 40, len(whole))))
+        whole = whole[:start] + data.draw(st.binary(max_size=40)) + whole[end:]
+    path = tmp_path / f"damaged.{container}"
+    path.write_bytes(whole)
+    report = check([str(path)])
+    as_text(report)
+    used = sum(split["preferences"] for split in report["rows"].values())
+    assert used or report["quarantined"] or not report["files"][0]["rows"]
+
+
+def _packed(values: list[dict[str, Any]], container: str, folder: Path) -> bytes:
+    lines = "\n".join(map(json.dumps, values)).encode()
+    match container:
+        case "json":
+            return json.dumps(values, indent=1).encode()
+        case "csv":
+            return "\n".join([",".join(values[0]), *(",".join(map(str, row.values())) for row in values)]).encode()
+        case "jsonl.gz":
+            return gzip.compress(lines)
+        case "parquet":
+            pyarrow.parquet.write_table(pa.Table.from_pylist(values), folder / "whole.parquet")
+            return (folder / "whole.parquet").read_bytes()
+    return lines

@@ -260,3 +260,13 @@ def test_wide_encodings(tmp_path: Path, encoding: str, text: str) -> None:
 
 def test_tables_parted_by_semicolons(tmp_path: Path) -> None:
     assert values(put(tmp_path, "rows.csv", 'a;b\n1;x\n2;"y;z"\n')) == [{"a": "1", "b": "x"}, {"a": "2", "b": "y;z"}]
+
+
+@pytest.mark.parametrize("ending", [".gz", ".bz2", ".xz", ".zst"])
+def test_a_compressed_file_with_damage_inside_is_a_named_reason(tmp_path: Path, ending: str) -> None:
+    pack = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": zstd}
+    packed = pack[ending]("\n".join(json.dumps({"n": os.urandom(20).hex()}) for _ in range(500)).encode())
+    for place in (12, len(packed) // 2):
+        damaged = packed[:place] + bytes(40) + packed[place + 40 :]
+        rows = read(put(tmp_path, f"rows.jsonl{ending}", damaged))
+        assert {row.reason for row in rows if isinstance(row, Unreadable)} & {"unreadable_file", "invalid_json"}

@@ -32,8 +32,7 @@ def read_file(file: SourceFile, source: SourceConfig) -> Iterator[RawRow | Unrea
     try:
         with file.open() as raw, _decompressed(raw, file) as stream:
             yield from _rows(file, stream, headerless)
-    except (OSError, EOFError, ValueError, lzma.LZMAError) as error:
-        # Permissions, a compressed file that ends in the middle or is none, columnar files that are damaged.
+    except Exception as error:  # on damaged bytes each decompressor and each columnar reader raises its own
         yield Unreadable(file.name, "unreadable_file", f"{type(error).__name__}: {error}")
 
 

@@ -2,7 +2,7 @@
 
 python benchmarks/ppo_vetting.py --store STORE --data SHARED_DATA
 
-builds the whole chain for every world and seed (SFT, reward model, PPO), and writes
+builds the chain (SFT, reward model, PPO; in the demo's world all of it for every seed), and writes
 `benchmarks/results/ppo_vetting.md` and `docs/optimizers/ppo-vetting.svg`. What is in the store already is not built
 again. Nothing of the optimizer is set but the length of a response, which is the world's.
 """
@@ -22,13 +22,14 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from alignment_core.artifacts import key_of
 from alignment_core.config import PipelineConfig
 from alignment_core.config_file import load_config
 from alignment_core.progress import Silent
 from alignment_core.registry import load_registry
 from alignment_core.stages.base import StageCall
 from alignment_core.stages.build import Built, build
-from alignment_core.stages.plan import make_plan
+from alignment_core.stages.plan import VERSIONS, make_plan
 from alignment_flows.demo import demo_config, world_call
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -46,7 +47,7 @@ class Vetted:
 
     Attributes:
         world: `demo` or `stories260k`.
-        seed: of the whole chain, the reward model included.
+        seed: of PPO, and in the demo's world of the whole chain before it.
         prompts: held-out prompts that played no part in choosing the policy that was kept.
         before, after: the reward model's mean score of the SFT model's and the aligned model's responses to them.
         lower: lower bound of the gain's 95 % interval, by prompt.
@@ -78,6 +79,13 @@ def inline(call: StageCall) -> StageCall:
     return call.model_copy(update={"runtime": call.runtime.model_copy(update={"isolation": "inline"})})
 
 
+def reseeded(call: StageCall, seed: int, parents: dict[str, str]) -> StageCall:
+    """The same stage with another seed than the stages before it."""
+    config, parents = call.config | {"seed": seed}, call.parents | parents
+    key = key_of(stage=call.stage, version=VERSIONS[call.stage], config=config, parents=parents)
+    return call.model_copy(update={"config": config, "parents": parents, "key": key})
+
+
 def demo(store: Path, data: Path, seed: int) -> dict[str, Any]:
     """The demo's world: a reward model on noisy comparisons made by a rule that is known."""
     world = build(inline(world_call(store, seed)), Silent()).artifact.path
@@ -86,13 +94,14 @@ def demo(store: Path, data: Path, seed: int) -> dict[str, Any]:
 
 
 def stories(store: Path, data: Path, seed: int) -> dict[str, Any]:
-    """A real tiny model and people's pairs: whether a kind person would say a sentence."""
+    """A real tiny model and people's pairs: whether a kind person would say a sentence. One reward model for all."""
     os.environ["ALIGN_SHARED_DATA"] = str(data)
     settings = load_config(ROOT / "deployments/configs/ppo-stories260k.yaml").model_dump(mode="json")
     settings["model"] |= {"load_in": "fp32", "chat_template": str(ROOT / "deployments/configs/stories260k.jinja")}
     settings["data"]["held_out_fraction"] = 0.3
+    settings["data"]["sources"][0]["columns"]["prompt"] = "statement"  # the bare sentence: a third of the tokens
     settings["evaluation"]["max_prompts"] = 256
-    return settings | {"optimizer": {"name": "ppo", "max_new_tokens": 8}, "seed": seed, "store": str(store)}
+    return settings | {"optimizer": {"name": "ppo", "max_new_tokens": 8}, "seed": 0, "store": str(store)}
 
 
 WORLDS: dict[str, Callable[[Path, Path, int], dict[str, Any]]] = {"demo": demo, "stories260k": stories}
@@ -104,7 +113,11 @@ def vet(world: str, seed: int, store: Path, data: Path) -> Vetted:
     config = PipelineConfig.model_validate(settings | {"isolation": "inline"})
     registry = load_registry()
     optimizer: Any = registry.optimizer(config.optimizer)
-    built = {name: build(call, Silent()) for name, call in make_plan(config, registry).calls().items()}
+    calls = make_plan(config, registry).calls()
+    if config.seed != seed:
+        calls["optimize"] = reseeded(calls["optimize"], seed, {})
+        calls["evaluate"] = reseeded(calls["evaluate"], seed, {"policy": calls["optimize"].key})
+    built = {name: build(call, Silent()) for name, call in calls.items()}
     history = [json.loads(line) for line in (built["optimize"].artifact.path / "metrics.jsonl").open()]
     measured = [entry for entry in history if "held_out_score" in entry]
     # The first of the held-out prompts chose the policy.
@@ -143,7 +156,8 @@ def table(lines: Iterable[Vetted]) -> str:
     page = f"""# PPO with its defaults
 
 {datetime.date.today()}; {os.cpu_count()} cores of {platform.machine()}, no GPU; {versions}.
-Made by `python benchmarks/ppo_vetting.py --store STORE --data SHARED_DATA`; the seed is that of the whole chain.
+Made by `python benchmarks/ppo_vetting.py --store STORE --data SHARED_DATA`.
+The seed is PPO's, and in the demo's world that of the whole chain before it; stories260k has one reward model for all.
 Scores are the reward model's, on held-out prompts that did not choose which policy was kept.
 
 | {" | ".join(COLUMNS)} |

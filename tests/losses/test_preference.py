@@ -121,6 +121,26 @@ def test_kto_at_the_reference_is_half_of_each_weight() -> None:
     assert loss.tolist() == pytest.approx([0.4, 0.2])
 
 
+@given(rows=st.lists(st.tuples(log_ratios, st.booleans()), min_size=1, max_size=8), data=st.data())
+def test_kto_does_not_mix_rows(rows: list[tuple[float, bool]], data: st.DataObject) -> None:
+    ratios, labels = torch.tensor(rows, dtype=torch.float32).unbind(1)
+    index = torch.tensor(data.draw(st.permutations(range(len(rows)))))
+    settings = {"z0": 0.3, "beta": 0.4, "weight_desirable": 1.0, "weight_undesirable": 0.7}
+    whole = losses.kto(ratios, labels, **settings)
+    torch.testing.assert_close(losses.kto(ratios[index], labels[index], **settings), whole[index])
+    for i in range(len(rows)):
+        torch.testing.assert_close(losses.kto(ratios[i : i + 1], labels[i : i + 1], **settings), whole[i : i + 1])
+
+
+@given(ratio=log_ratios, z0=st.floats(0, 50, width=32), desirable=st.booleans())
+def test_kto_goes_to_half_of_its_weight_as_beta_vanishes(ratio: float, z0: float, desirable: bool) -> None:
+    loss = losses.kto(
+        torch.tensor([ratio]), torch.tensor([float(desirable)]), z0=z0, beta=1e-8,
+        weight_desirable=0.8, weight_undesirable=0.6,
+    )  # fmt: skip
+    assert loss.item() == pytest.approx(0.4 if desirable else 0.3, abs=1e-5)
+
+
 @pytest.mark.parametrize("desirable", [0.0, 1.0])
 def test_kto_of_one_class_uses_that_weight_alone(desirable: float) -> None:
     ratios, labels = torch.tensor([0.3, -1.0, 2.0]), torch.full((3,), desirable)

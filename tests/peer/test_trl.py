@@ -143,9 +143,10 @@ def test_a_short_training_is_that_of_trl(world: World, tmp_path: Path, kind: str
 
 
 def batches_of(objective: Objective, run: Run) -> list[list[Row]]:
-    """The rows of each step, which depend on the seed alone."""
+    """The rows of each step as the data has them, which depend on the seed alone."""
+    whole = {row.id: row for row in (*run.preferences, *run.feedback)}
     with torch.no_grad():
-        return [list(batch.rows) for batch in objective.batches(run)]
+        return [[whole[row.id] for row in batch.rows] for batch in objective.batches(run)]
 
 
 @pytest.mark.parametrize("kind", OBJECTIVES)

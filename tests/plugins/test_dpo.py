@@ -23,6 +23,9 @@ RUN = ScriptedRun(
 )
 
 
+nats = st.floats(-50, 0, width=32)
+
+
 def minus_log_sigmoid(x: float) -> float:
     return math.log(1 + math.exp(-x))
 
@@ -80,6 +83,26 @@ def test_a_micro_batch_is_its_share_of_the_step() -> None:
     part, part_metrics = loss({"sft_weight": 0.3}, {"rows": 4, "chosen_tokens": 8})
     assert part == pytest.approx(whole / 4)
     assert part_metrics == pytest.approx({name: value / 4 for name, value in metrics.items()})
+
+
+@given(
+    policy=st.tuples(nats, nats),
+    reference=st.tuples(nats, nats),
+    beta=st.floats(0.01, 2),
+    length_normalised=st.booleans(),
+)
+def test_a_swapped_pair_negates_the_margin(
+    policy: tuple[float, float], reference: tuple[float, float], beta: float, length_normalised: bool
+) -> None:
+    run = ScriptedRun(
+        policy=Model({CHOSEN.ids: [policy[0], 0.0], REJECTED.ids: [policy[1], 0.0, 0.0, 0.0]}),
+        reference=Model({CHOSEN.ids: [reference[0], 0.0], REJECTED.ids: [reference[1], 0.0, 0.0, 0.0]}),
+    )
+    swapped = Row("swapped", {"chosen": REJECTED, "rejected": CHOSEN}, {"margin": 0.0})
+    objective = DPO(beta=beta, length_normalised=length_normalised)
+    one, other = (objective.loss(run, micro([row], {"rows": 1, "chosen_tokens": 2})).metrics for row in (ROW, swapped))
+    assert float(other["reward_margin"]) == pytest.approx(-float(one["reward_margin"]), abs=1e-4)
+    assert float(other["reward_chosen"]) == float(one["reward_rejected"])
 
 
 @given(count=st.integers(1, 20), batch_size=st.integers(1, 9), epochs=st.integers(1, 3), data=st.data())

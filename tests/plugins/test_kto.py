@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -10,7 +11,8 @@ from runs import feedback_rows
 from scripted import Model, ScriptedRun, Table, micro
 
 from alignment_core.errors import DataError
-from alignment_core.plugin_api import Row
+from alignment_core.models.batching import by_budget, row_sequences
+from alignment_core.plugin_api import Row, TokenSequence
 from alignment_plugins.kto import KTO
 
 
@@ -77,6 +79,19 @@ def test_the_reference_point_is_measured_when_the_step_begins() -> None:
     assert next(batches).constants["z0"] == 1.0
     run.policy = Model(policy | flat(rows, "mismatched", [5.0] * 4))
     assert next(batches).constants["z0"] == 5.0
+
+
+def test_what_only_z0_needs_takes_no_room_in_a_micro_batch() -> None:
+    """Two responses of 5 tokens fit into a budget of 10, though each has a mismatched one of 50 beside it."""
+    rows = []
+    for i in range(2):
+        response, mismatched = TokenSequence((i, 3, 4, 5, 6), 1), TokenSequence((i, *range(10, 59)), 1)
+        both = {"response": response, "mismatched": mismatched}
+        rows.append(Row(str(i), both, {"desirable": float(i), "weight": 1.0}))
+    policy = flat(rows, "response", [0.0] * 2) | flat(rows, "mismatched", [0.0] * 2)
+    (batch,) = KTO(batch_size=2).batches(run_of(rows, policy))
+    assert len(by_budget(batch.rows, 10, row_sequences)) == 1
+    assert sorted(len(row.sequences["response"].ids) for row in batch.rows) == [5, 5]
 
 
 def test_votes_weigh_rows_and_balance() -> None:
@@ -147,3 +162,46 @@ def test_one_class_alone_is_refused(good: int, bad: int) -> None:
 def test_a_step_of_one_row_is_refused() -> None:
     with pytest.raises(ValidationError, match="greater than or equal to 2"):
         KTO(batch_size=1)
+
+
+class Free:
+    """A policy whose log-probability of each sequence is a parameter."""
+
+    def __init__(self, rows: list[Row]) -> None:
+        self.of = {row.sequences["response"]: torch.zeros((), requires_grad=True) for row in rows}
+
+    def logps(self, found: list[TokenSequence]) -> torch.Tensor:
+        return torch.stack([self.of[sequence] for sequence in found])
+
+
+@given(
+    thumbs=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)).filter(any), min_size=1, max_size=5),
+    z0=st.floats(0, 3),
+    good=st.floats(0.1, 2),
+    bad=st.floats(0.1, 2),
+)
+def test_at_a_fixed_z0_each_response_moves_with_its_likes(
+    thumbs: list[tuple[int, int]], z0: float, good: float, bad: float
+) -> None:
+    """Of n thumbs a share p is up: the log-ratio grows where p·λ_D > (1 - p)·λ_U, and falls where it is less.
+
+    Both values have the same slope β·σ'(β(r - z0)) in r, so that at the reference it is that factor times n/N times
+    p·λ_D - (1 - p)·λ_U.
+    """
+    responses = feedback_rows(len(thumbs), 0)
+    rows = [
+        Row(f"{row.id}-{i}", row.sequences, {"desirable": float(i < up), "weight": 1.0})
+        for row, (up, down) in zip(responses, thumbs, strict=True)
+        for i in range(up + down)
+    ]
+    policy = Free(responses)
+    reference = flat(responses, "response", [0.0] * len(responses))
+    run = ScriptedRun(policy=policy, reference=Model(reference))  # type: ignore[arg-type]
+    constants = {"z0": z0, "desirable_weight": good, "undesirable_weight": bad}
+    denominators = {"rows": float(len(rows)), "desirable": 1.0, "undesirable": 1.0}
+    KTO(beta=0.5).loss(run, micro(rows, denominators, constants)).loss.backward()
+    slope = 0.5 * sigmoid(-0.5 * z0) * sigmoid(0.5 * z0)
+    for row, (up, down) in zip(responses, thumbs, strict=True):
+        gradient = policy.of[row.sequences["response"]].grad
+        assert gradient is not None
+        assert -gradient.item() == pytest.approx(slope * (up * good - down * bad) / len(rows), rel=1e-4, abs=1e-7)

@@ -28,7 +28,7 @@ NOT_METRICS = {
         "after",
         "measured",
     },
-    "kto": {"z0", "desirable", "undesirable", "desirable_weight", "undesirable_weight"},
+    "kto": {"response", "z0", "desirable", "undesirable", "desirable_weight", "undesirable_weight"},
     "dpo": {"chosen_tokens"},
 }
 """Keys of dictionaries in the plugins that hold a rollout's or a step's parts."""

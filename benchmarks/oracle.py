@@ -1,0 +1,268 @@
+"""DPO, PPO and KTO against the exact optimum, in a world so small that it can be written down.
+
+python benchmarks/oracle.py
+
+Three prompts, eight possible responses to each of one or two tokens, a reference policy and a reward r for each
+response, all drawn at random. The policy is a table: an adapter of full rank on a layer that reads the last token,
+which tells where in the tree of responses one is. What is trained are the installed plugins in the library's own loop
+and on its own roles; only the base model is made here. The optimum of E[r] - beta KL(policy || reference) is
+reference * exp(r / beta), normalised (arXiv 2305.18290, equation 4). Writes `docs/optimizers/oracle.svg`.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationMixin, PretrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput
+
+from alignment_core.config import LoraConfig
+from alignment_core.models.logps import Budget
+from alignment_core.models.roles import Roles
+from alignment_core.plugin_api import AlignmentOptimizer, Row, TokenSequence
+from alignment_core.progress import Silent
+from alignment_core.training.loop import train
+from alignment_core.training.run import Rows, Run, Vocabulary
+
+PICTURE = Path(__file__).resolve().parent.parent / "docs/optimizers/oracle.svg"
+PROMPTS, LEAVES, BRANCHES, TWIGS = 3, 2, 2, 3
+"""Prompts; of each, responses of one token, tokens that go on, and ends of each of these."""
+IMPOSSIBLE = -30.0
+BETA = 1.0
+
+
+class TabularConfig(PretrainedConfig):
+    model_type = "tabular"
+
+    def __init__(self, vocab_size: int = 2, **more: Any) -> None:
+        super().__init__(**more)
+        self.vocab_size, self.hidden_size, self.num_hidden_layers = vocab_size, 2 * vocab_size, 1
+
+
+class Table(nn.Module):
+    """The hidden state is what an adapter makes of the last token, and that token itself."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.table = nn.Linear(size, size, bias=False)
+        nn.init.zeros_(self.table.weight)
+
+    def forward(self, input_ids: Tensor, **ignored: Any) -> BaseModelOutput:
+        token = nn.functional.one_hot(input_ids, self.table.in_features).float()
+        return BaseModelOutput(last_hidden_state=torch.cat([self.table(token), token], dim=-1))
+
+
+class Tabular(PreTrainedModel, GenerationMixin):
+    """Logits = adapter's table + the reference's, which lie in the head."""
+
+    config_class, base_model_prefix = TabularConfig, "model"
+
+    def __init__(self, config: TabularConfig) -> None:
+        super().__init__(config)
+        self.model = Table(config.vocab_size)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_head
+
+    def forward(self, input_ids: Tensor, **ignored: Any) -> CausalLMOutput:
+        return CausalLMOutput(logits=self.lm_head(self.model(input_ids).last_hidden_state))
+
+
+class World:
+    """The tree of responses, its reference policy and its rewards."""
+
+    def __init__(self, seed: int) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+        self.random = random.Random(seed)
+        self.responses: list[list[TokenSequence]] = []
+        self.following: dict[int, list[int]] = {}
+        self.size = 1 + PROMPTS  # token 0 is padding
+        for prompt in range(1, 1 + PROMPTS):
+            self.responses.append(self._grow(prompt))
+        self.logits = torch.full((self.size, self.size), IMPOSSIBLE)
+        for token, following in self.following.items():
+            self.logits[token, following] = torch.randn(len(following), generator=self.generator)
+        self.rewards = torch.randn(self.size, generator=self.generator)
+
+    def _grow(self, prompt: int) -> list[TokenSequence]:
+        def new(count: int) -> list[int]:
+            self.size += count
+            return list(range(self.size - count, self.size))
+
+        leaves, branches = new(LEAVES), new(BRANCHES)
+        self.following[prompt] = leaves + branches
+        found = [TokenSequence((prompt, leaf), 1) for leaf in leaves]
+        for branch in branches:
+            self.following[branch] = new(TWIGS)
+            found += [TokenSequence((prompt, branch, twig), 1) for twig in self.following[branch]]
+        return found
+
+    def reward(self, responses: Sequence[TokenSequence]) -> Tensor:
+        """r, shape (responses,): the last token tells the whole response."""
+        return self.rewards[[response.ids[-1] for response in responses]]
+
+    def reference(self) -> list[Tensor]:
+        """Probabilities of the responses to each prompt."""
+        logps = self.logits.log_softmax(dim=-1)
+        return [
+            torch.stack([logps[response.ids[:-1], response.ids[1:]].sum() for response in responses]).exp()
+            for responses in self.responses
+        ]
+
+    def optimum(self, beta: float) -> list[Tensor]:
+        """reference * exp(r / beta), normalised."""
+        weights = [p * (self.reward(y) / beta).exp() for p, y in zip(self.reference(), self.responses, strict=True)]
+        return [weight / weight.sum() for weight in weights]
+
+    def draw(self, prompt: int) -> TokenSequence:
+        """A response of the reference policy."""
+        (response,) = self.random.choices(self.responses[prompt], self.reference()[prompt].tolist())
+        return response
+
+    def preferences(self, count: int) -> list[Row]:
+        """Pairs of the reference's responses, compared by Bradley–Terry with r."""
+        reference, rows = [p.tolist() for p in self.reference()], []
+        for i in range(count):
+            prompt = i % PROMPTS
+            one, other = self.random.choices(self.responses[prompt], reference[prompt], k=2)
+            margin = float(self.reward([one]) - self.reward([other]))
+            if self.random.random() > 1 / (1 + math.exp(-margin)):
+                one, other = other, one
+            rows.append(Row(f"pair-{i}", {"chosen": one, "rejected": other}, {"margin": 0.0}))
+        return rows
+
+    def feedback(self, count: int) -> list[Row]:
+        """The reference's responses, each liked with probability sigmoid(2 r)."""
+        reference, rows = [p.tolist() for p in self.reference()], []
+        for i in range(count):
+            prompt = i % PROMPTS
+            (response,) = self.random.choices(self.responses[prompt], reference[prompt])
+            (other,) = self.random.choices(self.responses[prompt], reference[prompt])
+            liked = self.random.random() < float(self.liked([response]))
+            both = {"response": response, "mismatched": other}
+            rows.append(Row(f"thumb-{i}", both, {"desirable": float(liked), "weight": 1.0}))
+        return rows
+
+    def liked(self, responses: Sequence[TokenSequence]) -> Tensor:
+        """Probability that somebody likes a response."""
+        return torch.sigmoid(2 * self.reward(responses))
+
+    def open(self, rows: Rows, seed: int = 0) -> Run:
+        """A run at the reference, with r as its reward model and a table of values that starts at 0."""
+        model = Tabular(TabularConfig(self.size, name_or_path="table")).eval().requires_grad_(False)
+        model.lm_head.weight.copy_(torch.cat([torch.eye(self.size), self.logits.t()], dim=1))
+        roles = Roles(model, "table")
+        full = LoraConfig(rank=self.size, alpha=self.size, target_modules=["table"])
+        roles.add_base("reference")
+        roles.add_base("reward")
+        roles.add_head("reward", torch.cat([torch.zeros(self.size), self.rewards]).unsqueeze(0))
+        roles.add_new("policy", full, seed)
+        roles.add_new("value", full, seed)
+        roles.add_head("value")
+        ends = {response.ids[-1] for responses in self.responses for response in responses}
+        return Run(roles, rows, Vocabulary(Numbers(), 0, sorted(ends)), Budget(1_000_000), seed, Silent())
+
+    def policy(self, run: Run) -> list[Tensor]:
+        """The exact probabilities of the responses to each prompt under the policy as it is."""
+        with torch.no_grad():
+            return [run.policy.logps(responses).exp() for responses in self.responses]
+
+    def prompts(self) -> list[Row]:
+        return [Row(f"prompt-{p}", {"prompt": TokenSequence((p,), 1)}) for p in range(1, 1 + PROMPTS)]
+
+
+class Numbers:
+    """Decodes a token as its number."""
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+        return " ".join(map(str, ids))
+
+
+def distance(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
+    """Total variation, mean over the prompts: 0 for equal policies, 1 for policies that share no response."""
+    return float(torch.stack([(p - q).abs().sum() / 2 for p, q in zip(one, other, strict=True)]).mean())
+
+
+def learn(optimizer: AlignmentOptimizer, run: Run) -> Run:
+    run.roles.train_only(optimizer.trains)
+    with TemporaryDirectory() as folder:
+        train(optimizer, run, Path(folder), 1e9)
+    return run
+
+
+def optimizer(name: str, **settings: Any) -> AlignmentOptimizer:
+    from alignment_core.registry import load_registry
+
+    return load_registry().optimizer({"name": name, **settings})
+
+
+STEPS, BATCH = 200, 128
+PAIRS = (60, 240, 960, 3840, 15360)
+ROLLOUTS = (1, 2, 5, 10, 20)
+TABLE: dict[str, Any] = {"learning_rate": 0.03, "warmup_fraction": 0.0}
+PPO_RATE = 0.01
+"""PPO sees the noise of its own samples in every step, which a third of the rate averages out."""
+
+
+def dpo(world: World, pairs: int) -> float:
+    """Distance from the optimum after learning from so many pairs, always in about as many steps."""
+    batch = min(pairs, BATCH)
+    epochs = math.ceil(STEPS * batch / pairs)
+    run = world.open(Rows(preferences=world.preferences(pairs)))
+    learn(optimizer("dpo", beta=BETA, batch_size=batch, epochs=epochs, schedule="cosine", **TABLE), run)
+    return distance(world.policy(run), world.optimum(BETA))
+
+
+def ppo(world: World, rollouts: int) -> float:
+    """Distance from the optimum after so many rollouts of 256 responses."""
+    run = world.open(Rows(prompts=world.prompts()))
+    settings: dict[str, Any] = {"rollout_size": 256, "batch_size": 64, "max_new_tokens": 2, "length_drift": None}
+    # The optimum is that of r itself; normalised scores would make beta another one.
+    settings |= {"kl_coef": BETA, "normalise_scores": False}
+    learn(optimizer("ppo", rollouts=rollouts, **settings, **TABLE | {"learning_rate": PPO_RATE}), run)
+    return distance(world.policy(run), world.optimum(BETA))
+
+
+def kto(world: World, thumbs: int) -> list[tuple[Tensor, Tensor]]:
+    """For each prompt, how many people like a response, and its log-ratio to the reference after training."""
+    run = world.open(Rows(feedback=world.feedback(thumbs)))
+    epochs = math.ceil(STEPS * BATCH / thumbs)
+    learn(optimizer("kto", beta=BETA, batch_size=BATCH, epochs=epochs, **TABLE), run)
+    ratios = [(p / q).log() for p, q in zip(world.policy(run), world.reference(), strict=True)]
+    return [(world.liked(y), ratio) for y, ratio in zip(world.responses, ratios, strict=True)]
+
+
+def main() -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    matplotlib.rcParams["svg.hashsalt"] = "oracle"
+    figure, (data, steps, thumbs) = pyplot.subplots(1, 3, figsize=(10, 3.2), layout="constrained")
+    for seed in range(2):
+        start = distance(World(seed).reference(), World(seed).optimum(BETA))
+        by_pairs, by_rollouts = [dpo(World(seed), n) for n in PAIRS], [ppo(World(seed), n) for n in ROLLOUTS]
+        print(f"world {seed}: start {start:.3f}, dpo {by_pairs}, ppo {by_rollouts}", flush=True)
+        data.plot(PAIRS, by_pairs, marker=".", label=f"world {seed}")
+        steps.plot((0, *ROLLOUTS), (start, *by_rollouts), marker=".")
+        for liked, ratio in kto(World(seed), 3840):
+            thumbs.scatter(liked, ratio, s=12, color=f"C{seed}")
+    data.set(title="DPO", xscale="log", xlabel="pairs", ylabel="total variation to the optimum", ylim=0)
+    steps.set(title="PPO", xlabel="rollouts of 256 responses", ylabel="total variation to the optimum", ylim=0)
+    thumbs.set(title="KTO", xlabel="share of people who like the response", ylabel="log-ratio to the reference")
+    data.legend(fontsize="small")
+    figure.savefig(PICTURE, metadata={"Date": None})
+    pyplot.close(figure)
+
+
+if __name__ == "__main__":
+    main()

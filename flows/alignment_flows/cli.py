@@ -110,7 +110,7 @@ def down() -> None:
 @command
 def deploy(
     configs: Annotated[
-        list[Path] | None, typer.Argument(metavar="CONFIG...", help="Settings to deploy besides what is always there.")
+        list[Path] | None, typer.Argument(metavar="CONFIG...", help="Your own settings; none: what is always there.")
     ] = None,
 ) -> None:
     """Register the deployments, or refresh them after a plugin was installed; schedules stay as they were set."""

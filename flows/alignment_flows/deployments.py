@@ -58,19 +58,21 @@ def form_values(path: Path) -> dict[str, Any]:
 
 
 def deploy(configs: Sequence[Path] = ()) -> list[str]:
-    """Register or refresh the work pools, the automation and every deployment; returns the deployments' names.
+    """Register or refresh the work pools, the automation and the deployments; returns the deployments' names.
 
     Runs find relative paths in the working directory of this call. Schedules of a deployment that is there already
     stay as they were set.
 
     Args:
-        configs: settings of the user's own, each to become a deployment of the pipeline under the run's name.
+        configs: settings of the user's own, each to become a deployment of the pipeline under the run's name; none:
+            the deployments of `prefect.yaml`.
 
     Raises:
         ConfigError: a mistake in the settings, or in `prefect.yaml`.
     """
     declared = yaml.safe_load(shipped("prefect.yaml").read_text(encoding="utf-8"))
-    declared["deployments"] += [_own(path) for path in configs]
+    if configs:
+        declared["deployments"] = [_own(path) for path in configs]
     with get_client(sync_client=True) as client:
         for pool, limit in POOLS.items():
             _ensure_pool(client, pool, limit)

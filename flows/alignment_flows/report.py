@@ -45,7 +45,10 @@ def stage_report(call: StageCall, built: Built) -> str:
         parts += ["## Metrics", table("metric", metrics)]
     if warnings:
         parts += ["## Warnings", "\n".join(f"- {warning}" for warning in warnings)]
-    if (history := built.artifact.path / "metrics.jsonl").is_file() and (curves := draw_curves(history)):
+    # The picture of a stage that was there already stands on the page of the run that built it: drawing it once more
+    # would take as long as all else that such a run does.
+    history = built.artifact.path / "metrics.jsonl"
+    if not built.cached and history.is_file() and (curves := draw_curves(history)):
         parts += ["## Curves", f"![curves]({curves})"]
     if (responses := built.artifact.path / "responses.jsonl").is_file():
         parts += ["## Samples", *_samples(responses)]

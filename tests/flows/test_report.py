@@ -87,6 +87,8 @@ def test_report_shows_curves_and_samples_as_text(probe: object, tmp_path: Path) 
     assert "**Response** reward 0.25\n\n    ![x](http://evil)\n" in report
     assert "    one\n" in report
     assert "    two\n" not in report
+    cached = Built(built.artifact, True, 0.0, built.metrics)
+    assert "## Curves" not in stage_report(call, cached)
 
 
 def test_run_report_leads_from_the_adapter_back_to_the_data(probe: object) -> None:

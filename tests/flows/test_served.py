@@ -62,20 +62,21 @@ def test_deploying_again_changes_nothing_and_keeps_a_schedule_as_it_was_set(serv
 def test_settings_of_ones_own_are_deployed_and_run_by_a_worker(served: Served, write: Callable[..., Path]) -> None:
     done = served.run(ALIGN, "deploy", write())
     assert done.returncode == 0, done.stderr
-    assert "align/small" in done.stdout.splitlines()
+    assert done.stdout.splitlines()[0] == "align/small"
     run = served.start("align/small")
     assert served.ended(run)["type"] == "COMPLETED", served.log(run)
-    assert any(report.startswith("# evaluate dpo · ") for report in served.reports(run))
+    reports = served.reports(run)
+    assert any(report.startswith("# evaluate dpo · ") for report in reports)
+    assert any("AutoPeftModelForCausalLM" in report for report in reports)
 
-
-def test_one_stage_on_its_own(served: Served, write: Callable[..., Path]) -> None:
-    assert served.run(ALIGN, "deploy", write()).returncode == 0
     config = served.deployment("align/small")["parameters"]["config"]
-    run = served.start("stage/ingest", {"config": config, "until": "ingest"})
-    assert served.ended(run)["type"] == "COMPLETED", served.log(run)
-    assert [report.partition(" ·")[0] for report in served.reports(run)] == ["# ingest"]
+    alone = served.start("stage/ingest", {"config": config, "until": "ingest"})
+    assert served.ended(alone)["type"] == "COMPLETED", served.log(alone)
+    assert [report.partition(" ·")[0] for report in served.reports(alone)] == ["# ingest"]
     missing = served.start("stage/rank", {"config": config, "until": "rank", "changes": []})
     assert "until: this run has no such stage. got rank" in (served.ended(missing)["message"] or "")
+    again = served.start("align/small")
+    assert served.ended(again)["name"] == "Nothing new", served.log(again)
 
 
 def test_second_server_is_refused_and_the_first_is_used(served: Served, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -238,13 +239,28 @@ def _await(ready: Callable[[], bool], needed: Sequence[Service], fault: str) -> 
 def _end(processes: Sequence[psutil.Process]) -> None:
     """SIGTERM, time for checkpoints, SIGKILL; flow runs that outlive their worker included."""
     below = [child for process in processes for child in process.children(recursive=True)]
-    for process in processes:
-        process.send_signal(signal.SIGTERM)
+    # First the flow runs themselves, which then report their end. Of a run that dies with its worker nobody does: it
+    # would be shown as running, and keep its pool's place, until the automation takes it for dead.
+    runs = [child for process in processes for child in process.children() if _is_flow_run(child)]
+    _terminate(runs)
+    psutil.wait_procs(runs, timeout=STOP_SECONDS)
+    _terminate(processes)
     psutil.wait_procs(processes, timeout=STOP_SECONDS)
     left = [process for process in (*processes, *below) if process.is_running()]
-    for process in left:
-        process.send_signal(signal.SIGTERM)
+    _terminate(left)
     _, stubborn = psutil.wait_procs(left, timeout=STOP_SECONDS)
     for process in stubborn:
         process.kill()
     psutil.wait_procs(stubborn)
+
+
+def _is_flow_run(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return "prefect.engine" in process.cmdline()
+    return False
+
+
+def _terminate(processes: Iterable[psutil.Process]) -> None:
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(signal.SIGTERM)

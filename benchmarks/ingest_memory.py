@@ -1,6 +1,6 @@
 """Memory of an ingestion against the size of its file, on generated pairs.
 
-    python benchmarks/ingest_memory.py [--sizes 0.1 0.5 2.0] [--folder /tmp]
+    python benchmarks/ingest_memory.py [--sizes 0.02 0.2 2.0] [--folder /tmp]
 
 Each size (GB) runs in a process of its own, with a byte-level BPE tokenizer that is trained on the generated words.
 Anonymous memory is what the process holds; resident memory counts pages of mapped files, too, which the system takes
@@ -29,7 +29,7 @@ WORDS = 8_000
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sizes", type=float, nargs="+", default=[0.1, 0.5, 2.0])
+    parser.add_argument("--sizes", type=float, nargs="+", default=[0.02, 0.2, 2.0])
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

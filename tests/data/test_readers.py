@@ -262,11 +262,11 @@ def test_tables_parted_by_semicolons(tmp_path: Path) -> None:
     assert values(put(tmp_path, "rows.csv", 'a;b\n1;x\n2;"y;z"\n')) == [{"a": "1", "b": "x"}, {"a": "2", "b": "y;z"}]
 
 
-@pytest.mark.parametrize("ending", [".gz", ".bz2", ".xz", ".zst"])
-def test_a_compressed_file_with_damage_inside_is_a_named_reason(tmp_path: Path, ending: str) -> None:
-    pack = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": zstd}
-    packed = pack[ending]("\n".join(json.dumps({"n": os.urandom(20).hex()}) for _ in range(500)).encode())
+@pytest.mark.parametrize(("ending", "pack"), [(".gz", gzip.compress), (".bz2", bz2.compress), (".xz", lzma.compress)])
+def test_a_compressed_file_with_damage_inside_is_a_named_reason(tmp_path: Path, ending: str, pack: Any) -> None:
+    """These three carry check sums, so that damage anywhere inside is seen."""
+    packed = pack("\n".join(json.dumps({"n": index * 7919}) for index in range(5000)).encode())
     for place in (12, len(packed) // 2):
         damaged = packed[:place] + bytes(40) + packed[place + 40 :]
         rows = read(put(tmp_path, f"rows.jsonl{ending}", damaged))
-        assert {row.reason for row in rows if isinstance(row, Unreadable)} & {"unreadable_file", "invalid_json"}
+        assert "unreadable_file" in {row.reason for row in rows if isinstance(row, Unreadable)}

@@ -36,16 +36,23 @@ class Served:
         return subprocess.run(words, capture_output=True, text=True, check=False, cwd=self.folder, env=env)
 
     def get(self, path: str) -> Any:
-        return self._answer(httpx.get(f"{self.url}/api/{path}", timeout=PATIENCE))
+        return self._answer("GET", path)
 
     def post(self, path: str, **body: Any) -> Any:
-        return self._answer(httpx.post(f"{self.url}/api/{path}", json=body, timeout=PATIENCE))
+        return self._answer("POST", path, json=body)
 
     def delete(self, path: str) -> None:
-        self._answer(httpx.delete(f"{self.url}/api/{path}", timeout=PATIENCE))
+        self._answer("DELETE", path)
 
-    def _answer(self, answer: httpx.Response) -> Any:
-        assert answer.is_success, f"{answer.request.method} {answer.url}: {answer.status_code} {answer.text}"
+    def _answer(self, method: str, path: str, **request: Any) -> Any:
+        """The server's answer; asked again where it says that its database is busy, as Prefect's own client does."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            answer = httpx.request(method, f"{self.url}/api/{path}", timeout=PATIENCE, **request)
+            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE or time.monotonic() > deadline:
+                break
+            time.sleep(0.5)
+        assert answer.is_success, f"{method} {answer.url}: {answer.status_code} {answer.text}"
         return answer.json() if answer.content else None
 
     def deployment(self, name: str) -> dict[str, Any]:

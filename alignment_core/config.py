@@ -192,8 +192,12 @@ class PipelineConfig(Settings):
     """Seed of every random stream."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `cuda:N`."""
-    token_budget: int = Field(4096, ge=64)
-    """Tokens (padding included) in one forward pass: memory and speed, never the result."""
+    token_budget: Literal["auto"] | Annotated[int, Field(ge=64)] = "auto"
+    """Tokens (padding included) in one forward pass; `auto`: at most 4096, as memory allows. It changes no result."""
+    gradient_checkpointing: Literal["auto"] | bool = "auto"
+    """Recompute activations in backward instead of keeping them; `auto`: where memory would not suffice otherwise."""
+    memory_gb: float | None = Field(None, gt=0)
+    """GiB that a stage may be planned to take on its device; unset: 90 % of what is free when it starts."""
     isolation: Literal["process", "inline"] = "process"
     """Run each stage in a process of its own, or inside the flow's (tests)."""
     checkpoint_seconds: float = Field(120, gt=0)

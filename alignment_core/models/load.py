@@ -37,14 +37,13 @@ def choose_device(device: str) -> torch.device:
 def load_base(path: str, *, revision: str | None, load_in: LoadIn, device: torch.device) -> PreTrainedModel:
     """The base model, frozen and in eval mode.
 
-    Modules that are not quantised (embeddings, norms, head) and the arithmetic are bf16 on a GPU, float32 on CPU.
+    Modules that are not quantised (embeddings, norms, head) and the arithmetic are of `base_dtype`.
 
     Raises:
         ModelError: the folder or hub id does not load.
     """
     transformers_logging.disable_progress_bar()
-    compute = torch.bfloat16 if device.type == "cuda" else torch.float32
-    dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}.get(load_in, compute)
+    dtype = base_dtype(load_in, device)
     try:
         config = AutoConfig.from_pretrained(path, revision=revision)
         model = AutoModelForCausalLM.from_pretrained(
@@ -52,7 +51,7 @@ def load_base(path: str, *, revision: str | None, load_in: LoadIn, device: torch
             revision=revision,
             config=config,
             dtype=dtype,
-            quantization_config=quantization(load_in, compute),
+            quantization_config=quantization(load_in, dtype),
             device_map={"": device},
             use_safetensors=True,
         )
@@ -64,6 +63,17 @@ def load_base(path: str, *, revision: str | None, load_in: LoadIn, device: torch
     model.eval()
     _check_head(model)
     return model
+
+
+def base_dtype(load_in: LoadIn, device: torch.device) -> torch.dtype:
+    """Type of the arithmetic, and of all weights that are not quantised.
+
+    bf16 and fp32 mean what they say. A quantised base computes in bf16 on a GPU that has it, else in float32.
+    """
+    if load_in in ("bf16", "fp32"):
+        return torch.bfloat16 if load_in == "bf16" else torch.float32
+    has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if has_bf16 else torch.float32
 
 
 def quantization(load_in: LoadIn, compute: torch.dtype) -> BitsAndBytesConfig | None:

@@ -156,16 +156,20 @@ def _in_budget(
         return budget.fit(lambda: _in_parts(budget.tokens, sequences, stoppable, roles))
 
 
+def passes(sequences: Sequence[TokenSequence], tokens: int, *, packs: bool, call_cost: int) -> list[list[int]]:
+    """Indices of the sequences, divided into forward passes as the model lays them out."""
+    if packs:
+        return packed_by_budget(sequences, tokens, lambda sequence: (sequence,))
+    return least_padding([len(sequence.ids) for sequence in sequences], tokens, call_cost)
+
+
 def _in_parts(
     tokens: int,
     sequences: Sequence[TokenSequence],
     forward: Callable[[Sequence[TokenSequence]], tuple[Tensor, ...]],
     roles: Roles,
 ) -> tuple[Tensor, ...]:
-    if roles.packs:
-        groups = packed_by_budget(sequences, tokens, lambda sequence: (sequence,))
-    else:
-        groups = least_padding([len(sequence.ids) for sequence in sequences], tokens, roles.call_cost)
+    groups = passes(sequences, tokens, packs=roles.packs, call_cost=roles.call_cost)
     parts = [forward([sequences[i] for i in group]) for group in groups]
     order = torch.tensor([i for group in groups for i in group], device=roles.device)
     return tuple(_joined([part[k] for part in parts], order) for k in range(len(parts[0])))

@@ -65,7 +65,7 @@ class Roles:
         self._peft: PeftModel | None = None
         self._layers: list[BaseTunerLayer] = []
         self._active: str | None = None
-        self._checkpointing = False
+        self.checkpointing = False
         self._pin_recomputation()
 
     # --- making roles ---------------------------------------------------------------------------------------------
@@ -109,6 +109,11 @@ class Roles:
         with torch.no_grad():
             head.weight.zero_() if weight is None else head.weight.copy_(weight)
         self.heads[role] = head
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Roles that have an adapter."""
+        return tuple(role for role, adapter in self._adapters.items() if adapter is not None)
 
     def has(self, role: str) -> bool:
         """Whether this role exists."""
@@ -238,7 +243,7 @@ class Roles:
 
     def checkpoint_layers(self, on: bool) -> None:
         """Recompute each layer in backward instead of keeping its activations."""
-        self._checkpointing = on
+        self.checkpointing = on
 
     def _pin_recomputation(self) -> None:
         """A recomputed layer runs as the role and with the layout of its forward, whatever is in force in backward.
@@ -250,7 +255,7 @@ class Roles:
                 module.forward = partial(self._layer, module.forward)
 
     def _layer(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if not self._checkpointing or self._active is None:
+        if not self.checkpointing or self._active is None:
             return forward(*args, **kwargs)
         recomputed = partial(self._as, self._active, current_layout(), forward)
         return checkpoint(recomputed, *args, use_reentrant=False, **kwargs)
@@ -294,9 +299,8 @@ class Roles:
         return (packed_by_budget if self.packs else by_budget)(items, budget, sequences_of)
 
     def autocast(self) -> torch.autocast:
-        """bf16 arithmetic on a GPU; plain float32 elsewhere unless the base itself is bf16."""
-        bf16 = self.device.type == "cuda" or self.model.dtype == torch.bfloat16
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=bf16)
+        """bf16 arithmetic where the base is bf16 (`load.base_dtype`), with the adapters' weights in float32."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.model.dtype == torch.bfloat16)
 
     # --- saving ---------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -19,7 +19,9 @@ class Runtime(BaseModel):
 
     store: Path
     device: str = "auto"
-    token_budget: int = 4096
+    token_budget: int | Literal["auto"] = "auto"
+    gradient_checkpointing: bool | Literal["auto"] = "auto"
+    memory_gb: float | None = None
     isolation: str = "process"
     checkpoint_seconds: float = 120.0
     run: str = ""

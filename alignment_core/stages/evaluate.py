@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from alignment_core.config import EvaluationConfig
 from alignment_core.data.dataset import Dataset
+from alignment_core.evaluation import held_out
 from alignment_core.evaluation.responses import describe, judge, kl_from_reference, ordering_accuracy, reward_scores
-from alignment_core.plugin_api import Row, TokenSequence
+from alignment_core.plugin_api import TokenSequence
 from alignment_core.registry import load_registry
 from alignment_core.stages.base import Job, Stage
 from alignment_core.stages.opened import Opened, need, open_data
@@ -40,26 +40,15 @@ def run(job: Job) -> dict[str, Any]:
 def _on_data(running: Run, data: Dataset) -> dict[str, Any]:
     """Perplexity on held-out demonstrations, and how often the policy's implicit reward orders held-out pairs."""
     metrics: dict[str, Any] = {}
-    demonstrations = [row.sequences["demonstration"] for row in data.held_out.demonstrations]
-    if demonstrations:
-        with torch.no_grad():
-            nats = -float(running.policy.logps(demonstrations).sum())
-        metrics["perplexity"] = math.exp(nats / sum(sequence.targets for sequence in demonstrations))
+    if data.held_out.demonstrations:
+        metrics["perplexity"] = math.exp(held_out.loss(running, data.held_out.demonstrations))
     if data.held_out.preferences:
-        metrics["implicit_reward_accuracy"] = _implicit_accuracy(running, data.held_out.preferences)
+
+        def implicit_reward(sequences: list[TokenSequence]) -> Tensor:
+            return running.policy.logps(sequences) - running.reference.logps(sequences)  # type: ignore[no-any-return]
+
+        metrics["implicit_reward_accuracy"] = held_out.pair_accuracy(data.held_out.preferences, implicit_reward)
     return metrics
-
-
-def _implicit_accuracy(running: Run, rows: Sequence[Row]) -> float:
-    def ratios(sequences: list[TokenSequence]) -> torch.Tensor:
-        with torch.no_grad():
-            policy, reference = running.policy.logps(sequences), running.reference.logps(sequences)
-        difference: torch.Tensor = policy - reference
-        return difference
-
-    chosen = ratios([row.sequences["chosen"] for row in rows])
-    rejected = ratios([row.sequences["rejected"] for row in rows])
-    return float(((chosen > rejected).float() + 0.5 * (chosen == rejected).float()).mean())
 
 
 def _on_prompts(running: Run, data: Dataset, opened: Opened) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from alignment_core.models.logps import Budget
 from alignment_core.models.roles import Roles
 from alignment_core.plugin_api import Row
 from alignment_core.stages.base import Job
+from alignment_core.stages.fitting import budget_of, fit_to_memory
+from alignment_core.training.loop import Objective, train
 from alignment_core.training.run import Rows, Run, Vocabulary
 
 
@@ -88,11 +90,17 @@ class Opened:
             roles=self.roles,
             rows=rows,
             vocabulary=vocabulary,
-            budget=Budget(self.job.call.runtime.token_budget),
+            budget=Budget(budget_of(self.job.call.runtime)),
             seed=self.job.call.config.get("seed", 0),
             progress=self.job.progress,
             cached_reference=cached_reference or {},
         )
+
+    def train(self, objective: Objective, run: Run) -> None:
+        """Choose token budget and checkpointing by the memory that is free, say so, and train."""
+        runtime = self.job.call.runtime
+        fit_to_memory(objective, run, runtime, self.job.call.config, self.job.checkpoints)
+        train(objective, run, self.job.checkpoints, runtime.checkpoint_seconds)
 
 
 def need(rows: Sequence[Row], what: str, job: Job) -> Sequence[Row]:
@@ -110,7 +118,11 @@ def write_history(run: Run, out: Path) -> dict[str, Any]:
     """Write `metrics.jsonl`, one line per step or report, and return each metric's mean over the last tenth."""
     with (out / "metrics.jsonl").open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(entry) + "\n" for entry in run.history)
-    summary: dict[str, Any] = {"steps": run.step}
+    summary: dict[str, Any] = {
+        "steps": run.step,
+        "token_budget": run.budget.tokens,
+        "gradient_checkpointing": run.roles.checkpointing,
+    }
     for name in dict.fromkeys(name for entry in run.history for name in entry if name != "step"):
         values = [entry[name] for entry in run.history if name in entry]
         newest = values[-max(1, len(values) // 10) :]

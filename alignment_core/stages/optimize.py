@@ -12,7 +12,6 @@ from alignment_core.stages.base import Job, Stage
 from alignment_core.stages.opened import Opened, need, open_data, write_history
 from alignment_core.stages.plan import VERSIONS
 from alignment_core.stages.reference import read_reference
-from alignment_core.training.loop import train
 from alignment_core.training.run import CachedReference, Rows
 
 
@@ -27,7 +26,7 @@ def run(job: Job) -> dict[str, Any]:
     training = opened.run(_rows(optimizer, data, job), cached)
     for setting, evaluator in registry.evaluators_of(optimizer).items():
         training.judges[setting] = _judge(evaluator, data)
-    train(optimizer, training, job.checkpoints, job.call.runtime.checkpoint_seconds)
+    opened.train(optimizer, training)
     opened.save("policy", job.out)
     for role in optimizer.trains:
         if role != "policy":

@@ -72,6 +72,8 @@ class _Planner:
             store=config.store.absolute(),
             device=config.device,
             token_budget=config.token_budget,
+            gradient_checkpointing=config.gradient_checkpointing,
+            memory_gb=config.memory_gb,
             isolation=config.isolation,
             checkpoint_seconds=config.checkpoint_seconds,
             run=config.name,

@@ -31,7 +31,7 @@ def run(job: Job) -> dict[str, Any]:
     policy = opened.run(Rows()).policy
     found: dict[str, float] = {}
     digests, todo = list(sequences), list(sequences.values())
-    for group in opened.roles.groups(todo, job.call.runtime.token_budget, lambda sequence: (sequence,)):
+    for group in opened.roles.groups(todo, policy.budget.tokens, lambda sequence: (sequence,)):
         if job.progress.stopping:
             raise Stopped(f"stopped after {len(found)} of {len(todo)} sequences")
         logps = policy.logps([todo[i] for i in group]).tolist()

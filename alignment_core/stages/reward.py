@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
-
-import torch
 
 from alignment_core import losses
 from alignment_core.config import RewardConfig
-from alignment_core.plugin_api import LossOutput, MicroBatch, Row, StepBatch
+from alignment_core.evaluation import held_out
+from alignment_core.plugin_api import LossOutput, MicroBatch, StepBatch
 from alignment_core.stages.base import Job, Stage
 from alignment_core.stages.opened import Opened, need, open_data, write_history
 from alignment_core.stages.plan import VERSIONS
-from alignment_core.training.loop import train
 from alignment_core.training.run import Rows, Run
 
 
@@ -49,20 +47,12 @@ def run(job: Job) -> dict[str, Any]:
     opened.roles.train_only(["reward"])
     training = opened.run(Rows(preferences=need(data.train.preferences, "preference pairs", job)))
     objective = BradleyTerry.model_validate(job.call.config["reward"])
-    train(objective, training, job.checkpoints, job.call.runtime.checkpoint_seconds)
+    opened.train(objective, training)
     opened.save("reward", job.out)
     metrics = write_history(training, job.out)
     if data.held_out.preferences:
-        metrics["held_out_accuracy"] = pair_accuracy(training, data.held_out.preferences)
+        metrics["held_out_accuracy"] = held_out.pair_accuracy(data.held_out.preferences, training.reward.scores)
     return metrics
-
-
-def pair_accuracy(training: Run, rows: Sequence[Row]) -> float:
-    """Share of pairs whose chosen completion scores higher; a tie counts half."""
-    with torch.no_grad():
-        chosen = training.reward.scores([row.sequences["chosen"] for row in rows])
-        rejected = training.reward.scores([row.sequences["rejected"] for row in rows])
-    return float(((chosen > rejected).float() + 0.5 * (chosen == rejected).float()).mean())
 
 
 STAGE = Stage("reward", VERSIONS["reward"], run)

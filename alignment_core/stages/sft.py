@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import torch
-
 from alignment_core.config import LoraConfig, SFTConfig
+from alignment_core.evaluation import held_out
 from alignment_core.plugin_api import LossOutput, MicroBatch, StepBatch
 from alignment_core.stages.base import Job, Stage
 from alignment_core.stages.opened import Opened, need, open_data, write_history
 from alignment_core.stages.plan import VERSIONS
-from alignment_core.training.loop import train
 from alignment_core.training.run import Rows, Run
 
 
@@ -38,14 +36,11 @@ def run(job: Job) -> dict[str, Any]:
     opened.roles.add_new("policy", LoraConfig.model_validate(config["lora"]), config["seed"])
     opened.roles.train_only(["policy"])
     training = opened.run(Rows(demonstrations=need(data.train.demonstrations, "demonstrations", job)))
-    train(SFT.model_validate(config["sft"]), training, job.checkpoints, job.call.runtime.checkpoint_seconds)
+    opened.train(SFT.model_validate(config["sft"]), training)
     opened.save("policy", job.out)
     metrics = write_history(training, job.out)
-    held_out = [row.sequences["demonstration"] for row in data.held_out.demonstrations]
-    if held_out:
-        with torch.no_grad():
-            total = float(training.policy.logps(held_out).sum())
-        metrics["held_out_loss"] = -total / sum(sequence.targets for sequence in held_out)
+    if data.held_out.demonstrations:
+        metrics["held_out_loss"] = held_out.loss(training, data.held_out.demonstrations)
     return metrics
 
 

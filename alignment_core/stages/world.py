@@ -15,6 +15,7 @@ from alignment_core.models.roles import Roles
 from alignment_core.models.seeds import seed_of
 from alignment_core.plugin_api import Row, TokenSequence
 from alignment_core.stages.base import Job, Stage
+from alignment_core.stages.fitting import budget_of
 from alignment_core.stages.opened import write_history
 from alignment_core.stages.plan import VERSIONS
 from alignment_core.stages.sft import SFT
@@ -42,7 +43,7 @@ def run(job: Job) -> dict[str, Any]:
         roles=roles,
         rows=Rows(demonstrations=[_row(text, tokenizer) for text in texts]),
         vocabulary=Vocabulary(tokenizer, 0, (2,)),
-        budget=Budget(job.call.runtime.token_budget),
+        budget=Budget(budget_of(job.call.runtime)),
         seed=config["seed"],
         progress=job.progress,
     )

@@ -72,6 +72,15 @@ def save_checkpoint(
         shutil.rmtree(old)
 
 
+def saved_budget(folder: Path) -> int | None:
+    """Token budget of the newest checkpoint; None where there is none."""
+    found = _checkpoints(folder)
+    if not found:
+        return None
+    budget: int = json.loads((found[-1] / "snapshot.json").read_text())["budget"]
+    return budget
+
+
 def _checkpoints(folder: Path) -> list[Path]:
     """Complete checkpoints, oldest first."""
     return sorted(folder.glob("checkpoint-*"))

@@ -64,14 +64,21 @@ def run(config: ConfigFile, changes: Changes = None, as_json: AsJson = False) ->
 @app.command()
 @command
 def plan(config: ConfigFile, changes: Changes = None, as_json: AsJson = False) -> None:
-    """Show which stages a run would build and which it would find in the store."""
+    """Show what a run would build, with the memory and time it will take; refuse what cannot fit."""
+    from alignment_core.artifacts import ArtifactStore
     from alignment_core.config_file import load_config
     from alignment_core.registry import load_registry
     from alignment_core.stages.plan import make_plan
+    from alignment_core.stages.prediction import predict, refuse_what_does_not_fit
     from alignment_flows.show import show_plan
 
     settings = load_config(config, changes or ())
-    show_plan(settings, make_plan(settings, load_registry()), as_json=as_json)
+    calls = make_plan(settings, load_registry()).calls()
+    store = ArtifactStore(settings.store)
+    found = {name: store.find(call.key) for name, call in calls.items()}
+    forecast = predict(calls, [name for name, artifact in found.items() if artifact is None])
+    show_plan(settings, calls, found, forecast, as_json=as_json)
+    refuse_what_does_not_fit(forecast, calls)
 
 
 @app.command()

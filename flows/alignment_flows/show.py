@@ -11,10 +11,11 @@ from rich.markdown import Markdown
 from rich.markup import escape
 from rich.table import Table
 
-from alignment_core.artifacts import ArtifactStore
+from alignment_core.artifacts import Artifact
 from alignment_core.config import PipelineConfig
 from alignment_core.registry import Registry
-from alignment_core.stages.plan import Plan
+from alignment_core.stages.base import StageCall
+from alignment_core.stages.prediction import Forecast, Prediction
 from alignment_flows.local import FinishedRun
 
 if TYPE_CHECKING:
@@ -50,10 +51,15 @@ def show_run(run: FinishedRun, *, as_json: bool) -> None:
     print(f"The aligned adapter: {policy}")
 
 
-def show_plan(config: PipelineConfig, plan: Plan, *, as_json: bool) -> None:
-    """The stages of a run that was not started yet."""
-    store = ArtifactStore(config.store)
-    found = {name: store.find(call.key) for name, call in plan.calls().items()}
+def show_plan(
+    config: PipelineConfig,
+    calls: Mapping[str, StageCall],
+    found: Mapping[str, Artifact | None],
+    forecast: Forecast,
+    *,
+    as_json: bool,
+) -> None:
+    """The stages of a run that was not started yet: what is there, and what the others will need."""
     if as_json:
         stages = [
             {
@@ -62,17 +68,37 @@ def show_plan(config: PipelineConfig, plan: Plan, *, as_json: bool) -> None:
                 "parents": call.parents,
                 "cached": found[name] is not None,
                 "uri": artifact.uri if (artifact := found[name]) else None,
+                "prediction": _prediction(forecast.stages.get(name)),
             }
-            for name, call in plan.calls().items()
+            for name, call in calls.items()
         ]
-        _print_json({"run": config.name, "store": str(store.root), "stages": stages})
+        model = forecast.model_dump(include={"device", "parameters", "trainable", "rows"})
+        _print_json({"run": config.name, "store": str(config.store.absolute()), **model, "stages": stages})
         return
-    table = Table("stage", "", "key", "reads", title=f"{config.name} · {store.root}", title_justify="left")
-    names = {call.key: name for name, call in plan.calls().items()}
-    for name, call in plan.calls().items():
+    heads = ("stage", "", "key", "reads", "rows", "tokens", "budget", "memory", "time")
+    table = Table(*heads, title=f"{config.name} · {config.store.absolute()}", title_justify="left")
+    names = {call.key: name for name, call in calls.items()}
+    for name, call in calls.items():
         reads = ", ".join(names[key] for key in call.parents.values())
-        table.add_row(name, "cached" if found[name] else "to run", f"{call.key[:KEY_DIGITS]}…", reads)
+        state = "to run" if found[name] is None else "cached"
+        table.add_row(name, state, f"{call.key[:KEY_DIGITS]}…", reads, *_predicted(forecast.stages.get(name)))
     Console().print(table)
+    rows = ", ".join(f"{count:,} {kind}" for kind, count in forecast.rows.items())
+    print(f"Training data: {rows}.")
+    print(f"Model: {forecast.parameters:,} parameters, {forecast.trainable:,} in an adapter, on {forecast.device}.")
+
+
+def _prediction(stage: Prediction | None) -> dict[str, Any] | None:
+    return None if stage is None else {**stage.model_dump(), "peak": stage.peak, "fits": stage.fits}
+
+
+def _predicted(stage: Prediction | None) -> tuple[str, ...]:
+    if stage is None:
+        return ("",) * 5
+    budget = f"{stage.token_budget}" + (", recomputing" if stage.gradient_checkpointing else "")
+    memory = f"{stage.peak / 2**30:.2f} of {stage.available / 2**30:.2f} GiB"
+    time = "" if stage.seconds is None else f"{stage.seconds / 60:.1f} min"
+    return f"{stage.rows:,}", f"{stage.tokens:,}", budget, memory, time
 
 
 def show_plugins(registry: Registry, *, as_json: bool) -> None:

@@ -1,0 +1,27 @@
+"""What a model makes of the held-out rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from alignment_core.plugin_api import Row, TokenSequence
+from alignment_core.training.run import Run
+
+
+def loss(run: Run, demonstrations: Sequence[Row]) -> float:
+    """Mean negative log-likelihood of the policy over all target tokens, in nats."""
+    sequences = [row.sequences["demonstration"] for row in demonstrations]
+    with torch.no_grad():
+        nats = -float(run.policy.logps(sequences).sum())
+    return nats / sum(sequence.targets for sequence in sequences)
+
+
+def pair_accuracy(preferences: Sequence[Row], score: Callable[[list[TokenSequence]], Tensor]) -> float:
+    """Share of pairs whose chosen completion has the higher score; a tie counts half."""
+    with torch.no_grad():
+        chosen = score([row.sequences["chosen"] for row in preferences])
+        rejected = score([row.sequences["rejected"] for row in preferences])
+    return float(((chosen > rejected).float() + 0.5 * (chosen == rejected).float()).mean())

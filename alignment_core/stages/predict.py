@@ -1,0 +1,278 @@
+"""The process behind `prediction`: dry runs on fake tensors, then a short real one for the time."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig
+
+from alignment_core.artifacts import ArtifactStore
+from alignment_core.config import EvaluationConfig, LoraConfig, SampleConfig
+from alignment_core.data.dataset import Dataset, read_dataset
+from alignment_core.errors import AlignmentError, DataError, ModelError
+from alignment_core.models.dry_run import Architecture, DryRun, Pass
+from alignment_core.models.load import choose_device
+from alignment_core.plugin_api import Row, TokenSequence
+from alignment_core.progress import Silent
+from alignment_core.registry import load_registry
+from alignment_core.stages import ingest
+from alignment_core.stages.base import Job, StageCall
+from alignment_core.stages.child import return_freed_memory
+from alignment_core.stages.fitting import budget_of
+from alignment_core.stages.prediction import Forecast, Prediction
+from alignment_core.stages.reward import BradleyTerry
+from alignment_core.stages.sft import SFT
+from alignment_core.stages.speed import Speed, measure_speed
+from alignment_core.training.loop import Objective
+from alignment_core.training.memory import Choice, available_memory, choose, resident_memory
+from alignment_core.training.rehearsal import Demand, Layout, rehearse
+from alignment_core.training.run import Rows
+
+NO_MODEL = ("ingest", "rank")
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a stage does with the models.
+
+    Attributes:
+        adapters, heads, trained: roles, as in `Architecture`.
+        rows: number of rows that it reads.
+        demand: what it asks for at a token budget.
+    """
+
+    adapters: tuple[str, ...]
+    heads: tuple[str, ...]
+    trained: tuple[str, ...]
+    rows: int
+    demand: partial[Demand]
+
+
+def main() -> None:
+    return_freed_memory()
+    request = json.loads(sys.stdin.read())
+    calls = {name: StageCall.model_validate(call) for name, call in request["calls"].items()}
+    try:
+        with tempfile.TemporaryDirectory(prefix="align-plan-") as folder:
+            answer: Any = _Predictor(calls, request["to_run"], Path(folder)).forecast().model_dump(mode="json")
+    except AlignmentError as error:
+        answer = {"error": error.to_json()}
+    print(json.dumps(answer))
+
+
+class _Predictor:
+    def __init__(self, calls: Mapping[str, StageCall], to_run: Sequence[str], scratch: Path) -> None:
+        self.calls, self.to_run, self.scratch = calls, to_run, scratch
+        call = calls["optimize"]
+        self.runtime, self.model = call.runtime, call.inputs["model"]
+        self.lora = LoraConfig.model_validate(call.config["lora"])
+        self.load_in = call.config["load_in"]
+        self.device = choose_device(self.runtime.device)
+        self.config = _read_config(self.model["path"], self.model["revision"])
+        self.process = resident_memory() if self.device.type == "cpu" else 0
+        self.available = available_memory(self.device, self.runtime.memory_gb)
+        if self.runtime.memory_gb is None:
+            self.available += self.process
+        self.data = self._read_data()
+
+    def forecast(self) -> Forecast:
+        stages = {name: self.calls[name] for name in self.to_run if self.calls[name].stage not in NO_MODEL}
+        works = {name: self._work(call) for name, call in stages.items()}
+        choices = {name: self._choose(work, stages[name].stage) for name, work in works.items()}
+        speed = None
+        if choices and all(choice.fits for choice in choices.values()):
+            speed = measure_speed(self.model, self.load_in, self.lora, self.device)
+        adapter = DryRun(self._architecture(("policy",), (), ("policy",))).footprint()
+        return Forecast(
+            device=torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "the CPU",
+            parameters=adapter.parameters,
+            trainable=adapter.trainable,
+            rows={
+                kind: len(getattr(self.data.train, kind))
+                for kind in ("demonstrations", "preferences", "feedback", "prompts")
+            },
+            stages={name: self._prediction(works[name], choice, speed) for name, choice in choices.items()},
+        )
+
+    def _prediction(self, work: Work, choice: Choice, speed: Speed | None) -> Prediction:
+        needs, demand = choice.needs, choice.demand
+        tokens = demand.learned + demand.read + demand.responses * demand.response_tokens
+        return Prediction(
+            rows=work.rows,
+            tokens=round(tokens),
+            steps=demand.steps,
+            token_budget=choice.token_budget,
+            gradient_checkpointing=choice.gradient_checkpointing,
+            memory={
+                "process": self.process, "base": needs.base, "adapters": needs.adapters,
+                "training": needs.training, "passes": needs.passes,
+            },
+            available=self.available,
+            seconds=None if speed is None else round(speed.seconds(demand, choice.gradient_checkpointing), 1),
+        )  # fmt: skip
+
+    def _choose(self, work: Work, stage: str) -> Choice:
+        runtime = self.runtime
+        budget = None if runtime.token_budget == "auto" and work.trained else budget_of(runtime)
+        return choose(
+            DryRun(self._architecture(work.adapters, work.heads, work.trained)),
+            work.demand,
+            self.available - self.process,
+            token_budget=budget,
+            gradient_checkpointing=None if runtime.gradient_checkpointing == "auto" else runtime.gradient_checkpointing,
+        )
+
+    def _architecture(self, adapters: Sequence[str], heads: Sequence[str], trained: Sequence[str]) -> Architecture:
+        return Architecture(
+            self.config, self.load_in, self.lora, tuple(adapters), tuple(heads), tuple(trained), self.device
+        )
+
+    # --- the work of each stage -----------------------------------------------------------------------------------
+
+    def _work(self, call: StageCall) -> Work:
+        base = ("policy",) if "sft" in call.parents else ()
+        train = self.data.train
+        match call.stage:
+            case "sft":
+                rows = Rows(demonstrations=train.demonstrations)
+                return self._training(call, SFT.model_validate(call.config["sft"]), rows, ("policy",), (), ("policy",))
+            case "reward":
+                objective = BradleyTerry.model_validate(call.config["reward"])
+                rows = Rows(preferences=self._preferences())
+                return self._training(call, objective, rows, (*base, "reward"), ("reward",), ("reward",))
+            case "optimize":
+                return self._optimize(call)
+            case "reference":
+                pairs = [row for name in call.config["rows"] for row in getattr(train, name)]
+                sequences = [s for row in pairs for s in row.sequences.values()]
+                return Work(base, (), (), len(pairs), partial(_read, sequences))
+            case "sample":
+                settings = SampleConfig.model_validate(call.config["sample"])
+                prompts = list(train.prompts[: settings.max_prompts])
+                demand = partial(_generate, prompts * settings.responses_per_prompt, settings.max_new_tokens, 0)
+                return Work(base, (), (), len(prompts), demand)
+        evaluation = EvaluationConfig.model_validate(call.config["evaluation"])
+        prompts = list(self.data.held_out.prompts[: evaluation.max_prompts])
+        roles = ("policy", *(("reference",) if base else ()), *(("reward",) if "reward" in call.parents else ()))
+        heads = ("reward",) if "reward" in call.parents else ()
+        return Work(
+            roles, heads, (), len(prompts), partial(_generate, prompts, evaluation.max_new_tokens, 2 + len(heads))
+        )
+
+    def _optimize(self, call: StageCall) -> Work:
+        optimizer = load_registry().optimizer(call.config["optimizer"])
+        train = self.data.train
+        rows = Rows()
+        if optimizer.preferences:
+            rows.preferences = self._preferences()
+        if optimizer.feedback:
+            rows.feedback = train.feedback
+        if optimizer.prompts:
+            rows.prompts, rows.held_out_prompts = train.prompts, self.data.held_out.prompts
+        heads = [
+            name
+            for name in ("reward", "value")
+            if (name == "reward" and optimizer.reward_model) or name in optimizer.trains
+        ]
+        reference = ["reference"] if optimizer.reference and "sft" in call.parents else []
+        return self._training(call, optimizer, rows, ("policy", *reference, *heads), heads, optimizer.trains)
+
+    def _training(
+        self,
+        call: StageCall,
+        objective: Objective,
+        rows: Rows,
+        adapters: Sequence[str],
+        heads: Sequence[str],
+        trained: Sequence[str],
+    ) -> Work:
+        kinds = (rows.demonstrations, rows.preferences, rows.feedback, rows.prompts)
+        count = sum(len(kind) for kind in kinds)
+        if not count:
+            raise DataError(
+                "the data give no rows for this stage",
+                where=call.label,
+                do="Add a source that holds what it learns from",
+            )
+        demand = partial(rehearse_at, objective, rows, tuple(trained), call.config["seed"], "reference" in call.parents)
+        return Work(tuple(adapters), tuple(heads), tuple(trained), count, demand)
+
+    # --- data -----------------------------------------------------------------------------------------------------
+
+    def _read_data(self) -> Dataset:
+        """The data set from the store, else ingested here and thrown away."""
+        call = self.calls["ingest"]
+        found = ArtifactStore(call.runtime.store).find(call.key)
+        if found is not None:
+            return read_dataset(found.path)
+        out, checkpoints = self.scratch / "data", self.scratch / "checkpoints"
+        out.mkdir()
+        checkpoints.mkdir()
+        inside = call.model_copy(update={"runtime": call.runtime.model_copy(update={"store": self.scratch / "store"})})
+        ingest.run(Job(inside, {}, out, checkpoints, Silent()))
+        return read_dataset(out)
+
+    def _preferences(self) -> Sequence[Row]:
+        """The data's pairs, with as many as the ranking of sampled responses can give, each as long as it may be."""
+        known = self.data.train.preferences
+        sample = self.calls.get("sample")
+        if sample is None:
+            return known
+        settings = SampleConfig.model_validate(sample.config["sample"])
+        pairs = list(combinations(range(settings.responses_per_prompt), 2))
+        new = []
+        for prompt in self.data.train.prompts[: settings.max_prompts]:
+            ids = prompt.sequences["prompt"].ids
+            sequence = TokenSequence((*ids, *([0] * settings.max_new_tokens)), len(ids))
+            both = {"chosen": sequence, "rejected": sequence}
+            new += [Row(f"{prompt.id} {a} {b}", both, {"margin": 0.0}) for a, b in pairs]
+        return [*known, *new]
+
+
+def rehearse_at(
+    objective: Objective, rows: Rows, trained: Sequence[str], seed: int, cached_reference: bool, tokens: int
+) -> Demand:
+    """`rehearse` with the token budget last."""
+    layout = Layout(packs=True, call_cost=0)
+    return rehearse(objective, rows, layout, tokens, trained=trained, seed=seed, cached_reference=cached_reference)
+
+
+def _read(sequences: Sequence[TokenSequence], tokens: int) -> Demand:
+    """Every sequence once, without gradients."""
+    total = sum(len(sequence.ids) for sequence in sequences)
+    longest = max((len(sequence.ids) for sequence in sequences), default=2)
+    held = min(total, max(tokens, longest))
+    return Demand(reading=Pass("policy", held, longest, held), read=total)
+
+
+def _generate(prompts: Sequence[Row], new: int, forwards: int, tokens: int) -> Demand:
+    """A response to every prompt, then so many forward passes over the responses."""
+    lengths = [len(prompt.sequences["prompt"].ids) + new for prompt in prompts] or [new]
+    together = len(prompts)
+    demand = Demand(room=max(lengths), generated_together=together, responses=together, response_tokens=new)
+    if not forwards:
+        return demand
+    held = min(sum(lengths), max(tokens, max(lengths)))
+    return replace(demand, reading=Pass("policy", held, max(lengths), held), read=forwards * sum(lengths))
+
+
+def _read_config(path: str, revision: str | None) -> Any:
+    try:
+        return AutoConfig.from_pretrained(path, revision=revision)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            "the base model's configuration does not load", where=f"model.base {path}", got=error
+        ) from error
+
+
+if __name__ == "__main__":
+    main()

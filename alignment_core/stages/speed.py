@@ -1,0 +1,83 @@
+"""How fast this machine runs a model, from a few short passes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from alignment_core.config import LoadIn, LoraConfig
+from alignment_core.models.generate import Sampling, generate
+from alignment_core.models.load import load_base
+from alignment_core.models.logps import Budget, LanguageModel
+from alignment_core.models.roles import Roles
+from alignment_core.plugin_api import TokenSequence
+from alignment_core.training.rehearsal import Demand
+
+TOKENS, ROWS, NEW_TOKENS = 128, 2, 4
+RECOMPUTED = 4 / 3
+"""Of learning's time with checkpointing: a forward pass is run twice where it would be run once, backward is two."""
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Seconds of each kind of work.
+
+    Attributes:
+        start: imports and loading the model.
+        learn: forward and backward of one token.
+        read: forward of one token.
+        token_step: one more token for every response of a small batch.
+    """
+
+    start: float
+    learn: float
+    read: float
+    token_step: float
+
+    def seconds(self, demand: Demand, gradient_checkpointing: bool) -> float:
+        """Wall time of a stage."""
+        learn = self.learn * (RECOMPUTED if gradient_checkpointing else 1.0)
+        # A batch's step costs a launch and each row's token; a short probe cannot tell them apart, so take the dearer.
+        generated = demand.responses * demand.response_tokens * max(self.token_step / ROWS, self.read)
+        return self.start + learn * demand.learned + self.read * demand.read + generated
+
+
+def measure_speed(model: Mapping[str, Any], load_in: LoadIn, lora: LoraConfig, device: torch.device) -> Speed:
+    """Load the model and time one pass of each kind, the second of two."""
+    started = time.monotonic()
+    roles = Roles(load_base(model["path"], revision=model["revision"], load_in=load_in, device=device), model["path"])
+    roles.add_new("policy", lora, 0)
+    roles.train_only(["policy"])
+    # Python's own start and the imports are about as long again as loading a small model.
+    start = 2 * (time.monotonic() - started) + 5
+    sequences = [TokenSequence((3,) * (TOKENS // ROWS), 1) for _ in range(ROWS)]
+    policy = LanguageModel(roles, "policy", 0, Budget(TOKENS))
+
+    def learn() -> None:
+        with roles.training():
+            policy.logps(sequences).sum().backward()  # type: ignore[no-untyped-call]
+
+    def read() -> None:
+        with torch.no_grad():
+            policy.logps(sequences)
+
+    def speak() -> None:
+        generate(
+            roles, "policy", sequences, noise_keys=["a", "b"], sampling=Sampling(NEW_TOKENS), stop_ids=(), pad_id=0,
+            budget=Budget(4 * TOKENS), tick=lambda _: None,
+        )  # fmt: skip
+
+    return Speed(start, _second(learn) / TOKENS, _second(read) / TOKENS, _second(speak) / NEW_TOKENS)
+
+
+def _second(work: Callable[[], None]) -> float:
+    work()
+    started = time.monotonic()
+    work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.monotonic() - started

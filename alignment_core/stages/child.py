@@ -27,7 +27,7 @@ from alignment_core.stages.process import STOP_SECONDS
 
 PR_SET_PDEATHSIG = 1
 M_MMAP_THRESHOLD = -3
-LARGE_BLOCK = 2**20
+LARGE_BLOCK = 2**17
 
 
 class PipeProgress:

@@ -78,6 +78,9 @@ class _Predictor:
         self.load_in = call.config["load_in"]
         self.device = choose_device(self.runtime.device)
         self.config = _read_config(self.model["path"], self.model["revision"])
+        # What passes import when they first run is a part of every stage's process.
+        self.adapter = DryRun(self._architecture(("policy",), (), ("policy",)))
+        self.adapter.training([Pass("policy", 16, 16, 8)], checkpointing=False)
         self.process = resident_memory() if self.device.type == "cpu" else 0
         self.available = available_memory(self.device, self.runtime.memory_gb)
         if self.runtime.memory_gb is None:
@@ -91,7 +94,7 @@ class _Predictor:
         speed = None
         if choices and all(choice.fits for choice in choices.values()):
             speed = measure_speed(self.model, self.load_in, self.lora, self.device)
-        adapter = DryRun(self._architecture(("policy",), (), ("policy",))).footprint()
+        adapter = self.adapter.footprint()
         return Forecast(
             device=torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "the CPU",
             parameters=adapter.parameters,

@@ -17,7 +17,9 @@ from alignment_core.models.roles import Roles
 from alignment_core.plugin_api import TokenSequence
 from alignment_core.training.rehearsal import Demand
 
-TOKENS, ROWS, NEW_TOKENS = 128, 2, 4
+SHORT, LONG, ROWS, NEW_TOKENS = 128, 1024, 2, 4
+QUICK_SECONDS = 0.5
+"""A short pass that is over sooner was mostly launches: a long one is timed, too."""
 RECOMPUTED = 4 / 3
 """Of learning's time with checkpointing: a forward pass is run twice where it would be run once, backward is two."""
 
@@ -54,30 +56,40 @@ def measure_speed(model: Mapping[str, Any], load_in: LoadIn, lora: LoraConfig, d
     roles.train_only(["policy"])
     # Python's own start and the imports are about as long again as loading a small model.
     start = 2 * (time.monotonic() - started) + 5
-    sequences = [TokenSequence((3,) * (TOKENS // ROWS), 1) for _ in range(ROWS)]
-    policy = LanguageModel(roles, "policy", 0, Budget(TOKENS))
+    policy = LanguageModel(roles, "policy", 0, Budget(LONG))
 
-    def learn() -> None:
+    def sequences(tokens: int) -> list[TokenSequence]:
+        return [TokenSequence((3,) * (tokens // ROWS), 1) for _ in range(ROWS)]
+
+    def learn(tokens: int) -> None:
         with roles.training():
-            policy.logps(sequences).sum().backward()  # type: ignore[no-untyped-call]
+            policy.logps(sequences(tokens)).sum().backward()  # type: ignore[no-untyped-call]
 
-    def read() -> None:
+    def read(tokens: int) -> None:
         with torch.no_grad():
-            policy.logps(sequences)
+            policy.logps(sequences(tokens))
 
-    def speak() -> None:
+    def speak(tokens: int) -> None:
+        prompts = [TokenSequence(sequence.ids, len(sequence.ids)) for sequence in sequences(SHORT)]
         generate(
-            roles, "policy", sequences, noise_keys=["a", "b"], sampling=Sampling(NEW_TOKENS), stop_ids=(), pad_id=0,
-            budget=Budget(4 * TOKENS), tick=lambda _: None,
+            roles, "policy", prompts, noise_keys=["a", "b"], sampling=Sampling(tokens), stop_ids=(), pad_id=0,
+            budget=Budget(LONG), tick=lambda _: None,
         )  # fmt: skip
 
-    return Speed(start, _second(learn) / TOKENS, _second(read) / TOKENS, _second(speak) / NEW_TOKENS)
+    longest = LONG if _seconds(learn, SHORT) < QUICK_SECONDS else SHORT
+    return Speed(
+        start,
+        learn=_seconds(learn, longest) / longest,
+        read=_seconds(read, longest) / longest,
+        token_step=_seconds(speak, NEW_TOKENS) / NEW_TOKENS,
+    )
 
 
-def _second(work: Callable[[], None]) -> float:
-    work()
+def _seconds(work: Callable[[int], None], size: int) -> float:
+    """The second of two runs: the first pays for what is made once."""
+    work(size)
     started = time.monotonic()
-    work()
+    work(size)
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.monotonic() - started

@@ -92,7 +92,8 @@ def rehearse(
             micro = MicroRows([batch.rows[i] for i in group], denominators, batch.constants, CPU)
             output = objective.loss(run, micro)
             for name, value in output.metrics.items():
-                metrics[name] = metrics.get(name, 0.0) + float(value)
+                number = float(value.detach()) if isinstance(value, Tensor) else value
+                metrics[name] = metrics.get(name, 0.0) + number
             notes.finish_micro_batch()
         run.step += 1
         run.metrics = {**metrics, "grad_norm": 0.0, "learning_rate": objective.learning_rate}

@@ -13,6 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from alignment_core.config_file import load_config
+from alignment_core.registry import load_registry
+from alignment_core.stages.plan import make_plan
+
 ALIGN = [sys.executable, "-c", "from alignment_flows.cli import main; main()"]
 HEAVY = ("torch", "transformers", "prefect")
 
@@ -64,18 +68,42 @@ def test_server_that_does_not_answer_is_told_in_one_paragraph(write: Write, monk
 
 
 def test_plan_names_the_stages_that_the_optimizer_needs(write: Write) -> None:
-    stages = {}
-    for name in ("dpo", "kto", "ppo"):
-        done = align("plan", write(optimizer={"name": name}), "--json")
-        assert (done.returncode, done.stderr) == (0, "")
-        plan = json.loads(done.stdout)
-        stages[name] = [stage["name"] for stage in plan["stages"]]
-        assert not any(stage["cached"] for stage in plan["stages"])
+    stages = {
+        name: list(make_plan(load_config(write(optimizer={"name": name})), load_registry()).calls())
+        for name in ("dpo", "kto", "ppo")
+    }
     assert stages == {
         "dpo": ["ingest", "sft", "reference", "optimize", "evaluate_sft", "evaluate"],
         "kto": ["ingest", "sft", "reference", "optimize", "evaluate_sft", "evaluate"],
         "ppo": ["ingest", "sft", "reward", "optimize", "evaluate_sft", "evaluate"],
     }
+
+
+def test_plan_predicts_memory_and_time_of_what_is_to_run(write: Write, tmp_path: Path) -> None:
+    done = align("plan", write(optimizer={"name": "ppo", "rollouts": 2, "rollout_size": 4}), "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    plan = json.loads(done.stdout)
+    assert not any(stage["cached"] for stage in plan["stages"])
+    predicted = {stage["name"]: stage["prediction"] for stage in plan["stages"]}
+    assert predicted.pop("ingest") is None
+    for stage in predicted.values():
+        assert stage["fits"]
+        assert stage["memory"]["base"] == 4 * plan["parameters"]
+        assert stage["peak"] == sum(stage["memory"].values()) > 2e8
+        assert stage["seconds"] > 0
+        assert (stage["token_budget"], stage["gradient_checkpointing"]) == (4096, False)
+    assert predicted["sft"]["memory"]["training"] == 12 * plan["trainable"]
+    # Policy and value model learn, each with its adapter; the value model has a head of the model's width, 32.
+    assert predicted["optimize"]["memory"]["training"] == 12 * (2 * plan["trainable"] + 32)
+    assert not (tmp_path / "store").exists(), "planning keeps nothing"
+
+
+def test_plan_refuses_what_cannot_fit(write: Write) -> None:
+    done = align("plan", write(), "--set", "memory_gb=0.01")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert "the stage does not fit into the memory of the CPU. got " in done.stderr
+    assert "expected at most 0.01 GiB." in done.stderr
 
 
 def test_plan_loads_neither_torch_nor_prefect(write: Write) -> None:

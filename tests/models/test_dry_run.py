@@ -1,0 +1,68 @@
+"""What a dry run counts is what real tensors take."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from architectures import save_model
+from engine import CPU, LORA, open_roles
+
+from alignment_core.models import dry_run
+from alignment_core.models.dry_run import Architecture, DryRun, Pass
+from alignment_core.models.roles import Roles
+
+PASS = Pass("policy", 96, 24, 40)
+
+
+def plan(roles: Roles, *, trained: tuple[str, ...] = ("policy",), heads: tuple[str, ...] = ()) -> DryRun:
+    return DryRun(Architecture(roles.model.config, "fp32", LORA, trained, heads, trained, CPU, roles.packs))
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2"])
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
+def test_the_peak_is_that_of_real_tensors(tmp_path: Path, name: str, checkpointing: bool) -> None:
+    roles = open_roles(save_model(name, tmp_path))
+    dry = plan(roles)
+    roles.add_new("policy", LORA, 0)
+    roles.train_only(["policy"])
+    roles.checkpoint_layers(checkpointing)
+    for parameter in roles.parameters().values():
+        parameter.grad = torch.zeros_like(parameter)
+    own = [*roles.model.parameters(), *roles.model.buffers()]
+    own += [parameter.grad for parameter in roles.parameters().values() if parameter.grad is not None]
+    with roles.training(), dry_run._Counted(own) as counted:
+        dry._learn(roles, [PASS])
+    assert dry.training([PASS], checkpointing=checkpointing) == pytest.approx(counted.peak, rel=0.05)
+
+
+def test_the_footprint_is_that_of_the_loaded_model(tiny_model: Path) -> None:
+    roles = open_roles(tiny_model)
+    found = plan(roles, trained=("policy", "value"), heads=("value",)).footprint()
+    base = sum(p.numel() for p in roles.model.parameters())
+    for role in ("policy", "value"):
+        roles.add_new(role, LORA, 0)
+    roles.add_head("value")
+    roles.train_only(["policy", "value"])
+    learned = sum(p.numel() for p in roles.parameters().values())
+    assert (found.parameters, found.base) == (base, 4 * base)
+    assert (found.trainable, found.adapters, found.training) == (learned, 4 * learned, 12 * learned)
+
+
+def test_layers_that_are_not_run_are_counted(tmp_path: Path) -> None:
+    """A model of more layers than are sampled takes as much as one that is run whole."""
+    roles = open_roles(save_model("llama", tmp_path, num_hidden_layers=9))
+    sampled = plan(roles)
+    assert sampled._sizes == [3, 6]
+    whole = DryRun.__new__(DryRun)
+    whole.__dict__.update(sampled.__dict__, _sizes=[9], _models={9: sampled._build(9)})
+    for checkpointing in (False, True):
+        expected = whole.training([PASS], checkpointing=checkpointing)
+        assert sampled.training([PASS], checkpointing=checkpointing) == pytest.approx(expected, rel=0.05)
+    assert sampled.footprint() == whole.footprint()
+
+
+def test_recomputing_takes_less_and_more_tokens_take_more(tmp_path: Path) -> None:
+    dry = plan(open_roles(save_model("llama", tmp_path, num_hidden_layers=6)))
+    kept, recomputed = (dry.training([PASS], checkpointing=on) for on in (False, True))
+    assert recomputed < 0.6 * kept
+    assert dry.training([PASS, PASS], checkpointing=False) > 1.8 * kept

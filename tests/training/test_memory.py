@@ -1,0 +1,105 @@
+"""The choice of token budget and checkpointing, and what an objective is found to ask for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from runs import OBJECTIVES, demonstration_rows, feedback_rows, preference_rows, prompt_rows
+
+from alignment_core.models.dry_run import Footprint, Pass
+from alignment_core.training.memory import choose
+from alignment_core.training.rehearsal import Demand, Layout, rehearse
+from alignment_core.training.run import Rows
+
+PACKED = Layout(packs=True, call_cost=0)
+
+
+class Ruled:
+    """A dry run by a ruler: a kept token takes 100 bytes, a recomputed one 30."""
+
+    layers = vocabulary = 1
+
+    def footprint(self) -> Footprint:
+        return Footprint(base=1000, adapters=10, training=30, parameters=1, trainable=1, cache_per_token=0)
+
+    def training(self, passes: list[Pass], *, checkpointing: bool) -> int:
+        return sum(one.tokens for one in passes) * (30 if checkpointing else 100)
+
+
+def of_budget(tokens: int) -> Demand:
+    return Demand(largest=(Pass("policy", tokens, 1, 0),))
+
+
+@pytest.mark.parametrize(
+    ("available", "expected"),
+    [
+        (10**6, (4096, False, True)),
+        (1040 + 4095 * 100, (2048, False, True)),
+        (1040 + 1024 * 100, (1024, False, True)),
+        (1040 + 1023 * 100, (2048, True, True)),
+        (1040 + 64 * 30, (64, True, True)),
+        (1040 + 64 * 30 - 1, (64, True, False)),
+    ],
+)
+def test_activations_are_kept_while_passes_are_long_enough(available: int, expected: tuple[int, bool, bool]) -> None:
+    found = choose(Ruled(), of_budget, available, token_budget=None, gradient_checkpointing=None)  # type: ignore[arg-type]
+    assert (found.token_budget, found.gradient_checkpointing, found.fits) == expected
+
+
+@pytest.mark.parametrize(
+    ("budget", "recompute", "expected"),
+    [(512, None, (512, True)), (None, False, (256, False)), (None, True, (1024, True)), (4096, False, (4096, False))],
+)
+def test_what_is_forced_is_kept(budget: int | None, recompute: bool | None, expected: tuple[int, bool]) -> None:
+    ruled: Any = Ruled()
+    available = 1040 + 256 * 130
+    found = choose(ruled, of_budget, available, token_budget=budget, gradient_checkpointing=recompute)
+    assert (found.token_budget, found.gradient_checkpointing) == expected
+
+
+def test_what_is_loaded_already_is_not_counted_twice() -> None:
+    found = choose(
+        Ruled(),  # type: ignore[arg-type]
+        of_budget,
+        4096 * 100 + 30,
+        token_budget=None,
+        gradient_checkpointing=None,
+        present=lambda footprint: footprint.base + footprint.adapters,
+    )
+    assert (found.token_budget, found.gradient_checkpointing) == (4096, False)
+
+
+def demand(kind: str, budget: int = 10**6, *, cached: bool = False) -> Demand:
+    rows = Rows(demonstration_rows(10), preference_rows(10), feedback_rows(5, 5), prompt_rows(10))
+    trained = {"reward": ("reward",), "ppo": ("policy", "value")}.get(kind, ("policy",))
+    return rehearse(OBJECTIVES[kind](), rows, PACKED, budget, trained=trained, cached_reference=cached)
+
+
+def test_each_objective_tells_what_it_learns_from() -> None:
+    demonstrations = [row.sequences["demonstration"] for row in demonstration_rows(10)]
+    sft = demand("sft")
+    assert sft.learned == 2 * sum(len(s.ids) for s in demonstrations)
+    assert (sft.steps, sft.read, sft.responses) == (6, 0, 0)
+    assert demand("dpo", cached=True).read == 0
+    assert demand("dpo").read > 0
+    kto = demand("kto", cached=True)
+    # The mismatched responses are read for z0, never learned from.
+    responses = sum(len(row.sequences["response"].ids) for row in feedback_rows(5, 5))
+    assert kto.learned == 2 * responses
+    assert kto.read > 0
+
+
+def test_ppo_tells_how_much_it_samples() -> None:
+    found = demand("ppo")
+    assert found.responses == 3 * 6
+    assert found.response_tokens == 6
+    assert {one.role for one in found.largest} == {"policy", "value"}
+    assert found.room == 6 + max(len(row.sequences["prompt"].ids) for row in prompt_rows(10)[:9] + prompt_rows(10))
+
+
+def test_the_budget_bounds_the_largest_micro_batch() -> None:
+    whole, cut = demand("dpo"), demand("dpo", 60)
+    assert sum(one.tokens for one in cut.largest) <= 60 < sum(one.tokens for one in whole.largest)
+    assert replace(cut, largest=(), reading=None) == replace(whole, largest=(), reading=None)

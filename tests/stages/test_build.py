@@ -237,7 +237,7 @@ def test_two_processes_that_want_one_key_build_it_once(probe: Call, parents: lis
 
 
 def test_killed_builder_hands_the_key_to_the_one_who_waits(probe: Call) -> None:
-    write = probe("write", seconds=2.0)
+    write = probe("write", seconds=300)  # in its first life, which is ended here
     crashes: list[StageCrashed] = []
 
     def first() -> None:

@@ -23,7 +23,8 @@ def run(job: Job) -> dict[str, Any]:
     print("a line of the log", flush=True)
     match config["do"]:
         case "write":
-            time.sleep(config.get("seconds", 0))
+            if len(starts) == 1:
+                time.sleep(config.get("seconds", 0))
         case "die once":
             if len(starts) == 1:
                 os.kill(os.getpid(), signal.SIGKILL)

@@ -85,7 +85,7 @@ def test_built_once_then_found(probe: Call, isolation: str) -> None:
     }
     assert manifest.peak_memory_bytes is not None
     assert 5e6 < manifest.peak_memory_bytes < 4e9
-    assert 0 < manifest.seconds < 10
+    assert 0 < manifest.seconds < 600
 
 
 def test_parent_folders_are_handed_over(probe: Call) -> None:

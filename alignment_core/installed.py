@@ -89,7 +89,7 @@ class Plugin:
     def identity(self) -> dict[str, str]:
         """What enters the cache keys: package and version, and the source where the version does not tell it."""
         identity = {"package": self.package, "version": self.version}
-        # Only what was installed from a folder or a repository, editable or not, has this file (PEP 610).
+        # Whatever did not come from an index has this file (PEP 610): a folder, editable or not, a repository, a wheel.
         if self.distribution.read_text("direct_url.json") is not None:
             identity["source"] = source_digest(self.entry_point.module)
         return identity

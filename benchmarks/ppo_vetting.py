@@ -118,10 +118,13 @@ def vet(world: str, seed: int, store: Path, data: Path) -> Vetted:
         calls["optimize"] = reseeded(calls["optimize"], seed, {})
         calls["evaluate"] = reseeded(calls["evaluate"], seed, {"policy": calls["optimize"].key})
     built = {name: build(call, Silent()) for name, call in calls.items()}
-    history = [json.loads(line) for line in (built["optimize"].artifact.path / "metrics.jsonl").open()]
+    history = json_lines(built["optimize"], "metrics.jsonl")
     measured = [entry for entry in history if "held_out_score" in entry]
     # The first of the held-out prompts chose the policy.
-    before, after = (responses(built[name])[optimizer.held_out_prompts :] for name in ("evaluate_sft", "evaluate"))
+    before, after = (
+        json_lines(built[name], "responses.jsonl")[optimizer.held_out_prompts :]
+        for name in ("evaluate_sft", "evaluate")
+    )
     gains = [now["reward"] - then["reward"] for then, now in zip(before, after, strict=True)]
     rule = None
     if "wordlist" in after[0]:
@@ -144,9 +147,9 @@ def vet(world: str, seed: int, store: Path, data: Path) -> Vetted:
     )
 
 
-def responses(stage: Built) -> list[dict[str, Any]]:
-    """Response and scores to each held-out prompt."""
-    return [json.loads(line) for line in (stage.artifact.path / "responses.jsonl").open(encoding="utf-8")]
+def json_lines(stage: Built, file: str) -> list[dict[str, Any]]:
+    """One of the stage's files."""
+    return [json.loads(line) for line in (stage.artifact.path / file).read_text(encoding="utf-8").splitlines()]
 
 
 def table(lines: Iterable[Vetted]) -> str:

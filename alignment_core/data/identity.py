@@ -47,6 +47,8 @@ def content_digest(file: SourceFile) -> str:
         DataError: the file cannot be read.
     """
     try:
+        if file.member:
+            return hashlib.sha256(f"{file_digest(Path(file.path))}/{file.member}".encode()).hexdigest()
         if file.local:
             return file_digest(Path(file.path))
         return hashlib.sha256(repr(sorted(remote_stamp(file).items())).encode()).hexdigest()

@@ -1,8 +1,9 @@
-"""From `source.path` to the files behind it: local files, folders and globs, fsspec URLs, hub data sets."""
+"""From `source.path` to the files behind it: local files, folders, globs, zip archives, fsspec URLs, hub data sets."""
 
 from __future__ import annotations
 
 import glob
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -13,6 +14,7 @@ from alignment_core.errors import DataError
 HUB = "hf://"
 CONTAINERS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt", ".parquet", ".arrow", ".feather")
 COMPRESSIONS = (".gz", ".zst", ".bz2", ".xz")
+ARCHIVE = ".zip"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +25,13 @@ class SourceFile:
         name: how reports call it: relative to the source's folder, without the place it lies at.
         path: local path or fsspec URL.
         local: whether it lies in a local file system.
+        member: its name in the zip archive at `path`; empty for a file of its own.
     """
 
     name: str
     path: str
     local: bool
+    member: str = ""
 
     @property
     def container(self) -> str:
@@ -43,6 +47,10 @@ class SourceFile:
 
     def open(self) -> IO[bytes]:
         """The raw bytes, still compressed."""
+        if self.container == ARCHIVE and self.local and not self.member:
+            zipfile.ZipFile(self.path).close()  # says what is wrong with it: a good one would have been taken apart
+        if self.member:
+            return zipfile.ZipFile(self.path).open(self.member)  # which keeps the archive's own file open
         if self.local:
             return open(self.path, "rb")
         import fsspec
@@ -74,13 +82,16 @@ def source_files(source: SourceConfig) -> list[SourceFile]:
         return _remote_files(source.path)
     path = Path(source.path).expanduser()
     if path.is_file():
-        return [SourceFile(path.name, str(path), local=True)]
+        return _local(path, path.parent) or _nothing(
+            source.path, f"an archive with {', '.join(CONTAINERS)} files in it"
+        )
     if path.is_dir():
-        files = [_local(file, path) for file in sorted(path.rglob("*")) if _readable_name(file.name, file.is_file())]
-        return files or _nothing(source.path, "a folder with " + ", ".join(CONTAINERS) + " files in it")
+        inside = [file for file in sorted(path.rglob("*")) if _readable_name(file.name, file.is_file())]
+        files = [found for file in inside for found in _local(file, path)]
+        return files or _nothing(source.path, f"a folder with {', '.join(CONTAINERS)} files in it")
     root = _fixed_part(path)
     matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
-    files = [_local(match, root) for match in matches if match.is_file()]
+    files = [found for match in matches if match.is_file() for found in _local(match, root)]
     if files:
         return files
     if glob.has_magic(str(path)):
@@ -99,11 +110,21 @@ def _nothing(path: str, expected: str) -> list[SourceFile]:
 def _readable_name(name: str, is_file: bool) -> bool:
     if not is_file or name.startswith((".", "_")):
         return False
-    return SourceFile(name, name, local=True).container in CONTAINERS
+    return SourceFile(name, name, local=True).container in (*CONTAINERS, ARCHIVE)
 
 
-def _local(file: Path, root: Path) -> SourceFile:
-    return SourceFile(file.relative_to(root).as_posix(), str(file), local=True)
+def _local(file: Path, root: Path) -> list[SourceFile]:
+    """The file itself, or the readable files in it if it is a zip archive."""
+    name = file.relative_to(root).as_posix()
+    if not name.lower().endswith(ARCHIVE):
+        return [SourceFile(name, str(file), local=True)]
+    try:
+        with zipfile.ZipFile(file) as archive:
+            members = sorted(member.filename for member in archive.infolist() if not member.is_dir())
+    except (zipfile.BadZipFile, OSError):
+        return [SourceFile(name, str(file), local=True)]  # opening it will say why, as for any damaged file
+    readable = [member for member in members if _readable_name(Path(member).name, True)]
+    return [SourceFile(f"{name}/{member}", str(file), local=True, member=member) for member in readable]
 
 
 def _fixed_part(pattern: Path) -> Path:

@@ -7,6 +7,7 @@ import gzip
 import json
 import lzma
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alignment_core.config import SourceConfig
+from alignment_core.data.identity import content_digest
 from alignment_core.data.locate import source_files
 from alignment_core.data.readers import RawRow, Unreadable, lines, read_file
+from alignment_core.errors import DataError
 
 ROWS = [{"prompt": "a", "n": 1}, {"prompt": "é\nb", "n": 2}, {"prompt": "c", "n": [1, {"x": None}]}]
 SOURCE = SourceConfig(path="unused")
@@ -79,6 +82,50 @@ def test_a_compressed_file_that_ends_in_the_middle_gives_what_it_holds(tmp_path:
     assert {row.reason for row in rows if isinstance(row, Unreadable)} <= {"unreadable_file", "invalid_json"}
     not_packed = read(put(tmp_path, f"other.jsonl{ending}", JSONL))
     assert [row.reason for row in not_packed if isinstance(row, Unreadable)] == ["unreadable_file"]
+
+
+def zipped(path: Path, members: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return path
+
+
+def test_an_archive_is_a_folder(tmp_path: Path) -> None:
+    table = pa.table({"a": ["x", "y"]})
+    pyarrow.parquet.write_table(table, tmp_path / "rows.parquet")
+    parquet = (tmp_path / "rows.parquet").read_bytes()
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    members = {"b/rows.jsonl.gz": gzip.compress(JSONL.encode()), "c.parquet": parquet, "a.txt": b"", "image.png": b"no"}
+    path = zipped(inside / "export.zip", members)
+    expected = [*ROWS, {"a": "x"}, {"a": "y"}]
+    for where in (path, inside, inside / "*.zip"):
+        assert values(where) == expected
+    origins = [row.origin for row in read(path) if isinstance(row, RawRow)]
+    assert origins[0] == "export.zip/b/rows.jsonl.gz:1"
+    one, other = (
+        content_digest(file) for file in source_files(SourceConfig(path=str(path))) if file.container != ".txt"
+    )
+    assert one != other
+
+
+def test_a_damaged_archive_is_a_named_reason_and_the_other_files_are_read(tmp_path: Path) -> None:
+    whole = zipped(tmp_path / "whole.zip", {"rows.jsonl": os.urandom(5000).hex().encode()}).read_bytes()
+    put(tmp_path, "cut.zip", whole[: len(whole) // 2])
+    put(tmp_path, "whole.zip", whole[:1000] + bytes(50) + whole[1050:])
+    put(tmp_path, "good.jsonl", JSONL)
+    rows = read(tmp_path)
+    assert [row.value for row in rows if isinstance(row, RawRow)] == ROWS
+    reasons = {row.origin.partition(":")[0]: row for row in rows if isinstance(row, Unreadable)}
+    assert reasons["cut.zip"].reason == "unreadable_file"
+    assert "not a zip file" in reasons["cut.zip"].detail
+    assert reasons["whole.zip/rows.jsonl"].reason == "unreadable_file"
+
+
+def test_an_archive_with_nothing_to_read_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nothing to read.*an archive with"):
+        read(zipped(tmp_path / "images.zip", {"image.png": b"no"}))
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be"])

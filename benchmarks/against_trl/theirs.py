@@ -43,6 +43,8 @@ def text(tokens: list[int]) -> str:
 def dataset_of(folder: Path, task: str, steps: int) -> Dataset:
     """The rows as text; the tokenizer gives back their ids."""
     rows = read_rows(folder)[: EPISODES if task == "ppo" else BATCH * steps]
+    if task == "sft-packed":  # TRL packs whole texts only
+        return Dataset.from_list([{"text": text(r["prompt"] + r["chosen"])} for r in rows])
     if task == "sft":
         return Dataset.from_list([{"prompt": text(r["prompt"]), "completion": text(r["chosen"])} for r in rows])
     if task == "reward":

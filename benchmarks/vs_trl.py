@@ -114,7 +114,8 @@ def table(runs: list[dict[str, Any]], arguments: argparse.Namespace) -> str:
     lines = [
         "# Training beside TRL",
         "",
-        f"{date.today()}; {versions}; {arguments.threads} thread(s); `python benchmarks/vs_trl.py`.",
+        f"{date.today()}; {versions}; {arguments.threads} thread(s), at most {arguments.rounds} round(s);",
+        "`python benchmarks/vs_trl.py`.",
         "Tokens per second are those of CPU time, padding left out; PPO: seconds of CPU per update of 32 episodes with",
         "64 new tokens. Ratios are medians over rounds of TRL's time to ours; memory is ours as a share of TRL's, both",
         "above the floor.",

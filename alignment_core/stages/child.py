@@ -5,7 +5,6 @@ The process stops on SIGTERM and when its parent is gone (the end of stdin), wit
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import dataclasses
 import faulthandler
@@ -26,8 +25,6 @@ from alignment_core.stages.build import run_here
 from alignment_core.stages.process import STOP_SECONDS
 
 PR_SET_PDEATHSIG = 1
-M_MMAP_THRESHOLD = -3
-LARGE_BLOCK = 2**17
 
 
 class PipeProgress:
@@ -63,7 +60,6 @@ class PipeProgress:
 
 def main() -> None:
     faulthandler.enable()
-    return_freed_memory()
     call = StageCall.model_validate_json(sys.stdin.buffer.readline())
     pipe = int(sys.argv[1])
     os.set_inheritable(pipe, False)
@@ -87,16 +83,6 @@ def _build(call: StageCall, progress: PipeProgress) -> None:
         progress.send("failed", message=f"{type(error).__name__}: {error}")
     else:
         progress.send("done", artifact=dataclasses.asdict(artifact), cached=cached)
-
-
-def return_freed_memory() -> None:
-    """Have the C library give every large block back to the system when it is freed, where it is glibc.
-
-    It would rather keep blocks of up to 32 MiB for itself, in a heap that tensors of many sizes soon fragment: half as
-    much memory again for the same training, in measure with nothing that could be predicted.
-    """
-    with contextlib.suppress(AttributeError, OSError):
-        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)
 
 
 def _follow_parent() -> None:

@@ -26,7 +26,6 @@ from alignment_core.progress import Silent
 from alignment_core.registry import load_registry
 from alignment_core.stages import ingest
 from alignment_core.stages.base import Job, StageCall
-from alignment_core.stages.child import return_freed_memory
 from alignment_core.stages.fitting import budget_of
 from alignment_core.stages.prediction import Forecast, Prediction
 from alignment_core.stages.reward import BradleyTerry
@@ -58,7 +57,6 @@ class Work:
 
 
 def main() -> None:
-    return_freed_memory()
     request = json.loads(sys.stdin.read())
     calls = {name: StageCall.model_validate(call) for name, call in request["calls"].items()}
     try:

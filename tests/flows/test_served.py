@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from served import ALIGN, PREFECT, Served
 
-pytestmark = [pytest.mark.ci, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 ROOT = Path(__file__).resolve().parents[2]
 DECLARED = (

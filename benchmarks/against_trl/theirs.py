@@ -23,14 +23,12 @@ from transformers import (
 )
 from world import (
     BATCH,
-    END,
     EPISODES,
     LEARNING_RATE,
     LORA_ALPHA,
     LORA_RANK,
     MAX_LENGTH,
     NEW_TOKENS,
-    PAD,
     Meter,
     read_rows,
 )
@@ -69,7 +67,7 @@ class Steps(TrainerCallback):  # type: ignore[misc]
         self.meter.step()
 
 
-def settings(kind: Any, folder: str, micro: int, dtype: str, steps: int, **more: Any) -> Any:
+def settings(kind: Any, folder: str, micro: int, steps: int, **more: Any) -> Any:
     """A TRL config."""
     return kind(
         output_dir=folder,
@@ -81,9 +79,8 @@ def settings(kind: Any, folder: str, micro: int, dtype: str, steps: int, **more:
         logging_steps=1,
         learning_rate=LEARNING_RATE,
         per_device_train_batch_size=micro,
-        gradient_accumulation_steps=max(1, BATCH // micro),
         gradient_checkpointing=False,
-        **({"max_steps": steps} | more),
+        **({"max_steps": steps, "gradient_accumulation_steps": max(1, BATCH // micro)} | more),
     )
 
 
@@ -122,7 +119,7 @@ def trainer_of(folder: Path, task: str, dtype: torch.dtype, steps: int, micro: i
         more["packing"] = True
     made = trainer(
         model=model,
-        args=settings(config, out, micro, str(dtype), steps, **more),
+        args=settings(config, out, micro, steps, **more),
         train_dataset=dataset_of(folder, task, steps),
         processing_class=AutoTokenizer.from_pretrained(path),
         peft_config=lora("SEQ_CLS" if task == "reward" else "CAUSAL_LM"),
@@ -162,7 +159,6 @@ def ppo(folder: Path, dtype: torch.dtype, updates: int, out: str) -> tuple[Any, 
         PPOConfig,
         out,
         BATCH,
-        str(dtype),
         -1,
         gradient_accumulation_steps=EPISODES // BATCH,
         total_episodes=EPISODES * updates,
@@ -171,7 +167,6 @@ def ppo(folder: Path, dtype: torch.dtype, updates: int, out: str) -> tuple[Any, 
         local_rollout_forward_batch_size=BATCH,
         response_length=NEW_TOKENS,
         num_sample_generations=0,
-        max_steps=-1,
     )
     trainer = PPOTrainer(
         args=config,
@@ -199,7 +194,7 @@ def main() -> None:
             count_tokens(trainer, meter)
         trainer.train()
     history = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    print(json.dumps(meter.result() | {"loss": history[-1] if history else None, "tokens_end": [PAD, END]}))
+    print(json.dumps(meter.result() | {"loss": history[-1] if history else None}))
 
 
 if __name__ == "__main__":

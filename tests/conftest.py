@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
+from postgres import Postgres, temporary_postgres
 
 # Prefect, Hugging Face and OpenMP read these when they are first imported, so they are set before any test module is.
 _PREFECT_HOME = tempfile.mkdtemp(prefix="align-tests-prefect-")
@@ -142,6 +143,19 @@ def prefect_server() -> Iterator[None]:
         prefect_test_harness(server_startup_timeout=120),
     ):
         yield
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Postgres]:
+    """A PostgreSQL server that ends with the tests; see `postgres` for a database in it."""
+    with temporary_postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def postgres(postgres_server: Postgres) -> str:
+    """URL of an empty PostgreSQL database, `postgresql://USER:PASSWORD@HOST:PORT/DATABASE`, for one test."""
+    return postgres_server.create_database()
 
 
 @pytest.fixture

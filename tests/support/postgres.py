@@ -53,7 +53,7 @@ class Postgres:
 
 @contextmanager
 def temporary_postgres() -> Iterator[Postgres]:
-    """A server with a data folder of its own. The test that asks for it is skipped where PostgreSQL is not installed."""
+    """A server with a data folder of its own. Without an installed PostgreSQL the test is skipped."""
     programs = _programs()
     with tempfile.TemporaryDirectory(prefix="align-tests-postgres-") as folder, socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import BrowserPage, chromium, page_of
 from hypothesis import settings
+from playwright.sync_api import Browser
 from postgres import Postgres, temporary_postgres
 
 # Prefect, Hugging Face and OpenMP read these when they are first imported, so they are set before any test module is.
@@ -156,6 +158,20 @@ def postgres_server() -> Iterator[Postgres]:
 def postgres(postgres_server: Postgres) -> str:
     """URL of an empty PostgreSQL database, `postgresql://USER:PASSWORD@HOST:PORT/DATABASE`, for one test."""
     return postgres_server.create_database()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Headless Chromium. Not for the whole session, because asyncio is out of reach in this thread while it is open."""
+    with chromium() as opened:
+        yield opened
+
+
+@pytest.fixture
+def browser_page(browser: Browser, tmp_path: Path) -> Iterator[BrowserPage]:
+    """A page in Chromium; errors in its console and requests to other machines fail the test."""
+    with page_of(browser, tmp_path) as opened:
+        yield opened
 
 
 @pytest.fixture

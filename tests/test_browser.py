@@ -1,0 +1,69 @@
+"""The browser of the tests sees what it is there to see."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from browser import BrowserPage
+from PIL import Image
+
+pytestmark = pytest.mark.ci
+
+Serve = Callable[[str], str]
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Serve]:
+    """Serves a page on this machine, and gives its address."""
+    root = tmp_path / "site"
+    root.mkdir()
+    (root / "favicon.ico").touch()
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(root))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+
+        def put(html: str) -> str:
+            (root / "index.html").write_text(f"<!doctype html><title>page</title>{html}")
+            return f"http://127.0.0.1:{server.server_port}/"
+
+        yield put
+        server.shutdown()
+
+
+def test_page_that_asks_only_this_machine_passes(serve: Serve, browser_page: BrowserPage) -> None:
+    page = browser_page.open(serve("<h1>Ready</h1><img src='data:,'><script>fetch('/')</script>"))
+    assert page.get_by_role("heading").inner_text() == "Ready"
+    browser_page.check()
+    with Image.open(browser_page.picture("ready")) as shot:
+        assert shot.size == (1280, 900)
+
+
+def test_page_that_asks_another_machine_fails(serve: Serve, browser_page: BrowserPage) -> None:
+    with browser_page.page.expect_event("requestfailed"):
+        browser_page.open(serve("<script src='https://cdn.example.com/chart.js'></script>"))
+    with pytest.raises(AssertionError, match=r"not on this machine: \['https://cdn.example.com/chart.js'\]"):
+        browser_page.check()
+    browser_page.strangers.clear()
+    browser_page.expected("ERR_NAME_NOT_RESOLVED")
+
+
+@pytest.mark.parametrize(
+    ("html", "said"),
+    [
+        ("<script>console.error('no table')</script>", "no table"),
+        ("<script>nobody.here()</script>", "nobody is not defined"),
+        ("<script src='/gone.js'></script>", r"404 .*gone\.js"),
+    ],
+)
+def test_page_with_an_error_fails(serve: Serve, browser_page: BrowserPage, html: str, said: str) -> None:
+    browser_page.open(serve(html))
+    with pytest.raises(AssertionError, match=said):
+        browser_page.check()
+    with pytest.raises(AssertionError, match="no complaint matches"):
+        browser_page.expected("something else")
+    browser_page.expected(said)

@@ -5,13 +5,15 @@
 #   make verify    every tier of tests: hours
 #
 # Another interpreter: make PYTHON=python3.12 demo. Arguments for pytest: make test PYTEST="-k dpo".
+# Tests run in two processes; another number: make test WORKERS=4.
 
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST ?=
+WORKERS ?= 2
 BIN := $(VENV)/bin
-# Sums over several threads differ from run to run, and the tests compare exactly.
-RUN_TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST)
+# Sums over several threads differ from run to run, and the tests compare exactly: one thread each, several processes.
+RUN_TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(PYTEST)
 
 .PHONY: demo test test-ci verify lint clean
 .DELETE_ON_ERROR:

@@ -7,28 +7,28 @@ backward without a formula for each.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from alignment_core.config import LoadIn, LoraConfig
 from alignment_core.losses.likelihood import fused_token_logps
+from alignment_core.models.counting import (
+    QUANTISED_BYTES,
+    Counted,
+    bytes_of_weights,
+    make_fake,
+    stand_for_quantised,
+)
 from alignment_core.models.load import base_dtype, head_shape
 from alignment_core.models.logps import arrange
 from alignment_core.models.roles import Roles
 from alignment_core.plugin_api import TokenSequence
 
-QUANTISED_BYTES = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
-"""Bytes per weight with its scales; nf4: 8 bits for each block of 64, and 32 more for each 256 of these."""
 SAMPLED_LAYERS = (3, 6)
 """Models with more layers are run with these numbers of layers, and the line through both is followed."""
 
@@ -113,9 +113,6 @@ class DryRun:
         """What stays, counted from the shapes of the weights."""
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(self.architecture.config, dtype=self._dtype)
-        packed = QUANTISED_BYTES.get(self.architecture.load_in, self._dtype.itemsize)
-        quantised = {id(layer.weight) for layer in _linear_layers(model)}
-        base = sum(p.numel() * (packed if id(p) in quantised else p.element_size()) for p in model.parameters())
         trainable = round(self._over_layers(lambda roles: sum(p.numel() for p in roles.parameters().values())))
         adapters = self._over_layers(
             lambda roles: 4.0 * sum(p.numel() for p in _adapter_weights(roles, self.architecture.adapters))
@@ -126,7 +123,7 @@ class DryRun:
         head_width = getattr(config, "head_dim", None) or width
         element = self._dtype.itemsize
         return Footprint(
-            base=round(base),
+            base=bytes_of_weights(model, self.architecture.load_in),
             adapters=round(adapters),
             training=3 * 4 * trainable,
             parameters=sum(p.numel() for p in model.parameters()),
@@ -173,8 +170,7 @@ class DryRun:
             model.requires_grad_(False).eval()
             _keep_layers(model, self.layers, layers)
             if spec.load_in in QUANTISED_BYTES:
-                for module in _linear_layers(model):
-                    module.forward = _Quantised(module).forward
+                stand_for_quantised(model)
             roles = Roles(model, spec.config.name_or_path)
             if roles.packs and not spec.packs:
                 roles.packs = False
@@ -185,34 +181,16 @@ class DryRun:
             for role in spec.heads:
                 roles.add_head(role)
             roles.train_only(spec.trained)
-        self._make_fake(model)
-        self._make_fake(roles.heads)
+        for module in (model, roles.heads):
+            make_fake(module, self._mode, spec.device)
         roles.device = spec.device
         return roles
-
-    def _make_fake(self, module: nn.Module) -> None:
-        fake: dict[int, nn.Parameter] = {}  # tied weights stay one
-        with self._mode:
-            for part in module.modules():
-                for name, weight in part._parameters.items():
-                    if weight is not None:
-                        if id(weight) not in fake:
-                            fake[id(weight)] = nn.Parameter(self._empty(weight), requires_grad=weight.requires_grad)
-                            if weight.requires_grad:
-                                fake[id(weight)].grad = self._empty(weight)
-                        part._parameters[name] = fake[id(weight)]
-                for name, buffer in part._buffers.items():
-                    if buffer is not None:
-                        part._buffers[name] = self._empty(buffer)
-
-    def _empty(self, like: Tensor) -> Tensor:
-        return torch.empty(like.shape, dtype=like.dtype, device=self.architecture.device)
 
     def _peak(self, roles: Roles, work: Callable[[], None]) -> int:
         with self._mode:
             own = [*roles.model.parameters(), *roles.model.buffers(), *roles.heads.parameters()]
             grads = [p.grad for p in own if p.grad is not None]
-            with _Counted([*own, *grads]) as counted:
+            with Counted([*own, *grads]) as counted:
                 work()
         peak: int = counted.peak
         return peak
@@ -240,66 +218,6 @@ class DryRun:
         return logps.sum()
 
 
-class _Counted(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of every storage that is made inside and still alive."""
-
-    def __init__(self, present: Sequence[Tensor]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.now = self.peak = 0
-        self._known = {tensor.untyped_storage()._cdata for tensor in present}
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        output = function(*args, **(kwargs or {}))
-        for tensor in tree_leaves(output):
-            if isinstance(tensor, Tensor):
-                self._see(tensor.untyped_storage())
-        return output
-
-    def _see(self, storage: Any) -> None:
-        if storage._cdata in self._known:
-            return
-        self._known.add(storage._cdata)
-        size = storage.nbytes()
-        self.now += size
-        self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._gone, storage._cdata, size)
-
-    def _gone(self, address: int, size: int) -> None:
-        self._known.discard(address)
-        self.now -= size
-
-
-class _Quantised:
-    """Stands for a 4- or 8-bit layer: its weight exists in full only while it is multiplied by."""
-
-    def __init__(self, layer: nn.Module) -> None:
-        self.layer = layer
-
-    def forward(self, states: Tensor) -> Tensor:
-        weight: Any = self.layer.weight
-        output: Tensor = _Dequantised.apply(states, weight, isinstance(self.layer, Conv1D))  # type: ignore[no-untyped-call]
-        return output
-
-
-class _Dequantised(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, states: Tensor, weight: Tensor, transposed: bool) -> Tensor:
-        ctx.weight, ctx.transposed = weight, transposed
-        full = torch.empty_like(weight)
-        return states @ (full if transposed else full.t())
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        full = torch.empty_like(ctx.weight)
-        return gradient @ (full.t() if ctx.transposed else full), None, None
-
-
-def _linear_layers(model: PreTrainedModel) -> list[nn.Module]:
-    """The layers that are quantised: every linear one but the head."""
-    head = model.get_output_embeddings()
-    return [m for m in model.modules() if isinstance(m, nn.Linear | Conv1D) and m is not head]
-
-
 def _keep_layers(model: PreTrainedModel, present: int, kept: int) -> None:
     for module in model.modules():
         for name, child in module.named_children():
@@ -308,6 +226,6 @@ def _keep_layers(model: PreTrainedModel, present: int, kept: int) -> None:
 
 
 def _adapter_weights(roles: Roles, names: Sequence[str]) -> Iterator[nn.Parameter]:
-    for _, parameter in roles._adapter_parameters(names):
+    for _, parameter in roles.adapter_parameters(names):
         yield parameter
     yield from roles.heads.parameters()

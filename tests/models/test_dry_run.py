@@ -7,7 +7,7 @@ import torch
 from architectures import save_model
 from engine import CPU, LORA, open_roles
 
-from alignment_core.models import dry_run
+from alignment_core.models.counting import Counted
 from alignment_core.models.dry_run import Architecture, DryRun, Pass
 from alignment_core.models.roles import Roles
 
@@ -30,7 +30,7 @@ def test_the_peak_is_that_of_real_tensors(tmp_path: Path, name: str, checkpointi
         parameter.grad = torch.zeros_like(parameter)
     own = [*roles.model.parameters(), *roles.model.buffers()]
     own += [parameter.grad for parameter in roles.parameters().values() if parameter.grad is not None]
-    with roles.training(), dry_run._Counted(own) as counted:
+    with roles.training(), Counted(own) as counted:
         dry._learn(roles, [PASS])
     assert dry.training([PASS], checkpointing=checkpointing) == pytest.approx(counted.peak, rel=0.05)
 

@@ -78,7 +78,7 @@ def four_roles(path: Path, adapters: dict[str, Path], load_in: LoadIn = "fp32") 
 
 
 def gradients(roles: Roles, role: str) -> list[Tensor]:
-    found = [parameter.grad for _, parameter in roles._adapter_parameters([role])]
+    found = [parameter.grad for _, parameter in roles.adapter_parameters([role])]
     if role in roles.heads:
         found.append(roles.head_of(role).weight.grad)
     assert all(gradient is not None for gradient in found)

@@ -90,7 +90,7 @@ def trainer_of(kind: str, world: World, folder: Path, objective: Any, rows: Rows
 
 
 def ours_by_plain_name(run: Run) -> dict[str, Tensor]:
-    return run.roles._weights("policy")
+    return run.roles.adapter_weights("policy")
 
 
 def theirs_by_plain_name(trainer: Any) -> dict[str, Tensor]:

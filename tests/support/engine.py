@@ -43,7 +43,7 @@ def open_roles(path: Path, load_in: LoadIn = "fp32") -> Roles:
 def disturb(roles: Roles, role: str, seed: int, scale: float = 0.1) -> None:
     """Noise on every adapter weight and on the head of a role, as training would leave."""
     generator = torch.Generator().manual_seed(seed)
-    weights = [parameter for _, parameter in roles._adapter_parameters([role])]
+    weights = [parameter for _, parameter in roles.adapter_parameters([role])]
     if role in roles.heads:
         weights.append(roles.head_of(role).weight)
     with torch.no_grad():

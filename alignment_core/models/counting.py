@@ -1,0 +1,117 @@
+"""Bytes of tensors that are alive, of weights, and of layers whose weights are quantised."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from alignment_core.config import LoadIn
+
+QUANTISED_BYTES = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
+"""Bytes per weight with its scales; nf4: 8 bits for each block of 64, and 32 more for each 256 of these."""
+
+
+class Counted(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the bytes of every storage that is made inside and still alive."""
+
+    def __init__(self, present: Sequence[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now = self.peak = 0
+        self._known = {tensor.untyped_storage()._cdata for tensor in present}
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(output):
+            if isinstance(tensor, Tensor):
+                self._see(tensor.untyped_storage())
+        return output
+
+    def _see(self, storage: Any) -> None:
+        if storage._cdata in self._known:
+            return
+        self._known.add(storage._cdata)
+        size = storage.nbytes()
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._gone, storage._cdata, size)
+
+    def _gone(self, address: int, size: int) -> None:
+        self._known.discard(address)
+        self.now -= size
+
+
+class _Quantised:
+    """Stands for a 4- or 8-bit layer: its weight exists in full only while it is multiplied by."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        self.layer = layer
+
+    def forward(self, states: Tensor) -> Tensor:
+        weight: Any = self.layer.weight
+        output: Tensor = _Dequantised.apply(states, weight, isinstance(self.layer, Conv1D))  # type: ignore[no-untyped-call]
+        return output
+
+
+class _Dequantised(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, weight: Tensor, transposed: bool) -> Tensor:
+        ctx.weight, ctx.transposed = weight, transposed
+        full = torch.empty_like(weight)
+        return states @ (full if transposed else full.t())
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        full = torch.empty_like(ctx.weight)
+        return gradient @ (full.t() if ctx.transposed else full), None, None
+
+
+def linear_layers(model: PreTrainedModel) -> list[nn.Module]:
+    """The layers that are quantised: every linear one but the head."""
+    head = model.get_output_embeddings()
+    return [m for m in model.modules() if isinstance(m, nn.Linear | Conv1D) and m is not head]
+
+
+def stand_for_quantised(model: PreTrainedModel) -> None:
+    """Let the linear layers of an unquantised model take memory as quantised ones do."""
+    for layer in linear_layers(model):
+        layer.forward = _Quantised(layer).forward
+
+
+def bytes_of_weights(model: PreTrainedModel, load_in: LoadIn) -> int:
+    """What the weights take when they are loaded so; tied ones count once."""
+    quantised = {id(layer.weight) for layer in linear_layers(model)}
+    size = 0.0
+    for p in model.parameters():
+        packed = QUANTISED_BYTES.get(load_in) if id(p) in quantised else None
+        size += p.numel() * (p.element_size() if packed is None else packed)
+    return round(size)
+
+
+def make_fake(module: nn.Module, mode: FakeTensorMode, device: torch.device) -> None:
+    """Give a module that was built on the meta device weights, buffers and gradients without content on a device."""
+
+    def empty(like: Tensor) -> Tensor:
+        return torch.empty(like.shape, dtype=like.dtype, device=device)
+
+    fake: dict[int, nn.Parameter] = {}  # tied weights stay one
+    with mode:
+        for part in module.modules():
+            for name, weight in part._parameters.items():
+                if weight is not None:
+                    if id(weight) not in fake:
+                        fake[id(weight)] = nn.Parameter(empty(weight), requires_grad=weight.requires_grad)
+                        if weight.requires_grad:
+                            fake[id(weight)].grad = empty(weight)
+                    part._parameters[name] = fake[id(weight)]
+            for name, buffer in part._buffers.items():
+                if buffer is not None:
+                    part._buffers[name] = empty(buffer)

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import re
+import subprocess
+import sysconfig
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
+import kubernetes_validate
 import pytest
 import yaml
 from prefect.cli.deploy._models import PrefectYamlModel
+from prefect.client.schemas.objects import FlowRun
 from prefect.settings.legacy import _get_settings_fields
 from prefect.settings.models.root import Settings
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools.validation import validate
+from prefect_kubernetes.worker import KubernetesWorkerJobConfiguration
 
 from alignment_flows.deployments import POOLS, recipe
 from alignment_flows.form import settings_of
@@ -75,7 +83,59 @@ def test_container_files_name_what_exists() -> None:
     assert {f"worker-{pool}" for pool in POOLS} <= compose["services"].keys()
 
 
-def test_kubernetes_template_fills_in_what_it_declares() -> None:
+def tool(name: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """A program of the environment that runs the tests."""
+    command = [str(Path(sysconfig.get_path("scripts")) / name), *arguments]
+    environment = {**os.environ, **variables}
+    return subprocess.run(command, cwd=FOLDER, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_linter_finds_nothing_in_the_dockerfile() -> None:
+    linted = tool("hadolint", "--no-color", "Dockerfile")
+    assert (linted.returncode, linted.stdout) == (0, ""), linted.stdout + linted.stderr
+
+
+def test_docker_accepts_the_compose_file_and_asks_for_a_password() -> None:
+    config = ("--file", "compose.yaml", "config", "--format", "json")
+    resolved = tool("docker-compose", *config, POSTGRES_PASSWORD="a b")
+    assert resolved.returncode == 0, resolved.stderr
+    services = json.loads(resolved.stdout)["services"]
+    assert services.keys() == {"database", "server", "deploy", "worker-gpu", "worker-cpu"}
+    for name in ("server", "deploy", "worker-gpu", "worker-cpu"):
+        assert services[name]["build"] == {"context": str(FOLDER.parent), "dockerfile": "deployments/Dockerfile"}
+    for name in ("worker-gpu", "worker-cpu"):
+        assert services[name]["depends_on"]["deploy"]["condition"] == "service_completed_successfully"
+        assert [volume["target"] for volume in services[name]["volumes"]] == ["/srv/align"]
+    assert services["server"]["ports"][0]["host_ip"] == "127.0.0.1"
+    refused = tool("docker-compose", *config, POSTGRES_PASSWORD="")
+    assert refused.returncode != 0
+    assert "choose a password for the database" in refused.stderr
+
+
+async def kubernetes_job(**values: Any) -> dict[str, Any]:
+    """The job that Prefect's Kubernetes worker would start for a flow run."""
     template = json.loads((FOLDER / "kubernetes.json").read_text())
     used = set(re.findall(r"\{\{ (\w+) \}\}", json.dumps(template["job_configuration"])))
     assert used == template["variables"]["properties"].keys()
+    configuration = await KubernetesWorkerJobConfiguration.from_template_and_values(template, values)
+    configuration.prepare_for_flow_run(FlowRun(id=uuid4(), flow_id=uuid4(), name="small · dpo"))
+    assert configuration.pod_watch_timeout_seconds == 1800
+    return dict(configuration.job_manifest)
+
+
+@pytest.mark.usefixtures("prefect_server")
+@pytest.mark.parametrize(("values", "gpus"), [({}, 1), ({"gpus": 0, "env": {"HF_TOKEN": "x"}, "claim": "disk"}, 0)])
+def test_kubernetes_worker_makes_a_job_that_kubernetes_accepts(values: dict[str, Any], gpus: int) -> None:
+    job = asyncio.run(kubernetes_job(**values))
+    pod = job["spec"]["template"]["spec"]
+    # Prefect demands these two where Kubernetes does not know them, and drops them.
+    assert (pod.pop("parallelism"), pod.pop("completions")) == (1, 1)
+    kubernetes_validate.validate(job, "1.31", strict=True)
+    (container,) = pod["containers"]
+    assert container["resources"]["limits"] == {"memory": "32Gi", "nvidia.com/gpu": gpus}
+    assert container["args"] == ["prefect", "flow-run", "execute"]
+    given = {variable["name"]: variable["value"] for variable in container["env"]}
+    assert values.get("env", {}).items() <= given.items()
+    assert "PREFECT__FLOW_RUN_ID" in given
+    claims = [volume["persistentVolumeClaim"]["claimName"] for volume in pod["volumes"] if volume["name"] == "work"]
+    assert claims == [values.get("claim", "alignment-flows")]

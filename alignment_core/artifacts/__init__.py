@@ -1,8 +1,20 @@
 """The artifact store: immutable folders, addressed by everything that decided what is in them."""
 
+from alignment_core.artifacts.aliases import CANDIDATE, PRODUCTION, Change
 from alignment_core.artifacts.digest import file_digest, tree_digest
 from alignment_core.artifacts.key import key_of
 from alignment_core.artifacts.manifest import Manifest
 from alignment_core.artifacts.store import Artifact, ArtifactStore, Building
 
-__all__ = ["Artifact", "ArtifactStore", "Building", "Manifest", "file_digest", "key_of", "tree_digest"]
+__all__ = [
+    "CANDIDATE",
+    "PRODUCTION",
+    "Artifact",
+    "ArtifactStore",
+    "Building",
+    "Change",
+    "Manifest",
+    "file_digest",
+    "key_of",
+    "tree_digest",
+]

@@ -4,16 +4,17 @@
     <store>/quarantined/<key>.<n>/…   one that no longer matched its manifest, moved aside
     <store>/.building/<key>/          `out` and `checkpoints` of a build that is under way, or was interrupted
     <store>/.locks/<key>              held (flock) by the process that builds the key; the system frees it at its death
+    <store>/.aliases/, .leases/       names for artifacts; what running processes need
 
 A build writes to `out`, the manifest last, and is published by one rename: what has a manifest is whole.
 """
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import logging
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -21,12 +22,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from alignment_core.artifacts.aliases import Aliases
 from alignment_core.artifacts.digest import hash_file
+from alignment_core.artifacts.files import fsync, told_if_unwritable, try_lock
+from alignment_core.artifacts.leases import Leases
 from alignment_core.artifacts.manifest import MANIFEST, FileRecord, Manifest, read_manifest
-from alignment_core.errors import ArtifactError
 from alignment_core.progress import Progress, Stopped
 
 QUARANTINE = "quarantined"
+BUILDING = ".building"
+KEY = re.compile(r"[0-9a-f]{32}")
 POLL_SECONDS = 0.1
 Warn = Callable[[str], None]
 
@@ -99,6 +104,8 @@ class ArtifactStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
+        self.aliases = Aliases(self.root / ".aliases")
+        self.leases = Leases(self.root / ".leases")
 
     def find(self, key: str, warn: Warn = logger.warning) -> Artifact | None:
         """The finished artifact with this key, every file of it verified against the manifest.
@@ -108,11 +115,22 @@ class ArtifactStore:
         artifact, fault = self._inspect(key)
         if fault is None:
             return artifact
-        with self._lock_file(key) as lock:
+        with self.lock_file(key) as lock:
             # A builder that holds the lock sees to the damage itself.
-            if _try_lock(lock):
+            if try_lock(lock):
                 return self._mend(key, warn)
         return None
+
+    def artifacts(self) -> Iterator[Artifact]:
+        """Every artifact, unverified, in no order."""
+        for folder in self.root.glob("*/*"):
+            kind = folder.parent.name
+            if not kind.startswith(".") and KEY.fullmatch(folder.name):
+                yield Artifact(kind, folder.name, str(folder))
+
+    def fault(self, artifact: Artifact) -> str | None:
+        """What is wrong with an artifact; None if every file of it is as its manifest says. Nothing is moved."""
+        return _fault(artifact.path, artifact.key)
 
     @contextmanager
     def building(self, kind: str, key: str, progress: Progress) -> Iterator[Building]:
@@ -122,10 +140,10 @@ class ArtifactStore:
             Stopped: the stage was asked to stop while it waited.
             ArtifactError: the store's folder cannot be written.
         """
-        with self._lock_file(key) as lock:
+        with self.lock_file(key) as lock:
             _wait_for_lock(lock, key, progress)
             found = self._mend(key, progress.warn)
-            place = self.root / ".building" / key
+            place = self.root / BUILDING / key
             building = Building(found, place / "out", place / "checkpoints", self.root / kind / key)
             if found is not None:
                 shutil.rmtree(place, ignore_errors=True)
@@ -160,17 +178,11 @@ class ArtifactStore:
         return None
 
     @contextmanager
-    def _lock_file(self, key: str) -> Iterator[int]:
-        try:
+    def lock_file(self, key: str) -> Iterator[int]:
+        """The open file that whoever builds the key locks."""
+        with told_if_unwritable(self.root):
             (self.root / ".locks").mkdir(parents=True, exist_ok=True)
             lock = os.open(self.root / ".locks" / key, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        except OSError as error:
-            raise ArtifactError(
-                "the artifact store cannot be written",
-                where=str(self.root),
-                got=error.strerror,
-                do="Choose another folder with `store`, or mend its permissions",
-            ) from error
         try:
             yield lock
         finally:
@@ -196,29 +208,12 @@ def _fault(folder: Path, key: str) -> str | None:
     return None
 
 
-def _try_lock(lock: int) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
 def _wait_for_lock(lock: int, key: str, progress: Progress) -> None:
     # Polled rather than blocked on, so that a stage that waits can still be stopped.
-    if _try_lock(lock):
+    if try_lock(lock):
         return
     progress.log(f"another run is building {key}; waiting for it")
-    while not _try_lock(lock):
+    while not try_lock(lock):
         if progress.stopping:
             raise Stopped
         time.sleep(POLL_SECONDS)
-
-
-def fsync(path: Path) -> None:
-    """Have a file or folder on the disk before going on."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

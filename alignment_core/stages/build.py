@@ -6,7 +6,8 @@ import errno
 import resource
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,17 @@ def build(call: StageCall, progress: Progress) -> Built:
     return Built(artifact, cached, time.monotonic() - started, metrics)
 
 
+def leased(calls: Iterable[StageCall]) -> AbstractContextManager[None]:
+    """Nothing that these stages of one run read or make is pruned while the block lasts.
+
+    Raises:
+        ArtifactError: the store cannot be written.
+    """
+    calls = list(calls)
+    keys = {key for call in calls for key in (call.key, *call.parents.values())}
+    return ArtifactStore(calls[0].runtime.store).leases.held(keys)
+
+
 def _run(call: StageCall, audience: Audience) -> tuple[Artifact, bool]:
     audience.started()
     return (run_in_process if call.runtime.isolation == "process" else run_here)(call, audience)
@@ -69,7 +81,7 @@ def run_here(call: StageCall, progress: Progress) -> tuple[Artifact, bool]:
     store = ArtifactStore(call.runtime.store)
     counted = _CountedWarnings(progress)
     try:
-        with store.building(call.stage, call.key, counted) as building:
+        with leased([call]), store.building(call.stage, call.key, counted) as building:
             if building.found is not None:
                 return building.found, True
             started = time.monotonic()

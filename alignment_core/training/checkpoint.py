@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from alignment_core.artifacts.store import fsync
+from alignment_core.artifacts.files import fsync
 from alignment_core.errors import PluginError
 
 KEEP = 2

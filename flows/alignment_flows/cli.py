@@ -1,18 +1,14 @@
 """The command `align`. Every import beyond the bare minimum waits until its command runs."""
 
-from collections.abc import Callable, Iterable
-from functools import wraps
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal, ParamSpec
+from typing import Annotated, Literal
 
 import typer
 
-from alignment_core.errors import AlignmentError, ConfigError
-
-Parameters = ParamSpec("Parameters")
-
-INTERRUPTED = 130
-"""Exit code of a command that Ctrl-C ended (128 + SIGINT)."""
+from alignment_core.errors import ConfigError
+from alignment_flows import cli_store
+from alignment_flows.command import AsJson, command
 
 app = typer.Typer(
     help="From raw human feedback to an aligned adapter, on one GPU.",
@@ -24,30 +20,13 @@ plugins_app = typer.Typer(help="Installed optimizers, formats, evaluators and li
 data_app = typer.Typer(help="Look at feedback before anything is trained.", no_args_is_help=True)
 app.add_typer(plugins_app, name="plugins")
 app.add_typer(data_app, name="data")
+cli_store.add_to(app)
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file with the settings of the run.")]
 Changes = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="A.B=VALUE", help="Change one setting, e.g. optimizer.beta=0.2; may be repeated."),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, everything else on stderr.")]
-
-
-def command(run: Callable[Parameters, None]) -> Callable[Parameters, None]:
-    """A command whose errors are one paragraph on stderr and an exit code."""
-
-    @wraps(run)
-    def wrapper(*args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
-        try:
-            run(*args, **kwargs)
-        except AlignmentError as error:
-            typer.echo(f"align: {error}", err=True)
-            raise typer.Exit(error.exit_code) from error
-        except KeyboardInterrupt as interrupt:
-            typer.echo("align: interrupted. The same command goes on from the last checkpoint.", err=True)
-            raise typer.Exit(INTERRUPTED) from interrupt
-
-    return wrapper
 
 
 @app.command()

@@ -13,7 +13,7 @@ from alignment_core.artifacts import key_of
 from alignment_core.config import PipelineConfig
 from alignment_core.registry import load_registry
 from alignment_core.stages.base import Runtime, StageCall
-from alignment_core.stages.build import Built
+from alignment_core.stages.build import Built, leased
 from alignment_core.stages.plan import VERSIONS, Plan, make_plan
 from alignment_core.stages.world_text import TRUE_RULE
 from alignment_flows.pipeline import pipeline
@@ -71,12 +71,12 @@ def demo(store: Path, seed: int = 0) -> tuple[dict[str, Plan], dict[str, Built]]
         store: folder of the artifact store.
         seed: seed of the world and of everything in it.
     """
-    stage = Stages()
-    world = stage(world_call(store, seed))
-    assert world is not None
-    folder = stage.built(world).artifact.path
-    registry = load_registry()
-    plans = {name: make_plan(demo_config(folder, store, seed, name), registry) for name in OPTIMIZERS}
-    for plan in plans.values():
-        pipeline(stage, plan)
+    stage, world, registry = Stages(), world_call(store, seed), load_registry()
+    with leased([world]):
+        stage(world)
+        folder = stage.built(world).artifact.path
+        plans = {name: make_plan(demo_config(folder, store, seed, name), registry) for name in OPTIMIZERS}
+        with leased(call for plan in plans.values() for call in plan.calls().values()):
+            for plan in plans.values():
+                pipeline(stage, plan)
     return plans, stage.all_built()

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from prefect import flow
 
 from alignment_core.registry import load_registry
-from alignment_core.stages.build import Built
+from alignment_core.stages.build import Built, leased
 from alignment_core.stages.plan import Plan, make_plan
 from alignment_flows.form import PipelineForm, run_name, settings_of
 from alignment_flows.run_report import publish_run_report
@@ -27,9 +27,10 @@ def align(config: PipelineForm, changes: Sequence[str] = ()) -> dict[str, Built]
     """
     stage, settings = Stages(), settings_of(config, changes)
     plan = make_plan(settings, load_registry())
-    pipeline(stage, plan)
-    built = {name: stage.built(call) for name, call in plan.calls().items()}
-    publish_run_report(settings, built)
+    with leased(plan.calls().values()):
+        pipeline(stage, plan)
+        built = {name: stage.built(call) for name, call in plan.calls().items()}
+        publish_run_report(settings, built)
     return finished(built)
 
 

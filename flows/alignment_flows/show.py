@@ -39,7 +39,7 @@ def show_run(run: FinishedRun, *, as_json: bool) -> None:
             }
             for name, built in run.stages.items()
         ]
-        _print_json({"run": run.name, "flow_run_id": run.flow_run_id, "policy": policy, "stages": stages})
+        print_json({"run": run.name, "flow_run_id": run.flow_run_id, "policy": policy, "stages": stages})
         return
     table = Table("stage", "", "seconds", "artifact", title=run.name, title_justify="left")
     for name, built in run.stages.items():
@@ -73,7 +73,7 @@ def show_plan(
             for name, call in calls.items()
         ]
         model = forecast.model_dump(include={"device", "parameters", "trainable", "rows"})
-        _print_json({"run": config.name, "store": str(config.store.absolute()), **model, "stages": stages})
+        print_json({"run": config.name, "store": str(config.store.absolute()), **model, "stages": stages})
         return
     heads = ("stage", "", "key", "reads", "rows", "tokens", "budget", "memory", "time")
     table = Table(*heads, title=f"{config.name} · {config.store.absolute()}", title_justify="left")
@@ -105,7 +105,7 @@ def show_plugins(registry: Registry, *, as_json: bool) -> None:
     """Every plugin with its settings, and what is wrong with the others."""
     plugins = [plugin.to_json() for plugin in registry.plugins]
     if as_json:
-        _print_json({"plugins": plugins, "problems": [str(problem) for problem in registry.problems]})
+        print_json({"plugins": plugins, "problems": [str(problem) for problem in registry.problems]})
         return
     console = Console()
     for plugin in plugins:
@@ -127,7 +127,7 @@ def show_plugins(registry: Registry, *, as_json: bool) -> None:
 def show_data(report: Mapping[str, Any], *, as_json: bool) -> None:
     """What is in a source of feedback."""
     if as_json:
-        _print_json(report)
+        print_json(report)
         return
     from alignment_core.data.check import as_text
 
@@ -138,7 +138,8 @@ def show_data(report: Mapping[str, Any], *, as_json: bool) -> None:
         print(text)
 
 
-def _print_json(value: Mapping[str, Any]) -> None:
+def print_json(value: Mapping[str, Any]) -> None:
+    """One JSON object on one line."""
     print(json.dumps(value, ensure_ascii=False))
 
 
@@ -146,7 +147,7 @@ def show_check(report: "Report", *, as_json: bool) -> None:
     """What the conformance kit found."""
     if as_json:
         results = [asdict(result) for result in report.results]
-        _print_json({"optimizer": report.optimizer, "passed": report.passed, "results": results})
+        print_json({"optimizer": report.optimizer, "passed": report.passed, "results": results})
         return
     table = Table("check", "", "", title=report.optimizer, title_justify="left")
     colours = {"passed": "green", "warning": "yellow", "failed": "red", "not run": "red"}

@@ -8,7 +8,7 @@ from prefect import flow
 from alignment_core.errors import ConfigError
 from alignment_core.registry import load_registry
 from alignment_core.stages.base import StageCall
-from alignment_core.stages.build import Built
+from alignment_core.stages.build import Built, leased
 from alignment_core.stages.plan import Plan, make_plan
 from alignment_flows.form import PipelineForm, run_name, settings_of
 from alignment_flows.tasks import Stages, told_in_words
@@ -31,8 +31,9 @@ def stage(config: PipelineForm, until: StageName, changes: Sequence[str] = ()) -
     plan = make_plan(settings_of(config, changes), load_registry())
     wanted = _wanted(plan, until)
     run = Stages()
-    for call in (call for call in plan.calls().values() if call.key in wanted):
-        run(call, *(wanted[key] for key in call.parents.values()))
+    with leased(plan.calls().values()):
+        for call in (call for call in plan.calls().values() if call.key in wanted):
+            run(call, *(wanted[key] for key in call.parents.values()))
     return run.built(plan.calls()[until])
 
 

@@ -10,12 +10,29 @@ import pytest
 from prefect.client.orchestration import get_client
 from shown import task_runs
 
+from alignment_core.artifacts import ArtifactStore
+from alignment_core.artifacts.prune import prune
 from alignment_core.config_file import load_config
+from alignment_core.progress import Progress
+from alignment_core.stages.base import StageCall
+from alignment_core.stages.build import Built, build
 from alignment_flows.pipeline import align
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
 
+@pytest.fixture
+def _pruned_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before every stage somebody prunes the store."""
+
+    def pruned(call: StageCall, progress: Progress) -> Built:
+        prune(ArtifactStore(call.runtime.store))
+        return build(call, progress)
+
+    monkeypatch.setattr("alignment_flows.tasks.build", pruned)
+
+
+@pytest.mark.usefixtures("_pruned_all_the_time")
 def test_only_what_a_change_reaches_is_built_again(write: Callable[..., Path], tmp_path: Path) -> None:
     def cached(*changes: str) -> dict[str, bool]:
         """Which stages of a run came from the store; Prefect's task runs must say the same."""

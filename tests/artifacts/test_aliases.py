@@ -1,0 +1,185 @@
+"""Aliases: what a name means, whoever changes it at once and whoever dies while doing so."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+from stored import A, B, C, D, add
+
+from alignment_core.artifacts import ArtifactStore
+from alignment_core.artifacts.catalogue import catalogue, lineage, promote, resolve, roll_back
+from alignment_core.errors import ArtifactError
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ArtifactStore:
+    """Models A, B (one parent, C) and the data set C."""
+    store = ArtifactStore(tmp_path / "store")
+    add(store, C, "ingest", "2026-01-01")
+    add(store, A, "sft", "2026-01-02", data=C)
+    add(store, B, "optimize", "2026-01-03", data=C, sft=A)
+    return store
+
+
+def give(store: ArtifactStore, reference: str, alias: str = "production") -> str:
+    return promote(store, reference, alias, by="ann", reason="better").key
+
+
+def meant(store: ArtifactStore, alias: str = "production") -> str | None:
+    current = store.aliases.current(alias)
+    return None if current is None else current.key
+
+
+def test_history_tells_who_gave_what_to_whom_and_why(store: ArtifactStore) -> None:
+    assert meant(store) is None
+    give(store, A)
+    promote(store, B, "production", by="run 7", reason="win rate 0.7")
+    roll_back(store, "production", by="bob", reason="too long")
+    first, second, third = store.aliases.history("production")
+    assert (first.action, first.kind, first.key, first.previous, first.by, first.reason) == (
+        "promote", "sft", A, None, "ann", "better",
+    )  # fmt: skip
+    assert (second.action, second.kind, second.key, second.previous, second.by, second.reason) == (
+        "promote", "optimize", B, A, "run 7", "win rate 0.7",
+    )  # fmt: skip
+    assert (third.action, third.kind, third.key, third.previous, third.by, third.reason) == (
+        "rollback", "sft", A, B, "bob", "too long",
+    )  # fmt: skip
+    assert store.aliases.names() == ["production"]
+    assert {entry.artifact.key: entry.aliases for entry in catalogue(store)} == {A: ("production",), B: (), C: ()}
+
+
+def test_rollbacks_go_back_one_promotion_each(store: ArtifactStore) -> None:
+    add(store, D)
+    for key in (A, B, D):
+        give(store, key)
+    assert [roll_back(store, "production", by="", reason="").key for _ in range(2)] == [B, A]
+    with pytest.raises(ArtifactError, match=r"nothing to go back to\. got one promotion"):
+        roll_back(store, "production", by="", reason="")
+    # A promotion after a rollback is what the next rollback undoes.
+    give(store, D)
+    assert roll_back(store, "production", by="", reason="").key == A
+
+
+def test_promoting_what_has_the_name_changes_nothing(store: ArtifactStore) -> None:
+    give(store, A)
+    give(store, A)
+    assert len(store.aliases.history("production")) == 1
+
+
+def test_names_do_not_disturb_each_other(store: ArtifactStore) -> None:
+    give(store, A)
+    give(store, B, "candidate")
+    assert (meant(store), meant(store, "candidate")) == (A, B)
+
+
+@pytest.mark.parametrize(
+    ("reference", "key"),
+    [("a" * 3, A), ("aba", B), ("latest", B), ("production", A)],
+    ids=["prefix", "longer prefix", "the newest model", "alias"],
+)
+def test_models_by_the_words_that_people_use(store: ArtifactStore, reference: str, key: str) -> None:
+    give(store, A)
+    assert give(store, reference, "candidate") == key
+
+
+@pytest.mark.parametrize(
+    ("reference", "paragraph"),
+    [
+        ("a", r"2 artifacts have keys that begin so\. got a, expected enough of the key to name one: optimize/ababab"),
+        ("e", r"there is no such artifact\. got e, expected one of kind optimize or sft\. See what there is"),
+        ("c", r"there is no such artifact\. got c, of kind ingest, expected one of kind optimize or sft"),
+        ("candidate", r"no artifact has this alias, .* got candidate"),
+        ("Production", r"cannot be the name of an alias\. got Production"),
+    ],
+)
+def test_models_that_are_not_there(store: ArtifactStore, reference: str, paragraph: str) -> None:
+    with pytest.raises(ArtifactError, match=paragraph):
+        give(store, reference)
+
+
+@pytest.mark.parametrize("name", ["", "latest", "cafe", "UP", "a/b", "../x", ".lock", "a b", "-a"])
+def test_names_that_cannot_be(store: ArtifactStore, name: str) -> None:
+    with pytest.raises(ArtifactError, match="cannot be the name of an alias"):
+        give(store, A, name)
+    assert store.aliases.names() == []
+
+
+def test_only_a_whole_model_is_promoted(store: ArtifactStore) -> None:
+    give(store, A)
+    (store.root / "optimize" / B / "weights").write_text("x" * 32)
+    with pytest.raises(ArtifactError, match=r"cannot be promoted: weights is not what manifest\.json says"):
+        give(store, B)
+    (store.root / "sft" / A / "weights").unlink()
+    add(store, D)
+    give(store, D)
+    with pytest.raises(ArtifactError, match=r"cannot be promoted: weights is missing"):
+        roll_back(store, "production", by="", reason="")
+    assert meant(store) == D
+
+
+def test_alias_of_an_artifact_that_is_gone_is_told(store: ArtifactStore) -> None:
+    give(store, B)
+    (store.root / "optimize" / B).rename(store.root / "elsewhere")
+    with pytest.raises(
+        ArtifactError, match=r"the artifact that `production` means is no longer in the store\. got opt"
+    ):
+        resolve(store, "production")
+
+
+def test_damaged_history_is_told_and_left_as_it_is(store: ArtifactStore) -> None:
+    give(store, A)
+    path = store.root / ".aliases" / "production.jsonl"
+    path.write_text(path.read_text() + '{"action": "promote"}\n')
+    with pytest.raises(ArtifactError, match="the history of the alias `production` is damaged"):
+        give(store, B)
+    assert len(path.read_text().splitlines()) == 2
+
+
+def test_lineage_names_what_is_gone(store: ArtifactStore) -> None:
+    (store.root / "ingest" / C).rename(store.root / "elsewhere")
+    found = lineage(store, [B])
+    assert {key: artifact and artifact.kind for key, artifact in found.items()} == {B: "optimize", A: "sft", C: None}
+
+
+PROMOTER = """
+    import sys
+    from pathlib import Path
+    from alignment_core.artifacts import ArtifactStore
+    store = ArtifactStore(Path(sys.argv[1]))
+    print("ready", flush=True)
+    for number in range(int(sys.argv[2]), 10**9, 2):
+        store.aliases.promote("production", "sft", f"{number:032x}", by=sys.argv[2], reason="")
+"""
+
+
+def test_two_that_promote_at_once_and_are_killed_lose_no_line(tmp_path: Path) -> None:
+    """Each line names the one before as `previous`: none is lost, none is torn, and each writer's are in order."""
+    command = [sys.executable, "-c", textwrap.dedent(PROMOTER), str(tmp_path)]
+    writers = [subprocess.Popen([*command, str(start)], stdout=subprocess.PIPE) for start in (0, 1)]
+    path = tmp_path / ".aliases" / "production.jsonl"
+    deadline = time.monotonic() + 120
+    try:
+        while not (path.exists() and {json.loads(line)["by"] for line in path.read_text().splitlines()} == {"0", "1"}):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        for writer in writers:
+            os.kill(writer.pid, signal.SIGKILL)
+            writer.communicate()
+    aliases = ArtifactStore(tmp_path).aliases
+    history = aliases.history("production")
+    assert [change.previous for change in history] == [None, *(change.key for change in history[:-1])]
+    for start in (0, 1):
+        numbers = [int(change.key, 16) for change in history if change.by == str(start)]
+        assert numbers == list(range(start, start + 2 * len(numbers), 2))
+    # The lock of the dead is free, and what they left half-written is not in the way.
+    assert aliases.promote("production", "sft", D, by="", reason="").previous == history[-1].key

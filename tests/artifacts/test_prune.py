@@ -1,0 +1,193 @@
+"""Pruning takes away what nobody needs, and never what an alias or a running process does."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from stored import A, B, C, D, add
+
+from alignment_core.artifacts import ArtifactStore
+from alignment_core.artifacts.catalogue import promote, roll_back
+from alignment_core.artifacts.prune import prune
+from alignment_core.errors import ArtifactError
+from alignment_core.progress import Silent
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ArtifactStore:
+    """C ← A ← B, and D on its own."""
+    store = ArtifactStore(tmp_path / "store")
+    add(store, C, "ingest")
+    add(store, A, "sft", data=C)
+    add(store, B, data=C, sft=A)
+    add(store, D)
+    return store
+
+
+def there(store: ArtifactStore) -> set[str]:
+    return {artifact.key for artifact in store.artifacts()}
+
+
+def test_empty_store_has_nothing_to_prune(tmp_path: Path) -> None:
+    assert prune(ArtifactStore(tmp_path / "none")) == []
+    assert not (tmp_path / "none").exists()
+
+
+def test_dry_run_tells_what_and_how_much_and_removes_nothing(store: ArtifactStore) -> None:
+    promote(store, A, "production", by="", reason="")
+    told = prune(store, dry_run=True)
+    assert there(store) == {A, B, C, D}
+    assert [(item.what, item.name) for item in told] == [("artifact", f"optimize/{B}"), ("artifact", f"optimize/{D}")]
+    folder = store.root / "optimize" / B
+    # the file holds the 32 digits of the key
+    assert told[0].size == 32 + (folder / "manifest.json").stat().st_size
+    assert prune(store) == told
+    assert there(store) == {A, C}
+    assert not (store.root / ".trash").exists()
+
+
+def test_alias_keeps_its_lineage_and_what_a_rollback_needs(store: ArtifactStore) -> None:
+    promote(store, B, "production", by="", reason="")
+    promote(store, D, "production", by="", reason="")
+    assert prune(store) == []
+    roll_back(store, "production", by="", reason="")
+    # D was rolled back: nothing leads to it any more.
+    assert [item.name for item in prune(store)] == [f"optimize/{D}"]
+    assert store.find(B) is not None
+
+
+def test_what_is_young_stays_if_asked(store: ArtifactStore) -> None:
+    for key in (D, B):
+        for path in (store.root / "optimize" / key, *(store.root / "optimize" / key).iterdir()):
+            os.utime(path, (0, 0))
+    os.utime(store.root / "optimize" / B / "weights")
+    assert [item.name for item in prune(store, older_than_seconds=3600)] == [f"optimize/{D}"]
+
+
+def test_unfinished_and_damaged_builds_go_unless_they_are_needed(store: ArtifactStore) -> None:
+    for key in (A, "e" * 32):
+        (store.root / ".building" / key / "checkpoints").mkdir(parents=True)
+    (store.root / "optimize" / D / "weights").unlink()
+    assert store.find(D) is None
+    promote(store, B, "production", by="", reason="")
+    assert [(item.what, item.name) for item in prune(store)] == [
+        ("unfinished build", f".building/{'e' * 32}"),
+        ("damaged", f"quarantined/{D}.1"),
+    ]
+
+
+def test_unreadable_lineage_stops_it(store: ArtifactStore) -> None:
+    promote(store, B, "production", by="", reason="")
+    (store.root / "sft" / A / "manifest.json").write_text("{")
+    with pytest.raises(ArtifactError, match=r"nothing is removed: what this artifact is made from cannot be read"):
+        prune(store)
+    assert there(store) == {A, B, C, D}
+
+
+def test_folders_that_are_no_artifacts_are_left_alone(store: ArtifactStore) -> None:
+    (store.root / "notes" / "mine").mkdir(parents=True)
+    prune(store)
+    assert there(store) == set()
+    assert (store.root / "notes" / "mine").is_dir()
+
+
+def test_a_build_under_way_is_left_alone(store: ArtifactStore) -> None:
+    key = "e" * 32
+    with store.building("sft", key, Silent()) as building:
+        (building.out / "half").write_text("half")
+        assert key not in {item.name.rpartition("/")[2] for item in prune(store)}
+        assert (building.out / "half").exists()
+
+
+RUN = """
+    import sys, time
+    from pathlib import Path
+    from alignment_core.artifacts import ArtifactStore
+    with ArtifactStore(Path(sys.argv[1])).leases.held(sys.argv[2:]):
+        print("leased", flush=True)
+        sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def run(store: ArtifactStore) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts a process that leases keys until its stdin ends."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*keys: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", textwrap.dedent(RUN), str(store.root), *keys]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        started.append(process)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "leased\n"
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_running_processes_keep_what_they_leased_and_its_lineage(
+    store: ArtifactStore, run: Callable[..., subprocess.Popen[str]]
+) -> None:
+    first, second = run(A, "f" * 32), run(B)
+    (store.root / ".building" / ("f" * 32) / "checkpoints").mkdir(parents=True)
+    assert [item.name for item in prune(store)] == [f"optimize/{D}"]
+    second.communicate()  # ends in peace
+    assert [item.name for item in prune(store)] == [f"optimize/{B}"]
+    first.kill()
+    first.wait()
+    assert [item.name for item in prune(store)] == [f".building/{'f' * 32}", f"ingest/{C}", f"sft/{A}"]
+    assert [path.name for path in (store.root / ".leases").iterdir()] == [".gate"]
+
+
+PRUNER = """
+    import sys
+    from pathlib import Path
+    from alignment_core.artifacts import ArtifactStore
+    from alignment_core.artifacts.prune import prune
+    print("pruning", flush=True)
+    while True:
+        prune(ArtifactStore(Path(sys.argv[1])))
+"""
+
+
+def test_what_a_run_has_leased_and_found_stays_while_others_prune_and_die(store: ArtifactStore) -> None:
+    """A run leases, builds what is not there, and reads it; three pruners at once, the first of them killed."""
+    pruners = [
+        subprocess.Popen([sys.executable, "-c", textwrap.dedent(PRUNER), str(store.root)], stdout=subprocess.PIPE)
+        for _ in range(3)
+    ]
+    try:
+        for pruner in pruners:
+            assert pruner.stdout is not None
+            assert pruner.stdout.readline() == b"pruning\n"
+        for number in range(200):
+            with store.leases.held([A, C]):
+                if store.find(C) is None:
+                    add(store, C, "ingest")
+                if store.find(A) is None:
+                    add(store, A, "sft", data=C)
+                time.sleep(0.005)
+                assert store.find(A) is not None, number
+                assert store.find(C) is not None, number
+            if number == 20:
+                pruners[0].kill()
+        deadline = time.monotonic() + 120
+        while there(store):  # once it is given back, it goes
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        for pruner in pruners:
+            pruner.kill()
+            pruner.communicate()
+    prune(store)
+    assert not (store.root / ".trash").exists()

@@ -59,7 +59,7 @@ class PipeProgress:
 
 
 def main() -> None:
-    faulthandler.enable()
+    faulthandler.enable(all_threads=False)  # of the others' stacks, the last lines of the log would be full
     call = StageCall.model_validate_json(sys.stdin.buffer.readline())
     pipe = int(sys.argv[1])
     os.set_inheritable(pipe, False)

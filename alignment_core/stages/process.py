@@ -22,7 +22,7 @@ from alignment_core.stages.base import StageCall
 STOP_SECONDS = 20
 """Time that a stage has from SIGTERM to the end of its checkpoint."""
 POLL_SECONDS = 0.5
-LOG_LINES = 12
+LOG_LINES = 25
 LOG_BYTES = 8192
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from alignment_core.data.dataset import Records, write_dataset
 from alignment_core.models.seeds import seed_of
 from alignment_core.plugin_api import Evaluator
+from alignment_core.progress import Stopped
 from alignment_core.records import Conversation, LabelledResponse, PreferencePair
 from alignment_core.registry import load_registry
 from alignment_core.stages.base import Job, Stage
@@ -29,6 +30,8 @@ def run(job: Job) -> dict[str, Any]:
     undecided = 0
     with (job.parents["samples"] / RESPONSES).open(encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
+            if job.progress.stopping:
+                raise Stopped(f"stopped after {number - 1} prompts")
             sampled = json.loads(line)
             prompt, origin, split = tuple(sampled["prompt"]), f"{RESPONSES}:{number}", sampled["split"]
             scores = rater.scores(prompt, sampled["responses"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sys
@@ -28,6 +29,12 @@ def run(job: Job) -> dict[str, Any]:
         case "die once":
             if len(starts) == 1:
                 os.kill(os.getpid(), signal.SIGKILL)
+        case "die by":
+            _die(signal.Signals(config["signal"]))
+        case "eat":
+            Path(config["cgroup"], "cgroup.procs").write_text(str(os.getpid()))
+            eaten = [bytearray(os.urandom(2**20)) for _ in range(config["megabytes"])]
+            print(len(eaten))
         case "exit":
             print("about to leave", flush=True)
             os._exit(7)
@@ -50,6 +57,16 @@ def run(job: Job) -> dict[str, Any]:
         (job.out / f"{role}.txt").write_text((folder / "result.txt").read_text())
     (job.out / "result.txt").write_text(config["do"])
     return {"starts": len(starts), "torch": "torch" in sys.modules}
+
+
+def _die(by: signal.Signals) -> None:
+    """As native code dies: a bad pointer, an assertion that fails, the system's own kill."""
+    print("about to die", flush=True)
+    if by is signal.SIGSEGV:
+        ctypes.string_at(0)
+    elif by is signal.SIGABRT:
+        os.abort()
+    os.kill(os.getpid(), by)
 
 
 def _wait(job: Job) -> None:

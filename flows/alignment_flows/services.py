@@ -107,7 +107,8 @@ def up(port: int, pools: Iterable[str], register: Callable[[], object]) -> Servi
     services = {service.name: service for service in (known.running() if known else ())}
     try:
         if "server" not in services and not (named and _answers(url)):
-            services["server"] = _start("server", _server_command(url, named), url)
+            # First of all, whatever of the rest outlived a server that crashed.
+            services = {"server": _start("server", _server_command(url, named), url), **services}
         _await_server(url, services.get("server"))
         with temporary_settings({PREFECT_API_URL: url}):
             os.environ["PREFECT_API_URL"] = url

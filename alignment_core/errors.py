@@ -6,6 +6,7 @@ AlignmentError            what went wrong, where, got/expected, what to do     (
 ├── ModelError            a base model, tokenizer or template that does not load or fit
 ├── PluginError           a plugin that is missing, broken or clashes with another
 ├── ArtifactError         the artifact store cannot be read or written
+├── FeedbackError         the feedback store cannot be opened, read or written
 ├── TrainingError         NaN, divergence, or a loss that breaks its contract
 └── StageCrashed          a stage's process died under us                       (exit code 1)
 """
@@ -97,6 +98,10 @@ class PluginError(AlignmentError):
 
 class ArtifactError(AlignmentError):
     """The artifact store cannot be read or written."""
+
+
+class FeedbackError(AlignmentError):
+    """The feedback store cannot be opened, read or written."""
 
 
 class TrainingError(AlignmentError):

@@ -1,0 +1,198 @@
+"""The feedback database: its tables, and how it is opened. SQLite by default, PostgreSQL by URL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Engine,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    create_engine,
+    event,
+    make_url,
+    select,
+    text,
+)
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+
+from alignment_core.errors import FeedbackError
+
+VERSION = 1
+BUSY_SECONDS = 120
+"""A writer waits this long for its turn: SQLite lets one write at a time."""
+LOCK = 0x616C69676E
+"""Number of PostgreSQL's advisory lock (`align` in ASCII), held while votes are appended."""
+WRITES = "alignment_writes"
+
+metadata = MetaData()
+about = Table("about", metadata, Column("name", Text, primary_key=True), Column("value", Text, nullable=False))
+prompts = Table(
+    "prompts",
+    metadata,
+    Column("id", Text, primary_key=True),  # a hash of the messages
+    Column("messages", Text, nullable=False),  # JSON
+)
+responses = Table(
+    "responses",
+    metadata,
+    Column("id", Text, primary_key=True),  # a hash of prompt, text and model
+    Column("prompt", Text, ForeignKey("prompts.id"), nullable=False),
+    Column("text", Text, nullable=False),
+    Column("model", Text, nullable=False),  # key of the artifact that wrote it; empty where nobody knows
+)
+rankables = Table(
+    "rankables",
+    metadata,
+    Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("id", Text, nullable=False, unique=True),  # a hash of the responses
+    Column("prompt", Text, ForeignKey("prompts.id"), nullable=False),
+    Column("responses", Text, nullable=False),  # JSON: ids, in the order in which they were sampled
+)
+votes = Table(
+    "votes",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("kind", Text, nullable=False),  # thumb, ranking
+    Column("subject", Text, nullable=False),  # id of the response, of the responses that were ranked
+    Column("rater", Text, nullable=False),
+    Column("rater_kind", Text, nullable=False),  # human, ai
+    Column("value", Text, nullable=False),  # JSON
+    Column("comment", Text, nullable=False),
+    Column("time", Float, nullable=False),  # seconds since the epoch
+    Index("votes_in_force", "rater", "kind", "subject", "id"),
+    sqlite_autoincrement=True,
+)
+
+
+def open_engine(place: str) -> Engine:
+    """The database at `place`, with its tables made if there were none.
+
+    Args:
+        place: path of an SQLite file, or an SQLAlchemy URL such as `postgresql://user:password@host/name`.
+
+    Raises:
+        FeedbackError: it cannot be opened, or a newer version of this program made it.
+    """
+    url = database_url(place)
+    try:
+        engine = create_engine(url, pool_pre_ping=url.get_backend_name() != "sqlite")
+    except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
+        raise FeedbackError(
+            "this kind of database cannot be opened",
+            where=shown(url),
+            got=str(error).partition("\n")[0],
+            do="Name an SQLite file, or postgresql://… with `pip install 'alignment-flows[postgres]'`",
+        ) from error
+    if url.get_backend_name() == "sqlite":
+        _prepare_sqlite(engine, url)
+    with writing(engine) as connection:
+        metadata.create_all(connection)
+        version = connection.execute(select(about.c.value).where(about.c.name == "version")).scalar()
+        if version is None:
+            connection.execute(about.insert().values(name="version", value=str(VERSION)))
+    if version not in (None, str(VERSION)):
+        raise FeedbackError(
+            "another version of this program made the feedback store",
+            where=shown(url),
+            got=f"version {version}",
+            expected=f"version {VERSION}",
+        )
+    return engine
+
+
+def database_url(place: str) -> URL:
+    """SQLAlchemy's URL of a path or URL.
+
+    Raises:
+        FeedbackError: it is no URL.
+    """
+    if "://" not in place:
+        return URL.create("sqlite", database=str(Path(place).expanduser().absolute()))
+    try:
+        url = make_url(place)
+    except ArgumentError as error:
+        raise FeedbackError("this is no URL of a database", where="feedback", got=place.partition("://")[0]) from error
+    return url.set(drivername="postgresql+psycopg") if url.drivername in ("postgresql", "postgres") else url
+
+
+def shown(url: URL) -> str:
+    """The place for people: no password."""
+    return url.database or "" if url.get_backend_name() == "sqlite" else url.render_as_string(hide_password=True)
+
+
+def broken(engine: Engine, error: SQLAlchemyError) -> FeedbackError:
+    """The database's own error as ours."""
+    said = str(error.orig if isinstance(error, DBAPIError) else error).strip().partition("\n")[0]
+    return FeedbackError(
+        "the feedback store cannot be read or written",
+        where=shown(engine.url),
+        got=said,
+        do="Check the path or URL, its permissions, and that the server runs",
+    )
+
+
+@contextmanager
+def writing(engine: Engine) -> Iterator[Connection]:
+    """A transaction that writes, alone: votes get their numbers in the order in which they become visible.
+
+    Without that, a reader that has seen number 6 could miss number 5, which a slower writer commits later.
+
+    Raises:
+        FeedbackError: the database cannot be written.
+    """
+    try:
+        with engine.execution_options(**{WRITES: True}).begin() as connection:
+            if connection.dialect.name == "postgresql":
+                connection.execute(text(f"SELECT pg_advisory_xact_lock({LOCK})"))
+            yield connection
+    except SQLAlchemyError as error:
+        raise broken(engine, error) from error
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """A transaction that reads one state of the database.
+
+    Raises:
+        FeedbackError: the database cannot be read.
+    """
+    try:
+        with engine.connect() as connection:
+            yield connection
+    except SQLAlchemyError as error:
+        raise broken(engine, error) from error
+
+
+def _prepare_sqlite(engine: Engine, url: URL) -> None:
+    try:
+        Path(url.database or "").parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FeedbackError("the folder cannot be made", where=shown(url), got=error.strerror) from error
+
+    @event.listens_for(engine, "connect")
+    def _connected(connection: Any, _: Any) -> None:
+        connection.isolation_level = None  # we begin ourselves: the driver would begin too late to wait for its turn
+        cursor = connection.cursor()
+        cursor.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
+        cursor.execute("PRAGMA journal_mode = WAL")
+        cursor.execute("PRAGMA synchronous = FULL")  # an acknowledged vote outlives a power cut
+        cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        writes = connection.get_execution_options().get(WRITES)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

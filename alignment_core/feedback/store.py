@@ -1,0 +1,340 @@
+"""The feedback store: prompts, responses and what raters said of them. Votes are only ever added.
+
+A rater's later vote on the same thing supersedes the earlier one, which stays. Votes carry rising numbers in the order
+in which they became visible, so that a number says exactly which votes there were: `Marks.after` and `upto`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sqlalchemy import Connection, Engine, Row, Select, Table, func, select
+
+from alignment_core.errors import DataError
+from alignment_core.feedback import schema
+from alignment_core.feedback.schema import open_engine, prompts, rankables, reading, responses, votes, writing
+from alignment_core.records import Conversation
+
+RaterKind = Literal["human", "ai"]
+WITHDRAWN: Mapping[str, Any] = {"withdrawn": True}
+SKIPPED: Mapping[str, Any] = {"skipped": True}
+
+
+@dataclass(frozen=True, slots=True)
+class Rater:
+    """Who judges; `ai` marks a model's judgement wherever it is shown or handed on."""
+
+    name: str
+    kind: RaterKind = "human"
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """One answer to a prompt; `model` is the key of the artifact that wrote it, empty where nobody knows."""
+
+    id: str
+    text: str
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rankable:
+    """Responses to one prompt that are to be ranked together."""
+
+    id: str
+    prompt: Conversation
+    responses: tuple[Response, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """One judgement in force, with all that it is about.
+
+    Attributes:
+        number: rises with every vote of the store.
+        rater: who judged.
+        prompt: the conversation up to the response.
+        responses: the one that a thumb is for, or those that were ranked.
+        ranks: of each response, 1 is best, equal ranks are a tie; empty for a thumb and for a ranking that was skipped.
+        up: of a thumb: up, down, or None for neither (a comment alone); None for a ranking.
+        comment: what the rater wrote beside it.
+        time: seconds since the epoch.
+    """
+
+    number: int
+    rater: Rater
+    prompt: Conversation
+    responses: tuple[Response, ...]
+    ranks: tuple[int, ...]
+    up: bool | None
+    comment: str
+    time: float
+
+    @property
+    def is_thumb(self) -> bool:
+        return len(self.responses) == 1
+
+
+def open_feedback(place: str, recorded: Callable[[int], None] = lambda count: None) -> FeedbackStore:
+    """The store at `place`: the path of an SQLite file, or a database URL.
+
+    Args:
+        place: it is made if it is not there.
+        recorded: told of every vote once it is safe, with their number.
+
+    Raises:
+        FeedbackError: it cannot be opened.
+    """
+    return FeedbackStore(open_engine(place), recorded)
+
+
+class FeedbackStore:
+    """Any number of processes may write at once; what a call has returned is on the disk.
+
+    Every method raises `FeedbackError` where the database cannot be used.
+    """
+
+    def __init__(self, engine: Engine, recorded: Callable[[int], None]) -> None:
+        self._engine = engine
+        self._recorded = recorded
+
+    @property
+    def place(self) -> str:
+        """Where it lies, for people."""
+        return schema.shown(self._engine.url)
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    # --- writing --------------------------------------------------------------------------------------------------
+
+    def add_response(self, prompt: Conversation, text: str, model: str) -> Response:
+        """Keep an answer; one that is there already is the same one."""
+        with writing(self._engine) as connection:
+            return self._add_responses(connection, prompt, [(text, model)])[0]
+
+    def add_rankables(self, sampled: Sequence[tuple[Conversation, Sequence[tuple[str, str]]]]) -> list[Rankable]:
+        """Keep responses for ranking; those that are there already are the same ones.
+
+        Args:
+            sampled: a prompt, and text and model of each of its responses. Equal texts become one; where fewer than
+                two are left there is nothing to rank, and nothing is kept.
+        """
+        with writing(self._engine) as connection:
+            kept = [self._add_rankable(connection, prompt, answers) for prompt, answers in sampled]
+        return [rankable for rankable in kept if rankable is not None]
+
+    def thumb(
+        self, rater: Rater, response: Response, up: bool | None, comment: str = "", when: float | None = None
+    ) -> int:
+        """A thumb up or down for a response; None takes it back and leaves the comment. Returns the vote's number."""
+        return self._vote(rater, "thumb", response.id, {"up": up}, comment, when)
+
+    def rank(
+        self,
+        rater: Rater,
+        rankable: Rankable,
+        ranks: Sequence[int] | None,
+        comment: str = "",
+        when: float | None = None,
+    ) -> int:
+        """A ranking: one rank for each response, 1 is best, equal ranks are a tie; None skips. Returns its number."""
+        if ranks is None:
+            return self._vote(rater, "ranking", rankable.id, SKIPPED, comment, when)
+        if len(ranks) != len(rankable.responses) or min(ranks) < 1:
+            raise DataError(
+                "the ranking does not fit its responses",
+                where=rankable.id,
+                got=list(ranks),
+                expected=f"{len(rankable.responses)} ranks from 1",
+            )
+        by_id = {response.id: int(rank) for response, rank in zip(rankable.responses, ranks, strict=True)}
+        return self._vote(rater, "ranking", rankable.id, {"ranks": by_id}, comment, when)
+
+    def withdraw(self, rater: Rater, subject: Rankable | Response) -> int:
+        """Take a vote back, as if it had not been given."""
+        kind = "thumb" if isinstance(subject, Response) else "ranking"
+        return self._vote(rater, kind, subject.id, WITHDRAWN, "", None)
+
+    def _vote(
+        self, rater: Rater, kind: str, subject: str, value: Mapping[str, Any], comment: str, when: float | None
+    ) -> int:
+        if not rater.name.strip():
+            raise DataError("a vote needs its rater's name", where="feedback")
+        row = {
+            "kind": kind,
+            "subject": subject,
+            "rater": _writable(rater.name.strip()),
+            "rater_kind": rater.kind,
+            "value": json.dumps(value),
+            "comment": _writable(comment.strip()),
+            "time": time.time() if when is None else when,
+        }
+        with writing(self._engine) as connection:
+            number = connection.execute(votes.insert().values(**row).returning(votes.c.id)).scalar_one()
+        self._recorded(1)
+        return int(number)
+
+    def _add_rankable(
+        self, connection: Connection, prompt: Conversation, answers: Sequence[tuple[str, str]]
+    ) -> Rankable | None:
+        different: dict[str, tuple[str, str]] = {}
+        for text, model in answers:
+            if text.strip():
+                different.setdefault(text.strip(), (text, model))
+        if len(different) < 2:
+            return None
+        made = self._add_responses(connection, prompt, list(different.values()))
+        identity = _digest([response.id for response in made])
+        self._insert(
+            connection,
+            rankables,
+            {
+                "id": identity,
+                "prompt": _digest(_plain(prompt)),
+                "responses": json.dumps([response.id for response in made]),
+            },
+        )
+        return Rankable(identity, prompt, tuple(made))
+
+    def _add_responses(
+        self, connection: Connection, prompt: Conversation, answers: Sequence[tuple[str, str]]
+    ) -> list[Response]:
+        messages = _writable(json.dumps(_plain(prompt), ensure_ascii=False))
+        asked = _digest(_plain(prompt))
+        self._insert(connection, prompts, {"id": asked, "messages": messages})
+        made = []
+        for text, model in answers:
+            response = Response(_digest([asked, text, model]), _writable(text), model)
+            row = {"id": response.id, "prompt": asked, "text": text, "model": model}
+            self._insert(connection, responses, row)
+            made.append(response)
+        return made
+
+    def _insert(self, connection: Connection, table: Table, row: Mapping[str, Any]) -> None:
+        """Writers take turns, so nobody adds the row between the look and the insert."""
+        if connection.execute(select(table.c.id).where(table.c.id == row["id"])).scalar() is None:
+            connection.execute(table.insert().values(**row))
+
+    # --- reading --------------------------------------------------------------------------------------------------
+
+    def newest(self) -> int:
+        """Number of the newest vote; 0 where there is none."""
+        with reading(self._engine) as connection:
+            return int(connection.execute(select(func.max(votes.c.id))).scalar() or 0)
+
+    def votes(self, after: int = 0, upto: int | None = None) -> Iterator[Vote]:
+        """The votes that were in force at number `upto` (unset: now), those alone that were given after `after`."""
+        with reading(self._engine) as connection:
+            known = _Known(connection)
+            for row in connection.execute(_in_force(after, upto)):
+                vote = known.vote(row)
+                if vote is not None:
+                    yield vote
+
+    def history(self) -> Iterator[Vote]:
+        """Every vote that was ever given and not withdrawn, the superseded ones included, oldest first."""
+        with reading(self._engine) as connection:
+            known = _Known(connection)
+            for row in connection.execute(select(votes).order_by(votes.c.id)):
+                vote = known.vote(row)
+                if vote is not None:
+                    yield vote
+
+    def count(self, after: int = 0, upto: int | None = None) -> int:
+        """How many judgements `votes` gives that say something: no skipped ranking, no thumb that was taken back."""
+        with reading(self._engine) as connection:
+            values = (json.loads(row.value) for row in connection.execute(_in_force(after, upto)))
+            return sum("ranks" in value or value.get("up") is not None for value in values)
+
+    def rankables(self) -> list[Rankable]:
+        """All that was stored for ranking, oldest first."""
+        with reading(self._engine) as connection:
+            known = _Known(connection)
+            return [known.rankable(row) for row in connection.execute(select(rankables).order_by(rankables.c.number))]
+
+    def judged_by(self, rater: Rater) -> set[str]:
+        """Ids of the rankables that this rater has ranked or skipped."""
+        with reading(self._engine) as connection:
+            mine = _in_force(0, None).where(votes.c.rater == rater.name.strip(), votes.c.kind == "ranking")
+            rows = connection.execute(mine)
+            return {row.subject for row in rows if json.loads(row.value) != WITHDRAWN}
+
+
+class _Known:
+    """Prompts and responses, each read once."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._prompts: dict[str, Conversation] = {}
+        self._responses: dict[str, tuple[str, Response]] = {}
+
+    def vote(self, row: Row[Any]) -> Vote | None:
+        value = json.loads(row.value)
+        if value == WITHDRAWN:
+            return None
+        if row.kind == "thumb":
+            asked, response = self.response(row.subject)
+            about, ranks, prompt = (response,), (), self.prompt(asked)
+        else:
+            found = self._connection.execute(select(rankables).where(rankables.c.id == row.subject)).one()
+            rankable = self.rankable(found)
+            about, prompt = rankable.responses, rankable.prompt
+            ranks = tuple(value["ranks"][response.id] for response in about) if "ranks" in value else ()
+        rater = Rater(row.rater, row.rater_kind)
+        return Vote(row.id, rater, prompt, about, ranks, value.get("up"), row.comment, row.time)
+
+    def rankable(self, row: Row[Any]) -> Rankable:
+        return Rankable(
+            row.id, self.prompt(row.prompt), tuple(self.response(name)[1] for name in json.loads(row.responses))
+        )
+
+    def prompt(self, identity: str) -> Conversation:
+        if identity not in self._prompts:
+            found = self._connection.execute(select(prompts.c.messages).where(prompts.c.id == identity)).scalar_one()
+            self._prompts[identity] = tuple(json.loads(found))
+        return self._prompts[identity]
+
+    def response(self, identity: str) -> tuple[str, Response]:
+        if identity not in self._responses:
+            row = self._connection.execute(select(responses).where(responses.c.id == identity)).one()
+            self._responses[identity] = (row.prompt, Response(row.id, row.text, row.model))
+        return self._responses[identity]
+
+
+def _in_force(after: int, upto: int | None) -> Select[Any]:
+    """The last vote of each rater on each thing, oldest first."""
+    last = select(func.max(votes.c.id).label("id")).group_by(votes.c.rater, votes.c.kind, votes.c.subject)
+    if upto is not None:
+        last = last.where(votes.c.id <= upto)
+    newest = last.subquery()
+    return select(votes).join(newest, votes.c.id == newest.c.id).where(votes.c.id > after).order_by(votes.c.id)
+
+
+def _plain(prompt: Conversation) -> list[dict[str, Any]]:
+    return [dict(message) for message in prompt]
+
+
+def _digest(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=True, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _writable(text: str) -> str:
+    """The text, if a database can hold it.
+
+    Raises:
+        DataError: it holds a NUL or half a surrogate pair.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise DataError("the text is no valid Unicode", where="feedback", got=ascii(text[:60])) from None
+    if "\0" in text:
+        raise DataError("the text holds a NUL character", where="feedback", got=ascii(text[:60]))
+    return text

@@ -59,7 +59,7 @@ class SourceConfig(Settings):
     """One file, folder, glob, URL or hub data set of raw feedback."""
 
     path: str
-    """File, folder, glob pattern, fsspec URL, or hub data set as `hf://owner/name`."""
+    """File, folder, glob pattern, fsspec URL, hub data set as `hf://owner/name`, or feedback store (`.db`, URL)."""
     revision: str | None = None
     """Hub branch, tag or commit; resolved to a commit before anything is cached."""
     subset: str | None = None
@@ -78,6 +78,10 @@ class SourceConfig(Settings):
     """Values of the label column that mean thumbs up, all others down; unset: true/false, 1/0, 👍/👎 and the like."""
     weight: float = Field(1.0, gt=0)
     """Share of this source's rows that is used; above 1 repeats them."""
+    votes_after: int = Field(0, ge=0)
+    """Of a feedback store: only votes with a higher number."""
+    votes_upto: int | None = Field(None, ge=0)
+    """Of a feedback store: the votes that were in force at this number; unset: those of now."""
 
 
 class DataConfig(Settings):
@@ -188,6 +192,8 @@ class PipelineConfig(Settings):
     """Installed listeners by `name`, each with its settings: told how every stage goes; no result depends on them."""
     store: Path = Path("./artifacts")
     """Folder of the artifact store."""
+    feedback: str = "./feedback.db"
+    """The feedback store: an SQLite file, or `postgresql://user:password@host/name`."""
     seed: int = 0
     """Seed of every random stream."""
     device: str = "auto"

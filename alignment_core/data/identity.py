@@ -13,6 +13,8 @@ from alignment_core.config import SourceConfig
 from alignment_core.data.locate import HUB, SourceFile, brief, is_hub, remote_stamp, source_files
 from alignment_core.errors import DataError
 
+UNIDENTIFYING = {"path", "revision", "votes_after", "votes_upto"}
+"""Settings of a source that say where its content lies; the content itself identifies it."""
 COMMIT = re.compile("[0-9a-f]{40}")
 
 
@@ -32,7 +34,7 @@ def source_identity(source: SourceConfig) -> SourceIdentity:
     Raises:
         DataError: the source is not there or cannot be read.
     """
-    settings = source.model_dump(mode="json", exclude={"path", "revision"})
+    settings = source.model_dump(mode="json", exclude=UNIDENTIFYING)
     if is_hub(source.path):
         name = source.path.removeprefix(HUB)
         return SourceIdentity({"hub": name, "commit": hub_commit(source), **settings})

@@ -13,6 +13,7 @@ from typing import Any
 
 from alignment_core.artifacts import ArtifactStore, Manifest, key_of
 from alignment_core.data.formats import NO_PLUGINS, SAMPLE, Detection, Plugged, detect
+from alignment_core.data.identity import UNIDENTIFYING
 from alignment_core.data.inputs import Input, mended
 from alignment_core.data.readers import RawRow, Unreadable
 from alignment_core.data.rendering import Renderer
@@ -20,7 +21,7 @@ from alignment_core.data.shards import ShardWriter
 from alignment_core.progress import Progress, Stopped
 from alignment_core.record_format import Dropped, Outcome, Quarantined, Reading
 
-VERSION = 3
+VERSION = 4
 """Raised when the same files and settings give another shard."""
 RECORDS, BAD, STATS = "records.arrow", "quarantine.jsonl", "stats.json"
 
@@ -69,7 +70,7 @@ def shard(
     config: dict[str, Any] = {
         "content": item.content,
         "containers": [file.container for file in item.files],
-        "source": item.source.model_dump(mode="json", exclude={"path", "revision", "weight"}),
+        "source": item.source.model_dump(mode="json", exclude={*UNIDENTIFYING, "weight"}),
         "renderer": dict(identity),
     }
     if plugins := item.plugins(plugged):

@@ -98,11 +98,11 @@ def open_engine(place: str) -> Engine:
         ) from error
     if url.get_backend_name() == "sqlite":
         _prepare_sqlite(engine, url)
-    with writing(engine) as connection:
-        metadata.create_all(connection)
-        version = connection.execute(select(about.c.value).where(about.c.name == "version")).scalar()
-        if version is None:
-            connection.execute(about.insert().values(name="version", value=str(VERSION)))
+    try:
+        version = _make_tables(engine)
+    except FeedbackError:
+        engine.dispose()
+        raise
     if version not in (None, str(VERSION)):
         raise FeedbackError(
             "another version of this program made the feedback store",
@@ -111,6 +111,16 @@ def open_engine(place: str) -> Engine:
             expected=f"version {VERSION}",
         )
     return engine
+
+
+def _make_tables(engine: Engine) -> str | None:
+    """Make what is missing; returns the version that the tables were made by, None if just now."""
+    with writing(engine) as connection:
+        metadata.create_all(connection)
+        version = connection.execute(select(about.c.value).where(about.c.name == "version")).scalar()
+        if version is None:
+            connection.execute(about.insert().values(name="version", value=str(VERSION)))
+        return version
 
 
 def database_url(place: str) -> URL:

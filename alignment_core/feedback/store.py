@@ -109,7 +109,14 @@ class FeedbackStore:
         return schema.shown(self._engine.url)
 
     def close(self) -> None:
+        """Close the connections. A `with` block does it, too."""
         self._engine.dispose()
+
+    def __enter__(self) -> FeedbackStore:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
     # --- writing --------------------------------------------------------------------------------------------------
 
@@ -278,16 +285,14 @@ class _Known:
         value = json.loads(row.value)
         if value == WITHDRAWN:
             return None
+        rater = Rater(row.rater, row.rater_kind)
         if row.kind == "thumb":
             asked, response = self.response(row.subject)
-            about, ranks, prompt = (response,), (), self.prompt(asked)
-        else:
-            found = self._connection.execute(select(rankables).where(rankables.c.id == row.subject)).one()
-            rankable = self.rankable(found)
-            about, prompt = rankable.responses, rankable.prompt
-            ranks = tuple(value["ranks"][response.id] for response in about) if "ranks" in value else ()
-        rater = Rater(row.rater, row.rater_kind)
-        return Vote(row.id, rater, prompt, about, ranks, value.get("up"), row.comment, row.time)
+            return Vote(row.id, rater, self.prompt(asked), (response,), (), value["up"], row.comment, row.time)
+        found = self._connection.execute(select(rankables).where(rankables.c.id == row.subject)).one()
+        ranked = self.rankable(found)
+        ranks = tuple(value["ranks"][response.id] for response in ranked.responses) if "ranks" in value else ()
+        return Vote(row.id, rater, ranked.prompt, ranked.responses, ranks, None, row.comment, row.time)
 
     def rankable(self, row: Row[Any]) -> Rankable:
         return Rankable(

@@ -6,6 +6,7 @@ from typing import Any
 
 from alignment_core.artifacts import ArtifactStore
 from alignment_core.config import DataConfig, SourceConfig
+from alignment_core.feedback.source import as_files
 from alignment_core.registry import load_registry
 from alignment_core.stages.base import Job, Stage
 from alignment_core.stages.plan import VERSIONS
@@ -31,7 +32,7 @@ def run(job: Job) -> dict[str, Any]:
     from alignment_core.data.rendering import Renderer, generation_stops, load_tokenizer
 
     config, inputs = job.call.config, job.call.inputs
-    sources = [SourceConfig(**source) for source in inputs["sources"]]
+    sources = as_files([SourceConfig(**source) for source in inputs["sources"]], job.checkpoints)
     model = inputs["model"]
     renderer = Renderer(
         load_tokenizer(model["path"], model["revision"]),

@@ -12,16 +12,16 @@ from typing import Any
 from alignment_core.artifacts import key_of
 from alignment_core.config import PipelineConfig
 from alignment_core.data.chat_templates import resolve_chat_template
-from alignment_core.data.identity import source_identity
 from alignment_core.data.inputs import find_inputs
 from alignment_core.errors import ConfigError
+from alignment_core.feedback.source import identity_of, is_store, pinned
 from alignment_core.models.identity import ModelIdentity, model_identity
 from alignment_core.plugin_api import AlignmentOptimizer
 from alignment_core.registry import Registry
 from alignment_core.stages.base import Runtime, StageCall
 
 VERSIONS = {
-    "ingest": 3,
+    "ingest": 4,
     "sft": 1,
     "sample": 1,
     "rank": 2,
@@ -109,10 +109,11 @@ class _Planner:
 
     def _ingest(self) -> StageCall:
         data = self.config.data
-        sources = [source_identity(source) for source in data.sources]
+        # Votes may come in while the run goes on: the stage will read those that the key was made of.
+        sources = [pinned(source) for source in data.sources]
         config: dict[str, Any] = {
             "data": data.model_dump(mode="json", exclude={"sources"}),
-            "sources": [source.key for source in sources],
+            "sources": [identity_of(source) for source in sources],
             "tokenizer": self.model.tokenizer,
             "chat_template": self.chat_template,
             "max_length": self.config.model.max_length,
@@ -123,7 +124,7 @@ class _Planner:
             "ingest",
             config,
             {},
-            inputs={"sources": [source.model_dump(mode="json") for source in data.sources]},
+            inputs={"sources": [source.model_dump(mode="json") for source in sources]},
         )
 
     def _format_plugins(self) -> list[dict[str, str]]:
@@ -131,7 +132,7 @@ class _Planner:
         plugged = self.registry.formats()
         if not plugged:
             return []
-        items = find_inputs(self.config.data.sources, plugged)
+        items = find_inputs([source for source in self.config.data.sources if not is_store(source)], plugged)
         used = {tuple(sorted(plugin.items())) for item in items for plugin in item.plugins(plugged)}
         return [dict(plugin) for plugin in sorted(used)]
 

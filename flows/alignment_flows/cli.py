@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from alignment_core.errors import ConfigError
-from alignment_flows import cli_store
+from alignment_flows import cli_feedback, cli_store
 from alignment_flows.command import AsJson, command
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ data_app = typer.Typer(help="Look at feedback before anything is trained.", no_a
 app.add_typer(plugins_app, name="plugins")
 app.add_typer(data_app, name="data")
 cli_store.add_to(app)
+cli_feedback.add_to(app)
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file with the settings of the run.")]
 Changes = Annotated[
@@ -191,22 +192,24 @@ def check(
 ) -> None:
     """Read feedback as a run would, and report what is in it, without training."""
     from alignment_core.data.check import check, unusable
+    from alignment_core.feedback.source import stores_as_files
     from alignment_core.registry import load_registry
     from alignment_flows.show import show_data
 
     settings = {"format": format, "threshold": threshold, "max_pairs": max_pairs}
     settings |= {"revision": revision, "subset": subset, "split": split}
     given = {name: value for name, value in settings.items() if value is not None}
-    report = check(
-        paths,
-        model=model,
-        chat_template=chat_template,
-        max_length=max_length,
-        held_out_fraction=held_out,
-        out=_new(out),
-        plugged=load_registry().formats(),
-        source={**given, "columns": _named(columns or ()), "desirable": desirable or []},
-    )
+    with stores_as_files(paths) as files:
+        report = check(
+            files,
+            model=model,
+            chat_template=chat_template,
+            max_length=max_length,
+            held_out_fraction=held_out,
+            out=_new(out),
+            plugged=load_registry().formats(),
+            source={**given, "columns": _named(columns or ()), "desirable": desirable or []},
+        )
     show_data(report, as_json=as_json)
     if problem := unusable(report):
         raise problem

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from alignment_core.config import SourceConfig
 from alignment_core.data.formats import shapes
-from alignment_core.data.formats.comparing import ordered_pairs, pair, thumb
+from alignment_core.data.formats.comparing import ordered_pairs, pair, rater, thumb
 from alignment_core.data.formats.instructions import alpaca_prompt
 from alignment_core.data.formats.sharegpt import with_tools
 from alignment_core.data.readers import RawRow
@@ -45,17 +45,26 @@ class KWay(RecordFormat):
         return any(isinstance(row.get(name), list) for name in ("ranks", "rank", "scores", "ratings", "rating"))
 
     def read(self, row: Fields, origin: str, source: SourceConfig) -> Iterable[Outcome]:
+        prompt, scored, judged = self.judged(row)
+        voter, when = rater(row)
+        yield from ordered_pairs(prompt, judged, origin, source, margins=scored, voter=voter, when=when)
+        if scored and source.threshold is not None:
+            for completion, score in judged:
+                yield thumb(prompt, completion, score, origin, source, voter, when)
+
+    def judged(self, row: Fields) -> tuple[Conversation, bool, list[tuple[Conversation, float]]]:
+        """The prompt, whether the numbers are scores, and each completion with one (a rank is turned round).
+
+        Raises:
+            BadRow: the row is no ranking of two completions or more.
+        """
         prompt = shapes.prompt(next(row[name] for name in self.PROMPTS if name in row), system=row.get("system"))
         scored, judged = self._judged(row)
         if len(judged) < 2:
             raise BadRow("one_completion", "a ranking needs two completions")
-        yield from ordered_pairs(prompt, judged, origin, source, margins=scored)
-        if scored and source.threshold is not None:
-            for completion, score in judged:
-                yield thumb(prompt, completion, score, origin, source)
+        return prompt, scored, judged
 
     def _judged(self, row: Fields) -> tuple[bool, list[tuple[Conversation, float]]]:
-        """Whether the numbers are scores, and each completion with one (a rank is turned round)."""
         items = next(row[name] for name in self.LISTS if isinstance(row.get(name), list))
         if isinstance(items[0], Mapping):
             return self._judged_items(items)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import combinations
 
 from alignment_core.config import SourceConfig
-from alignment_core.record_format import BadRow, Dropped, Outcome, Reading
+from alignment_core.record_format import BadRow, Dropped, Fields, Outcome, Reading
 from alignment_core.records import Conversation, LabelledResponse, Message, PreferencePair
 
 
@@ -26,6 +26,12 @@ def pair(
 def _words(completion: Conversation) -> list[Message]:
     """The completion without blanks around its turns, which templates take away."""
     return [{**message, "content": (message.get("content") or "").strip()} for message in completion]
+
+
+def rater(row: Fields) -> tuple[str | None, float]:
+    """Who judged and when, from the columns `rater` and `time` (seconds) that our own export writes."""
+    name, when = row.get("rater"), row.get("time")
+    return (name if isinstance(name, str) and name else None), float(when) if isinstance(when, int | float) else 0.0
 
 
 def ordered_pairs(

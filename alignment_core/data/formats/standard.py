@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from alignment_core.config import SourceConfig
 from alignment_core.data.formats import shapes
-from alignment_core.data.formats.comparing import pair, thumb
+from alignment_core.data.formats.comparing import pair, rater, thumb
 from alignment_core.record_format import BadRow, Dropped, Fields, Outcome, Reading, RecordFormat
 from alignment_core.records import Conversation, Demonstration, LabelledResponse, Prompt
 
@@ -69,7 +69,7 @@ class Labelled(RecordFormat):
         if desirable is None:
             yield Dropped("no_label", origin)
             return
-        yield Reading(LabelledResponse(prompt, response, desirable, 1.0, origin))
+        yield Reading(LabelledResponse(prompt, response, desirable, 1.0, origin), *rater(row))
 
 
 class Rated(RecordFormat):

@@ -1,0 +1,162 @@
+"""Votes out of the store and into it, and a store as a source of data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alignment_core.config import PipelineConfig, SourceConfig
+from alignment_core.data.check import check
+from alignment_core.errors import DataError, FeedbackError
+from alignment_core.feedback import FeedbackStore, Rater, open_feedback
+from alignment_core.feedback.exchange import export, import_votes
+from alignment_core.feedback.source import stores_as_files
+from alignment_core.progress import Silent
+from alignment_core.registry import load_registry
+from alignment_core.stages.build import run_here
+from alignment_core.stages.plan import make_plan
+
+ANN, BEN, JUDGE = Rater("Ann"), Rater("Ben"), Rater("judge", "ai")
+
+
+def question(number: int) -> tuple[dict[str, str], ...]:
+    return ({"role": "user", "content": f"What is {number} plus {number}?"},)
+
+
+def given(report: Mapping[str, Any], kind: str) -> int:
+    """Records of a kind in both splits, before any conversion."""
+    return sum(report["conversions"].get(split, {}).get(f"{kind} given", 0) for split in ("train", "held_out"))
+
+
+def fill(store: FeedbackStore, order: int = 1) -> None:
+    """Twelve thumbs, three rankings of three (one with a tie, one skipped), and one comment without a thumb."""
+    for number in range(12)[::order]:
+        response = store.add_response(question(number), f"It is {2 * number}, of course.", "model-1")
+        store.thumb(ANN, response, number % 3 > 0, when=number)
+    for number, ranks in [(20, (1, 2, 3)), (21, (2, 1, 2)), (22, None)]:
+        texts = [(f"Perhaps {number + n}, or else {n}.", f"model-{n}") for n in range(3)]
+        (rankable,) = store.add_rankables([(question(number), texts)])
+        store.rank(JUDGE if number == 21 else BEN, rankable, ranks, when=number)
+    store.thumb(BEN, store.add_response(question(30), "I do not know.", "model-2"), None, comment="lazy")
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> str:
+    path = str(tmp_path / "feedback.db")
+    with open_feedback(path) as store:
+        fill(store)
+    return path
+
+
+def test_check_finds_every_vote_of_an_export(place: str, tmp_path: Path) -> None:
+    """Of the rankings, 1 2 3 gives three pairs, 2 1 2 two and a tie, the skipped one nothing."""
+    with open_feedback(place) as store:
+        assert export(store, tmp_path / "out") == {"thumbs.jsonl": 13, "rankings.jsonl": 2}
+        with pytest.raises(FeedbackError, match="Name a new one"):
+            export(store, tmp_path / "out")
+    with stores_as_files([place]) as files:
+        for path in (str(tmp_path / "out"), *files):
+            report = check([path])
+            assert (given(report, "feedback"), given(report, "preferences")) == (12, 5)
+            assert report["dropped"] == {"no_label": 1, "tie": 1}
+            assert report["quarantined"] == {}
+
+
+def test_superseded_votes_of_a_history_are_told_apart_by_rater_and_time(tmp_path: Path) -> None:
+    with open_feedback(str(tmp_path / "feedback.db")) as store:
+        response = store.add_response(question(1), "It is 2.", "")
+        for rater, up, when in [(ANN, True, 1.0), (BEN, True, 2.0), (ANN, False, 3.0), (BEN, False, 4.0)]:
+            store.thumb(rater, response, up, when=when)
+        export(store, tmp_path / "out", history=True)
+    report = check([str(tmp_path / "out")])
+    assert report["votes"]["superseded"] == 2
+    assert report["votes"]["contradicting"] == 0
+    assert given(report, "feedback") == 1
+
+
+def everything(store: FeedbackStore) -> list[Any]:
+    """What is in force, in an order of its own; a comment alone cannot be told in any format."""
+    found = [
+        (vote.rater, vote.prompt, tuple((r.text, r.model) for r in vote.responses), vote.ranks, vote.up, vote.time)
+        for vote in store.votes()
+        if vote.ranks or vote.up is not None
+    ]
+    return sorted(found, key=repr)
+
+
+def test_import_of_an_export_gives_the_same_votes_and_a_second_one_none(place: str, tmp_path: Path) -> None:
+    with open_feedback(place) as store, open_feedback(str(tmp_path / "copy.db")) as copy:
+        export(store, tmp_path / "out")
+        source = [SourceConfig(path=str(tmp_path / "out"))]
+        assert import_votes(copy, source) == {"thumbs": 12, "rankings": 2, "no_label": 1}
+        before = [(vote[0], *vote[1:5]) for vote in everything(store)]
+        assert [(vote[0], *vote[1:5]) for vote in everything(copy)] == before
+        assert {vote[5] for vote in everything(copy) if vote[5] < 1e6} == {float(n) for n in [*range(1, 12), 20, 21]}
+        newest = copy.newest()
+        assert import_votes(copy, source) == {"known": 14, "no_label": 1}
+        assert copy.newest() == newest
+
+
+def test_import_reads_what_other_tools_export(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "Hi", "completion": "Hello!", "label": True},
+        {"prompt": "Hi", "completion": "Hello!", "label": True},
+        {"prompt": "Hi", "completion": "Go away.", "label": 0},
+        {"prompt": "Hi", "completion": "", "label": 0},
+    ]
+    (tmp_path / "thumbs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + "not json\n")
+    (tmp_path / "pairs.json").write_text(json.dumps([{"prompt": "Hi", "chosen": "Hello!", "rejected": "No."}]))
+    sources = [SourceConfig(path=str(tmp_path / name)) for name in ("thumbs.jsonl", "pairs.json")]
+    with open_feedback(str(tmp_path / "feedback.db")) as store:
+        added = import_votes(store, sources, kind="ai")
+        assert added == {"thumbs": 3, "rankings": 1, "empty_completion": 1, "invalid_json": 1}
+        votes = list(store.votes())
+    assert {vote.rater.kind for vote in votes} == {"ai"}
+    assert len({vote.rater.name for vote in votes}) == 4  # two strangers' votes count as two
+    pair = next(vote for vote in votes if vote.ranks)
+    assert [(response.text, rank) for response, rank in zip(pair.responses, pair.ranks, strict=True)] == [
+        ("Hello!", 1), ("No.", 2),
+    ]  # fmt: skip
+
+
+def config(path: str, tiny_model: Path, store: Path, **source: Any) -> PipelineConfig:
+    return PipelineConfig.model_validate(
+        {
+            "model": {"base": str(tiny_model), "load_in": "fp32", "max_length": 128},
+            "data": {"sources": [{"path": path, **source}], "held_out_fraction": 0.2},
+            "optimizer": {"name": "kto"},
+            "store": store,
+        }
+    )
+
+
+def test_the_same_votes_are_the_same_source_wherever_they_lie(place: str, tiny_model: Path, tmp_path: Path) -> None:
+    registry = load_registry()
+    with open_feedback(str(tmp_path / "other" / "votes.sqlite")) as other:
+        fill(other, order=-1)
+        other.thumb(BEN, other.add_response(question(1), "It is 2, of course.", "model-9"), True)
+        upto = other.newest() - 1
+        first = make_plan(config(place, tiny_model, tmp_path), registry).ingest
+        pinned = config(other.place, tiny_model, tmp_path, votes_upto=upto)
+        assert make_plan(pinned, registry).ingest.key == first.key
+        later = make_plan(config(other.place, tiny_model, tmp_path), registry).ingest
+        assert later.key != first.key
+        # Votes that come between the plan and the stage wait for the next run.
+        other.thumb(BEN, other.add_response(question(2), "Nothing.", "model-9"), False)
+    metrics = run_here(later, Silent())[0].manifest().metrics
+    assert given(metrics, "feedback") == 12
+    assert metrics["duplicates"]["exact"] == 1
+
+
+def test_a_store_without_votes_or_none_at_all_is_said_in_words(tiny_model: Path, tmp_path: Path) -> None:
+    missing = str(tmp_path / "missing.db")
+    with pytest.raises(DataError, match="no such feedback store"):
+        make_plan(config(missing, tiny_model, tmp_path), load_registry())
+    assert not Path(missing).exists()
+    open_feedback(missing).close()
+    with pytest.raises(DataError, match="holds no votes"), stores_as_files([missing]):
+        pass

@@ -124,7 +124,14 @@ class SFTConfig(StepSettings):
 
 
 class RewardConfig(StepSettings):
-    """The reward model: Bradley–Terry on preference pairs."""
+    """The reward model: trained by Bradley–Terry on preference pairs, or one that exists (`model`)."""
+
+    model: str | None = None
+    """Sequence classifier with one label to take instead of training one: folder in Hugging Face format, or hub id."""
+    revision: str | None = None
+    """Hub branch, tag or commit of `model`; resolved to a commit before anything is cached."""
+    chat_template: str | None = None
+    """Jinja file or built-in name of the template that `model` reads; unset: its tokenizer's own."""
 
     centering: float = Field(0.01, ge=0)
     """Weight of (r_chosen + r_rejected)², which keeps the scores around zero (arXiv 2312.09244)."""
@@ -183,7 +190,7 @@ class PipelineConfig(Settings):
     rank: RankConfig | None = None
     """Rank the sampled responses; needs `sample`."""
     reward: RewardConfig = RewardConfig()
-    """The reward model, trained only when something needs it."""
+    """The reward model; trained only when something needs it and `reward.model` names none."""
     optimizer: dict[str, Any] = Field(default_factory=lambda: {"name": "dpo"})
     """`name` chooses the installed optimizer; the rest are its own settings."""
     evaluation: EvaluationConfig = EvaluationConfig()

@@ -70,6 +70,20 @@ class Chat:
         """
         return self._willing(messages, (), lambda prompt, _: [Rendered(self._head(prompt))])[0]
 
+    def whole(self, prompt: Conversation, answer: Message) -> str:
+        """A conversation and its last answer as the template writes them, to the template's very end.
+
+        Raises:
+            Unrenderable: the template refuses it.
+        """
+
+        def render(prompt: Conversation, completions: Sequence[Conversation]) -> list[Rendered]:
+            text = self._render((*prompt, *completions[0]))[0]
+            check_all_there(prompt, text)
+            return [Rendered(text)]
+
+        return self._willing(prompt, ((answer,),), render)[0].head
+
     def completions(
         self, prompt: Conversation, completions: Sequence[Conversation], *, targets: bool = False
     ) -> list[Rendered]:
@@ -215,7 +229,7 @@ class Chat:
             raise ModelError(
                 "the chat template leaves out the assistant's text",
                 where=where,
-                do="Set model.chat_template to another file or a built-in name",
+                do="Name another chat template: a file, or a built-in name",
             )
         lead = before[len(head) :] if before.startswith(head) else ""
         ends = sorted((after.index(text), text) for text in special_tokens(tokenizer) if text in after)

@@ -15,7 +15,7 @@ DEFAULT_TEMPLATE = "plain"
 """For base models whose tokenizer brings no template."""
 
 
-def resolve_chat_template(value: str | None) -> str | None:
+def resolve_chat_template(value: str | None, where: str = "model.chat_template") -> str | None:
     """Text of the template that `value` names: a built-in one or a file. None stays None: the tokenizer's own.
 
     Raises:
@@ -30,7 +30,7 @@ def resolve_chat_template(value: str | None) -> str | None:
     except (OSError, UnicodeDecodeError) as error:
         raise ModelError(
             f"the chat template cannot be read ({type(error).__name__})",
-            where="model.chat_template",
+            where=where,
             got=value,
             expected=f"a file, or one of {', '.join(BUILTIN_TEMPLATES)}",
         ) from None

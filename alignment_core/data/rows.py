@@ -76,6 +76,13 @@ class Tokens:
         batch, row = self._at(record)
         return batch.value(name, row)
 
+    def contents(self, name: str) -> Iterator[tuple[int, bytes]]:
+        """Number of each record that has this part, and the part's ids as int32 in the machine's byte order."""
+        start = 0
+        for batch in self._batches:
+            yield from ((start + row, content) for row, content in batch.contents(name))
+            start += len(batch)
+
     def sequence(self, head: tuple[int, ...], record: int, name: str) -> TokenSequence:
         """The completion `first` or `second` of a record behind `head`."""
         mask = self.value(record, f"{name}.mask")
@@ -103,6 +110,13 @@ class _Batch:
             self._views[name] = column.offsets.to_numpy(), column.values.to_numpy(), column.is_valid()
         offsets, values, valid = self._views[name]
         return tuple(values[offsets[row] : offsets[row + 1]].tolist()) if valid[row].as_py() else None
+
+    def contents(self, name: str) -> Iterator[tuple[int, bytes]]:
+        column = self._batch.column(name)
+        offsets, values = column.offsets.to_numpy(), column.values.to_numpy()
+        valid = column.is_valid().to_numpy(zero_copy_only=False)
+        for row in np.flatnonzero(valid).tolist():
+            yield row, values[offsets[row] : offsets[row + 1]].tobytes()
 
     def value(self, name: str, row: int) -> Any:
         column = self._batch.column(name)

@@ -75,9 +75,10 @@ class _Dequantised(torch.autograd.Function):
 
 
 def linear_layers(model: PreTrainedModel) -> list[nn.Module]:
-    """The layers that are quantised: every linear one but the head."""
+    """The layers that are quantised: every linear one but the head, be it a vocabulary or a classifier's score."""
     head = model.get_output_embeddings()
-    return [m for m in model.modules() if isinstance(m, nn.Linear | Conv1D) and m is not head]
+    linear = [m for m in model.modules() if isinstance(m, nn.Linear | Conv1D)]
+    return [m for m in linear if m is not head and m is not getattr(model, "score", None)]
 
 
 def stand_for_quantised(model: PreTrainedModel) -> None:
@@ -94,6 +95,14 @@ def bytes_of_weights(model: PreTrainedModel, load_in: LoadIn) -> int:
         packed = QUANTISED_BYTES.get(load_in) if id(p) in quantised else None
         size += p.numel() * (p.element_size() if packed is None else packed)
     return round(size)
+
+
+def keep_layers(model: PreTrainedModel, present: int, kept: int) -> None:
+    """Leave only the first of a model's layers."""
+    for module in model.modules():
+        for name, child in module.named_children():
+            if isinstance(child, nn.ModuleList) and len(child) == present:
+                setattr(module, name, child[:kept])
 
 
 def make_fake(module: nn.Module, mode: FakeTensorMode, device: torch.device) -> None:

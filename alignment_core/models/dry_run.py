@@ -13,14 +13,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from alignment_core.config import LoadIn, LoraConfig
 from alignment_core.losses.likelihood import fused_token_logps
+from alignment_core.models.classifier import ClassifierSize
 from alignment_core.models.counting import (
     QUANTISED_BYTES,
     Counted,
     bytes_of_weights,
+    keep_layers,
     make_fake,
     stand_for_quantised,
 )
@@ -63,6 +65,7 @@ class Architecture:
         trained: roles that learn.
         device: where it runs.
         packs: whether sequences are packed into one row (`packing.packs`).
+        external_reward: configuration of a reward model that is a model of its own; None without.
     """
 
     config: PretrainedConfig
@@ -73,6 +76,7 @@ class Architecture:
     trained: tuple[str, ...]
     device: torch.device
     packs: bool = True
+    external_reward: PretrainedConfig | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +90,7 @@ class Footprint:
         parameters: number of weights of the base.
         trainable: number of weights that learn.
         cache_per_token: keys and values of one token in all layers.
+        external_reward: a reward model that is a model of its own.
     """
 
     base: int
@@ -94,6 +99,7 @@ class Footprint:
     parameters: int
     trainable: int
     cache_per_token: int
+    external_reward: int = 0
 
 
 class DryRun:
@@ -108,6 +114,8 @@ class DryRun:
         self._mode = FakeTensorMode(allow_non_fake_inputs=True)
         self._sizes = [count for count in SAMPLED_LAYERS if count < self.layers] or [self.layers]
         self._models = {count: self._build(count) for count in self._sizes}
+        external, load_in, device = architecture.external_reward, architecture.load_in, architecture.device
+        self._external = None if external is None else ClassifierSize(external, load_in, device)
 
     def footprint(self) -> Footprint:
         """What stays, counted from the shapes of the weights."""
@@ -129,6 +137,7 @@ class DryRun:
             parameters=sum(p.numel() for p in model.parameters()),
             trainable=trainable,
             cache_per_token=2 * self.layers * heads * head_width * element,
+            external_reward=0 if self._external is None else self._external.weights,
         )
 
     def training(self, passes: Sequence[Pass], *, checkpointing: bool) -> int:
@@ -142,7 +151,7 @@ class DryRun:
         return round(self._over_layers(peak))
 
     def reading(self, one: Pass) -> int:
-        """Peak of one pass without gradients, whatever role it runs as."""
+        """Peak of one pass without gradients, whatever role it runs as, an external reward model's included."""
         role = self.architecture.adapters[0] if self.architecture.adapters else "base"
         scalar = one.targets == 0 and bool(self.architecture.heads)
         role = self.architecture.heads[0] if scalar else role
@@ -154,7 +163,8 @@ class DryRun:
 
         # Nothing is kept from layer to layer, so that the smallest model tells.
         roles = self._models[self._sizes[0]]
-        return self._peak(roles, lambda: work(roles))
+        own = self._peak(roles, lambda: work(roles))
+        return own if self._external is None else max(own, self._external.reading(one.tokens, one.width))
 
     def _over_layers(self, measure: Callable[[Roles], float]) -> float:
         found = [measure(self._models[count]) for count in self._sizes]
@@ -168,7 +178,7 @@ class DryRun:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(spec.config, dtype=self._dtype)
             model.requires_grad_(False).eval()
-            _keep_layers(model, self.layers, layers)
+            keep_layers(model, self.layers, layers)
             if spec.load_in in QUANTISED_BYTES:
                 stand_for_quantised(model)
             roles = Roles(model, spec.config.name_or_path)
@@ -216,13 +226,6 @@ class DryRun:
             shape=head_shape(roles.model),
         )
         return logps.sum()
-
-
-def _keep_layers(model: PreTrainedModel, present: int, kept: int) -> None:
-    for module in model.modules():
-        for name, child in module.named_children():
-            if isinstance(child, nn.ModuleList) and len(child) == present:
-                setattr(module, name, child[:kept])
 
 
 def _adapter_weights(roles: Roles, names: Sequence[str]) -> Iterator[nn.Parameter]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from alignment_core.artifacts.digest import tree_digest
-from alignment_core.config import ModelConfig
 from alignment_core.errors import ModelError
 
 WEIGHTS = ("config.json", "*.safetensors", "*.safetensors.index.json")
@@ -33,13 +34,15 @@ PICKLED = ("*.bin", "*.pt", "*.pth")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 HUB_SECONDS = 10
+DEFAULT_LABELS = 2
+"""Labels of a transformers configuration that does not name them."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class ModelIdentity:
-    """A base model, told apart by its content.
+    """A model, told apart by its content.
 
     Attributes:
         name: last part of the path or hub id, for labels.
@@ -56,39 +59,83 @@ class ModelIdentity:
     tokenizer: str
 
 
-def model_identity(config: ModelConfig) -> ModelIdentity:
-    """Find the model and tell its content.
+def model_identity(path: str, revision: str | None, where: str = "model.base") -> ModelIdentity:
+    """Find a model and tell its content.
+
+    Args:
+        path: a folder, or a hub id.
+        revision: branch, tag or commit of a hub model.
+        where: the setting that names it; the revision's stands beside it.
 
     Raises:
         ModelError: it is neither a folder with a model in safetensors nor a model of the hub.
     """
-    folder = Path(config.base).expanduser()
+    folder = Path(path).expanduser()
     if folder.is_dir():
-        return _of_folder(folder.resolve(), config)
-    if not HUB_ID.fullmatch(config.base):
+        return _of_folder(folder.resolve(), revision, where)
+    if not HUB_ID.fullmatch(path):
         raise ModelError(
             "there is no such folder",
-            where="model.base",
-            got=config.base,
+            where=where,
+            got=path,
             expected="a folder of a model in Hugging Face format, or a hub id such as Qwen/Qwen2.5-0.5B-Instruct",
         )
-    return _of_hub(config.base, config.revision)
+    return _of_hub(path, revision, where)
 
 
-def _of_folder(folder: Path, config: ModelConfig) -> ModelIdentity:
-    if config.revision is not None:
+def check_classifier(model: ModelIdentity, where: str) -> None:
+    """
+    Raises:
+        ModelError: by its configuration, the model is no sequence classifier with one label.
+    """
+    found = _configuration(model, where)
+    kinds = found.get("architectures") or []
+    labels = len(found["id2label"]) if "id2label" in found else found.get("num_labels", DEFAULT_LABELS)
+    if not any(str(kind).endswith("ForSequenceClassification") for kind in kinds):
         raise ModelError(
-            "a folder has no revisions", where="model.revision", got=config.revision, do="Leave `revision` out"
+            "the model is no sequence classifier",
+            where=where,
+            got=", ".join(map(str, kinds)) or "a config.json without `architectures`",
+            expected="an architecture that transformers names …ForSequenceClassification",
         )
+    if labels != 1:
+        raise ModelError(
+            "the model has more than one label, so that nobody knows which of them is the reward",
+            where=where,
+            got=f"{labels} labels",
+            expected="1",
+            do="Choose a reward model that gives one number",
+        )
+
+
+def _configuration(model: ModelIdentity, where: str) -> dict[str, Any]:
+    file = Path(model.path) / "config.json"
+    if model.revision is not None:
+        from huggingface_hub import hf_hub_download
+
+        try:
+            file = Path(hf_hub_download(model.path, "config.json", revision=model.revision))
+        except Exception as error:  # no network, in the words of whichever HTTP library the hub's client uses
+            raise _unknown(model.path, f"its configuration cannot be had ({error})", where) from error
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError("config.json is no JSON", where=where, got=error) from error
+    return found if isinstance(found, dict) else {}
+
+
+def _of_folder(folder: Path, revision: str | None, where: str) -> ModelIdentity:
+    if revision is not None:
+        raise ModelError("a folder has no revisions", where=_revision(where), got=revision, do="Leave `revision` out")
     if not (folder / "config.json").is_file():
         raise ModelError(
             "the folder holds no model: config.json is missing",
-            where="model.base",
+            where=where,
             got=folder,
             do="Name the folder that `save_pretrained` wrote",
         )
     if not any(folder.glob("*.safetensors")):
-        raise _no_safetensors(str(folder), pickled=any(_matching(folder, PICKLED)))
+        raise _no_safetensors(str(folder), where, pickled=any(_matching(folder, PICKLED)))
     return ModelIdentity(
         name=folder.name,
         path=str(folder),
@@ -98,27 +145,31 @@ def _of_folder(folder: Path, config: ModelConfig) -> ModelIdentity:
     )
 
 
+def _revision(where: str) -> str:
+    return f"{where.rpartition('.')[0]}.revision"
+
+
 def _matching(folder: Path, patterns: tuple[str, ...]) -> Iterator[Path]:
     return (path for pattern in patterns for path in folder.glob(pattern) if path.is_file())
 
 
-def _no_safetensors(place: str, *, pickled: bool) -> ModelError:
+def _no_safetensors(place: str, where: str, *, pickled: bool) -> ModelError:
     return ModelError(
         "the weights are pickled, which can run code" if pickled else "the model has no weights",
-        where="model.base",
+        where=where,
         got=place,
         expected="*.safetensors",
         do="Load it once with transformers and save it with `save_pretrained`" if pickled else None,
     )
 
 
-def _of_hub(repo: str, revision: str | None) -> ModelIdentity:
-    commit = revision if revision and COMMIT.fullmatch(revision) else _commit(repo, revision)
+def _of_hub(repo: str, revision: str | None, where: str) -> ModelIdentity:
+    commit = revision if revision and COMMIT.fullmatch(revision) else _commit(repo, revision, where)
     address = f"{repo}@{commit}"
     return ModelIdentity(repo.rsplit("/", 1)[-1], repo, commit, weights=address, tokenizer=address)
 
 
-def _commit(repo: str, revision: str | None) -> str:
+def _commit(repo: str, revision: str | None, where: str) -> str:
     """The commit that a branch or tag of the hub stands for; without a network, the one that was downloaded last."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
@@ -128,39 +179,40 @@ def _commit(repo: str, revision: str | None) -> str:
     except GatedRepoError as error:
         raise ModelError(
             "the hub asks you to accept this model's licence",
-            where="model.base",
+            where=where,
             got=repo,
             do=f"Accept it at https://huggingface.co/{repo}, then run `hf auth login`",
         ) from error
     except RevisionNotFoundError as error:
-        raise ModelError("the hub knows no such revision", where="model.revision", got=f"{repo}@{revision}") from error
+        problem = "the hub knows no such revision"
+        raise ModelError(problem, where=_revision(where), got=f"{repo}@{revision}") from error
     except RepositoryNotFoundError as error:
-        raise _unknown(repo, "it is neither a folder here nor a model of the hub") from error
+        raise _unknown(repo, "it is neither a folder here nor a model of the hub", where) from error
     except Exception as error:  # no network, in the words of whichever HTTP library the hub's client uses
-        return _downloaded_commit(repo, revision, error)
+        return _downloaded_commit(repo, revision, where, error)
     names = [file.rfilename for file in info.siblings or ()]
     if info.sha is None or not any(name.endswith(".safetensors") for name in names):
-        raise _no_safetensors(repo, pickled=any(name.endswith((".bin", ".pt", ".pth")) for name in names))
+        raise _no_safetensors(repo, where, pickled=any(name.endswith((".bin", ".pt", ".pth")) for name in names))
     return info.sha
 
 
-def _downloaded_commit(repo: str, revision: str | None, error: Exception) -> str:
+def _downloaded_commit(repo: str, revision: str | None, where: str, error: Exception) -> str:
     from huggingface_hub import try_to_load_from_cache
 
     config = try_to_load_from_cache(repo, "config.json", revision=revision)
     if not isinstance(config, str):
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         problem = f"it is no folder here, was not downloaded before, and the hub cannot be reached ({reason})"
-        raise _unknown(repo, problem) from error
+        raise _unknown(repo, problem, where) from error
     commit = Path(config).parent.name
     logger.warning("the hub cannot be reached; using %s at the downloaded commit %s", repo, commit)
     return commit
 
 
-def _unknown(repo: str, problem: str) -> ModelError:
+def _unknown(repo: str, problem: str, where: str) -> ModelError:
     return ModelError(
         problem,
-        where="model.base",
+        where=where,
         got=repo,
         expected="a folder of a model in Hugging Face format, or a hub id",
         do="Check the spelling and the working directory; a private model needs `hf auth login`",

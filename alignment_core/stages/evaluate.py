@@ -31,10 +31,10 @@ def run(job: Job) -> dict[str, Any]:
     else:
         opened.add_sft("policy")
     opened.add_sft("reference")
-    if "reward" in job.parents:
-        opened.roles.add_saved("reward", job.parents["reward"])
+    if opened.rewarded:
+        opened.add_reward()
     running = opened.run(Rows())
-    return _on_data(running, data) | _on_prompts(running, data, opened)
+    return _on_data(running, data) | _on_prompts(running, data, opened) | opened.reward_metrics()
 
 
 def _on_data(running: Run, data: Dataset) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def _on_prompts(running: Run, data: Dataset, opened: Opened) -> dict[str, Any]:
     texts = [opened.renderer.decode(rollout.sequence.completion) for rollout in rollouts]
     conversations = [data.held_out.messages(prompt) for prompt in prompts]
     scores: dict[str, list[float]] = {}
-    if "reward" in job.parents:
+    if opened.rewarded:
         scores["reward"] = reward_scores(running, rollouts)
     registry = load_registry()
     for raw in job.call.config["evaluators"]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
+from transformers import PretrainedConfig
 from transformers.pytorch_utils import Conv1D
 
 from alignment_core.config import LoraConfig
@@ -30,10 +31,18 @@ def budget_of(runtime: Runtime) -> int:
     return AUTO_BUDGET if runtime.token_budget == "auto" else runtime.token_budget
 
 
-def fit_to_memory(objective: Objective, run: Run, runtime: Runtime, config: dict[str, Any], checkpoints: Path) -> None:
+def fit_to_memory(
+    objective: Objective,
+    run: Run,
+    runtime: Runtime,
+    config: dict[str, Any],
+    checkpoints: Path,
+    external_reward: PretrainedConfig | None = None,
+) -> None:
     """Set the run's token budget and gradient checkpointing, and say which and why.
 
-    A training that goes on from a checkpoint keeps its budget, so that it ends as it would have.
+    A training that goes on from a checkpoint keeps its budget, so that it ends as it would have. With an external
+    reward model, whose layers the quick bound does not know, the dry run is always made.
     """
     budget: int | None = None if runtime.token_budget == "auto" else runtime.token_budget
     if budget is None:
@@ -41,10 +50,10 @@ def fit_to_memory(objective: Objective, run: Run, runtime: Runtime, config: dict
     recompute = None if runtime.gradient_checkpointing == "auto" else runtime.gradient_checkpointing
     available = available_memory(run.device, runtime.memory_gb)
     bound = _generous_bound(run.roles, budget or AUTO_BUDGET, config["max_length"])
-    if bound < ABUNDANT * available:
+    if bound < ABUNDANT * available and external_reward is None:
         found, why = (budget or AUTO_BUDGET, bool(recompute)), f"memory abounds: {_gib(available)} may be taken"
     else:
-        choice = _choose(objective, run, config, available, budget, recompute)
+        choice = _choose(objective, run, config, available, budget, recompute, external_reward)
         found = (choice.token_budget, choice.gradient_checkpointing)
         why = f"{_gib(choice.needs.total)} predicted for the models, {_gib(available)} more than now may be taken"
         if not choice.fits:
@@ -55,7 +64,13 @@ def fit_to_memory(objective: Objective, run: Run, runtime: Runtime, config: dict
 
 
 def _choose(
-    objective: Objective, run: Run, config: dict[str, Any], available: int, budget: int | None, recompute: bool | None
+    objective: Objective,
+    run: Run,
+    config: dict[str, Any],
+    available: int,
+    budget: int | None,
+    recompute: bool | None,
+    external_reward: PretrainedConfig | None,
 ) -> Choice:
     roles = run.roles
     dry_run = DryRun(
@@ -68,6 +83,7 @@ def _choose(
             roles.trained,
             run.device,
             roles.packs,
+            external_reward,
         )
     )
     rehearsed = partial(
@@ -85,7 +101,7 @@ def _choose(
         available,
         token_budget=budget,
         gradient_checkpointing=recompute,
-        present=lambda footprint: footprint.base + footprint.adapters,
+        present=lambda footprint: footprint.base + footprint.adapters + footprint.external_reward,
     )
 
 

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedModel
+
 from alignment_core.config import LoraConfig
+from alignment_core.data.conversations import Conversations
 from alignment_core.data.dataset import Dataset, read_dataset
 from alignment_core.data.rendering import Renderer, generation_stops, load_tokenizer
+from alignment_core.data.retelling import Retelling
 from alignment_core.errors import DataError
+from alignment_core.models.classifier import TextReward, load_classifier
 from alignment_core.models.load import choose_device, load_base
 from alignment_core.models.logps import Budget
 from alignment_core.models.roles import Roles
@@ -35,7 +41,42 @@ def open_renderer(job: Job) -> Renderer:
 
 def open_data(job: Job) -> Dataset:
     """The ingested rows, joined by the ranked samples where there are any."""
-    return read_dataset(*(job.parents[role] for role in ("data", "ranked") if role in job.parents))
+    return read_dataset(*_data_folders(job))
+
+
+def _data_folders(job: Job) -> list[Path]:
+    return [job.parents[role] for role in ("data", "ranked") if role in job.parents]
+
+
+@dataclass
+class External:
+    """A reward model of its own (`reward.model`), and how sequences are told to it."""
+
+    model: PreTrainedModel
+    retelling: Retelling
+    pad_id: int
+
+    @classmethod
+    def of(cls, job: Job, renderer: Renderer) -> External:
+        """Load the one that the job names."""
+        place, config = job.call.inputs["reward_model"], job.call.config
+        device = choose_device(job.call.runtime.device)
+        tokenizer = load_tokenizer(place["path"], place["revision"])
+        model = load_classifier(place["path"], revision=place["revision"], load_in=config["load_in"], device=device)
+        positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or math.inf
+        retelling = Retelling(
+            renderer,
+            Conversations(*_data_folders(job)),
+            tokenizer,
+            chat_template=config["reward_model"]["chat_template"],
+            limit=min(positions, tokenizer.model_max_length),
+            warn=job.progress.warn,
+        )
+        return cls(model, retelling, tokenizer.pad_token_id)
+
+    def role(self, budget: Budget) -> TextReward:
+        """As an optimizer sees it."""
+        return TextReward(self.model, self.retelling.ids, self.pad_id, budget)
 
 
 @dataclass
@@ -45,6 +86,7 @@ class Opened:
     job: Job
     roles: Roles
     renderer: Renderer
+    external: External | None = None
 
     @classmethod
     def of(cls, job: Job) -> Opened:
@@ -77,6 +119,22 @@ class Opened:
             lora = LoraConfig.model_validate(self.job.call.config["lora"])
             self.roles.add_new(role, lora, self.job.call.config["seed"])
 
+    @property
+    def rewarded(self) -> bool:
+        """Whether the job has a reward model: one that was trained, or one of its own."""
+        return "reward" in self.job.parents or "reward_model" in self.job.call.inputs
+
+    def add_reward(self) -> None:
+        """The reward model that the job has."""
+        if "reward" in self.job.parents:
+            self.roles.add_saved("reward", self.job.parents["reward"])
+        else:
+            self.external = External.of(self.job, self.renderer)
+
+    def reward_metrics(self) -> dict[str, int]:
+        """How many texts an external reward model could not take whole."""
+        return {} if self.external is None else {"reward_texts_cut": self.external.retelling.cut}
+
     def save(self, role: str, folder: Path) -> None:
         """The role as a PEFT folder, with the chat template that it was trained on beside it."""
         self.roles.save(role, folder)
@@ -86,20 +144,23 @@ class Opened:
         """The run of these rows, once every role is there."""
         tokenizer = self.renderer.tokenizer
         vocabulary = Vocabulary(tokenizer, self.renderer.pad_id, self.renderer.stop_ids)
+        budget = Budget(budget_of(self.job.call.runtime))
         return Run(
             roles=self.roles,
             rows=rows,
             vocabulary=vocabulary,
-            budget=Budget(budget_of(self.job.call.runtime)),
+            budget=budget,
             seed=self.job.call.config.get("seed", 0),
             progress=self.job.progress,
             cached_reference=cached_reference or {},
+            external_reward=None if self.external is None else self.external.role(budget),
         )
 
     def train(self, objective: Objective, run: Run) -> None:
         """Choose token budget and checkpointing by the memory that is free, say so, and train."""
         runtime = self.job.call.runtime
-        fit_to_memory(objective, run, runtime, self.job.call.config, self.job.checkpoints)
+        external = None if self.external is None else self.external.model.config
+        fit_to_memory(objective, run, runtime, self.job.call.config, self.job.checkpoints, external)
         train(objective, run, self.job.checkpoints, runtime.checkpoint_seconds)
 
 

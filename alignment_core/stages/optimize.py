@@ -34,7 +34,7 @@ def run(job: Job) -> dict[str, Any]:
     metrics = write_history(training, job.out)
     if cached and isinstance(training.reference, CachedReference):
         metrics["reference_computed_live"] = training.reference.missed
-    return metrics
+    return metrics | opened.reward_metrics()
 
 
 def _add_roles(opened: Opened, optimizer: AlignmentOptimizer) -> None:
@@ -42,9 +42,9 @@ def _add_roles(opened: Opened, optimizer: AlignmentOptimizer) -> None:
     if optimizer.reference:
         opened.add_sft("reference")
     if optimizer.reward_model:
-        opened.roles.add_saved("reward", opened.job.parents["reward"])
+        opened.add_reward()
     if "value" in optimizer.trains:
-        if optimizer.reward_model:
+        if opened.roles.has("reward"):
             opened.roles.add_copy("value", of="reward")
         else:
             opened.add_trainable("value")

@@ -19,6 +19,7 @@ from alignment_core.models.identity import ModelIdentity, model_identity
 from alignment_core.plugin_api import AlignmentOptimizer
 from alignment_core.registry import Registry
 from alignment_core.stages.base import Runtime, StageCall
+from alignment_core.stages.external_reward import FIELDS, ExternalReward, external_reward
 
 VERSIONS = {
     "ingest": 4,
@@ -66,8 +67,9 @@ class _Planner:
     def __init__(self, config: PipelineConfig, registry: Registry) -> None:
         self.config = config
         self.registry = registry
-        self.model: ModelIdentity = model_identity(config.model)
+        self.model: ModelIdentity = model_identity(config.model.base, config.model.revision)
         self.chat_template: str | None = resolve_chat_template(config.model.chat_template)
+        self.external = external_reward(config.reward)
         self.runtime = Runtime(
             store=config.store.absolute(),
             device=config.device,
@@ -103,8 +105,8 @@ class _Planner:
             reward=reward,
             reference=reference,
             optimize=optimize,
-            evaluate_sft=self._evaluate("sft", ingest, sft, reward, None),
-            evaluate=self._evaluate(optimizer.name, ingest, sft, reward, optimize),
+            evaluate_sft=self._evaluate("sft", optimizer, ingest, sft, reward, None),
+            evaluate=self._evaluate(optimizer.name, optimizer, ingest, sft, reward, optimize),
         )
 
     def _ingest(self) -> StageCall:
@@ -165,9 +167,10 @@ class _Planner:
     def _reward(
         self, optimizer: AlignmentOptimizer, ingest: StageCall, rank: StageCall | None, sft: StageCall | None
     ) -> StageCall | None:
-        if not (optimizer.reward_model or self.config.evaluation.reward_model):
+        settings = self.config.reward
+        if settings.model is not None or not (optimizer.reward_model or self.config.evaluation.reward_model):
             return None
-        config = self._trains(reward=self.config.reward.model_dump(mode="json"))
+        config = self._trains(reward=settings.model_dump(mode="json", exclude=set(FIELDS)))
         return self._call("reward", config, {"data": ingest, "ranked": rank, "sft": sft})
 
     def _reference(
@@ -195,6 +198,7 @@ class _Planner:
                 for setting, evaluator in self.registry.evaluators_of(optimizer).items()
             },
         )
+        external = self.external if optimizer.reward_model else None
         parents = {
             "data": ingest,
             "ranked": rank,
@@ -202,12 +206,19 @@ class _Planner:
             "reward": reward if optimizer.reward_model else None,
             "reference": reference,
         }
-        return self._call("optimize", config, parents, name=optimizer.name)
+        return self._call("optimize", config, parents, name=optimizer.name, external=external)
 
     def _evaluate(
-        self, name: str, ingest: StageCall, sft: StageCall | None, reward: StageCall | None, policy: StageCall | None
+        self,
+        name: str,
+        optimizer: AlignmentOptimizer,
+        ingest: StageCall,
+        sft: StageCall | None,
+        reward: StageCall | None,
+        policy: StageCall | None,
     ) -> StageCall:
         evaluation = self.config.evaluation
+        scored = evaluation.reward_model or optimizer.reward_model
         evaluators = [
             self.registry.evaluator(raw, where=f"evaluation.evaluators.{index}")
             for index, raw in enumerate(evaluation.evaluators)
@@ -219,7 +230,8 @@ class _Planner:
             plugins=[self.registry.identity(evaluator) for evaluator in evaluators],
         )
         parents = {"data": ingest, "sft": sft, "reward": reward, "policy": policy}
-        return self._call("evaluate", config, parents, name=f"evaluate {name}")
+        external = self.external if scored else None
+        return self._call("evaluate", config, parents, name=f"evaluate {name}", external=external)
 
     def _loads(self, **fields: Any) -> dict[str, Any]:
         """Settings of a stage that loads the base model."""
@@ -245,7 +257,11 @@ class _Planner:
         *,
         name: str | None = None,
         inputs: Mapping[str, Any] | None = None,
+        external: ExternalReward | None = None,
     ) -> StageCall:
+        inputs = {"model": {"path": self.model.path, "revision": self.model.revision}, **(inputs or {})}
+        if external is not None:
+            config, inputs = config | {"reward_model": external.key()}, inputs | {"reward_model": external.place()}
         keys = {role: parent.key for role, parent in parents.items() if parent is not None}
         key = key_of(stage=stage, version=VERSIONS[stage], config=config, parents=keys)
         return StageCall(
@@ -254,6 +270,6 @@ class _Planner:
             label=f"{name or stage} · {self.model.name} · {key[:4]}",
             config=config,
             parents=keys,
-            inputs={"model": {"path": self.model.path, "revision": self.model.revision}, **(inputs or {})},
+            inputs=inputs,
             runtime=self.runtime,
         )

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig
+from transformers import AutoConfig, PretrainedConfig
 
 from alignment_core.artifacts import ArtifactStore
 from alignment_core.config import EvaluationConfig, LoraConfig, SampleConfig
 from alignment_core.data.dataset import Dataset, read_dataset
 from alignment_core.errors import AlignmentError, DataError, ModelError
+from alignment_core.models.classifier import read_classifier_config
 from alignment_core.models.dry_run import Architecture, DryRun, Pass
 from alignment_core.models.load import choose_device
 from alignment_core.plugin_api import Row, TokenSequence
@@ -47,6 +48,7 @@ class Work:
         adapters, heads, trained: roles, as in `Architecture`.
         rows: number of rows that it reads.
         demand: what it asks for at a token budget.
+        external_reward: configuration of `reward.model`, where it is loaded.
     """
 
     adapters: tuple[str, ...]
@@ -54,6 +56,7 @@ class Work:
     trained: tuple[str, ...]
     rows: int
     demand: partial[Demand]
+    external_reward: PretrainedConfig | None = None
 
 
 def main() -> None:
@@ -87,7 +90,9 @@ class _Predictor:
 
     def forecast(self) -> Forecast:
         stages = {name: self.calls[name] for name in self.to_run if self.calls[name].stage not in NO_MODEL}
-        works = {name: self._work(call) for name, call in stages.items()}
+        works = {
+            name: replace(self._work(call), external_reward=_external_reward(call)) for name, call in stages.items()
+        }
         choices = {name: self._choose(work, stages[name].stage) for name, work in works.items()}
         speed = None
         if choices and all(choice.fits for choice in choices.values()):
@@ -115,7 +120,7 @@ class _Predictor:
             gradient_checkpointing=choice.gradient_checkpointing,
             memory={
                 "process": self.process, "base": needs.base, "adapters": needs.adapters,
-                "training": needs.training, "passes": needs.passes,
+                "external_reward": needs.external_reward, "training": needs.training, "passes": needs.passes,
             },
             available=self.available,
             seconds=None if speed is None else round(speed.seconds(demand, choice.gradient_checkpointing), 1),
@@ -125,17 +130,24 @@ class _Predictor:
         runtime = self.runtime
         budget = None if runtime.token_budget == "auto" and work.trained else budget_of(runtime)
         return choose(
-            DryRun(self._architecture(work.adapters, work.heads, work.trained)),
+            DryRun(self._architecture(work.adapters, work.heads, work.trained, work.external_reward)),
             work.demand,
             self.available - self.process,
             token_budget=budget,
             gradient_checkpointing=None if runtime.gradient_checkpointing == "auto" else runtime.gradient_checkpointing,
         )
 
-    def _architecture(self, adapters: Sequence[str], heads: Sequence[str], trained: Sequence[str]) -> Architecture:
+    def _architecture(
+        self,
+        adapters: Sequence[str],
+        heads: Sequence[str],
+        trained: Sequence[str],
+        external_reward: PretrainedConfig | None = None,
+    ) -> Architecture:
         return Architecture(
-            self.config, self.load_in, self.lora, tuple(adapters), tuple(heads), tuple(trained), self.device
-        )
+            self.config, self.load_in, self.lora, tuple(adapters), tuple(heads), tuple(trained), self.device,
+            external_reward=external_reward,
+        )  # fmt: skip
 
     # --- the work of each stage -----------------------------------------------------------------------------------
 
@@ -165,9 +177,8 @@ class _Predictor:
         prompts = list(self.data.held_out.prompts[: evaluation.max_prompts])
         roles = ("policy", *(("reference",) if base else ()), *(("reward",) if "reward" in call.parents else ()))
         heads = ("reward",) if "reward" in call.parents else ()
-        return Work(
-            roles, heads, (), len(prompts), partial(_generate, prompts, evaluation.max_new_tokens, 2 + len(heads))
-        )
+        scored = len(heads) + ("reward_model" in call.inputs)
+        return Work(roles, heads, (), len(prompts), partial(_generate, prompts, evaluation.max_new_tokens, 2 + scored))
 
     def _optimize(self, call: StageCall) -> Work:
         optimizer = load_registry().optimizer(call.config["optimizer"])
@@ -179,11 +190,7 @@ class _Predictor:
             rows.feedback = train.feedback
         if optimizer.prompts:
             rows.prompts, rows.held_out_prompts = train.prompts, self.data.held_out.prompts
-        heads = [
-            name
-            for name in ("reward", "value")
-            if (name == "reward" and optimizer.reward_model) or name in optimizer.trains
-        ]
+        heads = [name for name in ("reward", "value") if name in (*call.parents, *optimizer.trains)]
         reference = ["reference"] if optimizer.reference and "sft" in call.parents else []
         return self._training(call, optimizer, rows, ("policy", *reference, *heads), heads, optimizer.trains)
 
@@ -264,6 +271,11 @@ def _generate(prompts: Sequence[Row], new: int, forwards: int, tokens: int) -> D
         return demand
     held = min(sum(lengths), max(tokens, max(lengths)))
     return replace(demand, reading=Pass("policy", held, max(lengths), held), read=forwards * sum(lengths))
+
+
+def _external_reward(call: StageCall) -> PretrainedConfig | None:
+    place = call.inputs.get("reward_model")
+    return None if place is None else read_classifier_config(place["path"], place["revision"])
 
 
 def _read_config(path: str, revision: str | None) -> Any:

@@ -28,8 +28,8 @@ class Prediction(BaseModel):
         steps: optimizer steps.
         token_budget: tokens in one forward pass, as chosen for the memory that is free.
         gradient_checkpointing: whether backward recomputes activations, as chosen.
-        memory: predicted peak by what holds it: `process` (imports, on the CPU), `base`, `adapters`, `training`
-            (gradients and moments), `passes` (activations, logits, KV cache).
+        memory: predicted peak by what holds it: `process` (imports, on the CPU), `base`, `adapters`, `external_reward`
+            (`reward.model`), `training` (gradients and moments), `passes` (activations, logits, KV cache).
         available: what the stage may take.
         seconds: predicted wall time; None where the model was not loaded for it.
     """
@@ -124,6 +124,8 @@ def _remedy(stage: Prediction, call: StageCall) -> str:
         ]  # fmt: skip
         lower = "lower `model.max_length` or the tokens that are generated"
         return f"Set {' and '.join(forced)}, or {lower}" if forced else lower.capitalize()
+    if largest == "external_reward":
+        return "Choose a smaller `reward.model`, or train one: leave `reward.model` out"
     if largest == "process":
         return "Free some memory: the libraries alone fill it"
     return "Lower `model.lora.rank`"

@@ -34,16 +34,18 @@ class Needs:
         adapters: adapters and scalar heads.
         training: gradients and moments of the weights that learn.
         passes: peak of what forward, backward or generation hold beside these.
+        external_reward: a reward model that is a model of its own.
     """
 
     base: int
     adapters: int
     training: int
     passes: int
+    external_reward: int
 
     @property
     def total(self) -> int:
-        return self.base + self.adapters + self.training + self.passes
+        return self.base + self.adapters + self.training + self.passes + self.external_reward
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +131,7 @@ def _needs(dry_run: DryRun, footprint: Footprint, demand: Demand, budget: int, r
         prompts = rows * max(1, demand.room - demand.response_tokens)
         first = dry_run.reading(Pass("policy", prompts, max(1, prompts // rows), rows))
         passes.append(round(cache + max(first, rows * dry_run.vocabulary * SAMPLING_BYTES)))
-    return Needs(footprint.base, footprint.adapters, footprint.training, max(passes))
+    return Needs(footprint.base, footprint.adapters, footprint.training, max(passes), footprint.external_reward)
 
 
 def _by_role(passes: tuple[Pass, ...]) -> list[Pass]:

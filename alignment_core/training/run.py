@@ -16,7 +16,7 @@ from alignment_core.models.generate import Sampling, generate
 from alignment_core.models.logps import Budget, LanguageModel, ScalarModel
 from alignment_core.models.roles import Roles
 from alignment_core.models.seeds import seed_of
-from alignment_core.plugin_api import Rollout, Row, TokenSequence
+from alignment_core.plugin_api import RewardRole, Rollout, Row, TokenSequence
 from alignment_core.progress import Progress, Stopped
 
 
@@ -135,6 +135,7 @@ class Run:
     warnings: list[str] = field(default_factory=list)
     judges: dict[str, Callable[[Rollout], float]] = field(default_factory=dict)
     kept: dict[str, Tensor] = field(default_factory=dict)
+    external_reward: RewardRole | None = None
 
     def __post_init__(self) -> None:
         self.budget.on_halved, self.budget.on_pass = self.warn, self._stop_if_asked
@@ -144,7 +145,9 @@ class Run:
         self.value: Any = Undeclared('trains: ClassVar = ("policy", "value")')
         if self.roles.has("reference"):
             self.reference = CachedReference(self.role("reference"), self.cached_reference)
-        if self.roles.has("reward"):
+        if self.external_reward is not None:
+            self.reward = self.external_reward
+        elif self.roles.has("reward"):
             self.reward = self.scalar("reward")
         if self.roles.has("value"):
             self.value = self.scalar("value")

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import save_file
 
-from alignment_core.config import ModelConfig
 from alignment_core.errors import ModelError
 from alignment_core.models.identity import ModelIdentity, model_identity
 
@@ -33,7 +32,7 @@ def model(tmp_path: Path) -> Path:
 
 
 def identity(base: Path | str, revision: str | None = None) -> ModelIdentity:
-    return model_identity(ModelConfig(base=str(base), revision=revision))
+    return model_identity(str(base), revision)
 
 
 def test_place_times_and_other_files_do_not_count(model: Path, tmp_path: Path) -> None:

@@ -1,0 +1,321 @@
+"""A reward model that is a model of its own: its scores, what it costs, what depends on it, and what it may not be."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from chat_styles import STYLES
+from classifiers import edit_json, save_classifier, scores_by_transformers
+from engine import CPU, LORA, open_roles
+from runs import Listener
+from safetensors.torch import load_file, save_file
+
+from alignment_core.config import PipelineConfig
+from alignment_core.errors import AlignmentError, ConfigError, ModelError, PluginError
+from alignment_core.models.classifier import load_classifier
+from alignment_core.models.dry_run import Architecture, DryRun, Pass
+from alignment_core.models.logps import Budget
+from alignment_core.plugin_api import TokenSequence
+from alignment_core.registry import load_registry
+from alignment_core.stages.base import Job, StageCall
+from alignment_core.stages.build import run_here
+from alignment_core.stages.opened import External, open_data, open_renderer
+from alignment_core.stages.plan import Plan, make_plan
+
+PPO = {
+    "name": "ppo",
+    "rollouts": 2,
+    "rollout_size": 4,
+    "batch_size": 4,
+    "epochs": 1,
+    "max_new_tokens": 8,
+    "learning_rate": 1e-3,
+    "held_out_every": 1,
+    "held_out_prompts": 2,
+}
+Settings = Callable[..., PipelineConfig]
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_classifier(tmp_path_factory.mktemp("classifier"))
+
+
+@pytest.fixture
+def settings(tmp_path: Path, tiny_model: Path) -> Settings:
+    """Settings of a run on conversations of one to five turns, some with a system prompt."""
+    rows = []
+    for n in range(24):
+        turns = [{"role": "system", "content": f"Count in {n}s."}] if n % 3 == 0 else []
+        for turn in range(1 + n % 3):
+            turns += [{"role": "user", "content": f"What is {n + turn} plus {n}?"}]
+            turns += [{"role": "assistant", "content": f"It is {2 * n + turn}."}]
+        answers = {"chosen": turns[-1:], "rejected": [{"role": "assistant", "content": f"Not {n}!"}]}
+        rows.append({"prompt": turns[:-1], **answers})
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def make(reward: dict[str, Any], optimizer: dict[str, Any] = PPO, **evaluation: Any) -> PipelineConfig:
+        return PipelineConfig.model_validate(
+            {
+                "model": {"base": str(tiny_model), "load_in": "fp32", "max_length": 256, "lora": {"rank": 2}},
+                "data": {"sources": [{"path": str(tmp_path / "pairs.jsonl")}], "held_out_fraction": 0.3},
+                "sft": {"batch_size": 8, "learning_rate": 1e-3},
+                "reward": reward,
+                "optimizer": optimizer,
+                "evaluation": {"max_prompts": 4, "max_new_tokens": 12, **evaluation},
+                "store": str(tmp_path / "store"),
+                "device": "cpu",
+            }
+        )
+
+    return make
+
+
+def plan_of(config: PipelineConfig) -> Plan:
+    return make_plan(config, load_registry())
+
+
+def run_all(plan: Plan, progress: Listener) -> dict[str, Path]:
+    return {name: run_here(call, progress)[0].path for name, call in plan.calls().items()}
+
+
+def opened(plan: Plan, call: StageCall, progress: Listener) -> tuple[External, Any]:
+    """The external reward model of a stage, and the data that it reads."""
+    data = run_here(plan.ingest, progress)[0].path
+    job = Job(call, {"data": data}, data, data, progress)
+    return External.of(job, open_renderer(job)), open_data(job)
+
+
+def test_ppo_learns_from_the_scores_that_transformers_gives_the_text(settings: Settings, classifier: Path) -> None:
+    progress = Listener()
+    plan = plan_of(settings({"model": str(classifier)}))
+    assert plan.reward is None
+    built = run_all(plan, progress)
+    for name in ("evaluate", "evaluate_sft"):
+        lines = [json.loads(line) for line in (built[name] / "responses.jsonl").read_text().splitlines()]
+        assert len(lines) == 4
+        told = [[*line["prompt"], {"role": "assistant", "content": line["response"]}] for line in lines]
+        expected = scores_by_transformers(classifier, told)
+        assert torch.tensor(expected).std() > 0.01
+        assert [line["reward"] for line in lines] == pytest.approx(expected, abs=1e-5)
+        metrics = json.loads((built[name] / "manifest.json").read_text())["metrics"]
+        assert metrics["reward_mean"] == pytest.approx(sum(expected) / 4, abs=1e-5)
+        assert metrics["reward_texts_cut"] == 0
+    history = [json.loads(line) for line in (built["optimize"] / "metrics.jsonl").read_text().splitlines()]
+    assert len([entry for entry in history if "raw_score" in entry]) == 2
+    assert any("held_out_score" in entry for entry in history)
+
+
+def test_the_value_model_starts_as_the_sft_model_with_a_zero_head(settings: Settings, classifier: Path) -> None:
+    still = PPO | {"learning_rate": 1e-30, "rollouts": 1}
+    built = run_all(plan_of(settings({"model": str(classifier)}, still)), Listener())
+    value = load_file(built["optimize"] / "value" / "adapter_model.safetensors")
+    head = value.pop("base_model.model.score.weight")
+    assert head.abs().max() < 1e-25
+    sft = load_file(built["sft"] / "adapter_model.safetensors")
+    assert value.keys() == sft.keys()
+    assert all(torch.equal(weight, sft[name]) for name, weight in value.items())
+
+
+def test_batches_change_no_score(settings: Settings, classifier: Path) -> None:
+    """Responses of 1 to 30 tokens to prompts of every length, in one batch, in several, and alone."""
+    plan = plan_of(settings({"model": str(classifier)}))
+    external, data = opened(plan, plan.optimize, Listener())
+    prompts = [row.sequences["prompt"].ids for row in data.train.prompts][:8]
+    found = [TokenSequence((*ids, *range(60, 61 + 4 * n)), len(ids)) for n, ids in enumerate(prompts)]
+    scores = [external.role(Budget(tokens)).scores(found) for tokens in (10**6, 200, 1)]
+    assert scores[0].std() > 0.01
+    for other in scores[1:]:
+        torch.testing.assert_close(other, scores[0], rtol=1e-4, atol=1e-5)
+
+
+def test_a_long_conversation_loses_its_oldest_turns_and_says_so(
+    settings: Settings, classifier: Path, tmp_path: Path
+) -> None:
+    short = tmp_path / "short"
+    shutil.copytree(classifier, short)
+    edit_json(short / "config.json", max_position_embeddings=80)
+    progress = Listener()
+    plan = plan_of(settings({"model": str(short)}))
+    external, data = opened(plan, plan.optimize, progress)
+    uncut = plan_of(settings({"model": str(classifier)}))
+    whole = opened(uncut, uncut.optimize, Listener())[0]
+    cut = 0
+    for row in data.train.prompts:
+        prompt = row.sequences["prompt"].ids
+        sequence = TokenSequence((*prompt, 60, 61, 62), len(prompt))
+        complete, kept = whole.retelling.ids(sequence), external.retelling.ids(sequence)
+        assert len(kept) <= 80
+        if len(complete) <= 80:
+            assert kept == complete
+            continue
+        cut += 1
+        messages = data.train.messages(row)
+        system = [messages[0]] if messages[0]["role"] == "system" else []
+        text = external.retelling._encoder.decode(kept)
+        for message in (*system, messages[-1]):
+            assert message["content"] in text
+        if len(messages) > 2 + len(system):
+            assert messages[len(system)]["content"] not in text
+    assert cut >= 3
+    assert external.retelling.cut == cut
+    assert progress.warnings == ["the reward model takes 80 tokens: longer conversations lose their oldest part"]
+
+
+def test_one_turn_that_is_too_long_keeps_its_end(settings: Settings, classifier: Path, tmp_path: Path) -> None:
+    short = tmp_path / "short"
+    shutil.copytree(classifier, short)
+    edit_json(short / "config.json", max_position_embeddings=12)
+    plan = plan_of(settings({"model": str(short)}))
+    external, data = opened(plan, plan.optimize, Listener())
+    prompt = data.train.prompts[0].sequences["prompt"].ids
+    sequence = TokenSequence((*prompt, *range(60, 90)), len(prompt))
+    ids = external.retelling.ids(sequence)
+    external.retelling._limit = 10**6
+    assert ids == external.retelling.ids(sequence)[-12:]
+
+
+def test_what_nobody_can_retell_is_refused(settings: Settings, classifier: Path) -> None:
+    plan = plan_of(settings({"model": str(classifier)}))
+    external, data = opened(plan, plan.optimize, Listener())
+    with pytest.raises(PluginError, match="no record has the prompt"):
+        external.retelling.ids(TokenSequence((5, 6, 7, 8), 3))
+    prompt = data.train.prompts[0].sequences["prompt"].ids
+    with pytest.raises(PluginError, match="one turn"):
+        external.retelling.ids(TokenSequence((*prompt, 5, 6), len(prompt), (True, False)))
+
+
+def test_pairs_and_held_out_prompts_are_known_too(settings: Settings, classifier: Path) -> None:
+    plan = plan_of(settings({"model": str(classifier)}))
+    external, data = opened(plan, plan.optimize, Listener())
+    for split in (data.train, data.held_out):
+        assert len(split.preferences)
+        for row in split.preferences:
+            told = external.retelling._encoder.decode(external.retelling.ids(row.sequences["rejected"]))
+            assert "Not " in told
+
+
+def keys(plan: Plan) -> dict[str, str]:
+    return {name: call.key for name, call in plan.calls().items()}
+
+
+def test_keys_follow_the_content_of_the_reward_model(settings: Settings, classifier: Path, tmp_path: Path) -> None:
+    first = keys(plan_of(settings({"model": str(classifier)})))
+    other = tmp_path / "elsewhere"
+    shutil.copytree(classifier, other)
+    assert keys(plan_of(settings({"model": str(other)}))) == first
+
+    def changed(reward: dict[str, Any]) -> set[str]:
+        now = keys(plan_of(settings({"model": str(other), **reward})))
+        assert now.keys() == first.keys()
+        return {name for name in first if now[name] != first[name]}
+
+    reached = {"optimize", "evaluate", "evaluate_sft"}
+    template = tmp_path / "template.jinja"
+    template.write_text(STYLES["llama"])
+    assert changed({"chat_template": str(template)}) == reached
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        before = (other / name).read_bytes()
+        with (other / name).open("ab") as file:
+            file.write(b" ")
+        assert changed({}) == reached
+        (other / name).write_bytes(before)
+    assert changed({}) == set()
+
+
+def test_a_run_that_needs_no_reward_model_does_not_depend_on_it(settings: Settings, classifier: Path) -> None:
+    dpo = {"name": "dpo"}
+    without, named = plan_of(settings({}, dpo)), plan_of(settings({"model": str(classifier)}, dpo))
+    assert keys(without) == keys(named)
+    scored = plan_of(settings({"model": str(classifier)}, dpo, reward_model=True))
+    assert scored.reward is None
+    differing = {name for name, key in keys(scored).items() if key != keys(named)[name]}
+    assert differing == {"evaluate", "evaluate_sft"}
+    assert "reward_model" not in scored.optimize.inputs
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "words"),
+    [
+        ("labels", ModelError, "more than one label.*3 labels"),
+        ("causal", ModelError, "no sequence classifier.*Qwen2ForCausalLM"),
+        ("no folder", ModelError, "reward.model: there is no such folder"),
+        ("revision", ModelError, "reward.revision: a folder has no revisions"),
+        ("no model", ConfigError, "reward.revision: it belongs to `reward.model`"),
+        ("template file", ModelError, "reward.chat_template: the chat template cannot be read"),
+    ],
+)
+def test_what_is_no_reward_model_is_refused_before_anything_runs(
+    settings: Settings, tmp_path: Path, fault: str, error: type[AlignmentError], words: str
+) -> None:
+    reward: dict[str, Any] = {"model": str(save_classifier(tmp_path / "other", labels=3 if fault == "labels" else 1))}
+    if fault == "causal":
+        edit_json(tmp_path / "other" / "config.json", architectures=["Qwen2ForCausalLM"])
+    elif fault == "no folder":
+        reward["model"] = "/nowhere/at all"
+    elif fault == "revision":
+        reward["revision"] = "main"
+    elif fault == "no model":
+        reward = {"revision": "main"}
+    elif fault == "template file":
+        reward["chat_template"] = str(tmp_path / "missing.jinja")
+    with pytest.raises(error) as found:
+        plan_of(settings(reward))
+    assert re.search(words, str(found.value))
+
+
+def test_a_classifier_without_a_template_asks_for_one(settings: Settings, tmp_path: Path) -> None:
+    bare = save_classifier(tmp_path / "bare", template=None)
+    plan = plan_of(settings({"model": str(bare)}))
+    with pytest.raises(ModelError, match="has no chat template") as error:
+        opened(plan, plan.optimize, Listener())
+    assert "reward.chat_template" in str(error.value)
+    plan = plan_of(settings({"model": str(bare), "chat_template": "chatml"}))
+    external, data = opened(plan, plan.optimize, Listener())
+    prompt = data.train.prompts[0].sequences["prompt"].ids
+    told = external.retelling._encoder
+    assert "assistant" in told.decode(external.retelling.ids(TokenSequence((*prompt, 60), len(prompt))))
+
+
+def test_a_head_that_was_never_trained_is_refused(classifier: Path, tmp_path: Path) -> None:
+    """transformers would make a random one, with a warning."""
+    headless = tmp_path / "headless"
+    shutil.copytree(classifier, headless)
+    weights = load_file(headless / "model.safetensors")
+    del weights["score.weight"]
+    save_file(weights, headless / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="lacks weights") as error:
+        load_classifier(str(headless), revision=None, load_in="fp32", device=CPU)
+    assert "score.weight" in str(error.value)
+
+
+@pytest.mark.parametrize("load_in", ["fp32", "nf4", "int8", "bf16"])
+def test_its_memory_is_counted(tiny_model: Path, classifier: Path, load_in: Any) -> None:
+    model = load_classifier(str(classifier), revision=None, load_in=load_in, device=CPU)
+    roles = ("policy",)
+    config = open_roles(tiny_model).model.config
+
+    def dry(external: Any) -> DryRun:
+        return DryRun(Architecture(config, load_in, LORA, roles, (), roles, CPU, external_reward=external))
+
+    without, beside = dry(None), dry(model.config)
+    assert without.footprint().external_reward == 0
+    real = sum(p.numel() * p.element_size() for p in model.parameters())
+    counted = beside.footprint().external_reward
+    # bitsandbytes keeps its scales outside the parameters, a few per cent.
+    assert real <= counted <= 1.1 * real
+    large = Pass("policy", 4096, 512, 1)
+    assert beside.reading(large) >= without.reading(large)
+
+
+def test_a_quantised_reward_model_keeps_its_head(classifier: Path) -> None:
+    model = load_classifier(str(classifier), revision=None, load_in="nf4", device=CPU)
+    assert type(model.score) is torch.nn.Linear
+    assert model.score.weight.dtype == torch.float32

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,10 +16,11 @@ from transformers import AutoConfig, PretrainedConfig
 from alignment_core.artifacts import ArtifactStore
 from alignment_core.config import EvaluationConfig, LoraConfig, SampleConfig
 from alignment_core.data.dataset import Dataset, read_dataset
-from alignment_core.errors import AlignmentError, DataError, ModelError
+from alignment_core.errors import DataError, ModelError
 from alignment_core.models.classifier import read_classifier_config
 from alignment_core.models.dry_run import Architecture, DryRun, Pass
 from alignment_core.models.load import choose_device
+from alignment_core.own_process import reply
 from alignment_core.plugin_api import Row, TokenSequence
 from alignment_core.progress import Silent
 from alignment_core.registry import load_registry
@@ -60,14 +59,13 @@ class Work:
 
 
 def main() -> None:
-    request = json.loads(sys.stdin.read())
+    reply(_forecast)
+
+
+def _forecast(request: dict[str, Any]) -> dict[str, Any]:
     calls = {name: StageCall.model_validate(call) for name, call in request["calls"].items()}
-    try:
-        with tempfile.TemporaryDirectory(prefix="align-plan-") as folder:
-            answer: Any = _Predictor(calls, request["to_run"], Path(folder)).forecast().model_dump(mode="json")
-    except AlignmentError as error:
-        answer = {"error": error.to_json()}
-    print(json.dumps(answer))
+    with tempfile.TemporaryDirectory(prefix="align-plan-") as folder:
+        return _Predictor(calls, request["to_run"], Path(folder)).forecast().model_dump(mode="json")
 
 
 class _Predictor:

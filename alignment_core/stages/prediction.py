@@ -5,18 +5,13 @@ Nothing is kept of the prediction's work, and no model is loaded before it is kn
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 
 from pydantic import BaseModel, ConfigDict
 
-from alignment_core.errors import AlignmentError, StageCrashed, TrainingError
+from alignment_core.errors import TrainingError
+from alignment_core.own_process import ask
 from alignment_core.stages.base import StageCall
-
-LAST_LOG_BYTES = 2000
 
 
 class Prediction(BaseModel):
@@ -79,20 +74,8 @@ def predict(calls: Mapping[str, StageCall], to_run: Sequence[str]) -> Forecast:
     Raises:
         AlignmentError: what the data, the model or the optimizer has wrong; `StageCrashed` if the process died.
     """
-    request = json.dumps({"calls": {n: c.model_dump(mode="json") for n, c in calls.items()}, "to_run": list(to_run)})
-    with tempfile.TemporaryFile() as log:
-        command = [sys.executable, "-P", "-m", "alignment_core.stages.predict"]
-        done = subprocess.run(command, input=request.encode(), stdout=subprocess.PIPE, stderr=log, check=False)
-        if done.returncode != 0:
-            log.seek(max(0, log.seek(0, 2) - LAST_LOG_BYTES))
-            last = log.read().decode(errors="replace").strip()
-            raise StageCrashed(
-                "the prediction's process died", where="plan", got=f"exit code {done.returncode}", do=last
-            )
-    answer = json.loads(done.stdout.splitlines()[-1])
-    if "error" in answer:
-        raise AlignmentError.from_json(answer["error"])
-    return Forecast.model_validate(answer)
+    request = {"calls": {n: c.model_dump(mode="json") for n, c in calls.items()}, "to_run": list(to_run)}
+    return Forecast.model_validate(ask("alignment_core.stages.predict", request, "the prediction"))
 
 
 def refuse_what_does_not_fit(forecast: Forecast, calls: Mapping[str, StageCall]) -> None:

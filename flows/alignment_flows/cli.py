@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from alignment_core.errors import ConfigError
-from alignment_flows import cli_feedback, cli_store
+from alignment_flows import cli_export, cli_feedback, cli_store
 from alignment_flows.command import AsJson, command
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ plugins_app = typer.Typer(help="Installed optimizers, formats, evaluators and li
 data_app = typer.Typer(help="Look at feedback before anything is trained.", no_args_is_help=True)
 app.add_typer(plugins_app, name="plugins")
 app.add_typer(data_app, name="data")
+cli_export.add_to(app)
 cli_store.add_to(app)
 cli_feedback.add_to(app)
 

@@ -1,6 +1,7 @@
 """The page of a whole run in Prefect: where the adapter is, how to use it, what it is made from, what it gained."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from prefect.artifacts import create_markdown_artifact
@@ -58,13 +59,12 @@ def _usage(config: PipelineConfig, policy: Built) -> str:
         'tokenizer.chat_template = (adapter / "chat_template.jinja").read_text()\n'
         "```",
     ]
-    if not config.model.lora.dora:
-        lines.append(
-            "```bash\n"
-            f"vllm serve {config.model.base} --enable-lora --max-lora-rank {config.model.lora.rank} "
-            f"--lora-modules {config.name}={place.removeprefix('file://')}\n"
-            "```"
-        )
+    store = Path(place.removeprefix("file://")).parents[1]
+    command = f"align export {policy.artifact.key[:12]} --store {store} --out my-model"
+    lines.append(
+        "For others, with the tokenizer and the tokens that end an answer:\n\n"
+        f"```bash\n{command} --to vllm    # or merged, adapter, ollama, hub\n```"
+    )
     return "\n\n".join(lines)
 
 

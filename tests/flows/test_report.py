@@ -104,7 +104,8 @@ def test_run_report_leads_from_the_adapter_back_to_the_data(probe: object) -> No
     report = run_report(config, built)
     place = str(built["optimize"].artifact.path)
     assert f'Path("{place}")' in report
-    assert f"vllm serve a/model --enable-lora --max-lora-rank 16 --lora-modules mine={place}" in report
+    store, key = Path(place).parents[1], calls["optimize"].key
+    assert f"align export {key[:12]} --store {store} --out my-model --to vllm" in report
     assert "| accuracy | 0.5 | 0.75 |" in report
     assert "from ingest |" in report
     cached = {name: Built(stage.artifact, True, 0.0, stage.metrics) for name, stage in built.items()}

@@ -1,0 +1,76 @@
+"""The process of an export."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from alignment_core.artifacts import ArtifactStore
+from alignment_core.errors import ArtifactError
+from alignment_core.export import adapter, card, hub, merged, ollama, vllm
+from alignment_core.export.commands import vllm_merged_command
+from alignment_core.export.exporting import Exported, Request
+from alignment_core.export.folder import appearing
+from alignment_core.export.origin import Origin, open_origin
+from alignment_core.own_process import reply
+
+REPORT = "export.json"
+
+
+def main() -> None:
+    # Progress bars would fill the log of a failure.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    reply(lambda request: run(Request.model_validate(request)).model_dump(mode="json"))
+
+
+def run(request: Request) -> Exported:
+    """Export here.
+
+    Raises:
+        AlignmentError: whatever is wrong with the artifact, its base, the target or the place.
+    """
+    with ArtifactStore(request.store).leases.held([request.key]):
+        return _export(request, open_origin(request.store, request.key))
+
+
+def _export(request: Request, origin: Origin) -> Exported:
+    if request.target == "hub":
+        assert request.repo is not None
+        with tempfile.TemporaryDirectory(prefix="align-hub-") as folder:
+            return hub.push(origin, Path(folder), request.repo, private=request.private)
+    assert request.place is not None
+    try:
+        with appearing(request.place) as folder:
+            exported = _fill(request, origin, folder, request.place)
+            card.write(origin, folder, request.target)
+            (folder / REPORT).write_text(exported.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ArtifactError("the export could not be written", where=str(request.place), got=error.strerror) from error
+    return exported
+
+
+def _fill(request: Request, origin: Origin, folder: Path, place: Path) -> Exported:
+    exported = Exported(target=request.target, key=request.key, place=str(place))
+    found: dict[str, Any]
+    match request.target:
+        case "merged":
+            found = merged.write(origin, folder)
+            use = [vllm_merged_command(place)]
+        case "adapter":
+            found = adapter.write(origin, folder)
+            use = [f"AutoPeftModelForCausalLM.from_pretrained({json.dumps(str(place))})"]
+        case "vllm":
+            found = vllm.write(origin, folder, place)
+            use = [f"{place}/{vllm.SCRIPT}"]
+        case _:
+            found = ollama.write(origin, folder)
+            use = [f"ollama create {place.name} -f {place}/{ollama.MODELFILE}"]
+    notes = [str(note) for note in found.pop("notes", [])]
+    return exported.model_copy(update={"found": found, "use": use, "notes": notes})
+
+
+if __name__ == "__main__":
+    main()

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-CHUNK_ELEMENTS = 2**23
-"""Logits that exist at one time: 32 MiB in float32."""
+CHUNK_ELEMENTS = 2**24
+"""Logits that exist at one time: 64 MiB in float32. A chunk of few tokens would read the head's weights for little."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,33 +59,34 @@ def _chunks(tokens: int, vocabulary: int) -> list[slice]:
     return [slice(start, min(start + size, tokens)) for start in range(0, max(tokens, 1), size)]
 
 
-def _matmul_float32(left: Tensor, right: Tensor) -> Tensor:
-    """Product in float32 without a float32 copy of the head where the device can accumulate into float32 output."""
-    if left.dtype == torch.float32 and right.dtype == torch.float32:
-        return left @ right
-    if left.is_cuda:
+def _matmul_float32(left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
+    """Product in float32, without a float32 copy of the head where the device accumulates into float32 output."""
+    if left.is_cuda and right.dtype != torch.float32:
         return torch.mm(left.to(right.dtype), right, out_dtype=torch.float32)
-    return left.float() @ right.float()
+    return torch.mm(left.float(), right.float(), out=out)
 
 
-def head_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, shape: HeadShape) -> Tensor:
-    """Logits in float32, shape (tokens, vocabulary): only ever for a chunk of tokens."""
-    logits = _matmul_float32(hidden, weight.t())
+def head_logits(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, shape: HeadShape, out: Tensor | None = None
+) -> Tensor:
+    """Logits in float32, shape (tokens, vocabulary), in `out` where that helps: only ever for a chunk of tokens."""
+    logits = _matmul_float32(hidden, weight.t(), out)
     if bias is not None:
-        logits = logits + bias.float()
+        logits = logits.add_(bias.float())
     if shape.scale != 1.0:
-        logits = logits * shape.scale
+        logits = logits.mul_(shape.scale)
     if shape.softcap is not None:
         logits = shape.softcap * torch.tanh(logits / shape.softcap)
-    return logits if shape.temperature == 1.0 else logits / shape.temperature
+    return logits if shape.temperature == 1.0 else logits.div_(shape.temperature)
 
 
-def _read(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probability of the targets, entropy, and the probabilities themselves."""
-    log_z = torch.logsumexp(logits, dim=-1)
+def _read(logits: Tensor, targets: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probability of the targets, entropy, and the probabilities themselves (in `out`)."""
+    probabilities = torch.softmax(logits, dim=-1, out=out)
+    # log Σ exp from the likeliest token: exp and sum are in the softmax already.
+    log_z = logits.amax(dim=-1) - probabilities.amax(dim=-1).log()
     picked = logits.gather(1, targets.unsqueeze(1)).squeeze(1)
-    probabilities = torch.exp(logits - log_z.unsqueeze(1))
-    entropy = log_z - (probabilities * logits).sum(dim=-1)
+    entropy = log_z - torch.linalg.vecdot(probabilities, logits)
     return picked - log_z, entropy, probabilities
 
 
@@ -94,15 +95,21 @@ class _Fused(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None, shape: HeadShape
     ) -> tuple[Tensor, Tensor]:
-        tokens = hidden.shape[0]
+        tokens, vocabulary = hidden.shape[0], weight.shape[0]
         logps = hidden.new_empty(tokens, dtype=torch.float32)
         entropy = torch.empty_like(logps)
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        for part in _chunks(tokens, weight.shape[0]):
-            logits = head_logits(hidden[part], weight, bias, shape)
-            logps[part], entropy[part], probabilities = _read(logits, targets[part])
+        parts = _chunks(tokens, vocabulary)
+        # Once for all chunks: a CPU has no product of bf16 into float32, and is slow to give out fresh memory.
+        wide = weight if weight.is_cuda else weight.float()
+        space = [None if weight.is_cuda else logps.new_empty(parts[0].stop, vocabulary) for _ in range(2)]
+        for part in parts:
+            first, second = (whole if whole is None else whole[: part.stop - part.start] for whole in space)
+            logits = head_logits(hidden[part], wide, bias, shape, out=first)
+            logps[part], entropy[part], probabilities = _read(logits, targets[part], out=second)
             if gradient is not None:
-                gradient[part] = _gradient(probabilities, logits, targets[part], weight, shape).to(hidden.dtype)
+                d_logits = _d_logits(probabilities, logits, targets[part], shape)
+                gradient[part] = _times_head(d_logits, weight, wide, hidden.dtype)
         ctx.mark_non_differentiable(entropy)
         ctx.save_for_backward(gradient if gradient is not None else hidden.new_empty(0))
         return logps, entropy
@@ -113,15 +120,22 @@ class _Fused(torch.autograd.Function):
         return (gradient * grad_logps.unsqueeze(1).to(gradient.dtype), None, None, None, None)
 
 
-def _gradient(probabilities: Tensor, logits: Tensor, targets: Tensor, weight: Tensor, shape: HeadShape) -> Tensor:
-    """d logp / d hidden: (onehot - p) through temperature, soft cap and scale, times W."""
+def _d_logits(probabilities: Tensor, logits: Tensor, targets: Tensor, shape: HeadShape) -> Tensor:
+    """d logp / d (hW+b), in the place of `probabilities`: (onehot - p) through temperature, soft cap and scale."""
     d_logits = probabilities.neg_()
     d_logits.scatter_add_(1, targets.unsqueeze(1), torch.ones_like(targets, dtype=d_logits.dtype).unsqueeze(1))
     if shape.softcap is not None:
         d_logits *= 1 - (logits * (shape.temperature / shape.softcap)) ** 2
     if (factor := shape.scale / shape.temperature) != 1.0:
         d_logits *= factor
-    return _matmul_float32(d_logits.to(weight.dtype), weight)
+    return d_logits
+
+
+def _times_head(d_logits: Tensor, weight: Tensor, wide: Tensor, dtype: torch.dtype) -> Tensor:
+    """d logp / d hidden. States in the head's own type get theirs from a product in that type: it is rounded to it."""
+    if dtype == weight.dtype:
+        return d_logits.to(dtype) @ weight
+    return _matmul_float32(d_logits, wide)
 
 
 def _recomputed(

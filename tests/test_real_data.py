@@ -77,7 +77,7 @@ def check_offline(result: Result, base: Path) -> None:
     """No reward model is trained, because nothing asks for one."""
     check_adapter(result, base)
     names = [entry["name"] for entry in result["stages"]]
-    assert names == ["ingest", "sft", "reference", "optimize", "evaluate_sft", "evaluate"]
+    assert names == ["ingest", "sft", "reference", "optimize", "evaluate_sft", "evaluate", "over_sft"]
 
 
 @pytest.mark.ci

@@ -86,24 +86,38 @@ class Aliases:
         """The change that made the name mean what it means now; None where it was never given."""
         return next(iter(self.history(name)[-1:]), None)
 
+    def of(self, key: str) -> list[str]:
+        """The names that an artifact has now."""
+        return [name for name in self.names() if (current := self.current(name)) and current.key == key]
+
     def before(self, name: str) -> Change | None:
         """The promotion that `rollback` would go back to; None where there is none."""
         return next(iter(_standing(self.history(name))[-2:-1]), None)
 
-    def promote(self, name: str, kind: str, key: str, *, by: str, reason: str) -> Change:
+    def promote(
+        self, name: str, kind: str, key: str, *, by: str, reason: str, in_place_of: str | Literal["any"] | None = "any"
+    ) -> Change:
         """Give the name to an artifact; nothing changes where it has it already.
+
+        Args:
+            name: the name.
+            kind, key: the artifact.
+            by, reason: see `Change`.
+            in_place_of: key that the name must mean until now, None if none; `any`: whatever it means.
 
         Returns:
             The change, or the one by which the artifact has the name already.
 
         Raises:
-            ArtifactError: the name cannot be one, or the store cannot be written.
+            ArtifactError: the name cannot be one or means another artifact, or the store cannot be written.
         """
         with self._changing(name) as history:
             current = history[-1] if history else None
             if current is not None and current.key == key:
                 return current
             previous = None if current is None else current.key
+            if in_place_of not in ("any", previous):
+                raise _changed_meanwhile(name)
             return self._add(name, history, _now("promote", kind, key, previous, by, reason))
 
     def rollback(self, name: str, expected: Change, *, by: str, reason: str) -> Change:
@@ -114,11 +128,7 @@ class Aliases:
         """
         with self._changing(name) as history:
             if _standing(history)[-2:-1] != [expected]:
-                raise ArtifactError(
-                    "the alias was changed by somebody else meanwhile",
-                    where=name,
-                    do="Look at it again: `align artifacts list`",
-                )
+                raise _changed_meanwhile(name)
             change = _now("rollback", expected.kind, expected.key, history[-1].key, by, reason)
             return self._add(name, history, change)
 
@@ -153,6 +163,12 @@ class Aliases:
         new.replace(path)
         fsync(self._folder)
         return change
+
+
+def _changed_meanwhile(name: str) -> ArtifactError:
+    return ArtifactError(
+        "the alias was changed by somebody else meanwhile", where=name, do="Look at it again: `align artifacts list`"
+    )
 
 
 def _now(

@@ -148,7 +148,8 @@ class _Part:
         return Row(self._table.column("id")[index].as_py(), sequences, values)
 
     def messages(self, index: int) -> str:
-        return str(self._tokens.value(int(self._columns["record"][index]), "messages"))
+        record = self._columns["chosen" if self._kind == "preferences" else "record"][index]
+        return str(self._tokens.value(int(record), "messages"))
 
     def ids(self) -> list[str]:
         return self._table.column("id").to_pylist()  # type: ignore[no-any-return]
@@ -211,6 +212,11 @@ class StoredRows(Sequence[Row]):
     def __iter__(self) -> Iterator[Row]:
         for part in self._parts:
             yield from map(part.row, range(len(part)))
+
+    def conversation(self, index: int) -> str:
+        """JSON of the turns that the row's completions answer; of a pair, those before the chosen one."""
+        part, row = self._locate(index)
+        return part.messages(row)
 
     def messages(self, row_id: str) -> str:
         """JSON of the conversation of the prompt with this id.

@@ -19,9 +19,16 @@ def loss(run: Run, demonstrations: Sequence[Row]) -> float:
     return nats / sum(sequence.targets for sequence in sequences)
 
 
-def pair_accuracy(preferences: Sequence[Row], score: Callable[[list[TokenSequence]], Tensor]) -> float:
-    """Share of pairs whose chosen completion has the higher score; a tie counts half."""
+def pair_differences(preferences: Sequence[Row], score: Callable[[list[TokenSequence]], Tensor]) -> list[float]:
+    """Score of the chosen completion minus that of the rejected one, for each pair."""
     with torch.no_grad():
         chosen = score([row.sequences["chosen"] for row in preferences])
         rejected = score([row.sequences["rejected"] for row in preferences])
-    return float(((chosen > rejected).float() + 0.5 * (chosen == rejected).float()).mean())
+    differences: list[float] = (chosen - rejected).tolist()
+    return differences
+
+
+def pair_accuracy(preferences: Sequence[Row], score: Callable[[list[TokenSequence]], Tensor]) -> float:
+    """Share of pairs whose chosen completion has the higher score; a tie counts half."""
+    differences = pair_differences(preferences, score)
+    return sum(1.0 if d > 0 else 0.5 if d == 0 else 0.0 for d in differences) / len(differences)

@@ -7,15 +7,20 @@ from collections.abc import Sequence
 
 import torch
 
+from alignment_core.evaluation.text_statistics import distinct_share, repeated_share
 from alignment_core.plugin_api import Conversation, Evaluator, Rollout
 from alignment_core.training.run import Run
 
 
 def describe(rollouts: Sequence[Rollout]) -> dict[str, float]:
-    """Mean length in tokens and the share of responses that ended by themselves."""
+    """Mean length in tokens, the share of responses that the length limit cut off, and repetition in words."""
+    texts = [rollout.text for rollout in rollouts]
+    distinct = {f"distinct_{n}": share for n in (1, 2) if (share := distinct_share(texts, n)) is not None}
     return {
         "response_length": sum(len(rollout.sequence.completion) for rollout in rollouts) / len(rollouts),
-        "finished_share": sum(rollout.finished for rollout in rollouts) / len(rollouts),
+        "truncated_share": sum(not rollout.finished for rollout in rollouts) / len(rollouts),
+        "repeated_share": repeated_share(texts),
+        **distinct,
     }
 
 

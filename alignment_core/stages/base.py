@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from alignment_core.progress import Progress
 
@@ -39,6 +39,7 @@ class StageCall(BaseModel):
         parents: keys of the artifacts it reads, by role.
         inputs: where the things whose *content* is hashed into `config` lie on this machine (paths, hub ids).
         runtime: where and how it runs.
+        standing: keys of further artifacts it reads, by role, that no stage of this run makes: they are in the store.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -50,6 +51,11 @@ class StageCall(BaseModel):
     parents: dict[str, str]
     inputs: dict[str, Any]
     runtime: Runtime
+    standing: dict[str, str] = Field(default_factory=dict)
+
+    def reads(self) -> dict[str, str]:
+        """Keys of everything that it reads, by role."""
+        return {**self.parents, **self.standing}
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ def leased(calls: Iterable[StageCall]) -> AbstractContextManager[None]:
         ArtifactError: the store cannot be written.
     """
     calls = list(calls)
-    keys = {key for call in calls for key in (call.key, *call.parents.values())}
+    keys = {key for call in calls for key in (call.key, *call.reads().values())}
     return ArtifactStore(calls[0].runtime.store).leases.held(keys)
 
 
@@ -86,14 +86,14 @@ def run_here(call: StageCall, progress: Progress) -> tuple[Artifact, bool]:
                 return building.found, True
             started = time.monotonic()
             stage = load_stage(call.stage)
-            parents = {role: _parent(store, role, key, call) for role, key in call.parents.items()}
+            parents = {role: _parent(store, role, key, call) for role, key in call.reads().items()}
             metrics = stage.run(Job(call, parents, building.out, building.checkpoints, counted))
             manifest = Manifest(
                 kind=call.stage,
                 key=call.key,
                 version=stage.version,
                 config=call.config,
-                parents=call.parents,
+                parents=call.reads(),
                 inputs=call.inputs,
                 seed=call.config.get("seed"),
                 metrics={**metrics, "warnings": counted.messages},

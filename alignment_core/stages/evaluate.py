@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from alignment_core.config import EvaluationConfig
-from alignment_core.data.dataset import Dataset
+from alignment_core.data.dataset import Dataset, Split, read_dataset
 from alignment_core.evaluation import held_out
 from alignment_core.evaluation.responses import describe, judge, kl_from_reference, ordering_accuracy, reward_scores
-from alignment_core.plugin_api import TokenSequence
+from alignment_core.plugin_api import Conversation, Rollout, Row, TokenSequence
 from alignment_core.registry import load_registry
 from alignment_core.stages.base import Job, Stage
 from alignment_core.stages.opened import Opened, need, open_data
 from alignment_core.stages.plan import VERSIONS
+from alignment_core.stages.versus import RESPONSES, SAFETY
 from alignment_core.training.run import Rows, Run
-
-RESPONSES = "responses.jsonl"
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -55,28 +57,68 @@ def _on_prompts(running: Run, data: Dataset, opened: Opened) -> dict[str, Any]:
     job = opened.job
     settings = EvaluationConfig.model_validate(job.call.config["evaluation"])
     prompts = need(data.held_out.prompts, "held-out prompts", job)[: settings.max_prompts]
-    rollouts = running.generate(prompts, max_new_tokens=settings.max_new_tokens, temperature=settings.temperature)
-    texts = [opened.renderer.decode(rollout.sequence.completion) for rollout in rollouts]
-    conversations = [data.held_out.messages(prompt) for prompt in prompts]
-    scores: dict[str, list[float]] = {}
-    if opened.rewarded:
-        scores["reward"] = reward_scores(running, rollouts)
-    registry = load_registry()
-    for raw in job.call.config["evaluators"]:
-        evaluator = registry.evaluator(raw)
-        scores[evaluator.name] = judge(evaluator, conversations, texts)
+    answers = _answer(opened, running, settings, prompts, data.held_out)
     metrics: dict[str, Any] = {"prompts": len(prompts)}
-    metrics |= describe(rollouts) | kl_from_reference(running, rollouts, settings.temperature)
-    for name, values in scores.items():
-        metrics[f"{name}_mean"] = sum(values) / len(values)
-        if name != "reward" and "reward" in scores:
-            metrics[f"reward_orders_as_{name}"] = ordering_accuracy(scores["reward"], values)
-    with (job.out / RESPONSES).open("w", encoding="utf-8") as file:
-        for i, (conversation, text) in enumerate(zip(conversations, texts, strict=True)):
-            judged = {name: values[i] for name, values in scores.items()}
-            line = {"prompt": [dict(message) for message in conversation], "response": text, **judged}
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    metrics |= describe(answers.rollouts) | kl_from_reference(running, answers.rollouts, settings.temperature)
+    metrics |= answers.means()
+    for name, values in answers.scores.items():
+        if name != "reward" and "reward" in answers.scores:
+            metrics[f"reward_orders_as_{name}"] = ordering_accuracy(answers.scores["reward"], values)
+    answers.write(job.out / RESPONSES)
+    if "safety" in job.parents:
+        safety = read_dataset(job.parents["safety"])
+        found = [_answer(opened, running, settings, part.prompts, part) for part in (safety.train, safety.held_out)]
+        both = found[0] + found[1]
+        both.write(job.out / SAFETY)
+        metrics["safety"] = {"prompts": len(both.texts), **both.means()}
     return metrics
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """Responses to prompts, with the score of each by everything that scores."""
+
+    conversations: list[Conversation]
+    rollouts: list[Rollout]
+    texts: list[str]
+    scores: dict[str, list[float]]
+
+    def __add__(self, other: _Answers) -> _Answers:
+        return _Answers(
+            self.conversations + other.conversations,
+            self.rollouts + other.rollouts,
+            self.texts + other.texts,
+            {name: values + other.scores[name] for name, values in self.scores.items()},
+        )
+
+    def means(self) -> dict[str, float]:
+        """Mean score by everything that scores."""
+        return {f"{name}_mean": sum(values) / len(values) for name, values in self.scores.items() if values}
+
+    def write(self, path: Path) -> None:
+        """One line per response with its scores."""
+        with path.open("w", encoding="utf-8") as file:
+            for i, (conversation, text) in enumerate(zip(self.conversations, self.texts, strict=True)):
+                judged = {name: values[i] for name, values in self.scores.items()}
+                line = {"prompt": [dict(message) for message in conversation], "response": text, **judged}
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def _answer(opened: Opened, running: Run, settings: EvaluationConfig, prompts: Sequence[Row], split: Split) -> _Answers:
+    conversations = [split.messages(prompt) for prompt in prompts]
+    rollouts: list[Rollout] = []
+    if prompts:
+        limit, temperature = settings.max_new_tokens, settings.temperature
+        rollouts = running.generate(prompts, max_new_tokens=limit, temperature=temperature)
+    texts = [opened.renderer.decode(rollout.sequence.completion) for rollout in rollouts]
+    answers = _Answers(conversations, rollouts, texts, {})
+    if opened.rewarded:
+        answers.scores["reward"] = reward_scores(running, rollouts) if rollouts else []
+    registry = load_registry()
+    for raw in opened.job.call.config["evaluators"]:
+        evaluator = registry.evaluator(raw)
+        answers.scores[evaluator.name] = judge(evaluator, conversations, answers.texts)
+    return answers
 
 
 STAGE = Stage("evaluate", VERSIONS["evaluate"], run)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from alignment_core.config import LoraConfig
 from alignment_core.data.conversations import Conversations
 from alignment_core.data.dataset import Dataset, read_dataset
+from alignment_core.data.folds import in_fold
 from alignment_core.data.rendering import Renderer, generation_stops, load_tokenizer
 from alignment_core.data.retelling import Retelling
 from alignment_core.errors import DataError
@@ -40,8 +41,12 @@ def open_renderer(job: Job) -> Renderer:
 
 
 def open_data(job: Job) -> Dataset:
-    """The ingested rows, joined by the ranked samples where there are any."""
-    return read_dataset(*_data_folders(job))
+    """The ingested rows, joined by the ranked samples where there are any.
+
+    Where a part of the people's judgements is kept for the judge, only those that this stage may learn from.
+    """
+    data, fold = read_dataset(*_data_folders(job)), job.call.config.get("fold")
+    return data if fold is None else replace(data, train=in_fold(data.train, **fold))
 
 
 def _data_folders(job: Job) -> list[Path]:
@@ -66,7 +71,7 @@ class External:
         positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or math.inf
         retelling = Retelling(
             renderer,
-            Conversations(*_data_folders(job)),
+            Conversations(*_data_folders(job), *(job.parents[role] for role in ("safety",) if role in job.parents)),
             tokenizer,
             chat_template=config["reward_model"]["chat_template"],
             limit=min(positions, tokenizer.model_max_length),

@@ -5,33 +5,20 @@ Used by the flow, `align plan` and the tests alike. Nothing here imports torch o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from alignment_core.artifacts import key_of
 from alignment_core.config import PipelineConfig
-from alignment_core.data.chat_templates import resolve_chat_template
-from alignment_core.data.inputs import find_inputs
 from alignment_core.errors import ConfigError
-from alignment_core.feedback.source import identity_of, is_store, pinned
-from alignment_core.models.identity import ModelIdentity, model_identity
+from alignment_core.feedback.source import pinned
 from alignment_core.plugin_api import AlignmentOptimizer
 from alignment_core.registry import Registry
-from alignment_core.stages.base import Runtime, StageCall
-from alignment_core.stages.external_reward import FIELDS, ExternalReward, external_reward
+from alignment_core.stages.base import StageCall
+from alignment_core.stages.calls import VERSIONS, Calls
+from alignment_core.stages.external_reward import FIELDS
+from alignment_core.stages.plan_evaluation import Evaluations, plan_evaluations
 
-VERSIONS = {
-    "ingest": 4,
-    "sft": 1,
-    "sample": 1,
-    "rank": 2,
-    "reward": 1,
-    "reference": 1,
-    "optimize": 2,
-    "evaluate": 1,
-    "world": 1,
-}
+__all__ = ["VERSIONS", "Plan", "make_plan"]
 
 
 @dataclass(frozen=True)
@@ -45,8 +32,15 @@ class Plan:
     reward: StageCall | None
     reference: StageCall | None
     optimize: StageCall
+    judge: StageCall | None
+    ingest_safety: StageCall | None
+    ingest_production: StageCall | None
     evaluate_sft: StageCall
     evaluate: StageCall
+    evaluate_production: StageCall | None
+    over_sft: StageCall
+    over_production: StageCall | None
+    gate: StageCall | None
 
     def calls(self) -> dict[str, StageCall]:
         """Every call of the run by its name here, parents before children."""
@@ -59,6 +53,7 @@ def make_plan(config: PipelineConfig, registry: Registry) -> Plan:
 
     Raises:
         ConfigError, DataError, ModelError, PluginError: whatever the user got wrong, before anything is built.
+        ArtifactError: the model in production, which the run is to be compared with, is not in the store as it was.
     """
     return _Planner(config, registry).plan()
 
@@ -67,36 +62,26 @@ class _Planner:
     def __init__(self, config: PipelineConfig, registry: Registry) -> None:
         self.config = config
         self.registry = registry
-        self.model: ModelIdentity = model_identity(config.model.base, config.model.revision)
-        self.chat_template: str | None = resolve_chat_template(config.model.chat_template)
-        self.external = external_reward(config.reward)
-        self.runtime = Runtime(
-            store=config.store.absolute(),
-            device=config.device,
-            token_budget=config.token_budget,
-            gradient_checkpointing=config.gradient_checkpointing,
-            memory_gb=config.memory_gb,
-            isolation=config.isolation,
-            checkpoint_seconds=config.checkpoint_seconds,
-            run=config.name,
-            listeners=tuple(
-                registry.listener(raw, where=f"listeners.{index}").model_dump(mode="json")
-                for index, raw in enumerate(config.listeners)
-            ),
-        )
+        self.calls = Calls.of(config, registry)
 
     def plan(self) -> Plan:
         config = self.config
         if (config.rank is None) != (config.sample is None):
             raise ConfigError("`sample` and `rank` come together", do="Set both, or neither")
         optimizer = self.registry.optimizer(config.optimizer)
-        ingest = self._ingest()
+        # Votes may come in while the run goes on: the stages will read those that the keys were made of.
+        data = config.data.model_copy(update={"sources": [pinned(source) for source in config.data.sources]})
+        ingest = self.calls.ingest(data)
         sft = self._sft(ingest)
         sample = self._sample(ingest, sft)
         rank = self._rank(sample)
-        reward = self._reward(optimizer, ingest, rank, sft)
+        scored = optimizer.reward_model or config.evaluation.reward_model
+        reward = self._reward(ingest, rank, sft, "rest") if scored and self.calls.external is None else None
+        judge = self._reward(ingest, rank, sft, "judge") if config.evaluation.judge_fraction is not None else None
         reference = self._reference(optimizer, ingest, rank, sft)
         optimize = self._optimize(optimizer, ingest, rank, sft, reward, reference)
+        external = self.calls.external if scored else None
+        made = Evaluations(data, ingest, sft, reward, external, optimize, judge)
         return Plan(
             ingest=ingest,
             sft=sft,
@@ -105,49 +90,20 @@ class _Planner:
             reward=reward,
             reference=reference,
             optimize=optimize,
-            evaluate_sft=self._evaluate("sft", optimizer, ingest, sft, reward, None),
-            evaluate=self._evaluate(optimizer.name, optimizer, ingest, sft, reward, optimize),
+            judge=judge,
+            **plan_evaluations(self.calls, made, optimizer.name),
         )
-
-    def _ingest(self) -> StageCall:
-        data = self.config.data
-        # Votes may come in while the run goes on: the stage will read those that the key was made of.
-        sources = [pinned(source) for source in data.sources]
-        config: dict[str, Any] = {
-            "data": data.model_dump(mode="json", exclude={"sources"}),
-            "sources": [identity_of(source) for source in sources],
-            "tokenizer": self.model.tokenizer,
-            "chat_template": self.chat_template,
-            "max_length": self.config.model.max_length,
-        }
-        if plugins := self._format_plugins():
-            config["plugins"] = plugins
-        return self._call(
-            "ingest",
-            config,
-            {},
-            inputs={"sources": [source.model_dump(mode="json") for source in sources]},
-        )
-
-    def _format_plugins(self) -> list[dict[str, str]]:
-        """The plugins whose formats read the data. Which these are is looked up only where there is a choice."""
-        plugged = self.registry.formats()
-        if not plugged:
-            return []
-        items = find_inputs([source for source in self.config.data.sources if not is_store(source)], plugged)
-        used = {tuple(sorted(plugin.items())) for item in items for plugin in item.plugins(plugged)}
-        return [dict(plugin) for plugin in sorted(used)]
 
     def _sft(self, ingest: StageCall) -> StageCall | None:
         if self.config.sft is None:
             return None
-        return self._call("sft", self._trains(sft=self.config.sft.model_dump(mode="json")), {"data": ingest})
+        return self.calls.call("sft", self.calls.trains(sft=self.config.sft.model_dump(mode="json")), {"data": ingest})
 
     def _sample(self, ingest: StageCall, sft: StageCall | None) -> StageCall | None:
         if self.config.sample is None:
             return None
-        config = self._loads(seed=self.config.seed, sample=self.config.sample.model_dump(mode="json"))
-        return self._call("sample", config, {"data": ingest, "sft": sft})
+        config = self.calls.loads(seed=self.config.seed, sample=self.config.sample.model_dump(mode="json"))
+        return self.calls.call("sample", config, {"data": ingest, "sft": sft})
 
     def _rank(self, sample: StageCall | None) -> StageCall | None:
         if self.config.rank is None:
@@ -158,20 +114,22 @@ class _Planner:
             "by": evaluator.model_dump(mode="json"),
             "plugin": self.registry.identity(evaluator),
             "label_noise": self.config.rank.label_noise,
-            "tokenizer": self.model.tokenizer,
-            "chat_template": self.chat_template,
+            "tokenizer": self.calls.model.tokenizer,
+            "chat_template": self.calls.chat_template,
             "max_length": self.config.model.max_length,
         }
-        return self._call("rank", config, {"samples": sample})
+        return self.calls.call("rank", config, {"samples": sample})
 
-    def _reward(
-        self, optimizer: AlignmentOptimizer, ingest: StageCall, rank: StageCall | None, sft: StageCall | None
-    ) -> StageCall | None:
-        settings = self.config.reward
-        if settings.model is not None or not (optimizer.reward_model or self.config.evaluation.reward_model):
-            return None
-        config = self._trains(reward=settings.model_dump(mode="json", exclude=set(FIELDS)))
-        return self._call("reward", config, {"data": ingest, "ranked": rank, "sft": sft})
+    def _reward(self, ingest: StageCall, rank: StageCall | None, sft: StageCall | None, part: str) -> StageCall:
+        settings = self.config.reward.model_dump(mode="json", exclude=set(FIELDS))
+        config = self.calls.trains(reward=settings, **self._fold(part))
+        name = "judge" if part == "judge" else None
+        return self.calls.call("reward", config, {"data": ingest, "ranked": rank, "sft": sft}, name=name)
+
+    def _fold(self, part: str) -> dict[str, Any]:
+        """Which of the people's judgements a stage learns from, where a part is kept for the judge."""
+        fraction = self.config.evaluation.judge_fraction
+        return {} if fraction is None else {"fold": {"judge_fraction": fraction, "part": part}}
 
     def _reference(
         self, optimizer: AlignmentOptimizer, ingest: StageCall, rank: StageCall | None, sft: StageCall | None
@@ -179,7 +137,9 @@ class _Planner:
         rows = [name for name in ("preferences", "feedback") if getattr(optimizer, name)]
         if not (optimizer.reference and rows):
             return None
-        return self._call("reference", self._loads(rows=rows), {"data": ingest, "ranked": rank, "sft": sft})
+        return self.calls.call(
+            "reference", self.calls.loads(rows=rows, **self._fold("rest")), {"data": ingest, "ranked": rank, "sft": sft}
+        )
 
     def _optimize(
         self,
@@ -190,15 +150,16 @@ class _Planner:
         reward: StageCall | None,
         reference: StageCall | None,
     ) -> StageCall:
-        config = self._trains(
+        config = self.calls.trains(
             optimizer=optimizer.model_dump(mode="json"),
             plugin=self.registry.identity(optimizer),
             evaluators={
                 setting: self.registry.identity(evaluator)
                 for setting, evaluator in self.registry.evaluators_of(optimizer).items()
             },
+            **self._fold("rest"),
         )
-        external = self.external if optimizer.reward_model else None
+        external = self.calls.external if optimizer.reward_model else None
         parents = {
             "data": ingest,
             "ranked": rank,
@@ -206,70 +167,4 @@ class _Planner:
             "reward": reward if optimizer.reward_model else None,
             "reference": reference,
         }
-        return self._call("optimize", config, parents, name=optimizer.name, external=external)
-
-    def _evaluate(
-        self,
-        name: str,
-        optimizer: AlignmentOptimizer,
-        ingest: StageCall,
-        sft: StageCall | None,
-        reward: StageCall | None,
-        policy: StageCall | None,
-    ) -> StageCall:
-        evaluation = self.config.evaluation
-        scored = evaluation.reward_model or optimizer.reward_model
-        evaluators = [
-            self.registry.evaluator(raw, where=f"evaluation.evaluators.{index}")
-            for index, raw in enumerate(evaluation.evaluators)
-        ]
-        config = self._loads(
-            seed=self.config.seed,
-            evaluation=evaluation.model_dump(mode="json", exclude={"evaluators"}),
-            evaluators=[evaluator.model_dump(mode="json") for evaluator in evaluators],
-            plugins=[self.registry.identity(evaluator) for evaluator in evaluators],
-        )
-        parents = {"data": ingest, "sft": sft, "reward": reward, "policy": policy}
-        external = self.external if scored else None
-        return self._call("evaluate", config, parents, name=f"evaluate {name}", external=external)
-
-    def _loads(self, **fields: Any) -> dict[str, Any]:
-        """Settings of a stage that loads the base model."""
-        model = self.config.model
-        return {
-            "base": self.model.weights,
-            "tokenizer": self.model.tokenizer,
-            "chat_template": self.chat_template,
-            "load_in": model.load_in,
-            "max_length": model.max_length,
-            **fields,
-        }
-
-    def _trains(self, **fields: Any) -> dict[str, Any]:
-        """Settings of a stage that trains adapters."""
-        return self._loads(lora=self.config.model.lora.model_dump(mode="json"), seed=self.config.seed, **fields)
-
-    def _call(
-        self,
-        stage: str,
-        config: dict[str, Any],
-        parents: Mapping[str, StageCall | None],
-        *,
-        name: str | None = None,
-        inputs: Mapping[str, Any] | None = None,
-        external: ExternalReward | None = None,
-    ) -> StageCall:
-        inputs = {"model": {"path": self.model.path, "revision": self.model.revision}, **(inputs or {})}
-        if external is not None:
-            config, inputs = config | {"reward_model": external.key()}, inputs | {"reward_model": external.place()}
-        keys = {role: parent.key for role, parent in parents.items() if parent is not None}
-        key = key_of(stage=stage, version=VERSIONS[stage], config=config, parents=keys)
-        return StageCall(
-            stage=stage,
-            key=key,
-            label=f"{name or stage} · {self.model.name} · {key[:4]}",
-            config=config,
-            parents=keys,
-            inputs=inputs,
-            runtime=self.runtime,
-        )
+        return self.calls.call("optimize", config, parents, name=optimizer.name, external=external)

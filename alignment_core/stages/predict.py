@@ -15,7 +15,8 @@ from transformers import AutoConfig, PretrainedConfig
 
 from alignment_core.artifacts import ArtifactStore
 from alignment_core.config import EvaluationConfig, LoraConfig, SampleConfig
-from alignment_core.data.dataset import Dataset, read_dataset
+from alignment_core.data.dataset import Dataset, Split, read_dataset
+from alignment_core.data.folds import in_fold
 from alignment_core.errors import DataError, ModelError
 from alignment_core.models.classifier import read_classifier_config
 from alignment_core.models.dry_run import Architecture, DryRun, Pass
@@ -36,7 +37,7 @@ from alignment_core.training.memory import Choice, available_memory, choose, res
 from alignment_core.training.rehearsal import Demand, Layout, rehearse
 from alignment_core.training.run import Rows
 
-NO_MODEL = ("ingest", "rank")
+NO_MODEL = ("ingest", "rank", "gate")
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class _Predictor:
         self.data = self._read_data()
 
     def forecast(self) -> Forecast:
-        stages = {name: self.calls[name] for name in self.to_run if self.calls[name].stage not in NO_MODEL}
+        stages = {name: self.calls[name] for name in self.to_run if self._runs_our_model(self.calls[name])}
         works = {
             name: replace(self._work(call), external_reward=_external_reward(call)) for name, call in stages.items()
         }
@@ -106,6 +107,11 @@ class _Predictor:
             },
             stages={name: self._prediction(works[name], choice, speed) for name, choice in choices.items()},
         )
+
+    def _runs_our_model(self, call: StageCall) -> bool:
+        """Whether the stage runs the base model that the others share; a model in production may have another."""
+        reads = call.stage != "versus" or bool({"judge", "reward"} & call.parents.keys())
+        return reads and call.stage not in NO_MODEL and call.inputs["model"] == self.model
 
     def _prediction(self, work: Work, choice: Choice, speed: Speed | None) -> Prediction:
         needs, demand = choice.needs, choice.demand
@@ -151,14 +157,14 @@ class _Predictor:
 
     def _work(self, call: StageCall) -> Work:
         base = ("policy",) if "sft" in call.parents else ()
-        train = self.data.train
+        train = self._train(call)
         match call.stage:
             case "sft":
                 rows = Rows(demonstrations=train.demonstrations)
                 return self._training(call, SFT.model_validate(call.config["sft"]), rows, ("policy",), (), ("policy",))
             case "reward":
                 objective = BradleyTerry.model_validate(call.config["reward"])
-                rows = Rows(preferences=self._preferences())
+                rows = Rows(preferences=self._preferences(call))
                 return self._training(call, objective, rows, (*base, "reward"), ("reward",), ("reward",))
             case "optimize":
                 return self._optimize(call)
@@ -171,6 +177,9 @@ class _Predictor:
                 prompts = list(train.prompts[: settings.max_prompts])
                 demand = partial(_generate, prompts * settings.responses_per_prompt, settings.max_new_tokens, 0)
                 return Work(base, (), (), len(prompts), demand)
+            case "versus":
+                judges = tuple(role for role in ("judge", "reward") if role in call.parents)
+                return self._reading_responses(self.calls["evaluate"], (*base, "reward"), 2 * len(judges))
         evaluation = EvaluationConfig.model_validate(call.config["evaluation"])
         prompts = list(self.data.held_out.prompts[: evaluation.max_prompts])
         roles = ("policy", *(("reference",) if base else ()), *(("reward",) if "reward" in call.parents else ()))
@@ -178,12 +187,20 @@ class _Predictor:
         scored = len(heads) + ("reward_model" in call.inputs)
         return Work(roles, heads, (), len(prompts), partial(_generate, prompts, evaluation.max_new_tokens, 2 + scored))
 
+    def _reading_responses(self, evaluated: StageCall, adapters: Sequence[str], times: int) -> Work:
+        """Every response to a held-out prompt, read so many times by a reward model."""
+        evaluation = EvaluationConfig.model_validate(evaluated.config["evaluation"])
+        prompts = list(self.data.held_out.prompts[: evaluation.max_prompts])
+        blank = [0] * evaluation.max_new_tokens
+        responses = [TokenSequence((*ids, *blank), len(ids)) for ids in (p.sequences["prompt"].ids for p in prompts)]
+        return Work(tuple(adapters), ("reward",), (), len(prompts), partial(_read, responses * times))
+
     def _optimize(self, call: StageCall) -> Work:
         optimizer = load_registry().optimizer(call.config["optimizer"])
-        train = self.data.train
+        train = self._train(call)
         rows = Rows()
         if optimizer.preferences:
-            rows.preferences = self._preferences()
+            rows.preferences = self._preferences(call)
         if optimizer.feedback:
             rows.feedback = train.feedback
         if optimizer.prompts:
@@ -227,9 +244,14 @@ class _Predictor:
         ingest.run(Job(inside, {}, out, checkpoints, Silent()))
         return read_dataset(out)
 
-    def _preferences(self) -> Sequence[Row]:
+    def _train(self, call: StageCall) -> Split:
+        """What the stage may learn from."""
+        fold = call.config.get("fold")
+        return self.data.train if fold is None else in_fold(self.data.train, **fold)
+
+    def _preferences(self, call: StageCall) -> Sequence[Row]:
         """The data's pairs, with as many as the ranking of sampled responses can give, each as long as it may be."""
-        known = self.data.train.preferences
+        known = self._train(call).preferences
         sample = self.calls.get("sample")
         if sample is None:
             return known

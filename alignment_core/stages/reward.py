@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
 from alignment_core import losses
 from alignment_core.config import RewardConfig
 from alignment_core.evaluation import held_out
+from alignment_core.evaluation.calibration import calibration
 from alignment_core.plugin_api import LossOutput, MicroBatch, StepBatch
 from alignment_core.stages.base import Job, Stage
 from alignment_core.stages.opened import Opened, need, open_data, write_history
 from alignment_core.stages.plan import VERSIONS
 from alignment_core.training.run import Rows, Run
+
+CALIBRATION = "calibration.json"
 
 
 class BradleyTerry(RewardConfig):
@@ -51,7 +55,9 @@ def run(job: Job) -> dict[str, Any]:
     opened.save("reward", job.out)
     metrics = write_history(training, job.out)
     if data.held_out.preferences:
-        metrics["held_out_accuracy"] = held_out.pair_accuracy(data.held_out.preferences, training.reward.scores)
+        found = calibration(held_out.pair_differences(data.held_out.preferences, training.reward.scores))
+        (job.out / CALIBRATION).write_text(json.dumps(found.to_json(), indent=2) + "\n", encoding="utf-8")
+        metrics |= {"held_out_accuracy": found.accuracy, "held_out_brier": found.brier, "held_out_ece": found.ece}
     return metrics
 
 

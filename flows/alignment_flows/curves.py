@@ -32,7 +32,7 @@ def draw_curves(history: Path) -> str:
     chosen = sorted((name for name in curves if len(curves[name]) > 1), key=_rank)[:PANELS]
     if not chosen:
         return ""
-    return "data:image/png;base64," + base64.b64encode(_draw({name: curves[name] for name in chosen})).decode()
+    return _uri(_draw({name: curves[name] for name in chosen}))
 
 
 def read_curves(history: Path) -> dict[str, Curve]:
@@ -63,24 +63,50 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
+def draw_reliability(calibration: Path) -> str:
+    """Accuracy against confidence as a `data:` URI of a small PNG; the points' areas are their pairs.
+
+    Args:
+        calibration: the reward model's `calibration.json`.
+    """
+    bins = [bin_ for bin_ in json.loads(calibration.read_text(encoding="utf-8"))["bins"] if bin_["pairs"]]
+    figure, canvas = _canvas(3.6, 3.0)
+    axis = figure.add_subplot()
+    axis.plot([0.5, 1], [0.5, 1], color="0.6", linewidth=1)
+    largest = max(bin_["pairs"] for bin_ in bins)
+    sizes = [10 + 90 * bin_["pairs"] / largest for bin_ in bins]
+    axis.scatter([bin_["confidence"] for bin_ in bins], [bin_["accuracy"] for bin_ in bins], s=sizes)
+    axis.set(xlim=(0.5, 1), ylim=(0, 1.02), xlabel="confidence", ylabel="share ordered rightly")
+    axis.grid(alpha=0.3)
+    return _uri(_small_png(figure, canvas))
+
+
 def _draw(curves: Mapping[str, Curve]) -> bytes:
-    import numpy as np
-
-    # Without pyplot, which keeps every figure and looks for a screen.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from PIL import Image
-
     columns = min(3, len(curves))
     rows = -(-len(curves) // columns)
-    figure = Figure(figsize=(3 * columns, 1.8 * rows), layout="constrained")
-    canvas: Any = FigureCanvasAgg(figure)
+    figure, canvas = _canvas(3 * columns, 1.8 * rows)
     for place, (name, curve) in enumerate(curves.items(), start=1):
         axis = figure.add_subplot(rows, columns, place)
         axis.plot(*zip(*thinned(curve), strict=True), linewidth=1.2)
         axis.set_title(name.replace("_", " "), fontsize=9)
         axis.tick_params(labelsize=7)
         axis.grid(alpha=0.3)
+    return _small_png(figure, canvas)
+
+
+def _canvas(width: float, height: float) -> tuple[Any, Any]:
+    """A figure of so many inches, without pyplot, which keeps every figure and looks for a screen."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, FigureCanvasAgg(figure)
+
+
+def _small_png(figure: Any, canvas: Any) -> bytes:
+    import numpy as np
+    from PIL import Image
+
     for resolution in RESOLUTIONS:
         figure.set_dpi(resolution)
         canvas.draw()
@@ -89,3 +115,7 @@ def _draw(curves: Mapping[str, Curve]) -> bytes:
         if picture.tell() < PICTURE_BYTES * 3 // 4:  # base64 makes four bytes of three
             break
     return picture.getvalue()
+
+
+def _uri(picture: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(picture).decode()

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from alignment_core.artifacts import ArtifactStore
 from alignment_core.config import PipelineConfig
 from alignment_core.errors import ConfigError
 from alignment_core.registry import load_registry
@@ -27,11 +28,13 @@ class FinishedRun:
         name: the run's name from its settings.
         flow_run_id: its id in Prefect.
         stages: what was built or found, by the names of the plan, in their order.
+        aliases: the aliases that the aligned model has now.
     """
 
     name: str
     flow_run_id: str
     stages: dict[str, Built]
+    aliases: list[str]
 
 
 def run_pipeline(config: PipelineConfig) -> FinishedRun:
@@ -46,7 +49,9 @@ def run_pipeline(config: PipelineConfig) -> FinishedRun:
         from alignment_flows.pipeline import align
 
         state = align(config, return_state=True)
-    return FinishedRun(config.name, str(state.state_details.flow_run_id), state.result(raise_on_failure=True))
+    built = state.result(raise_on_failure=True)
+    aliases = ArtifactStore(config.store).aliases.of(built["optimize"].artifact.key)
+    return FinishedRun(config.name, str(state.state_details.flow_run_id), built, aliases)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from alignment_core.registry import load_registry
 from alignment_core.stages.build import Built, leased
 from alignment_core.stages.plan import Plan, make_plan
 from alignment_flows.form import PipelineForm, run_name, settings_of
+from alignment_flows.promotion import promote_by_gate
 from alignment_flows.run_report import publish_run_report
 from alignment_flows.tasks import Stages, finished, told_in_words
 
@@ -30,7 +31,7 @@ def align(config: PipelineForm, changes: Sequence[str] = ()) -> dict[str, Built]
     with leased(plan.calls().values()):
         pipeline(stage, plan)
         built = {name: stage.built(call) for name, call in plan.calls().items()}
-        publish_run_report(settings, built)
+        publish_run_report(settings, built, promote_by_gate(settings, built))
     return finished(built)
 
 
@@ -43,5 +44,12 @@ def pipeline(stage: Stages, plan: Plan) -> None:
     reward = stage(plan.reward, data, ranked, sft)
     reference = stage(plan.reference, data, ranked, sft)
     policy = stage(plan.optimize, data, ranked, sft, reward, reference)
-    stage(plan.evaluate_sft, data, sft, reward)
-    stage(plan.evaluate, data, sft, reward, policy)
+    judge = stage(plan.judge, data, ranked, sft)
+    safety = stage(plan.ingest_safety)
+    before = stage(plan.evaluate_sft, data, safety, sft, reward)
+    after = stage(plan.evaluate, data, safety, sft, reward, policy)
+    rival_data = stage(plan.ingest_production)
+    rival = stage(plan.evaluate_production, data, rival_data, safety, sft, reward, policy)
+    over_sft = stage(plan.over_sft, after, before, sft, judge)
+    over_production = stage(plan.over_production, after, rival, sft, reward, judge)
+    stage(plan.gate, after, over_sft, over_production)

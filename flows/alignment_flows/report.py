@@ -10,7 +10,7 @@ from prefect.artifacts import create_markdown_artifact
 
 from alignment_core.stages.base import StageCall
 from alignment_core.stages.build import Built
-from alignment_flows.curves import draw_curves
+from alignment_flows.curves import draw_curves, draw_reliability
 from alignment_flows.progress import if_server_answers
 
 REPORT_BYTES = 2**19
@@ -52,6 +52,10 @@ def stage_report(call: StageCall, built: Built) -> str:
         parts += ["## Curves", f"![curves]({curves})"]
     if (responses := built.artifact.path / "responses.jsonl").is_file():
         parts += ["## Samples", *_samples(responses)]
+    if (calibration := built.artifact.path / "calibration.json").is_file():
+        parts += ["## Calibration", f"![reliability]({draw_reliability(calibration)})"]
+    if (verdicts := built.artifact.path / "verdicts.jsonl").is_file():
+        parts += ["## Side by side", *_side_by_side(verdicts)]
     parts += ["## Settings", table("setting", dict(_numbers(manifest.config)))]
     own = built.artifact.path / "report.md"
     if own.is_file() and own.stat().st_size < REPORT_BYTES:
@@ -71,6 +75,21 @@ def _samples(responses: Path) -> Iterator[str]:
             yield f"**Response** {judged}{_quoted(str(answers[0]))}"
 
 
+def _side_by_side(verdicts: Path) -> Iterator[str]:
+    """The responses of both models to the first prompts, and which each judge prefers."""
+    words = {1: "the model", 0: "neither", -1: "the opponent", None: "no verdict"}
+    with verdicts.open(encoding="utf-8") as lines:
+        for line in islice(lines, SAMPLES):
+            entry = json.loads(line)
+            asked = entry["prompt"][-1]["content"] if entry["prompt"] else ""
+            said = ", ".join(f"{judge}: {words[verdict]}" for judge, verdict in entry["verdicts"].items())
+            yield f"**Prompt** {_quoted(asked)}"
+            yield f"**The model** {_quoted(entry['response'])}"
+            yield f"**The opponent** {_quoted(entry['opponent'])}"
+            if said:
+                yield f"Preferred by {said}"
+
+
 def _quoted(text: str) -> str:
     """As a block that no markup of the text's own can leave."""
     shown = text if len(text) <= SAMPLE_CHARACTERS else text[:SAMPLE_CHARACTERS] + "…"
@@ -83,8 +102,13 @@ def _gigabytes(size: int | None) -> str:
 
 def table(head: str, rows: Mapping[str, str]) -> str:
     """Names and values as a markdown table."""
-    lines = [f"| {name} | {value.replace('|', chr(92) + '|')} |" for name, value in rows.items()]
+    lines = [f"| {name} | {escaped(value)} |" for name, value in rows.items()]
     return "\n".join([f"| {head} | value |", "| --- | --- |", *lines])
+
+
+def escaped(text: str) -> str:
+    """A text that stays in its cell of a markdown table."""
+    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def _numbers(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

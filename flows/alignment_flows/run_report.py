@@ -1,37 +1,42 @@
 """The page of a whole run in Prefect: where the adapter is, how to use it, what it is made from, what it gained."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from prefect.artifacts import create_markdown_artifact
 
 from alignment_core.config import PipelineConfig
+from alignment_core.evaluation.promotion import Promotion
 from alignment_core.stages.build import Built
 from alignment_flows.progress import if_server_answers
 from alignment_flows.report import table
 
 
-def publish_run_report(config: PipelineConfig, built: Mapping[str, Built]) -> None:
+def publish_run_report(config: PipelineConfig, built: Mapping[str, Built], promotion: Promotion | None) -> None:
     """Put the run's report on its page."""
     with if_server_answers():
-        create_markdown_artifact(run_report(config, built), key="run-report", description=f"{config.name}: the adapter")
+        report = run_report(config, built, promotion)
+        create_markdown_artifact(report, key="run-report", description=f"{config.name}: the adapter")
 
 
-def run_report(config: PipelineConfig, built: Mapping[str, Built]) -> str:
+def run_report(config: PipelineConfig, built: Mapping[str, Built], promotion: Promotion | None) -> str:
     """The report of a finished run as markdown.
 
     Args:
         config: the settings of the run.
         built: its stages by the names of the plan, parents before children.
+        promotion: what the gate's verdict led to; None where the run has no gate.
     """
     parts = [
         f"# {config.name}",
         _headline(built),
+        *_promoted(promotion),
         "## The adapter",
         _usage(config, built["optimize"]),
         "## Before and after",
-        _gain(built["evaluate_sft"].metrics, built["evaluate"].metrics),
+        _gain(built),
+        *_side_by_side(built),
         "## What it is made from",
         _lineage(built),
     ]
@@ -43,6 +48,15 @@ def _headline(built: Mapping[str, Built]) -> str:
     if not new:
         return "**Nothing new**: every stage was in the store already."
     return f"{len(new)} of {len(built)} stages were built in this run: {', '.join(new)}."
+
+
+def _promoted(promotion: Promotion | None) -> Iterator[str]:
+    if promotion is None:
+        return
+    yield f"## {'Promoted' if promotion.passed else 'Not promoted'}"
+    if promotion.aliases:
+        yield f"It is {' and '.join(f'`{alias}`' for alias in promotion.aliases)} now."
+    yield "\n".join(f"- {reason}" for reason in promotion.reasons)
 
 
 def _usage(config: PipelineConfig, policy: Built) -> str:
@@ -68,14 +82,33 @@ def _usage(config: PipelineConfig, policy: Built) -> str:
     return "\n\n".join(lines)
 
 
-def _gain(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
-    lines = ["| held-out metric | before | after |", "| --- | --- | --- |"]
-    for name, value in after.items():
+def _gain(built: Mapping[str, Built]) -> str:
+    """What was measured of each model on its own."""
+    columns = {"before": "evaluate_sft", "after": "evaluate", "production": "evaluate_production"}
+    there = {head: built[name].metrics for head, name in columns.items() if name in built}
+    lines = [f"| held-out metric | {' | '.join(there)} |", "| --- |" + " --- |" * len(there)]
+    for name, value in there["after"].items():
         if isinstance(value, int | float):
-            start = before.get(name)
-            was = f"{start:.4g}" if isinstance(start, int | float) else ""
-            lines.append(f"| {name} | {was} | {value:.4g} |")
+            lines.append(f"| {name} | {' | '.join(_shown(metrics.get(name)) for metrics in there.values())} |")
     return "\n".join(lines)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, int | float) else ""
+
+
+def _side_by_side(built: Mapping[str, Built]) -> Iterator[str]:
+    """How often each judge prefers the model, on the same prompts."""
+    lines = []
+    for opponent, name in (("the SFT model", "over_sft"), ("production", "over_production")):
+        metrics = built[name].metrics if name in built else {}
+        for judge, rate in metrics.get("win_rate", {}).items():
+            interval = f"{100 * rate['low']:.1f} to {100 * rate['high']:.1f} %"
+            counts = " / ".join(str(rate[outcome]) for outcome in ("wins", "ties", "losses"))
+            lines.append(f"| {opponent} | {judge} | {100 * rate['rate']:.1f} % | {interval} | {counts} |")
+    if lines:
+        head = "| against | judge | win rate | 95 % interval | wins / ties / losses |"
+        yield "\n".join([head, "| --- | --- | --- | --- | --- |", *lines])
 
 
 def _lineage(built: Mapping[str, Built]) -> str:

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ KEY_DIGITS = 12
 
 def show_run(run: FinishedRun, *, as_json: bool) -> None:
     """The stages of a finished run and where the policy is."""
-    policy = run.stages["optimize"].artifact.uri
+    policy = run.stages["optimize"].artifact
     if as_json:
         stages = [
             {
@@ -39,7 +39,8 @@ def show_run(run: FinishedRun, *, as_json: bool) -> None:
             }
             for name, built in run.stages.items()
         ]
-        print_json({"run": run.name, "flow_run_id": run.flow_run_id, "policy": policy, "stages": stages})
+        told = {"run": run.name, "flow_run_id": run.flow_run_id, "policy": policy.uri, "aliases": run.aliases}
+        print_json({**told, "stages": stages})
         return
     table = Table("stage", "", "seconds", "artifact", title=run.name, title_justify="left")
     for name, built in run.stages.items():
@@ -48,7 +49,21 @@ def show_run(run: FinishedRun, *, as_json: bool) -> None:
     Console().print(table)
     if all(built.cached for built in run.stages.values()):
         print("Nothing new: every stage was in the store already.")
-    print(f"The aligned adapter: {policy}")
+    for line in _measured(run):
+        print(line)
+    print(f"The aligned adapter: {policy.uri}" + (f" ({', '.join(run.aliases)})" if run.aliases else ""))
+
+
+def _measured(run: FinishedRun) -> Iterator[str]:
+    """How often the model is preferred, and what the gate says of that."""
+    for opponent, name in (("the SFT model", "over_sft"), ("production", "over_production")):
+        metrics = run.stages[name].metrics if name in run.stages else {}
+        for judge, rate in metrics.get("win_rate", {}).items():
+            low, high = 100 * rate["low"], 100 * rate["high"]
+            yield f"Win rate over {opponent} by {judge}: {100 * rate['rate']:.1f} % ({low:.1f} to {high:.1f} %)"
+    if (gate := run.stages.get("gate")) is not None:
+        yield f"The gate: {'passed' if gate.metrics['passed'] else 'not promoted'}"
+        yield from (f"  {reason}" for reason in gate.metrics["reasons"])
 
 
 def show_plan(
@@ -65,7 +80,7 @@ def show_plan(
             {
                 "name": name,
                 "key": call.key,
-                "parents": call.parents,
+                "parents": call.reads(),
                 "cached": found[name] is not None,
                 "uri": artifact.uri if (artifact := found[name]) else None,
                 "prediction": _prediction(forecast.stages.get(name)),
@@ -79,7 +94,7 @@ def show_plan(
     table = Table(*heads, title=f"{config.name} · {config.store.absolute()}", title_justify="left")
     names = {call.key: name for name, call in calls.items()}
     for name, call in calls.items():
-        reads = ", ".join(names[key] for key in call.parents.values())
+        reads = ", ".join([*(names[key] for key in call.parents.values()), *("production" for _ in call.standing)])
         state = "to run" if found[name] is None else "cached"
         table.add_row(name, state, f"{call.key[:KEY_DIGITS]}…", reads, *_predicted(forecast.stages.get(name)))
     Console().print(table)

@@ -14,7 +14,22 @@ from alignment_flows.form import PipelineForm, run_name, settings_of
 from alignment_flows.tasks import Stages, told_in_words
 
 StageName = Literal[
-    "ingest", "sft", "sample", "rank", "reward", "reference", "optimize", "evaluate_sft", "evaluate"
+    "ingest",
+    "sft",
+    "sample",
+    "rank",
+    "reward",
+    "reference",
+    "optimize",
+    "judge",
+    "ingest_safety",
+    "ingest_production",
+    "evaluate_sft",
+    "evaluate",
+    "evaluate_production",
+    "over_sft",
+    "over_production",
+    "gate",
 ]  # the fields of `Plan`
 
 

@@ -73,9 +73,9 @@ def test_plan_names_the_stages_that_the_optimizer_needs(write: Write) -> None:
         for name in ("dpo", "kto", "ppo")
     }
     assert stages == {
-        "dpo": ["ingest", "sft", "reference", "optimize", "evaluate_sft", "evaluate"],
-        "kto": ["ingest", "sft", "reference", "optimize", "evaluate_sft", "evaluate"],
-        "ppo": ["ingest", "sft", "reward", "optimize", "evaluate_sft", "evaluate"],
+        "dpo": ["ingest", "sft", "reference", "optimize", "evaluate_sft", "evaluate", "over_sft"],
+        "kto": ["ingest", "sft", "reference", "optimize", "evaluate_sft", "evaluate", "over_sft"],
+        "ppo": ["ingest", "sft", "reward", "optimize", "evaluate_sft", "evaluate", "over_sft"],
     }
 
 
@@ -86,6 +86,7 @@ def test_plan_predicts_memory_and_time_of_what_is_to_run(write: Write, tmp_path:
     assert not any(stage["cached"] for stage in plan["stages"])
     predicted = {stage["name"]: stage["prediction"] for stage in plan["stages"]}
     assert predicted.pop("ingest") is None
+    assert predicted.pop("over_sft") is None, "it reads what was measured"
     for stage in predicted.values():
         assert stage["fits"]
         assert stage["memory"]["base"] == 4 * plan["parameters"]

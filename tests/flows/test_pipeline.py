@@ -45,7 +45,7 @@ def test_only_what_a_change_reaches_is_built_again(write: Callable[..., Path], t
 
     pairs, elsewhere = tmp_path / "pairs.jsonl", tmp_path / "elsewhere.jsonl"
     first = cached()
-    assert list(first) == ["ingest", "sft", "reference", "optimize", "evaluate_sft", "evaluate"]
+    assert list(first) == ["ingest", "sft", "reference", "optimize", "evaluate_sft", "evaluate", "over_sft"]
     assert not any(first.values())
     with get_client(sync_client=True) as client:
         reports = [str(artifact.data) for artifact in client.read_artifacts()]
@@ -56,7 +56,12 @@ def test_only_what_a_change_reaches_is_built_again(write: Callable[..., Path], t
     assert all(cached().values())
     assert all(cached(f"data.sources.0.path={elsewhere}", "token_budget=128").values())
 
-    assert cached("optimizer.beta=0.2") == {**dict.fromkeys(first, True), "optimize": False, "evaluate": False}
+    assert cached("optimizer.beta=0.2") == {
+        **dict.fromkeys(first, True),
+        "optimize": False,
+        "evaluate": False,
+        "over_sft": False,
+    }
 
     elsewhere.write_text(pairs.read_text().replace("It is 6.", "It is six."))
     assert not any(cached(f"data.sources.0.path={elsewhere}").values())

@@ -101,7 +101,7 @@ def test_run_report_leads_from_the_adapter_back_to_the_data(probe: object) -> No
     config = PipelineConfig.model_validate(
         {"name": "mine", "model": {"base": "a/model"}, "data": {"sources": [{"path": "x.jsonl"}]}}
     )
-    report = run_report(config, built)
+    report = run_report(config, built, None)
     place = str(built["optimize"].artifact.path)
     assert f'Path("{place}")' in report
     store, key = Path(place).parents[1], calls["optimize"].key
@@ -109,5 +109,5 @@ def test_run_report_leads_from_the_adapter_back_to_the_data(probe: object) -> No
     assert "| accuracy | 0.5 | 0.75 |" in report
     assert "from ingest |" in report
     cached = {name: Built(stage.artifact, True, 0.0, stage.metrics) for name, stage in built.items()}
-    assert "**Nothing new**" in run_report(config, cached)
+    assert "**Nothing new**" in run_report(config, cached, None)
     assert "**Nothing new**" not in report

@@ -54,6 +54,21 @@ def fused_token_logps(
     return logps, entropy.detach()
 
 
+def token_logps_of(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """The same from logits that exist, for a model whose logits are more than its head.
+
+    Args:
+        logits: (tokens, vocabulary).
+        targets: (tokens,), int64.
+        temperature: divides the logits.
+
+    Returns:
+        As `fused_token_logps`.
+    """
+    logps, entropy, _ = _read(logits.float() / temperature, targets)
+    return logps, entropy.detach()
+
+
 def _chunks(tokens: int, vocabulary: int) -> list[slice]:
     size = max(1, CHUNK_ELEMENTS // vocabulary)
     return [slice(start, min(start + size, tokens)) for start in range(0, max(tokens, 1), size)]

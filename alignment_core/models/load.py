@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from bitsandbytes.nn import Linear4bit
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import logging as transformers_logging
 
 from alignment_core.config import LoadIn
 from alignment_core.errors import ModelError
 from alignment_core.losses.likelihood import HeadShape, head_logits
+from alignment_core.models.counting import keep_layers
 
-CHOOSE = "Choose a causal language model such as Llama, Qwen, Gemma, Mistral, Phi or GPT-2"
+FEW_WORDS = 64
 
 
 def choose_device(device: str) -> torch.device:
@@ -61,7 +66,6 @@ def load_base(path: str, *, revision: str | None, load_in: LoadIn, device: torch
     keep_linear4bit_differentiable(model)
     model.requires_grad_(False)
     model.eval()
-    _check_head(model)
     return model
 
 
@@ -99,22 +103,21 @@ def keep_linear4bit_differentiable(model: nn.Module) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def head_of(model: PreTrainedModel) -> tuple[nn.Module, nn.Module]:
-    """The transformer body and the output head.
-
-    Raises:
-        ModelError: the architecture has no separate output head.
-    """
-    head = model.get_output_embeddings()
+def body_of(model: PreTrainedModel) -> Callable[..., Any]:
+    """The transformer body: called like the model, it returns an output with `last_hidden_state`."""
     body: Any = getattr(model, model.base_model_prefix, None)
-    if head is None or body is None:
-        raise ModelError(
-            "the architecture has no separate body and output head",
-            where="model.base",
-            got=type(model).__name__,
-            do=CHOOSE,
-        )
-    return body, head
+    return _LastState(model) if body is None else body
+
+
+@dataclass(frozen=True)
+class _LastState:
+    """Stands for the body of a model that has none by name."""
+
+    model: PreTrainedModel
+
+    def __call__(self, **inputs: Any) -> Any:
+        states = self.model(**inputs, output_hidden_states=True).hidden_states
+        return BaseModelOutput(last_hidden_state=states[-1])
 
 
 def head_shape(model: PreTrainedModel, temperature: float = 1.0) -> HeadShape:
@@ -125,19 +128,43 @@ def head_shape(model: PreTrainedModel, temperature: float = 1.0) -> HeadShape:
     return HeadShape(scale, getattr(config, "final_logit_softcapping", None), temperature)
 
 
-def _check_head(model: PreTrainedModel) -> None:
-    """Compare the model's own logits with body, head and `head_shape`, which no name in a config can promise."""
-    body, head = head_of(model)
+def separable(model: PreTrainedModel) -> bool:
+    """Whether the model's logits are its output head applied to its last hidden state, scaled and capped as we know it.
+
+    Found out by comparing them, which no name in a config can promise. A model without weights (the meta device) is
+    judged by one of the same configuration that has few words and no layers.
+    """
+    if model.device.type == "meta":
+        return _separable_by_shape(model.config)
+    head = model.get_output_embeddings()
+    if head is None or not isinstance(getattr(head, "weight", None), torch.Tensor):
+        return False
     ids = torch.tensor([[0, 1, 2]], device=model.device)
     with torch.no_grad():
         theirs = model(input_ids=ids, use_cache=False).logits[0].float()
-        states = body(input_ids=ids, use_cache=False).last_hidden_state[0]
-        ours = head_logits(states, head.weight, getattr(head, "bias", None), head_shape(model))  # type: ignore[arg-type]
+        states = body_of(model)(input_ids=ids, use_cache=False).last_hidden_state[0]
+        if states.shape[-1] != head.weight.shape[-1]:
+            return False
+        ours = head_logits(states, head.weight, getattr(head, "bias", None), head_shape(model))
     # bf16 rounds to 0.4 %; a forgotten scale or cap is off by much more.
-    if not torch.allclose(ours, theirs, rtol=0, atol=0.03 * float(theirs.abs().max())):
-        raise ModelError(
-            "the architecture's logits are more than its head applied to its last hidden state",
-            where="model.base",
-            got=type(model).__name__,
-            do=CHOOSE,
-        )
+    return torch.allclose(ours, theirs, rtol=0, atol=0.03 * float(theirs.abs().max()))
+
+
+def _separable_by_shape(config: PretrainedConfig) -> bool:
+    small = copy.deepcopy(config)
+    for part in (small, small.get_text_config()):
+        part.vocab_size, part.pad_token_id = FEW_WORDS, 0
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(small, dtype=torch.float32)
+        keep_layers(model, small.get_text_config().num_hidden_layers, 0)
+        model.to_empty(device="cpu").eval()
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.normal_(generator=generator)
+            for buffer in model.buffers():
+                buffer.fill_(1)
+        return separable(model)
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, IndexError):
+        return True  # nearly all are; the real model is tried when it is loaded

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from alignment_core.errors import PluginError, TrainingError
-from alignment_core.losses.likelihood import fused_token_logps
+from alignment_core.losses.likelihood import fused_token_logps, token_logps_of
 from alignment_core.models.batching import least_padding
 from alignment_core.models.load import head_shape
 from alignment_core.models.packing import Arrangement, packed, packed_by_budget, padded
@@ -83,20 +83,35 @@ class LanguageModel:
     def _forward(self, sequences: Sequence[TokenSequence], temperature: float) -> tuple[Tensor, ...]:
         device = self.roles.device
         arrangement = arrange(self.roles, sequences, self.pad_id)
-        hidden = self.roles.hidden(self.role, arrangement)
         mask = target_mask(sequences)
-        targets = _flat_targets(sequences, device)
-        head = self.roles.head
-        logps, entropy = fused_token_logps(
-            hidden[_before(sequences, arrangement, mask).to(device)],
-            head.weight,  # type: ignore[arg-type]
-            targets,
-            bias=getattr(head, "bias", None),
-            shape=head_shape(self.roles.model, temperature),
+        places = _before(sequences, arrangement, mask).to(device)
+        logps, entropy = read_targets(
+            self.roles, self.role, arrangement, places, _flat_targets(sequences, device), temperature
         )
         mask = mask.to(device)
         empty = torch.zeros(mask.shape, device=device)
         return empty.masked_scatter(mask, logps), mask.float(), empty.masked_scatter(mask, entropy)
+
+
+def read_targets(
+    roles: Roles, role: str, arrangement: Arrangement, places: Tensor, targets: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Log-probability and entropy of each target token, both (tokens,) float32.
+
+    Args:
+        places: of the states that predict the targets, in the flattened arrangement.
+        targets: token ids.
+    """
+    if not roles.separable:
+        return token_logps_of(roles.logits(role, arrangement)[places], targets, temperature)
+    head = roles.head
+    return fused_token_logps(
+        roles.hidden(role, arrangement)[places],
+        head.weight,
+        targets,
+        bias=getattr(head, "bias", None),
+        shape=head_shape(roles.model, temperature),
+    )
 
 
 class ScalarModel:

@@ -214,7 +214,7 @@ AttentionMaskInterface.register(IMPLEMENTATION, _mask)
 # --- does it work with this model? --------------------------------------------------------------------------------
 
 
-def packs(model: PreTrainedModel, body: torch.nn.Module) -> bool:
+def packs(model: PreTrainedModel, body: Callable[..., Any]) -> bool:
     """Give the model our attention and tell whether a packed row gives what a padded batch gives; undone if not."""
     before = model.config._attn_implementation
     if before != "sdpa":  # eager is chosen where sdpa does not do: a soft cap, sinks, a bias
@@ -238,15 +238,19 @@ def packs(model: PreTrainedModel, body: torch.nn.Module) -> bool:
     return False
 
 
-def _states(model: PreTrainedModel, body: torch.nn.Module, arrangement: Arrangement) -> Tensor:
+def _states(model: PreTrainedModel, body: Callable[..., Any], arrangement: Arrangement) -> Tensor:
     with layout_in_force(arrangement.layout):
         states = run_body(body, arrangement, model.device)
     return torch.cat([states[place.to(states.device)] for place in arrangement.places]).float()
 
 
-def run_body(body: torch.nn.Module, arrangement: Arrangement, device: torch.device) -> Tensor:
+def run_body(body: Callable[..., Any], arrangement: Arrangement, device: torch.device) -> Tensor:
     """Last hidden states, shape (rows · length, width), under the layout in force."""
+    return run_model(body, arrangement, device).last_hidden_state.flatten(0, 1)  # type: ignore[no-any-return]
+
+
+def run_model(model: Callable[..., Any], arrangement: Arrangement, device: torch.device) -> Any:
+    """The output of a body or a whole model, under the layout in force."""
     arguments = {"attention_mask": arrangement.attention_mask, "position_ids": arrangement.positions}
     given = {name: tensor.to(device) for name, tensor in arguments.items() if tensor is not None}
-    output = body(input_ids=arrangement.ids.to(device), use_cache=False, **given)
-    return output.last_hidden_state.flatten(0, 1)  # type: ignore[no-any-return]
+    return model(input_ids=arrangement.ids.to(device), use_cache=False, **given)

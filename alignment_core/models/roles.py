@@ -17,7 +17,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from alignment_core.config import LoraConfig
 from alignment_core.models.adapters import Adapters
 from alignment_core.models.batching import by_budget, call_cost
-from alignment_core.models.load import head_of
+from alignment_core.models.load import body_of, separable
 from alignment_core.models.packing import (
     Arrangement,
     Layout,
@@ -26,6 +26,7 @@ from alignment_core.models.packing import (
     packed_by_budget,
     packs,
     run_body,
+    run_model,
 )
 from alignment_core.plugin_api import TokenSequence
 
@@ -46,7 +47,8 @@ class Roles:
             revision: the hub commit, ditto.
         """
         self.model = model
-        self.body, self.head = head_of(model)
+        self.body, self.head = body_of(model), model.get_output_embeddings()
+        self.separable = separable(model)
         self.device = model.device
         self.packs = packs(model, self.body)
         self.call_cost = call_cost(model)
@@ -215,6 +217,11 @@ class Roles:
         """Last hidden states, shape (rows · length of the arrangement, width)."""
         with self.use(role), layout_in_force(arrangement.layout), self.autocast():
             return run_body(self.body, arrangement, self.device)
+
+    def logits(self, role: str, arrangement: Arrangement) -> Tensor:
+        """The model's own logits, shape (rows · length of the arrangement, vocabulary): for what is not `separable`."""
+        with self.use(role), layout_in_force(arrangement.layout), self.autocast():
+            return run_model(self.model, arrangement, self.device).logits.flatten(0, 1)  # type: ignore[no-any-return]
 
     def groups(
         self, items: Sequence[T], budget: int, sequences_of: Callable[[T], Sequence[TokenSequence]]

@@ -1,12 +1,11 @@
 """Every architecture that users bring: log-probabilities, generation and dropout against the model's own."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from architectures import ARCHITECTURES, save_model
+from architectures import ARCHITECTURES, NOT_SEPARABLE, save_model
 from engine import (
     CPU,
     ENOUGH,
@@ -18,14 +17,17 @@ from engine import (
     naive_logps,
     naive_token_logps,
     open_roles,
+    scalar,
     sequences,
 )
 from peft import AutoPeftModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
+from alignment_core.config import LoraConfig
 from alignment_core.errors import ModelError
 from alignment_core.models import load
 from alignment_core.models.generate import Sampling, generate
-from alignment_core.models.load import choose_device, load_base
+from alignment_core.models.load import choose_device, load_base, separable
 from alignment_core.models.logps import Budget
 from alignment_core.models.roles import Roles
 
@@ -125,22 +127,53 @@ def test_the_quantised_model_computes_its_own_logits(model_folder: Path) -> None
     torch.testing.assert_close(language(roles, "policy").logps(found).double(), expected.detach(), rtol=1e-5, atol=2e-4)
 
 
-def test_logits_that_are_more_than_the_head_are_refused(tmp_path: Path) -> None:
-    """HyperCLOVA X multiplies by the factor of the name by which Granite divides."""
-    folder = save_model("granite", tmp_path)
-    config = json.loads((folder / "config.json").read_text())
-    config |= {"model_type": "hyperclovax", "architectures": ["HyperCLOVAXForCausalLM"]}
-    (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ModelError, match="more than its head"):
-        load_base(str(folder), revision=None, load_in="fp32", device=CPU)
+def test_it_is_found_out_whose_logits_are_more_than_the_head(
+    model_folder: Path, request: pytest.FixtureRequest
+) -> None:
+    name = request.node.callspec.params["model_folder"]
+    roles = open_roles(model_folder)
+    assert roles.separable is (name not in NOT_SEPARABLE)
+    # The dry run sees no weights.
+    with torch.device("meta"):
+        assert separable(AutoModelForCausalLM.from_config(roles.model.config)) is roles.separable
 
 
 def test_a_wrong_shape_is_noticed_in_bf16_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = save_model("cohere", tmp_path)
-    load_base(str(folder), revision=None, load_in="bf16", device=CPU)
+    assert open_roles(folder, "bf16").separable
     monkeypatch.setattr(load, "head_shape", lambda model: load.HeadShape())
-    with pytest.raises(ModelError, match="more than its head"):
-        load_base(str(folder), revision=None, load_in="bf16", device=CPU)
+    assert not open_roles(folder, "bf16").separable
+
+
+class Nameless(LlamaForCausalLM):
+    """A Llama that tells of neither its body nor its head."""
+
+    base_model_prefix = "unknown"
+
+    def get_output_embeddings(self) -> None:
+        return None
+
+
+def test_a_model_without_body_and_head_by_name_works_as_one_with_them(tmp_path: Path) -> None:
+    folder, found = save_model("llama", tmp_path), sequences(4)
+    named = open_roles(folder)
+    nameless = Roles(Nameless.from_pretrained(folder, dtype=torch.float32).requires_grad_(False).eval(), str(folder))
+    assert not nameless.separable
+    lora = LoraConfig(rank=4, alpha=8, target_modules=["q_proj", "down_proj"])
+    results = []
+    for roles in (named, nameless):
+        for role in ("policy", "value"):
+            roles.add_new(role, lora, 0)
+        roles.add_head("value", torch.linspace(-1, 1, 32))
+        disturb(roles, "policy", 1)
+        roles.train_only(["policy"])
+        with roles.training():
+            logps = language(roles, "policy").logps(found)
+            logps.sum().backward()  # type: ignore[no-untyped-call]
+        values = scalar(roles, "value").values(found)
+        results.append((logps.detach(), values.detach(), *(p.grad for p in roles.parameters().values())))
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

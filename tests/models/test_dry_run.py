@@ -18,7 +18,7 @@ def plan(roles: Roles, *, trained: tuple[str, ...] = ("policy",), heads: tuple[s
     return DryRun(Architecture(roles.model.config, "fp32", LORA, trained, heads, trained, CPU, roles.packs))
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2"])
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2", "bert"])
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
 def test_the_peak_is_that_of_real_tensors(tmp_path: Path, name: str, checkpointing: bool) -> None:
     roles = open_roles(save_model(name, tmp_path))
@@ -66,3 +66,11 @@ def test_recomputing_takes_less_and_more_tokens_take_more(tmp_path: Path) -> Non
     kept, recomputed = (dry.training([PASS], checkpointing=on) for on in (False, True))
     assert recomputed < 0.6 * kept
     assert dry.training([PASS, PASS], checkpointing=False) > 1.8 * kept
+
+
+def test_full_logits_are_counted_where_there_is_no_way_around_them(tmp_path: Path) -> None:
+    """With a vocabulary of 20,000 words, 96 tokens' logits are 7.7 MB, held two or three times over."""
+    whole = plan(open_roles(save_model("hyperclovax", tmp_path / "a", vocab_size=20_000)))
+    chunked = plan(open_roles(save_model("llama", tmp_path / "b", vocab_size=20_000)))
+    logits = 96 * 20_000 * 4
+    assert whole.training([PASS], checkpointing=False) - chunked.training([PASS], checkpointing=False) > 0.5 * logits

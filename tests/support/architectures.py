@@ -28,6 +28,9 @@ OPT: dict[str, Any] = {
     name: value for name, value in DENSE.items() if name not in ("intermediate_size", "initializer_range")
 }
 
+NOT_SEPARABLE = ("bert", "hyperclovax")
+"""Architectures whose logits are more than their head."""
+
 ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", COMMON),
     "llama tied": ("Llama", COMMON | {"tie_word_embeddings": True}),
@@ -53,6 +56,13 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("GPT2", GPT2 | {"initializer_range": 0.2, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}),
     # Dropout inside the layer itself rather than in a module of its own.
     "opt": ("OPT", OPT | {"ffn_dim": 48, "dropout": 0.1, "init_std": 0.2, "word_embed_proj_dim": 32}),
+    # More between the last hidden state and the words than a head: a dense layer, a norm and a bias.
+    "bert": (
+        "Bert",
+        DENSE | {"is_decoder": True, "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1},
+    ),
+    # The factor has the name by which Granite divides, and multiplies.
+    "hyperclovax": ("HyperCLOVAX", COMMON | {"logits_scaling": 4.0}),
     "cohere": ("Cohere", COMMON | {"logit_scale": 0.25}),
     "granite": ("Granite", COMMON | {"logits_scaling": 4.0}),
 }

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Moments = Literal["32bit", "paged_8bit"]
 LoadIn = Literal["nf4", "int8", "bf16", "fp32"]
 Supervision = Literal["demonstrations", "preferences", "feedback", "prompts"]
 
@@ -112,8 +113,13 @@ class StepSettings(Settings):
     """Share of the steps in which the learning rate rises from 0."""
     weight_decay: float = Field(0.0, ge=0)
     """AdamW's decoupled weight decay."""
+    adamw: Moments = "32bit"
+    """Bits of AdamW's two moments; paged_8bit (bitsandbytes) saves 6 bytes per trained weight, and what the GPU has no
+    room for waits in the machine's memory."""
     max_grad_norm: float = Field(1.0, gt=0)
     """Gradients are scaled down to this Euclidean norm."""
+    max_loss_growth: float | None = Field(4.0, gt=1)
+    """Training stops where the mean loss of 5 steps exceeds this many times (1 + that of the first 5); null: never."""
 
 
 class SFTConfig(StepSettings):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -14,10 +14,13 @@ from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from alignment_core.config import LoadIn
+from alignment_core.config import LoadIn, Moments
 
 QUANTISED_BYTES = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
 """Bytes per weight with its scales; nf4: 8 bits for each block of 64, and 32 more for each 256 of these."""
+
+LEAST_8BIT, BLOCK_8BIT = 4096, 256
+"""bitsandbytes keeps the moments of smaller tensors in 32 bits; a block of this many shares one float32 scale."""
 
 
 class Counted(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -95,6 +98,15 @@ def bytes_of_weights(model: PreTrainedModel, load_in: LoadIn) -> int:
         packed = QUANTISED_BYTES.get(load_in) if id(p) in quantised else None
         size += p.numel() * (p.element_size() if packed is None else packed)
     return round(size)
+
+
+def bytes_of_training(parameters: Iterable[nn.Parameter], adamw: Moments) -> int:
+    """Gradients and AdamW's two moments; of 8 bits with a scale for each block, but for small tensors."""
+    size = 0
+    for count in (parameter.numel() for parameter in parameters):
+        small = adamw == "32bit" or count < LEAST_8BIT
+        size += 4 * count + (8 * count if small else 2 * count + 8 * -(-count // BLOCK_8BIT))
+    return size
 
 
 def keep_layers(model: PreTrainedModel, present: int, kept: int) -> None:

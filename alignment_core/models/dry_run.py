@@ -15,19 +15,19 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
-from alignment_core.config import LoadIn, LoraConfig
-from alignment_core.losses.likelihood import fused_token_logps
+from alignment_core.config import LoadIn, LoraConfig, Moments
 from alignment_core.models.classifier import ClassifierSize
 from alignment_core.models.counting import (
     QUANTISED_BYTES,
     Counted,
+    bytes_of_training,
     bytes_of_weights,
     keep_layers,
     make_fake,
     stand_for_quantised,
 )
-from alignment_core.models.load import base_dtype, head_shape
-from alignment_core.models.logps import arrange
+from alignment_core.models.load import base_dtype
+from alignment_core.models.logps import arrange, read_targets
 from alignment_core.models.roles import Roles
 from alignment_core.plugin_api import TokenSequence
 
@@ -65,6 +65,7 @@ class Architecture:
         trained: roles that learn.
         device: where it runs.
         packs: whether sequences are packed into one row (`packing.packs`).
+        adamw: bits of AdamW's moments.
         external_reward: configuration of a reward model that is a model of its own; None without.
     """
 
@@ -77,6 +78,7 @@ class Architecture:
     device: torch.device
     packs: bool = True
     external_reward: PretrainedConfig | None = None
+    adamw: Moments = "32bit"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,8 @@ class DryRun:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(self.architecture.config, dtype=self._dtype)
         trainable = round(self._over_layers(lambda roles: sum(p.numel() for p in roles.parameters().values())))
+        moments = self.architecture.adamw
+        training = self._over_layers(lambda roles: bytes_of_training(roles.parameters().values(), moments))
         adapters = self._over_layers(
             lambda roles: 4.0 * sum(p.numel() for p in _adapter_weights(roles, self.architecture.adapters))
         )
@@ -133,7 +137,7 @@ class DryRun:
         return Footprint(
             base=bytes_of_weights(model, self.architecture.load_in),
             adapters=round(adapters),
-            training=3 * 4 * trainable,
+            training=round(training),
             parameters=sum(p.numel() for p in model.parameters()),
             trainable=trainable,
             cache_per_token=2 * self.layers * heads * head_width * element,
@@ -213,19 +217,13 @@ class DryRun:
         """The sum of what a pass finds; its tokens as sequences of equal length."""
         count = max(1, round(one.tokens / one.width))
         sequence = TokenSequence((0,) * max(2, round(one.tokens / count)), 1)
-        hidden = roles.hidden(one.role, arrange(roles, [sequence] * count, 0))
+        arrangement = arrange(roles, [sequence] * count, 0)
         if not one.targets:
+            hidden = roles.hidden(one.role, arrangement)
             scores: Tensor = roles.head_of(one.role)(hidden[:count].float())
             return scores.sum()
-        targets = torch.zeros(min(one.targets, len(hidden)), dtype=torch.long, device=hidden.device)
-        logps, _ = fused_token_logps(
-            hidden[targets],
-            roles.head.weight,  # type: ignore[arg-type]
-            targets,
-            bias=getattr(roles.head, "bias", None),
-            shape=head_shape(roles.model),
-        )
-        return logps.sum()
+        targets = torch.zeros(min(one.targets, arrangement.ids.numel()), dtype=torch.long, device=roles.device)
+        return read_targets(roles, one.role, arrangement, targets, targets, 1.0)[0].sum()
 
 
 def _adapter_weights(roles: Roles, names: Sequence[str]) -> Iterator[nn.Parameter]:

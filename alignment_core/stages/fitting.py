@@ -84,6 +84,7 @@ def _choose(
             run.device,
             roles.packs,
             external_reward,
+            objective.adamw,
         )
     )
     rehearsed = partial(
@@ -110,6 +111,7 @@ def _generous_bound(roles: Roles, budget: int, max_length: int) -> int:
     linear = [m for m in roles.model.modules() if isinstance(m, nn.Linear | Conv1D)]
     features = sum(sum(m.weight.shape[:2]) for m in linear)
     config = roles.model.config.get_text_config()
+    features += 0 if roles.separable else 2 * config.vocab_size
     attention = 0 if roles.packs else config.num_attention_heads * max_length * config.num_hidden_layers
     tokens = max(budget, 4 * max_length)
     learned = sum(p.numel() for p in roles.parameters().values())

@@ -105,6 +105,11 @@ class Opened:
             device=choose_device(job.call.runtime.device),
         )
         roles = Roles(base, model["path"], model["revision"])
+        if not roles.separable:
+            job.progress.warn(
+                f"{type(base).__name__}: its logits are more than its head applied to its last hidden state. They are "
+                "computed in full, which takes memory for every token times the whole vocabulary"
+            )
         if not roles.packs:
             job.progress.log("padded batches: the base model's attention does not take packed rows")
         return cls(job, roles, renderer)

@@ -14,7 +14,7 @@ import torch
 from transformers import AutoConfig, PretrainedConfig
 
 from alignment_core.artifacts import ArtifactStore
-from alignment_core.config import EvaluationConfig, LoraConfig, SampleConfig
+from alignment_core.config import EvaluationConfig, LoraConfig, Moments, SampleConfig
 from alignment_core.data.dataset import Dataset, Split, read_dataset
 from alignment_core.data.folds import in_fold
 from alignment_core.errors import DataError, ModelError
@@ -49,6 +49,7 @@ class Work:
         rows: number of rows that it reads.
         demand: what it asks for at a token budget.
         external_reward: configuration of `reward.model`, where it is loaded.
+        adamw: bits of AdamW's moments, where it trains.
     """
 
     adapters: tuple[str, ...]
@@ -57,6 +58,7 @@ class Work:
     rows: int
     demand: partial[Demand]
     external_reward: PretrainedConfig | None = None
+    adamw: Moments = "32bit"
 
 
 def main() -> None:
@@ -134,7 +136,7 @@ class _Predictor:
         runtime = self.runtime
         budget = None if runtime.token_budget == "auto" and work.trained else budget_of(runtime)
         return choose(
-            DryRun(self._architecture(work.adapters, work.heads, work.trained, work.external_reward)),
+            DryRun(self._architecture(work.adapters, work.heads, work.trained, work.external_reward, work.adamw)),
             work.demand,
             self.available - self.process,
             token_budget=budget,
@@ -147,10 +149,11 @@ class _Predictor:
         heads: Sequence[str],
         trained: Sequence[str],
         external_reward: PretrainedConfig | None = None,
+        adamw: Moments = "32bit",
     ) -> Architecture:
         return Architecture(
             self.config, self.load_in, self.lora, tuple(adapters), tuple(heads), tuple(trained), self.device,
-            external_reward=external_reward,
+            external_reward=external_reward, adamw=adamw,
         )  # fmt: skip
 
     # --- the work of each stage -----------------------------------------------------------------------------------
@@ -227,7 +230,7 @@ class _Predictor:
                 do="Add a source that holds what it learns from",
             )
         demand = partial(rehearse_at, objective, rows, tuple(trained), call.config["seed"], "reference" in call.parents)
-        return Work(tuple(adapters), tuple(heads), tuple(trained), count, demand)
+        return Work(tuple(adapters), tuple(heads), tuple(trained), count, demand, adamw=objective.adamw)
 
     # --- data -----------------------------------------------------------------------------------------------------
 

@@ -111,7 +111,7 @@ def _remedy(stage: Prediction, call: StageCall) -> str:
         return "Choose a smaller `reward.model`, or train one: leave `reward.model` out"
     if largest == "process":
         return "Free some memory: the libraries alone fill it"
-    return "Lower `model.lora.rank`"
+    return "Lower `model.lora.rank`, or set `adamw: paged_8bit`"
 
 
 def _gib(size: int) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from alignment_core.artifacts.files import fsync
 from alignment_core.errors import PluginError
+from alignment_core.training.adamw import restore_state, state_of
 
 KEEP = 2
 
@@ -60,7 +61,7 @@ def save_checkpoint(
     tensors |= {f"kept.{name}": value for name, value in snapshot.kept.items()}
     tensors |= {f"weights.{name}": parameter.detach() for name, parameter in weights.items()}
     for name, parameter in weights.items():
-        for moment, value in optimizer.state.get(parameter, {}).items():
+        for moment, value in state_of(optimizer, parameter).items():
             tensors[f"optimizer.{moment}.{name}"] = value
     save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, partial / "tensors.safetensors")
     (partial / "snapshot.json").write_text(_to_json(snapshot))
@@ -125,7 +126,7 @@ def load_checkpoint(
     for name, parameter in weights.items():
         with torch.no_grad():
             parameter.copy_(tensors.pop(f"weights.{name}"))
-    by_name, kept = dict(weights), dict[str, Tensor]()
+    moments, kept = dict[str, dict[str, Tensor]](), dict[str, Tensor]()
     for full_name, value in tensors.items():
         group, name = full_name.split(".", 1)
         if group == "state":
@@ -134,7 +135,7 @@ def load_checkpoint(
             kept[name] = value
         else:
             moment, name = name.split(".", 1)
-            parameter = by_name[name]
-            # AdamW's step counter stays on the CPU, the moments live beside their weight.
-            optimizer.state[parameter][moment] = value if value.dim() == 0 else value.to(parameter.device)
+            moments.setdefault(name, {})[moment] = value
+    for name, saved in moments.items():
+        restore_state(optimizer, weights[name], saved)
     return Snapshot(plain["step"], plain["budget"], state, plain["metrics"], plain["history"], plain["warnings"], kept)

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from alignment_core.config import Moments
 from alignment_core.errors import PluginError, TrainingError
 from alignment_core.models.batching import row_sequences
 from alignment_core.models.seeds import seed_of
 from alignment_core.plugin_api import LossOutput, MicroBatch, StepBatch
 from alignment_core.progress import Stopped
+from alignment_core.training.adamw import make_adamw
 from alignment_core.training.checkpoint import Snapshot, load_checkpoint, save_checkpoint
 from alignment_core.training.run import MicroRows, Run
+
+DIVERGENCE_STEPS = 5
 
 
 class Objective(Protocol):
@@ -31,6 +35,10 @@ class Objective(Protocol):
     def warmup_fraction(self) -> float: ...
     @property
     def weight_decay(self) -> float: ...
+    @property
+    def adamw(self) -> Moments: ...
+    @property
+    def max_loss_growth(self) -> float | None: ...
     @property
     def max_grad_norm(self) -> float: ...
 
@@ -46,7 +54,7 @@ def train(objective: Objective, run: Run, checkpoints: Path, checkpoint_seconds:
     end. Out of memory halves the token budget and starts the step, or what its batch is made from, again.
 
     Raises:
-        TrainingError: the loss or its gradient is not finite, or memory does not suffice.
+        TrainingError: the loss or its gradient is not finite or explodes, or memory does not suffice.
         PluginError: the loss breaks its contract.
         Stopped: the stage was asked to stop; a checkpoint is written.
     """
@@ -67,14 +75,26 @@ def learning_rate_factor(step: int, total: int, *, schedule: str, warmup_fractio
     return max(0.0, 1 - done) if schedule == "linear" else 1.0
 
 
+def has_diverged(losses: Sequence[float], growth: float | None) -> bool:
+    """Whether the newest losses are out of all proportion to the first: |their mean| > growth · (1 + |the first's|).
+
+    A loss that is merely no better than at the start is no fault; one that explodes passes any multiple of it.
+    """
+    if growth is None or len(losses) < 2 * DIVERGENCE_STEPS:
+        return False
+    first, newest = (sum(part) / DIVERGENCE_STEPS for part in (losses[:DIVERGENCE_STEPS], losses[-DIVERGENCE_STEPS:]))
+    return abs(newest) > growth * (1 + abs(first))
+
+
 class _Loop:
     def __init__(self, objective: Objective, run: Run, checkpoints: Path, checkpoint_seconds: float) -> None:
         self.objective, self.run = objective, run
         self.checkpoints, self.checkpoint_seconds = checkpoints, checkpoint_seconds
         self.weights = run.roles.parameters()
-        self.optimizer = torch.optim.AdamW(
-            self.weights.values(), lr=objective.learning_rate, weight_decay=objective.weight_decay
+        self.optimizer = make_adamw(
+            self.weights.values(), objective.adamw, objective.learning_rate, objective.weight_decay
         )
+        self.losses: list[float] = []
         self.saved_at = time.monotonic()
 
     def train(self) -> None:
@@ -108,6 +128,7 @@ class _Loop:
         self.run.step, self.run.state = snapshot.step, snapshot.state
         self.run.history, self.run.warnings = snapshot.history, snapshot.warnings
         self.run.metrics, self.run.kept = snapshot.metrics, snapshot.kept
+        self.losses = [entry["loss"] for entry in snapshot.history if "loss" in entry]
         self.run.budget.tokens = min(self.run.budget.tokens, snapshot.budget)
         self.run.progress.log(f"resumed after step {snapshot.step}")
 
@@ -126,16 +147,36 @@ class _Loop:
             group["lr"] = rate
         metrics = self.run.budget.fit(lambda: accumulate(self.objective, self.run, batch, self.weights.values()))
         norms = self._clip(objective.max_grad_norm)
-        if not all(map(math.isfinite, (metrics["loss"], *norms.values()))):
-            rows = ", ".join(row.id for row in batch.rows)
-            raise TrainingError(
-                "the loss or its gradient is no longer finite",
-                where=f"step {self.run.step + 1}",
-                got=f"loss {metrics['loss']}, gradient norm {max(norms.values())} on rows {rows}",
-                do="Look at these rows, or lower the learning rate",
-            )
+        self._guard(batch, metrics["loss"], norms)
         self.optimizer.step()
         return metrics | norms | {"learning_rate": rate}
+
+    def _guard(self, batch: StepBatch, loss: float, norms: Mapping[str, float]) -> None:
+        """
+        Raises:
+            TrainingError: the loss or a gradient is not finite, or the loss has exploded.
+        """
+        rows = ", ".join(row.id for row in batch.rows)
+        where = f"step {self.run.step + 1}"
+        if not all(map(math.isfinite, (loss, *norms.values()))):
+            raise TrainingError(
+                "the loss or its gradient is no longer finite",
+                where=where,
+                got=f"loss {loss}, gradient norm {max(norms.values())} on rows {rows}",
+                do="Look at these rows, or lower the learning rate",
+            )
+        self.losses.append(loss)
+        if has_diverged(self.losses, self.objective.max_loss_growth):
+            first, newest = (
+                ", ".join(f"{value:.3g}" for value in part)
+                for part in (self.losses[:DIVERGENCE_STEPS], self.losses[-DIVERGENCE_STEPS:])
+            )
+            raise TrainingError(
+                "the loss diverges",
+                where=where,
+                got=f"{newest} in the last steps, the newest on rows {rows}; it began with {first}",
+                do="Lower the learning rate; where the loss may grow so, set `max_loss_growth: null`",
+            )
 
     def _clip(self, largest: float) -> dict[str, float]:
         """Clip the gradients of each role by themselves: a value model that errs must not slow the policy down."""

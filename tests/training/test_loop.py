@@ -11,6 +11,7 @@ import torch
 from engine import ENOUGH, naive_logps
 from runs import (
     OBJECTIVES,
+    Killed,
     Listener,
     World,
     demonstration_rows,
@@ -27,7 +28,7 @@ from alignment_core.models.packing import Arrangement
 from alignment_core.models.roles import Roles
 from alignment_core.plugin_api import AlignmentOptimizer, LossOutput, MicroBatch, StepBatch
 from alignment_core.stages.sft import SFT
-from alignment_core.training.loop import learning_rate_factor
+from alignment_core.training.loop import has_diverged, learning_rate_factor
 from alignment_core.training.run import Rows, Run
 from alignment_plugins.ppo import PPO
 
@@ -252,6 +253,58 @@ def test_the_learning_rate_of_each_step_is_the_schedules(world: World, tmp_path:
     run = learn(objective, world.open("sft"), tmp_path)
     rates = [entry["learning_rate"] for entry in run.history]
     assert rates == pytest.approx([0.01 * f for f in [0.5, 1.0, 1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125]])
+
+
+def test_a_loss_that_explodes_names_step_and_rows(world: World, tmp_path: Path) -> None:
+    """Twelve steps of an objective whose loss grows tenfold a step from the seventh on."""
+
+    class Growing(SFT):
+        def loss(self, run: Run, micro: MicroBatch) -> LossOutput:
+            output = super().loss(run, micro)
+            return LossOutput(output.loss * 0 + 10.0 ** max(0, run.step - 5))
+
+    settings = {"batch_size": 5, "epochs": 6}
+    run = world.open("sft")
+    with pytest.raises(TrainingError, match="diverges") as error:
+        learn(Growing(**settings), run, tmp_path / "one")
+    # By hand: the first five losses are 1, so the limit is 4 · 2 = 8; steps 6 to 10 are 1, 10, 100, 1000, 10000.
+    assert error.value.where == "step 10"
+    order = list(world.open("sft").shuffled(run.demonstrations, 5, 6))
+    assert re.findall(r"demonstration-\d+", str(error.value)) == [row.id for row in order[9]]
+    assert run.step == 9
+    calm = world.open("sft")
+    assert learn(Growing(**settings, max_loss_growth=None), calm, tmp_path / "two").step == 12
+
+
+@pytest.mark.parametrize(
+    ("losses", "diverged"),
+    [
+        ([1.0] * 5 + [8.0] * 5, False),
+        ([1.0] * 5 + [8.1] * 5, True),
+        ([1.0] * 5 + [-8.1] * 5, True),
+        ([-1.0] * 5 + [7.9] * 5, False),
+        # One outlier of 36 has a mean of 8 over five steps.
+        ([1.0] * 5 + [1.0, 1.0, 36.0, 1.0, 1.0], False),
+        ([1.0] * 4 + [1e9] * 5, False),
+        ([1.0] * 50 + [9.0] * 5, True),
+    ],
+)
+def test_divergence_by_hand(losses: list[float], diverged: bool) -> None:
+    assert has_diverged(losses, 4.0) is diverged
+    assert not has_diverged(losses, None)
+
+
+def test_a_resumed_training_remembers_how_it_began(world: World, tmp_path: Path) -> None:
+    class Jumping(SFT):
+        def loss(self, run: Run, micro: MicroBatch) -> LossOutput:
+            return LossOutput(super().loss(run, micro).loss * 0 + (1.0 if run.step < 6 else 50.0))
+
+    objective = Jumping(batch_size=5, epochs=6)
+    with pytest.raises(Killed):
+        learn(objective, world.open("sft", progress=Listener(kill_after_step=8)), tmp_path, every=0)
+    with pytest.raises(TrainingError, match="diverges") as error:
+        learn(objective, world.open("sft"), tmp_path)
+    assert error.value.where == "step 10"
 
 
 def test_each_role_is_clipped_by_itself(world: World, tmp_path: Path) -> None:

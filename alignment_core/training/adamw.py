@@ -1,0 +1,79 @@
+"""AdamW in the precision that the settings choose, and its state as tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from bitsandbytes.optim import AdamW8bit, PagedAdamW8bit
+from bitsandbytes.optim.optimizer import Optimizer2State
+from torch import Tensor, nn
+
+from alignment_core.config import Moments
+from alignment_core.errors import TrainingError
+
+SHARED = ("qmap1", "qmap2")
+"""The 256 values that an 8-bit number stands for: bitsandbytes' constants, the same for every weight."""
+
+
+def make_adamw(
+    weights: Iterable[nn.Parameter], moments: Moments, learning_rate: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    """AdamW with moments of 32 bits (PyTorch), or of 8 (bitsandbytes): paged on a GPU, plain on the CPU.
+
+    Raises:
+        TrainingError: 8-bit moments do not work on this device.
+    """
+    parameters = list(weights)
+    if moments == "32bit":
+        return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay)
+    kind = AdamW8bit if parameters[0].device.type == "cpu" else PagedAdamW8bit
+    _try(kind, parameters[0].device)
+    optimizer: torch.optim.Optimizer = kind(parameters, lr=learning_rate, weight_decay=weight_decay)
+    return optimizer
+
+
+def _try(kind: Any, device: torch.device) -> None:
+    """Make one step, so that what cannot run is known before anything is trained."""
+    weight = nn.Parameter(torch.ones(2**17, device=device))
+    weight.grad = torch.ones_like(weight)
+    try:
+        kind([weight], lr=0.5).step()
+    except (RuntimeError, NotImplementedError, AttributeError, KeyError, OSError) as error:
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise _does_not_run(device, reason) from error
+    # The first step is lr·g/(|g| + eps), whatever the moments are rounded to.
+    if not torch.allclose(weight.detach(), torch.full_like(weight, 0.5), atol=0.05):
+        raise _does_not_run(device, "a step that leads elsewhere")
+
+
+def _does_not_run(device: torch.device, reason: str) -> TrainingError:
+    return TrainingError(
+        "8-bit AdamW does not run here",
+        where="adamw: paged_8bit",
+        got=f"{reason} on {device}",
+        do="Set `adamw: 32bit`, which takes 6 bytes more for each weight that is trained",
+    )
+
+
+def state_of(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> dict[str, Tensor]:
+    """Everything that the optimizer remembers of a weight; empty before its first step."""
+    state: dict[str, Any] = optimizer.state.get(parameter, {})
+    return {name: torch.as_tensor(value) for name, value in state.items() if name not in SHARED}
+
+
+def restore_state(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, saved: dict[str, Tensor]) -> None:
+    """Put back what `state_of` gave."""
+    state = optimizer.state[parameter]
+    if isinstance(optimizer, Optimizer2State):
+        # Its own buffers, so that what was paged is paged again.
+        group = optimizer.param_groups[0]
+        place = next(i for i, other in enumerate(group["params"]) if other is parameter)
+        optimizer.init_state(group, parameter, 0, place)
+        for name, value in saved.items():
+            state[name] = state[name].copy_(value) if isinstance(state[name], Tensor) else value.item()
+        return
+    for name, value in saved.items():
+        # AdamW's step counter stays on the CPU, the moments live beside their weight.
+        state[name] = value if value.dim() == 0 else value.to(parameter.device)

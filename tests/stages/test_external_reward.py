@@ -217,7 +217,7 @@ def test_keys_follow_the_content_of_the_reward_model(settings: Settings, classif
         assert now.keys() == first.keys()
         return {name for name in first if now[name] != first[name]}
 
-    reached = {"optimize", "evaluate", "evaluate_sft"}
+    reached = {"optimize", "evaluate", "evaluate_sft", "over_sft"}
     template = tmp_path / "template.jinja"
     template.write_text(STYLES["llama"])
     assert changed({"chat_template": str(template)}) == reached
@@ -237,7 +237,7 @@ def test_a_run_that_needs_no_reward_model_does_not_depend_on_it(settings: Settin
     scored = plan_of(settings({"model": str(classifier)}, dpo, reward_model=True))
     assert scored.reward is None
     differing = {name for name, key in keys(scored).items() if key != keys(named)[name]}
-    assert differing == {"evaluate", "evaluate_sft"}
+    assert differing == {"evaluate", "evaluate_sft", "over_sft"}
     assert "reward_model" not in scored.optimize.inputs
 
 

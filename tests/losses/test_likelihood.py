@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from alignment_core.losses import likelihood
 from alignment_core.losses.likelihood import HeadShape, fused_token_logps
+from alignment_core.models.counting import Counted
 
 TOKENS, WIDTH, VOCABULARY = 37, 8, 50
 
@@ -167,3 +168,40 @@ def test_the_full_logits_never_exist(trainable: bool) -> None:
     assert largest.elements <= max(likelihood.CHUNK_ELEMENTS, weight.numel(), hidden.numel()) < TOKENS * VOCABULARY
     # Between forward and backward nothing waits but the states or their gradient, and indices.
     assert sum(kept) < TOKENS * VOCABULARY / 2
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("trainable", [False, True], ids=["frozen head", "trainable head"])
+def test_gradients_are_those_of_finite_differences(shape: HeadShape, trainable: bool) -> None:
+    """torch's own gradcheck; the logits are float32, so that its steps must be wide."""
+    hidden, weight, targets, bias = (tensor.double() if tensor.is_floating_point() else tensor for tensor in tensors())
+    states, head = hidden[:3].requires_grad_(), weight.requires_grad_(trainable)
+
+    def logps(states: Tensor, head: Tensor) -> Tensor:
+        return fused_token_logps(states, head, targets[:3], bias=bias, shape=shape)[0].double()
+
+    assert torch.autograd.gradcheck(logps, (states, head), eps=3e-3, atol=3e-3, rtol=3e-3)
+
+
+@pytest.mark.parametrize("trainable", [False, True], ids=["frozen head", "trainable head"])
+def test_peak_memory_does_not_grow_with_vocabulary_times_length(
+    trainable: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bytes alive at once, counted over forward and backward: with 8 times the tokens, less than a chunk more."""
+    vocabulary, chunk = 2000, 20_000
+    monkeypatch.setattr(likelihood, "CHUNK_ELEMENTS", chunk)
+
+    def peak(tokens: int) -> int:
+        hidden = torch.randn(tokens, WIDTH).requires_grad_()
+        weight = torch.randn(vocabulary, WIDTH).requires_grad_(trainable)
+        targets = torch.randint(vocabulary, (tokens,))
+        with Counted([hidden, weight, targets]) as counted:
+            logps, _ = fused_token_logps(hidden, weight, targets)
+            logps.sum().backward()
+        found: int = counted.peak
+        return found
+
+    few, many = peak(100), peak(800)
+    logits = 700 * vocabulary * 4
+    assert many - few < min(4 * chunk, 0.1 * logits)
+    assert few > 4 * chunk / 2

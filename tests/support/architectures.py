@@ -36,6 +36,7 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama tied": ("Llama", COMMON | {"tie_word_embeddings": True}),
     "qwen2": ("Qwen2", COMMON),
     "qwen3": ("Qwen3", COMMON | {"head_dim": 8}),
+    "gemma": ("Gemma", COMMON | {"head_dim": 8, "tie_word_embeddings": True}),
     # Both soft caps, and a window that these sequences exceed.
     "gemma2": (
         "Gemma2",

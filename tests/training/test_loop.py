@@ -24,6 +24,7 @@ from runs import (
 from torch import Tensor
 
 from alignment_core.errors import PluginError, TrainingError
+from alignment_core.models.generate import _Batch
 from alignment_core.models.packing import Arrangement
 from alignment_core.models.roles import Roles
 from alignment_core.plugin_api import AlignmentOptimizer, LossOutput, MicroBatch, StepBatch
@@ -96,6 +97,31 @@ def test_memory_that_ends_halves_the_budget_and_the_result_stays(
     run = learn(OBJECTIVES[kind](), world.open(kind, budget=1000, progress=progress), tmp_path / "hit")
     assert run.budget.tokens == 500
     assert run.warnings == progress.warnings == ["out of memory: token_budget is now 500", *calm.warnings]
+    assert len(run.history) == len(calm.history)
+    for ours, theirs in zip(run.history, calm.history, strict=True):
+        for name in ours:
+            assert ours[name] == pytest.approx(theirs[name], rel=2e-3, abs=2e-3), name
+
+
+@pytest.mark.parametrize("failing_token", [1, 4, 11])
+def test_memory_that_ends_while_sampling_changes_no_training(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing_token: int
+) -> None:
+    """The first, a middle, and a later rollout's token: the same responses are sampled, and learnt from."""
+    calm = learn(OBJECTIVES["ppo"](), world.open("ppo"), tmp_path / "calm")
+    tokens: list[int] = []
+    last_logits = _Batch._last_logits
+
+    def failing(self: _Batch, *inputs: Any) -> Tensor:
+        tokens.append(1)
+        if len(tokens) == failing_token:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return last_logits(self, *inputs)
+
+    monkeypatch.setattr(_Batch, "_last_logits", failing)
+    run = learn(OBJECTIVES["ppo"](), world.open("ppo", budget=1000), tmp_path / "hit")
+    assert run.budget.tokens == 500
+    assert run.warnings == ["out of memory: token_budget is now 500", *calm.warnings]
     assert len(run.history) == len(calm.history)
     for ours, theirs in zip(run.history, calm.history, strict=True):
         for name in ours:

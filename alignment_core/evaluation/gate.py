@@ -99,7 +99,7 @@ def _checks(
             if comparison is not None:
                 gained = (comparison.safety or {}).get(evaluator)
                 name = f"`{evaluator}` on the safety prompts below that of {opponent} by at most"
-                yield from _at_most(name, None if gained is None else -gained, drop)
+                yield from _at_most(name, None if gained is None else 0.0 - gained, drop)
 
 
 def _above(rule: str, measured: float | None, limit: float | None) -> Iterator[Check]:

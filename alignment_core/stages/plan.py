@@ -35,6 +35,7 @@ class Plan:
     judge: StageCall | None
     ingest_safety: StageCall | None
     ingest_production: StageCall | None
+    ingest_production_safety: StageCall | None
     evaluate_sft: StageCall
     evaluate: StageCall
     evaluate_production: StageCall | None

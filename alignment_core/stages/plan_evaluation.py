@@ -40,6 +40,7 @@ class Measured(TypedDict):
 
     ingest_safety: StageCall | None
     ingest_production: StageCall | None
+    ingest_production_safety: StageCall | None
     evaluate_sft: StageCall
     evaluate: StageCall
     evaluate_production: StageCall | None
@@ -88,21 +89,23 @@ class _Planner:
 
     def plan(self, optimizer: str) -> Measured:
         made, production = self.made, self._production()
-        safety = self._safety(self.calls)
+        safety = self._safety(self.calls, "ingest safety")
         before = self._evaluate("sft", safety, None)
         after = self._evaluate(optimizer, safety, made.optimize)
-        ingest = rival = over_production = None
+        ingest = ingest_safety = rival = over_production = None
         if production is not None and production.same:
             rival = self._evaluate_promoted(production, made.ingest, safety)
         elif production is not None:
-            ingest = production.calls.ingest(self.made.data, name="ingest production")
-            rival = self._evaluate_promoted(production, ingest, None)
+            ingest = production.calls.ingest(made.data, name="ingest production")
+            ingest_safety = self._safety(production.calls, "ingest production safety")
+            rival = self._evaluate_promoted(production, ingest, ingest_safety)
         if production is not None and rival is not None:
             over_production = self._versus("production", after, rival, same=production.same)
         over_sft = self._versus("sft", after, before, same=True)
         return {
             "ingest_safety": safety,
             "ingest_production": ingest,
+            "ingest_production_safety": ingest_safety,
             "evaluate_sft": before,
             "evaluate": after,
             "evaluate_production": rival,
@@ -113,12 +116,12 @@ class _Planner:
 
     # --- each model on its own ------------------------------------------------------------------------------------
 
-    def _safety(self, calls: Calls) -> StageCall | None:
+    def _safety(self, calls: Calls, name: str) -> StageCall | None:
         source = self.config.evaluation.safety
         if source is None:
             return None
         data = DataConfig(sources=[pinned(source)], held_out_fraction=0.5, near_duplicates=None)
-        return calls.ingest(data, name="ingest safety")
+        return calls.ingest(data, name=name)
 
     def _evaluate(self, name: str, safety: StageCall | None, policy: StageCall | None) -> StageCall:
         made = self.made

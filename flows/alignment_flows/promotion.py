@@ -26,10 +26,10 @@ def promote_by_gate(config: PipelineConfig, built: Mapping[str, Built]) -> Promo
     """What the gate's verdict leads to; None where the run has no gate."""
     if config.gate is None:
         return None
-    store, by = ArtifactStore(config.store), f"{_this_run()} of {config.name}"
+    store = ArtifactStore(config.store)
     verdict = json.loads((built["gate"].artifact.path / "gate.json").read_text(encoding="utf-8"))
     model = built["optimize"].artifact
-    promotion = apply_verdict(store, model, verdict, to_production=config.gate.to_production, by=by)
+    promotion = apply_verdict(store, model, verdict, to_production=config.gate.to_production, by=_this_run())
     for alias in promotion.aliases:
         publish_history(store, alias)
     return promotion

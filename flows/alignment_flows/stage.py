@@ -24,6 +24,7 @@ StageName = Literal[
     "judge",
     "ingest_safety",
     "ingest_production",
+    "ingest_production_safety",
     "evaluate_sft",
     "evaluate",
     "evaluate_production",

@@ -14,6 +14,8 @@ from matplotlib.image import imread
 
 from alignment_core.artifacts import Artifact
 from alignment_core.config import PipelineConfig
+from alignment_core.evaluation.calibration import calibration
+from alignment_core.evaluation.promotion import Promotion
 from alignment_core.progress import Silent
 from alignment_core.stages.base import StageCall
 from alignment_core.stages.build import Built, build
@@ -91,6 +93,35 @@ def test_report_shows_curves_and_samples_as_text(probe: object, tmp_path: Path) 
     assert "## Curves" not in stage_report(call, cached)
 
 
+def test_reward_models_page_has_the_reliability_plot(probe: object) -> None:
+    call: StageCall = probe("write", isolation="inline")  # type: ignore[operator]
+    built = build(call, Silent())
+    found = calibration([2.0, 1.0, -0.5, 0.1])
+    (built.artifact.path / "calibration.json").write_text(json.dumps(found.to_json()))
+    report = stage_report(call, built)
+    picture = report.split("![reliability](data:image/png;base64,")[1].split(")")[0]
+    assert len(picture) < PICTURE_BYTES
+    pixels = imread(io.BytesIO(base64.b64decode(picture)))
+    # The points are blue, unlike frame, letters and the diagonal.
+    assert (pixels[..., 2] - pixels[..., 0] > 0.3).sum() > 50
+
+
+def test_two_models_stand_side_by_side_as_text(probe: object) -> None:
+    call: StageCall = probe("write", isolation="inline")  # type: ignore[operator]
+    built = build(call, Silent())
+    line = {
+        "prompt": [{"role": "user", "content": "Say # no"}],
+        "response": "no",
+        "opponent": "![x](http://evil)",
+        "verdicts": {"rule": 1, "reward": -1, "endpoint": None},
+    }
+    (built.artifact.path / "verdicts.jsonl").write_text(json.dumps(line) + "\n")
+    report = stage_report(call, built)
+    assert "**The model** \n\n    no\n" in report
+    assert "**The opponent** \n\n    ![x](http://evil)\n" in report
+    assert "Preferred by rule: the model, reward: the opponent, endpoint: no verdict" in report
+
+
 def test_run_report_leads_from_the_adapter_back_to_the_data(probe: object) -> None:
     calls = {"ingest": probe("write", isolation="inline")}  # type: ignore[operator]
     calls["optimize"] = probe("report", isolation="inline", parents={"data": calls["ingest"].key})  # type: ignore[operator]
@@ -108,6 +139,14 @@ def test_run_report_leads_from_the_adapter_back_to_the_data(probe: object) -> No
     assert f"align export {key[:12]} --store {store} --out my-model --to vllm" in report
     assert "| accuracy | 0.5 | 0.75 |" in report
     assert "from ingest |" in report
+    assert "romoted" not in report
+    rate = {"rate": 0.75, "low": 0.6, "high": 0.9, "wins": 7, "ties": 1, "losses": 2}
+    built["over_sft"] = Built(made, False, 1.0, {"win_rate": {"rule": rate}})
+    failed = run_report(config, built, Promotion(False, (), ("failed: too long",)))
+    assert "## Not promoted\n\n- failed: too long" in failed
+    assert "| the SFT model | rule | 75.0 % | 60.0 to 90.0 % | 7 / 1 / 2 |" in failed
+    passed = run_report(config, built, Promotion(True, ("candidate",), ("passed: it",)))
+    assert "## Promoted\n\nIt is `candidate` now.\n\n- passed: it" in passed
     cached = {name: Built(stage.artifact, True, 0.0, stage.metrics) for name, stage in built.items()}
     assert "**Nothing new**" in run_report(config, cached, None)
     assert "**Nothing new**" not in report

@@ -65,7 +65,9 @@ def generate(
 
     def remaining() -> None:
         todo = [i for i in range(len(prompts)) if i not in results]
-        for places in by_budget([room[i] for i in todo], budget.tokens, lambda sequence: (sequence,)):
+        # A recurrent state reads the padding, and its rows cannot be taken out: such a model answers one by one.
+        tokens = budget.tokens if roles.takes_left_padding else 1
+        for places in by_budget([room[i] for i in todo], tokens, lambda sequence: (sequence,)):
             group = [todo[place] for place in places]
             noise = torch.stack([_uniforms(noise_keys[i], sampling.max_new_tokens) for i in group]).to(roles.device)
             batch = _Batch(roles, role, [prompts[i].ids for i in group], noise, sampling, set(stop_ids), pad_id)

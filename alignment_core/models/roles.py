@@ -17,7 +17,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from alignment_core.config import LoraConfig
 from alignment_core.models.adapters import Adapters
 from alignment_core.models.batching import by_budget, call_cost
-from alignment_core.models.load import body_of, separable
+from alignment_core.models.load import body_of, separable, takes_left_padding
 from alignment_core.models.packing import (
     Arrangement,
     Layout,
@@ -49,6 +49,7 @@ class Roles:
         self.model = model
         self.body, self.head = body_of(model), model.get_output_embeddings()
         self.separable = separable(model)
+        self.takes_left_padding = takes_left_padding(model)
         self.device = model.device
         self.packs = packs(model, self.body)
         self.call_cost = call_cost(model)

@@ -30,6 +30,7 @@ from alignment_core.models.generate import Sampling, generate
 from alignment_core.models.load import choose_device, load_base, separable
 from alignment_core.models.logps import Budget
 from alignment_core.models.roles import Roles
+from alignment_core.plugin_api import TokenSequence
 
 
 @pytest.fixture(scope="module", params=list(ARCHITECTURES))
@@ -85,17 +86,12 @@ def test_the_bases_dropout_stays_off_in_training(roles: Roles, checkpointing: bo
 
 
 def test_greedy_generation_is_that_of_transformers(roles: Roles) -> None:
-    prompts = [sequence.ids for sequence in sequences(5, seed=3)]
-    width = max(map(len, prompts))
-    ids = torch.tensor([[PAD] * (width - len(prompt)) + list(prompt) for prompt in prompts])
-    with roles.use("policy"):
-        theirs = roles.model.generate(
-            ids, attention_mask=(ids != PAD).long(), do_sample=False, max_new_tokens=12, pad_token_id=PAD
-        )
+    """Prompts of unequal length together, against each alone without padding."""
+    prompts = [TokenSequence(sequence.ids, len(sequence.ids)) for sequence in sequences(5, seed=3)]
     ours = generate(
         roles,
         "policy",
-        [sequence.__class__(sequence.ids, len(sequence.ids)) for sequence in sequences(5, seed=3)],
+        prompts,
         noise_keys=[""] * 5,
         sampling=Sampling(12, temperature=0),
         stop_ids=[STOP],
@@ -103,7 +99,13 @@ def test_greedy_generation_is_that_of_transformers(roles: Roles) -> None:
         budget=Budget(ENOUGH),
         tick=lambda _: None,
     )
-    for sequence, row in zip(ours, theirs[:, width:].tolist(), strict=True):
+    for prompt, sequence in zip(prompts, ours, strict=True):
+        ids = torch.tensor([prompt.ids])
+        with roles.use("policy"):
+            (theirs,) = roles.model.generate(
+                ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=12, pad_token_id=PAD
+            ).tolist()
+        row = theirs[len(prompt.ids) :]
         assert list(sequence.completion) == (row[: row.index(STOP) + 1] if STOP in row else row)
 
 

@@ -28,7 +28,7 @@ OPT: dict[str, Any] = {
     name: value for name, value in DENSE.items() if name not in ("intermediate_size", "initializer_range")
 }
 
-NOT_SEPARABLE = ("bert", "hyperclovax")
+NOT_SEPARABLE = ("bert", "recurrent gemma", "hyperclovax")
 """Architectures whose logits are more than their head."""
 
 ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -61,6 +61,21 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "bert": (
         "Bert",
         DENSE | {"is_decoder": True, "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1},
+    ),
+    # A recurrent state that padding changes, and a soft cap by another name than Gemma 2's.
+    "recurrent gemma": (
+        "RecurrentGemma",
+        COMMON
+        | {
+            "num_key_value_heads": 1,
+            "num_hidden_layers": 3,
+            "head_dim": 8,
+            "lru_width": 32,
+            "attention_window_size": 64,
+            "logits_soft_cap": 3.0,
+            "w_init_variance_scale": 1.0,
+            "tie_word_embeddings": True,
+        },
     ),
     # The factor has the name by which Granite divides, and multiplies.
     "hyperclovax": ("HyperCLOVAX", COMMON | {"logits_scaling": 4.0}),

@@ -56,6 +56,8 @@ def prune(store: ArtifactStore, *, older_than_seconds: float = 0, dry_run: bool 
     trash = store.root / TRASH / uuid4().hex
     items = []
     with store.leases.alone() as leased:
+        # What is there already, a killed process has left or a finished one is about to remove.
+        left = [] if dry_run else list((store.root / TRASH).glob("*"))
         needed = _needed(store, leased)
         newest = time.time() - older_than_seconds
         for what, path, key in _folders(store):
@@ -68,8 +70,8 @@ def prune(store: ArtifactStore, *, older_than_seconds: float = 0, dry_run: bool 
                 if not dry_run:
                     trash.mkdir(parents=True, exist_ok=True)
                     path.rename(trash / uuid4().hex)
-    if not dry_run:
-        shutil.rmtree(store.root / TRASH, ignore_errors=True)
+    for folder in [] if dry_run else [*left, trash]:
+        shutil.rmtree(folder, ignore_errors=True)
     return sorted(items, key=lambda item: item.name)
 
 

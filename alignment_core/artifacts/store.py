@@ -201,9 +201,11 @@ def _fault(folder: Path, key: str) -> str | None:
         return f"{MANIFEST} belongs to {manifest.kind}/{manifest.key}"
     for name, record in manifest.files.items():
         path = folder / name
-        if not path.is_file():
+        try:
+            same = path.stat().st_size == record.size and hash_file(path) == record.sha256
+        except OSError:
             return f"{name} is missing"
-        if path.stat().st_size != record.size or hash_file(path) != record.sha256:
+        if not same:
             return f"{name} is not what {MANIFEST} says"
     return None
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any, TypedDict
-
-import httpx
+from urllib.parse import urlsplit
 
 from alignment_core.artifacts import PRODUCTION, ArtifactStore, Manifest
 from alignment_core.artifacts.catalogue import resolve
-from alignment_core.config import DataConfig
+from alignment_core.config import DataConfig, EndpointConfig
 from alignment_core.errors import ArtifactError, ConfigError
 from alignment_core.feedback.source import pinned
 from alignment_core.models.identity import ModelIdentity, model_identity
@@ -170,12 +169,7 @@ class _Planner:
             config |= self.calls.loads()
             parents["sft"] = made.sft
         if (endpoint := self.config.evaluation.endpoint) is not None:
-            if httpx.URL(endpoint.url).userinfo:
-                raise ConfigError(
-                    "the address holds a password, which would be stored",
-                    where="evaluation.endpoint.url",
-                    do=f"Put the key into the environment variable {endpoint.key_variable}",
-                )
+            _check_address(endpoint)
             config["endpoint"] = endpoint.model_dump(mode="json", include=ENDPOINT_DECIDES)
             inputs["endpoint"] = endpoint.model_dump(mode="json", exclude=ENDPOINT_DECIDES)
         return self.calls.call("versus", config, parents, name=f"versus {name}", inputs=inputs)
@@ -265,4 +259,23 @@ class _Planner:
             chat_template=config["chat_template"],
             load_in=config["load_in"],
             max_length=config["max_length"],
+        )
+
+
+def _check_address(endpoint: EndpointConfig) -> None:
+    where = "evaluation.endpoint.url"
+    try:
+        parts = urlsplit(endpoint.url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname)
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ConfigError(
+            "this is no address", where=where, got=endpoint.url, expected="one such as http://localhost:8000/v1"
+        )
+    if parts.password:
+        raise ConfigError(
+            "the address holds a password, which would be stored",
+            where=where,
+            do=f"Put the key into the environment variable {endpoint.key_variable}",
         )

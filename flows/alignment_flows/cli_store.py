@@ -1,13 +1,17 @@
 """`align promote`, `align rollback` and `align artifacts`: what is in the store, under which names."""
 
 import getpass
+import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from alignment_core.config import PipelineConfig
 from alignment_flows.command import AsJson, command
+
+if TYPE_CHECKING:
+    from alignment_core.artifacts import ArtifactStore
 
 Store = Annotated[Path, typer.Option(help="Folder of the artifact store.")]
 Reference = Annotated[
@@ -42,8 +46,10 @@ def promote(
     from alignment_core.artifacts.catalogue import promote
     from alignment_flows.show_store import show_change
 
-    change = promote(ArtifactStore(store), model, alias, by=_person(), reason=reason)
+    opened = ArtifactStore(store)
+    change = promote(opened, model, alias, by=_person(), reason=reason)
     show_change(alias, change, as_json=as_json)
+    _show_in_prefect(opened, alias)
 
 
 @command
@@ -55,8 +61,10 @@ def rollback(
     from alignment_core.artifacts.catalogue import roll_back
     from alignment_flows.show_store import show_change
 
-    change = roll_back(ArtifactStore(store), alias, by=_person(), reason=reason)
+    opened = ArtifactStore(store)
+    change = roll_back(opened, alias, by=_person(), reason=reason)
     show_change(alias, change, as_json=as_json)
+    _show_in_prefect(opened, alias)
 
 
 @artifacts_app.command("list")
@@ -135,6 +143,25 @@ def prune(
 
     items = prune(ArtifactStore(store), older_than_seconds=older_than * DAYS, dry_run=dry_run)
     show_pruned(items, dry_run=dry_run, as_json=as_json)
+
+
+def _show_in_prefect(store: "ArtifactStore", alias: str) -> None:
+    """Bring the alias's page up to date, if there is a server that keeps it."""
+    from alignment_flows.services import running_server
+
+    if (api := os.environ.get("PREFECT_API_URL") or running_server()) is None:
+        return
+    import httpx
+
+    from alignment_flows.local import quieten_prefect
+
+    quieten_prefect()
+    from alignment_flows.promotion import send_history
+
+    try:
+        send_history(store, alias, api)
+    except httpx.HTTPError as error:
+        typer.echo(f"align: not shown in Prefect: {error}", err=True)
 
 
 def _person() -> str:

@@ -6,7 +6,9 @@ from pathlib import Path
 
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
+from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from alignment_core.artifacts import ArtifactStore, Change
 from alignment_core.artifacts.catalogue import promote as give
@@ -69,10 +71,31 @@ def rollback(store: Path, alias: str = "production", reason: str = "by hand") ->
 
 
 def publish_history(store: ArtifactStore, alias: str) -> None:
-    """Put an alias's history on a page of its own in Prefect."""
-    key = f"alias-{alias}".replace(".", "-").replace("_", "-")
+    """Put an alias's history on a page of its own in Prefect, from a flow run."""
+    page = _page(store, alias)
     with if_server_answers():
-        create_markdown_artifact(history_page(store, alias), key=key, description=f"Which model is {alias}")
+        create_markdown_artifact(page["data"], key=page["key"], description=page["description"])
+
+
+def send_history(store: ArtifactStore, alias: str, api: str) -> None:
+    """Put an alias's history on its page from outside of a flow run.
+
+    Args:
+        store: the store.
+        alias: the name.
+        api: the server's address.
+
+    Raises:
+        httpx.HTTPError: the server does not answer.
+    """
+    with temporary_settings({PREFECT_API_URL: api}), get_client(sync_client=True) as client:
+        # Not `create_artifact`, which leaves an event to a thread that the command would have to wait for.
+        client.request("POST", "/artifacts/", json={"type": "markdown", **_page(store, alias)})
+
+
+def _page(store: ArtifactStore, alias: str) -> dict[str, str]:
+    key = f"alias-{alias}".replace(".", "-").replace("_", "-")
+    return {"key": key, "description": f"Which model is {alias}", "data": history_page(store, alias)}
 
 
 def history_page(store: ArtifactStore, alias: str) -> str:

@@ -50,7 +50,7 @@ def test_dry_run_tells_what_and_how_much_and_removes_nothing(store: ArtifactStor
     assert told[0].size == 32 + (folder / "manifest.json").stat().st_size
     assert prune(store) == told
     assert there(store) == {A, C}
-    assert not (store.root / ".trash").exists()
+    assert not list((store.root / ".trash").glob("*"))
 
 
 def test_alias_keeps_its_lineage_and_what_a_rollback_needs(store: ArtifactStore) -> None:
@@ -96,6 +96,14 @@ def test_folders_that_are_no_artifacts_are_left_alone(store: ArtifactStore) -> N
     prune(store)
     assert there(store) == set()
     assert (store.root / "notes" / "mine").is_dir()
+
+
+def test_what_a_killed_pruner_left_goes(store: ArtifactStore) -> None:
+    (store.root / ".trash" / "old" / "artifact").mkdir(parents=True)
+    prune(store, dry_run=True)
+    assert (store.root / ".trash" / "old").is_dir()
+    prune(store)
+    assert not list((store.root / ".trash").glob("*"))
 
 
 def test_a_build_under_way_is_left_alone(store: ArtifactStore) -> None:
@@ -190,4 +198,4 @@ def test_what_a_run_has_leased_and_found_stays_while_others_prune_and_die(store:
             pruner.kill()
             pruner.communicate()
     prune(store)
-    assert not (store.root / ".trash").exists()
+    assert not list((store.root / ".trash").glob("*"))

@@ -19,7 +19,7 @@ def said(text: str) -> tuple[dict[str, Any], ...]:
 
 @pytest.fixture(scope="module")
 def split(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Split:
-    """400 prompts with two pairs and one labelled response each; some prompts too long for their second pair."""
+    """400 prompts with two pairs and one labelled response each; some of the prompts have to be cut."""
     folder = tmp_path_factory.mktemp("data")
     pairs, labels = [], []
     for n in range(400):

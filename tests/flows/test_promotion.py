@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.settings import PREFECT_API_URL
+from served import ALIGN
 from stored import A, B, add
 
 from alignment_core.artifacts import ArtifactStore
@@ -39,6 +42,24 @@ def test_a_person_promotes_and_rolls_back_from_the_browser(tmp_path: Path) -> No
     failed = promote(tmp_path, "latest", alias="no name", return_state=True)
     assert failed.is_failed()
     assert str(failed.message).startswith("this cannot be the name of an alias. got no name")
+
+
+def test_the_command_brings_the_page_up_to_date_if_there_is_a_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(ArtifactStore(tmp_path), A)
+    api = PREFECT_API_URL.value()
+    assert api is not None
+    command = [*ALIGN, "promote", "latest", "--alias", "typed", "--store", str(tmp_path)]
+    for address in (api, "http://127.0.0.1:9/api"):  # the discard port: nobody listens
+        monkeypatch.setenv("PREFECT_API_URL", address)
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (0, f"typed is optimize/{A}\n")
+        if address == api:
+            assert done.stderr == ""
+            assert [A in page for page in pages("alias-typed")] == [True]
+    assert done.stderr.startswith("align: not shown in Prefect: ")
+    assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.ci

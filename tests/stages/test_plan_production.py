@@ -179,6 +179,11 @@ def test_production_that_is_not_whole_is_told(
             {"evaluation": {"endpoint": {"url": "http://me:secret@host/v1", "model": "m"}}},
             r"evaluation\.endpoint\.url: the address holds a password",
         ),
+        (
+            {"evaluation": {"endpoint": {"url": "localhost:8000/v1", "model": "m"}}},
+            r"evaluation\.endpoint\.url: this is no address\. got localhost:8000/v1, expected one such as http",
+        ),
+        ({"evaluation": {"endpoint": {"url": "http://[::1", "model": "m"}}}, "this is no address"),
     ],
 )
 def test_rules_that_could_never_be_applied_are_told_before_anything_runs(

@@ -15,6 +15,16 @@ DEFAULT_TEMPLATE = "plain"
 """For base models whose tokenizer brings no template."""
 
 
+def lacks_template(tokenizer: object) -> ModelError:
+    """The error of a reward model that nobody can talk to."""
+    return ModelError(
+        "the reward model's tokenizer has no chat template",
+        where="reward.model",
+        got=tokenizer,
+        do="Set `reward.chat_template` to the one that it was trained with: a file, or a built-in name",
+    )
+
+
 def resolve_chat_template(value: str | None, where: str = "model.chat_template") -> str | None:
     """Text of the template that `value` names: a built-in one or a file. None stays None: the tokenizer's own.
 

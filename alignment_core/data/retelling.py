@@ -6,10 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 from alignment_core.data.chat import Chat
+from alignment_core.data.chat_templates import lacks_template
 from alignment_core.data.conversations import Conversations
 from alignment_core.data.encoding import Encoder, Text
 from alignment_core.data.rendering import Renderer
-from alignment_core.errors import ModelError, PluginError
+from alignment_core.errors import PluginError
 from alignment_core.plugin_api import TokenSequence
 from alignment_core.records import Conversation, Message
 
@@ -43,12 +44,7 @@ class Retelling:
         warn: Callable[[str], None],
     ) -> None:
         if chat_template is None and not tokenizer.chat_template:
-            raise ModelError(
-                "the reward model's tokenizer has no chat template",
-                where="reward.model",
-                got=tokenizer.name_or_path,
-                do="Set `reward.chat_template` to the one that it was trained with: a file, or a built-in name",
-            )
+            raise lacks_template(tokenizer.name_or_path)
         self._renderer, self._conversations = renderer, conversations
         self._chat, self._encoder = Chat(tokenizer, chat_template), Encoder(tokenizer)
         self._limit, self._warn = limit, warn

@@ -88,7 +88,7 @@ def check_classifier(model: ModelIdentity, where: str) -> None:
     Raises:
         ModelError: by its configuration, the model is no sequence classifier with one label.
     """
-    found = _configuration(model, where)
+    found = _json(_file(model, "config.json"))
     kinds = found.get("architectures") or []
     labels = len(found["id2label"]) if "id2label" in found else found.get("num_labels", DEFAULT_LABELS)
     if not any(str(kind).endswith("ForSequenceClassification") for kind in kinds):
@@ -108,19 +108,36 @@ def check_classifier(model: ModelIdentity, where: str) -> None:
         )
 
 
-def _configuration(model: ModelIdentity, where: str) -> dict[str, Any]:
-    file = Path(model.path) / "config.json"
-    if model.revision is not None:
-        from huggingface_hub import hf_hub_download
+def has_chat_template(model: ModelIdentity) -> bool:
+    """Whether the model's tokenizer brings a chat template, in any of the places where transformers looks."""
+    if _file(model, "chat_template.jinja") is not None or _file(model, "chat_template.json") is not None:
+        return True
+    return "chat_template" in _json(_file(model, "tokenizer_config.json"))
 
-        try:
-            file = Path(hf_hub_download(model.path, "config.json", revision=model.revision))
-        except Exception as error:  # no network, in the words of whichever HTTP library the hub's client uses
-            raise _unknown(model.path, f"its configuration cannot be had ({error})", where) from error
+
+def _file(model: ModelIdentity, name: str) -> Path | None:
+    """A file of the model; None where it has none of this name."""
+    if model.revision is None:
+        path = Path(model.path) / name
+        return path if path.is_file() else None
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError("config.json is no JSON", where=where, got=error) from error
+        return Path(hf_hub_download(model.path, name, revision=model.revision))
+    except EntryNotFoundError:
+        return None
+    except Exception as error:  # no network, in the words of whichever HTTP library the hub's client uses
+        logger.warning("%s of %s cannot be had: %s", name, model.path, error)
+        return None
+
+
+def _json(file: Path | None) -> dict[str, Any]:
+    """The fields of a JSON file; none where it is missing or something else."""
+    try:
+        found = {} if file is None else json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        found = {}
     return found if isinstance(found, dict) else {}
 
 

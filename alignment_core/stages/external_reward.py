@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from alignment_core.config import RewardConfig
-from alignment_core.data.chat_templates import resolve_chat_template
+from alignment_core.data.chat_templates import lacks_template, resolve_chat_template
 from alignment_core.errors import ConfigError
-from alignment_core.models.identity import ModelIdentity, check_classifier, model_identity
+from alignment_core.models.identity import ModelIdentity, check_classifier, has_chat_template, model_identity
 
 FIELDS = ("model", "revision", "chat_template")
 """Fields of `RewardConfig` that say which model there is instead of how one is trained."""
@@ -44,7 +44,7 @@ def external_reward(settings: RewardConfig) -> ExternalReward | None:
 
     Raises:
         ConfigError: something is said about it, but it is not named.
-        ModelError: there is no such model, it is no classifier with one label, or its template cannot be read.
+        ModelError: there is no such model, it is no classifier with one label, or it has no template that can be read.
     """
     if settings.model is None:
         for name in FIELDS[1:]:
@@ -53,4 +53,7 @@ def external_reward(settings: RewardConfig) -> ExternalReward | None:
         return None
     found = model_identity(settings.model, settings.revision, "reward.model")
     check_classifier(found, "reward.model")
-    return ExternalReward(found, resolve_chat_template(settings.chat_template, "reward.chat_template"))
+    template = resolve_chat_template(settings.chat_template, "reward.chat_template")
+    if template is None and not has_chat_template(found):
+        raise lacks_template(settings.model)
+    return ExternalReward(found, template)

@@ -7,12 +7,13 @@ import logging
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.numpy import save_file
 
 from alignment_core.errors import ModelError
-from alignment_core.models.identity import ModelIdentity, model_identity
+from alignment_core.models.identity import ModelIdentity, check_classifier, has_chat_template, model_identity
 
 COMMIT = "0" * 39 + "1"
 
@@ -115,3 +116,38 @@ def test_offline_the_downloaded_commit_serves(
     assert COMMIT in caplog.text
     with pytest.raises(ModelError, match="the hub cannot be reached"):
         identity("owner/other-model")
+
+
+@pytest.mark.parametrize("template", [None, "tokenizer_config.json", "chat_template.jinja"])
+@pytest.mark.parametrize(
+    ("config", "problem"),
+    [
+        ({"architectures": ["LlamaForSequenceClassification"], "id2label": {"0": "LABEL_0"}}, None),
+        # transformers writes no labels where there are two, its default.
+        ({"architectures": ["LlamaForSequenceClassification"]}, "2 labels"),
+        ({"architectures": ["LlamaForCausalLM"], "num_labels": 1}, "LlamaForCausalLM"),
+        ({"num_labels": 1}, "without `architectures`"),
+    ],
+)
+def test_a_classifier_of_the_hub_is_judged_by_its_configuration(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    config: dict[str, Any],
+    problem: str | None,
+    template: str | None,
+) -> None:
+    snapshot = tmp_path / "models--owner--judge" / "snapshots" / COMMIT
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text(json.dumps(config))
+    if template is not None:
+        (snapshot / template).write_text(json.dumps({"chat_template": "{{ messages }}"}))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    found = identity("owner/judge", revision=COMMIT)
+    assert has_chat_template(found) is (template is not None)
+    if problem is None:
+        check_classifier(found, "reward.model")
+        return
+    with pytest.raises(ModelError) as error:
+        check_classifier(found, "reward.model")
+    assert error.value.where == "reward.model"
+    assert problem in str(error.value)

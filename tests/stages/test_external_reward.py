@@ -273,9 +273,8 @@ def test_what_is_no_reward_model_is_refused_before_anything_runs(
 
 def test_a_classifier_without_a_template_asks_for_one(settings: Settings, tmp_path: Path) -> None:
     bare = save_classifier(tmp_path / "bare", template=None)
-    plan = plan_of(settings({"model": str(bare)}))
     with pytest.raises(ModelError, match="has no chat template") as error:
-        opened(plan, plan.optimize, Listener())
+        plan_of(settings({"model": str(bare)}))
     assert "reward.chat_template" in str(error.value)
     plan = plan_of(settings({"model": str(bare), "chat_template": "chatml"}))
     external, data = opened(plan, plan.optimize, Listener())

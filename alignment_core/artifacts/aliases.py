@@ -158,10 +158,11 @@ class Aliases:
     def _add(self, name: str, history: Sequence[Change], change: Change) -> Change:
         path = self._path(name)
         new = path.with_suffix(".new")
-        new.write_text("".join(f"{line.model_dump_json()}\n" for line in (*history, change)), encoding="utf-8")
-        fsync(new)
-        new.replace(path)
-        fsync(self._folder)
+        with told_if_unwritable(self._folder.parent):
+            new.write_text("".join(f"{line.model_dump_json()}\n" for line in (*history, change)), encoding="utf-8")
+            fsync(new)
+            new.replace(path)
+            fsync(self._folder)
         return change
 
 

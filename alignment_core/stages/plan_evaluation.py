@@ -19,6 +19,8 @@ from alignment_core.stages.external_reward import ExternalReward
 
 ENDPOINT_DECIDES = {"url", "model", "instruction"}
 """Settings of an endpoint that decide its verdicts; the others say how it is reached."""
+RESERVED = ("endpoint", "judge", "reward", "prompt", "response")
+"""What stands beside the evaluators' scores."""
 
 
 @dataclass(frozen=True)
@@ -78,10 +80,11 @@ class _Planner:
             for index, raw in enumerate(self.config.evaluation.evaluators)
         ]
         self.names = [evaluator.name for evaluator in self.evaluators]
-        for name, count in Counter(self.names).items():
+        for name, count in Counter([*RESERVED, *self.names]).items():
             if count > 1:
                 raise ConfigError(
-                    "an evaluator is chosen twice, and its scores could not be told apart",
+                    "an evaluator is chosen twice or is called as something else is, and its scores could not be told "
+                    "apart",
                     where="evaluation.evaluators",
                     got=name,
                 )

@@ -66,7 +66,14 @@ def test_the_command_brings_the_page_up_to_date_if_there_is_a_server(
 def test_gate_promotes_what_passes_and_not_the_same_model_again(write: Callable[..., Path], tmp_path: Path) -> None:
     """A rule that everything passes, then one that no model passes beside itself."""
     lenient: dict[str, Any] = {"win_rate_over_sft": None, "max_kl": 1e9, "to_production": True}
-    evaluation = {"max_prompts": 2, "max_new_tokens": 8, "evaluators": [{"name": "wordlist", "unwanted": ["sorry"]}]}
+    evaluation = {
+        "max_prompts": 2,
+        "max_new_tokens": 8,
+        "evaluators": [{"name": "wordlist", "unwanted": ["sorry"]}],
+        "reward_model": True,
+        "judge_fraction": 0.5,
+        "safety": {"path": str(tmp_path / "pairs.jsonl")},
+    }
     config = write(evaluation=evaluation, gate=lenient, isolation="inline")
     store = ArtifactStore(tmp_path / "store")
 
@@ -79,6 +86,11 @@ def test_gate_promotes_what_passes_and_not_the_same_model_again(write: Callable[
     first = run()
     assert first["gate"].metrics["passed"]
     model = first["optimize"].artifact.key
+    measured = first["over_sft"].metrics
+    assert list(measured["win_rate"]) == ["judge", "wordlist", "reward"]
+    assert first["evaluate"].metrics["safety"]["prompts"] == 24
+    assert abs(measured["safety"]["wordlist"]["difference"]) <= 1
+    assert first["judge"].artifact.key != first["reward"].artifact.key
     assert store.aliases.of(model) == ["candidate", "production"]
     assert any(model in page for page in pages("alias-production"))
 
@@ -88,8 +100,8 @@ def test_gate_promotes_what_passes_and_not_the_same_model_again(write: Callable[
         first["evaluate"].artifact,
         True,
     )
-    rate = again["over_production"].metrics["win_rate"]["wordlist"]
-    assert (rate["wins"], rate["ties"], rate["losses"]) == (0, 2, 0)
+    for rate in again["over_production"].metrics["win_rate"].values():
+        assert (rate["wins"], rate["ties"], rate["losses"]) == (0, 2, 0)
     assert any("it is the model in production" in page for page in pages("run-report"))
 
     other = run("optimizer.beta=0.5", "gate.win_rate_over_production=null", "gate.to_production=false")

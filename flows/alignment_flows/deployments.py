@@ -26,9 +26,9 @@ from alignment_core.registry import load_registry
 POOLS = {"gpu": 1, "cpu": None}
 """Work pools with the number of runs that each takes at a time: one GPU holds no two runs."""
 
-HEARTBEAT_SECONDS = 30
-ZOMBIE_SECONDS = 300
-"""A run is taken for dead after this long without a sign of life: ten heartbeats, longer than a server's restart."""
+ZOMBIE_SECONDS = 600
+"""A run is taken for dead after this long without a sign of life: three heartbeats of a worker with Prefect's own
+settings, twenty of ours, and longer than a server's restart."""
 
 ZOMBIES = "align: end runs without a sign of life"
 
@@ -123,7 +123,7 @@ def _ensure_zombie_automation(client: SyncPrefectClient) -> None:
     waiting = [f"prefect.flow-run.{state}" for state in ("Paused", "Suspended", "Scheduled", "AwaitingRetry")]
     automation = AutomationCore(
         name=ZOMBIES,
-        description="A flow run that sent no heartbeat for five minutes is Crashed: its process is gone.",
+        description=f"A flow run that sent no heartbeat for {ZOMBIE_SECONDS} s is Crashed: its process is gone.",
         trigger=EventTrigger(
             after={"prefect.flow-run.heartbeat"},
             expect={"prefect.flow-run.heartbeat", *ended, *waiting},

@@ -15,9 +15,12 @@ from alignment_core.config import PipelineConfig
 from alignment_core.errors import ConfigError
 from alignment_core.registry import load_registry
 from alignment_core.stages.build import Built
-from alignment_core.stages.plan import make_plan
+from alignment_core.stages.plan import Plan, make_plan
 
 TERMINATED = 128 + signal.SIGTERM
+
+HEARTBEAT_SECONDS = 30
+"""Time between two signs of life of a flow run."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,8 @@ def run_pipeline(config: PipelineConfig) -> FinishedRun:
         AlignmentError: a mistake of the user, or a stage that failed.
     """
     # A mistake is told at once, before a server is started.
-    make_plan(config, load_registry())
-    with prefect_at_hand():
+    plan = make_plan(config, load_registry())
+    with prefect_at_hand(heartbeats=not all_built(plan)):
         from alignment_flows.pipeline import align
 
         state = align(config, return_state=True)
@@ -54,9 +57,21 @@ def run_pipeline(config: PipelineConfig) -> FinishedRun:
     return FinishedRun(config.name, str(state.state_details.flow_run_id), built, aliases)
 
 
+def all_built(plan: Plan) -> bool:
+    """Whether every stage is in the store, undamaged."""
+    calls = plan.calls().values()
+    store = ArtifactStore(plan.ingest.runtime.store)
+    there = {artifact.key: artifact for artifact in store.artifacts()}
+    return all(call.key in there and store.fault(there[call.key]) is None for call in calls)
+
+
 @contextmanager
-def prefect_at_hand() -> Iterator[None]:
-    """Flows inside are recorded by the user's server, or by a temporary one that ends with this process."""
+def prefect_at_hand(*, heartbeats: bool = True) -> Iterator[None]:
+    """Flows inside are recorded by the user's server, or by a temporary one that ends with this process.
+
+    Args:
+        heartbeats: whether they give signs of life, by which the server knows a killed run; ending them takes a second.
+    """
     quieten_prefect()
     from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
@@ -71,8 +86,10 @@ def prefect_at_hand() -> Iterator[None]:
     elif (url := running_server()) is not None:
         settings = {PREFECT_API_URL: url}
     else:
-        # Nobody waits for the heartbeats of a temporary server, and stopping them costs a second.
-        settings = {PREFECT_API_URL: start_temporary_server(), PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
+        settings = {PREFECT_API_URL: start_temporary_server()}
+        heartbeats = False  # it dies with the run
+    if not heartbeats:
+        settings[PREFECT_FLOWS_HEARTBEAT_FREQUENCY] = None
     with temporary_settings(settings):
         yield
 
@@ -96,6 +113,7 @@ def quieten_prefect() -> None:
     """Settings that Prefect reads at its import; the user's own win."""
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("DO_NOT_TRACK", "1")
+    os.environ.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", str(HEARTBEAT_SECONDS))
     if sys.stderr.isatty():
         # The terminal has the progress bar and its lines; the log is on the run's page.
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "ERROR")

@@ -161,10 +161,7 @@ def _worker_command(pool: str) -> list[str]:
 
 
 def _start(name: str, command: Sequence[str], url: str) -> Service:
-    from alignment_flows.deployments import HEARTBEAT_SECONDS
-
     defaults = {
-        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
         "PREFECT_WORKER_QUERY_SECONDS": "2",  # a click should not wait ten
         "PYTHONSAFEPATH": "1",  # a folder of the user's that is called `datasets` must not stand in for the package
     }

@@ -7,7 +7,6 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.markdown import Markdown
 from rich.markup import escape
 from rich.table import Table
 
@@ -148,6 +147,8 @@ def show_data(report: Mapping[str, Any], *, as_json: bool) -> None:
 
     text = as_text(report)
     if sys.stdout.isatty():
+        from rich.markdown import Markdown  # with its parser, it would take a tenth of a second of every command
+
         Console().print(Markdown(text))
     else:
         print(text)

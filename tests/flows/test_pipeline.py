@@ -14,8 +14,11 @@ from alignment_core.artifacts import ArtifactStore
 from alignment_core.artifacts.prune import prune
 from alignment_core.config_file import load_config
 from alignment_core.progress import Progress
+from alignment_core.registry import load_registry
 from alignment_core.stages.base import StageCall
 from alignment_core.stages.build import Built, build
+from alignment_core.stages.plan import make_plan
+from alignment_flows.local import all_built
 from alignment_flows.pipeline import align
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -56,12 +59,19 @@ def test_only_what_a_change_reaches_is_built_again(write: Callable[..., Path], t
     assert all(cached().values())
     assert all(cached(f"data.sources.0.path={elsewhere}", "token_budget=128").values())
 
+    plan = make_plan(load_config(write()), load_registry())
+    assert all_built(plan)
+    changed = make_plan(load_config(write(), ["optimizer.beta=0.2"]), load_registry())
+    assert not all_built(changed)
     assert cached("optimizer.beta=0.2") == {
         **dict.fromkeys(first, True),
         "optimize": False,
         "evaluate": False,
         "over_sft": False,
     }
+    assert all_built(changed)
+    (tmp_path / "store" / "ingest" / plan.ingest.key / "report.json").write_text("{}")
+    assert not all_built(changed), "one that is damaged is to be built again"
 
     elsewhere.write_text(pairs.read_text().replace("It is 6.", "It is six."))
     assert not any(cached(f"data.sources.0.path={elsewhere}").values())

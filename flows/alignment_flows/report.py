@@ -60,7 +60,8 @@ def stage_report(call: StageCall, built: Built) -> str:
     own = built.artifact.path / "report.md"
     if own.is_file() and own.stat().st_size < REPORT_BYTES:
         parts.append(own.read_text(encoding="utf-8"))
-    return "\n\n".join(parts) + "\n"
+    # A model may say a NUL, which PostgreSQL does not keep: Prefect would drop the event, and all that came with it.
+    return ("\n\n".join(parts) + "\n").replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def _samples(responses: Path) -> Iterator[str]:

@@ -80,14 +80,14 @@ def test_report_shows_curves_and_samples_as_text(probe: object, tmp_path: Path) 
     history(folder, 20)
     rows = [
         {"prompt": [{"role": "user", "content": "Say\n# no"}], "response": "![x](http://evil)", "reward": 0.25},
-        {"prompt": [{"role": "user", "content": "More?"}], "responses": ["one", "two"]},
+        {"prompt": [{"role": "user", "content": "More?"}], "responses": ["one\0", "two"]},
     ]
     (folder / "responses.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     report = stage_report(call, built)
     assert "## Curves\n\n![curves](data:image/png;base64," in report
     assert "**Prompt** \n\n    Say\n    # no\n" in report
     assert "**Response** reward 0.25\n\n    ![x](http://evil)\n" in report
-    assert "    one\n" in report
+    assert "    one\N{REPLACEMENT CHARACTER}\n" in report
     assert "    two\n" not in report
     cached = Built(built.artifact, True, 0.0, built.metrics)
     assert "## Curves" not in stage_report(call, cached)

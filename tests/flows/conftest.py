@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from served import ALIGN, Served
+from brake import Brake
+from served import Served, align_up
 
 
 @pytest.fixture
@@ -50,22 +48,19 @@ def write(tmp_path: Path, tiny_model: Path) -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """What `align up` starts, for every test that needs it; `align down` ends it."""
-    folder, home = tmp_path_factory.mktemp("workers"), tmp_path_factory.mktemp("prefect-home")
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    here = Served(f"http://127.0.0.1:{port}", folder, home)
-    env = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"} | {"PREFECT_HOME": str(home)}
-
-    def align(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([*ALIGN, *arguments], cwd=folder, env=env, capture_output=True, text=True, check=False)
-
-    started = align("up", "--port", str(port))
-    try:
-        assert started.returncode == 0, started.stderr
-        assert f"{here.url}/deployments" in started.stdout
+    with align_up(tmp_path_factory.mktemp("workers"), tmp_path_factory.mktemp("prefect-home")) as here:
         yield here
-    finally:
-        ended = align("down")
-    assert ended.returncode == 0, ended.stderr
-    assert ended.stdout == "ended: server, gpu, cpu\n"
-    assert align("down").stdout == "nothing was running\n"
+
+
+@pytest.fixture(scope="module")
+def shared_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One store for a module's runs: what one has built, the others find."""
+    return tmp_path_factory.mktemp("store")
+
+
+@pytest.fixture
+def brake(tmp_path: Path) -> Brake:
+    """Holds stages of a worker's run in the middle of their work."""
+    folder = tmp_path / "brake"
+    folder.mkdir()
+    return Brake(folder)

@@ -48,6 +48,7 @@ def test_deployment_starts_what_its_flow_accepts(name: str) -> None:
     flow = getattr(import_module(module), function)
     assert flow.name == function, "`align deploy` finds a deployment by the function's name"
     assert deployment["work_pool"]["name"] in POOLS
+    assert "concurrency_limit" not in deployment, "a restart of the server would end its runs"
     given = parameters(deployment)
     validate(given, parameter_schema(flow).model_dump(), raise_on_error=True)
     runs = [given, *({**given, **schedule.get("parameters", {})} for schedule in deployment.get("schedules", ()))]

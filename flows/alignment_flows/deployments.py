@@ -91,7 +91,6 @@ def _own(path: Path) -> dict[str, Any]:
         "entrypoint": "alignment_flows.pipeline.align",
         "description": f"The settings of {path.name}.",
         "work_pool": {"name": "gpu"},
-        "concurrency_limit": {"limit": 1, "collision_strategy": "ENQUEUE"},
         "parameters": {"config": form_values(path)},
     }
 
@@ -142,10 +141,19 @@ def _ensure_zombie_automation(client: SyncPrefectClient) -> None:
         ],
     )
     known = client.read_automations_by_name(ZOMBIES)
-    if known:
-        client.update_automation(known[0].id, automation)
-    else:
+    if not known:
         client.create_automation(automation)
+    # One that is as it should be must be left alone: Prefect forgets the runs that a changed one had heard of, such as
+    # those of a machine that died and now calls `align up`.
+    elif _rule(known[0]) != _rule(automation):
+        client.update_automation(known[0].id, automation)
+
+
+def _rule(automation: AutomationCore) -> dict[str, Any]:
+    """What an automation does, without what the server has added."""
+    rule = automation.model_dump(include={"trigger": True, "actions": True, "description": True})
+    rule["trigger"].pop("id", None)
+    return rule
 
 
 def _run_prefect_deploy(declared: dict[str, Any]) -> None:

@@ -1,20 +1,24 @@
 """Training beside TRL: the same model files, rows, adapters and threads, one side after the other, several rounds.
 
-    python benchmarks/vs_trl.py --trl PYTHON --trl-ppo PYTHON [--models 32k 128k] [--dtypes fp32 bf16] [--tasks …]
-                                [--rounds 3] [--steps 3] [--threads 1]
+    python benchmarks/vs_trl.py [--models 32k 128k] [--dtypes fp32 bf16] [--tasks …] [--rounds 3] [--steps 1]
+                                [--threads 1] [--limit] [--trl-ppo .venv/trl-1.12]
 
-`--trl` is the interpreter of an environment with TRL >= 1.16 (`pip install 'alignment-flows[peer]'`), `--trl-ppo` one
-with TRL 1.12.0, the last release with a PPO trainer. Each run is a process of its own; the first optimizer step is left
-out. Tokens are those of the sequences, padding left out, counted in the same way on both sides. Memory is the peak
-above what the process held after its imports and the base model's loading.
+Needs TRL >= 1.16 (`pip install -c constraints.txt -e '.[peer]'`), and for PPO a folder with TRL 1.12.0, the last
+release with a PPO trainer (`make .venv/trl-1.12`). Each run is a process of its own. Before the clock starts, both
+sides run a short forward and backward pass of the model. Tokens are those of the sequences, padding left out, counted
+in the same way on both sides. Memory is the peak above what the process held after its imports and the models' loading.
 
-Every run is appended to `results/vs_trl.jsonl` and not repeated when the command is given again; the table is
-`results/vs_trl.md`. Where the machine is shared, CPU seconds are the fairer clock, and the ratios are given by both.
+`--limit` times `against_trl/bare.py` as well: the passes that the task cannot do without, and nothing else.
+
+Every run is appended to `results/vs_trl.jsonl` and not repeated when the command is given again; the table of all runs
+is `results/vs_trl.md` (`--rounds 0` writes it without running anything). Where the machine is shared, CPU seconds are
+the fairer clock, and the ratios are given by both.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -23,139 +27,191 @@ import subprocess
 import sys
 import tempfile
 from datetime import date
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 HERE = Path(__file__).parent
 SIDES, RESULTS = HERE / "against_trl", HERE / "results"
 ROWS = 64
-# Task, TRL's task, and TRL's micro-batch; ours is cut by the token budget of 4096.
+
+
+class Contest(NamedTuple):
+    """Two runs to compare: tasks of `ours.py` and `theirs.py`."""
+
+    ours: str
+    trl: str
+    micro: int = 8
+    """Rows of TRL's micro-batches; 8 is its default."""
+    budget: int = 4096
+    """Tokens of our micro-batches; with 1 each row is one."""
+    faster: float | None = None
+    """Least ratio of TRL's time to ours that we want."""
+    memory: float | None = None
+    """Largest share of TRL's memory that we want to need."""
+
+
 CONTESTS = {
-    "sft": ("sft", "sft", 8),
-    "sft beside TRL's packing": ("sft", "sft-packed", 8),
-    "reward": ("reward", "reward", 8),
-    "dpo": ("dpo", "dpo", 8),
-    "dpo, TRL one pair at a time": ("dpo", "dpo", 1),
-    "dpo, reference cached": ("dpo-cached", "dpo-cached", 8),
-    "dpo, only ours cached": ("dpo-cached", "dpo", 8),
-    "kto": ("kto", "kto", 8),
-    "kto, reference cached": ("kto-cached", "kto-cached", 8),
-    "ppo": ("ppo", "ppo", 8),
+    "ppo": Contest("ppo", "ppo", budget=1024, faster=2, memory=0.4),
+    "ppo, our token budget 4096": Contest("ppo", "ppo"),
+    "sft": Contest("sft", "sft", faster=1.5, memory=0.6),
+    "reward": Contest("reward", "reward", faster=1.3, memory=0.6),
+    "dpo": Contest("dpo", "dpo", faster=2, memory=0.4),
+    "dpo, reference cached": Contest("dpo-cached", "dpo-cached", faster=1.5, memory=0.4),
+    "dpo, only ours cached": Contest("dpo-cached", "dpo"),
+    "kto": Contest("kto", "kto", faster=2, memory=0.4),
+    "kto, reference cached": Contest("kto-cached", "kto-cached"),
+    "sft beside TRL's packing": Contest("sft", "sft-packed", faster=1.5, memory=0.6),
+    "sft, one row at a time": Contest("sft", "sft", 1, 1),
+    "dpo, one pair at a time": Contest("dpo", "dpo", 1, 1),
+    "kto, one row at a time": Contest("kto", "kto", 1, 1),
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trl", required=True)
-    parser.add_argument("--trl-ppo", required=True)
     parser.add_argument("--models", nargs="+", default=["32k", "128k"])
     parser.add_argument("--dtypes", nargs="+", default=["fp32", "bf16"])
     parser.add_argument("--tasks", nargs="+", default=list(CONTESTS), choices=list(CONTESTS))
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--limit", action="store_true", help="measure the limit as well")
+    parser.add_argument("--trl-ppo", type=Path, default=Path(sys.prefix) / "trl-1.12")
     arguments = parser.parse_args()
     log = RESULTS / "vs_trl.jsonl"
     done = [json.loads(line) for line in log.open()] if log.exists() else []
+    sides = {name: Side(name, arguments) for name in ("ours", "trl", "trl-ppo", "bare")}
     for model in arguments.models:
+        todo = [run for run in planned(arguments, model) if not any(run.items() <= entry.items() for entry in done)]
+        if not todo:
+            continue
         with tempfile.TemporaryDirectory() as folder:
             make = f"from pathlib import Path; import world; world.make(Path({folder!r}), {model!r}, {ROWS})"
             subprocess.run([sys.executable, "-c", make], check=True, cwd=SIDES, capture_output=True)
-            for run in planned(arguments, model):
-                if any(run.items() <= entry.items() for entry in done):
-                    continue
-                entry = run | measured(run, Path(folder), arguments)
+            for run in todo:
+                side = "trl-ppo" if (run["side"], run["task"]) == ("trl", "ppo") else run["side"]
+                entry = run | sides[side].measured(run, folder, arguments.steps)
                 done.append(entry)
                 with log.open("a") as file:
                     file.write(json.dumps(entry) + "\n")
                 print(json.dumps(entry), flush=True)
-    (RESULTS / "vs_trl.md").write_text(table(done, arguments))
+    for started in sides.values():
+        started.end()
+    (RESULTS / "vs_trl.md").write_text(table(done, arguments.threads))
 
 
 def planned(arguments: argparse.Namespace, model: str) -> list[dict[str, Any]]:
     """Every run on this model, the sides alternating; what several contests share is run once a round."""
     runs: dict[str, dict[str, Any]] = {}
-    for dtype in arguments.dtypes:
-        for number in range(arguments.rounds):
-            for ours, theirs, micro in (CONTESTS[name] for name in arguments.tasks):
+    for number in range(arguments.rounds):
+        for dtype in arguments.dtypes:
+            for contest in (CONTESTS[name] for name in arguments.tasks):
                 shared = {"model": model, "dtype": dtype, "round": number, "threads": arguments.threads}
                 for run in (
-                    {"side": "ours", "task": ours, "micro": 0, **shared},
-                    {"side": "trl", "task": theirs, "micro": micro, **shared},
+                    {"side": "trl", "task": contest.trl, "micro": contest.micro, **shared},
+                    {"side": "ours", "task": contest.ours, "micro": contest.budget, **shared},
+                    *([{"side": "bare", "task": contest.ours, "micro": 1, **shared}] if arguments.limit else []),
                 ):
                     runs[json.dumps(run)] = run
     return list(runs.values())
 
 
-def measured(run: dict[str, Any], folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    """One side's run in a process of its own."""
-    theirs = arguments.trl_ppo if run["task"] == "ppo" else arguments.trl
-    python = sys.executable if run["side"] == "ours" else theirs
-    script = SIDES / ("ours.py" if run["side"] == "ours" else "theirs.py")
-    steps = 2 if run["task"] == "ppo" else arguments.steps
-    command = [python, str(script), str(folder), run["task"], run["dtype"], str(steps), str(run["micro"])]
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": str(run["threads"]),
-        "TOKENIZERS_PARALLELISM": "false",
-        "HF_HUB_OFFLINE": "1",
-        "TRL_EXPERIMENTAL_SILENCE": "1",
-    }
-    ended = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=SIDES)
-    if ended.returncode != 0:
-        return {"failed": ended.stderr.strip().splitlines()[-1]}
-    result: dict[str, Any] = json.loads(ended.stdout.strip().splitlines()[-1])
-    return result
+class Side:
+    """A process that has imported one side's libraries and runs what it is asked to; started when first asked."""
+
+    def __init__(self, name: str, arguments: argparse.Namespace) -> None:
+        self.script = SIDES / {"ours": "ours.py", "bare": "bare.py"}.get(name, "theirs.py")
+        self.environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": str(arguments.threads),
+            "TOKENIZERS_PARALLELISM": "false",
+            "HF_HUB_OFFLINE": "1",
+            "TRL_EXPERIMENTAL_SILENCE": "1",
+        }
+        if name == "trl-ppo":
+            self.environment["PYTHONPATH"] = str(arguments.trl_ppo.resolve())
+        self.process: subprocess.Popen[str] | None = None
+
+    def measured(self, run: dict[str, Any], folder: str, steps: int) -> dict[str, Any]:
+        if self.process is None:
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+            self.process = subprocess.Popen(
+                [sys.executable, str(self.script)], text=True, cwd=SIDES, env=self.environment, **pipes
+            )
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        steps = 1 if run["task"] == "ppo" else steps
+        asked = {"folder": folder, "task": run["task"], "dtype": run["dtype"], "steps": steps, "micro": run["micro"]}
+        print(json.dumps(asked), file=self.process.stdin, flush=True)
+        answer: dict[str, Any] = json.loads(self.process.stdout.readline())
+        return answer
+
+    def end(self) -> None:
+        if self.process is not None:
+            self.process.communicate()
 
 
-def table(runs: list[dict[str, Any]], arguments: argparse.Namespace) -> str:
+def table(runs: list[dict[str, Any]], threads: int) -> str:
     """Medians of each side and of the rounds' ratios."""
-    versions = f"Python {platform.python_version()}, {os.cpu_count()} cores of {platform.machine()}"
+    versions = f"Python {platform.python_version()}, {os.cpu_count()} cores of {platform.machine()}, " + ", ".join(
+        f"{name} {version(name)}" for name in ("torch", "transformers", "peft", "trl")
+    )
     lines = [
         "# Training beside TRL",
         "",
-        f"{date.today()}; {versions}; {arguments.threads} thread(s), at most {arguments.rounds} round(s);",
+        f"{date.today()}; {versions} (PPO: trl 1.12.0); {threads} thread(s), on a machine with other work;",
         "`python benchmarks/vs_trl.py`.",
         "Tokens per second are those of CPU time, padding left out; PPO: seconds of CPU per update of 32 episodes with",
         "64 new tokens. Ratios are medians over rounds of TRL's time to ours; memory is ours as a share of TRL's, both",
-        "above the floor.",
+        "above the floor; in brackets what was wanted. The limit is our CPU time against that of the bare passes,",
+        "which compute twice a prompt that two completions share.",
         "",
-        "| model | dtype | contest | ours | TRL | by CPU time | by wall time | ours, MiB | TRL, MiB | memory |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| model | dtype | contest | rounds | ours | TRL | by CPU time | by wall time | limit | ours, MiB | TRL, MiB "
+        "| memory |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for model in arguments.models:
-        for dtype in arguments.dtypes:
-            lines += [row for name in arguments.tasks if (row := contest(runs, model, dtype, name))]
-    return "\n".join(lines) + "\n"
+    for model, dtype in itertools.product(("32k", "128k"), ("fp32", "bf16")):
+        lines += [row for name in CONTESTS if (row := line(runs, model, dtype, name))]
+    lines += [""]
+    for run in runs:
+        if "failed" in run:
+            lines += [f"Failed: {run['side']} {run['task']}, {run['model']} {run['dtype']}: {run['failed']}."]
+    lines += sorted({run["note"] for run in runs if "note" in run})
+    return "\n".join(lines).rstrip() + "\n"
 
 
-def contest(runs: list[dict[str, Any]], model: str, dtype: str, name: str) -> str | None:
+def line(runs: list[dict[str, Any]], model: str, dtype: str, name: str) -> str | None:
     """One line of the table."""
-    task, their_task, micro = CONTESTS[name]
+    contest = CONTESTS[name]
 
     def of(side: str, task: str, micro: int) -> dict[int, dict[str, Any]]:
         wanted = {"side": side, "task": task, "micro": micro, "model": model, "dtype": dtype}
         return {run["round"]: run for run in runs if wanted.items() <= run.items() and "failed" not in run}
 
-    ours, theirs = of("ours", task, 0), of("trl", their_task, micro)
+    ours, theirs = of("ours", contest.ours, contest.budget), of("trl", contest.trl, contest.micro)
+    bare = of("bare", contest.ours, 1)
     rounds = sorted(ours.keys() & theirs.keys())
     if not rounds:
         return None
 
     def each(run: dict[str, Any], clock: str) -> float:
-        return float(run[clock] / (run["steps"] if task == "ppo" else run["tokens"]))
+        return float(run[clock] / (1 if contest.ours == "ppo" else run["tokens"]))
 
     def shown(side: dict[int, dict[str, Any]]) -> str:
         cost = statistics.median(each(side[i], "cpu") for i in rounds)
-        return f"{cost:.1f} s" if task == "ppo" else f"{1 / cost:.0f}"
+        return f"{cost:.1f} s" if contest.ours == "ppo" else f"{1 / cost:.0f}"
 
-    by_cpu, by_wall = (
-        statistics.median(each(theirs[i], clock) / each(ours[i], clock) for i in rounds) for clock in ("cpu", "wall")
-    )
+    def ratio(one: dict[int, dict[str, Any]], other: dict[int, dict[str, Any]], clock: str) -> str:
+        both = sorted(one.keys() & other.keys())
+        return f"{statistics.median(each(one[i], clock) / each(other[i], clock) for i in both):.2f}×" if both else "–"
+
     peaks = [statistics.median(side[i]["peak"] for i in rounds) for side in (ours, theirs)]
-    cells = [model, dtype, name, shown(ours), shown(theirs), f"{by_cpu:.2f}×", f"{by_wall:.2f}×"]
-    cells += [f"{peak / 2**20:.0f}" for peak in peaks]
-    return f"| {' | '.join([*cells, f'{peaks[0] / peaks[1]:.0%}'])} |"
+    faster = "" if contest.faster is None else f" (≥ {contest.faster:g}×)"
+    memory = "" if contest.memory is None else f" (≤ {contest.memory:.0%})"
+    cells = [model, dtype, name, str(len(rounds)), shown(ours), shown(theirs), ratio(theirs, ours, "cpu") + faster]
+    cells += [ratio(theirs, ours, "wall"), ratio(ours, bare, "cpu"), *(f"{peak / 2**20:.0f}" for peak in peaks)]
+    return f"| {' | '.join([*cells, f'{peaks[0] / peaks[1]:.0%}{memory}'])} |"
 
 
 if __name__ == "__main__":

@@ -1,23 +1,36 @@
-"""Our side of `vs_trl.py`: python ours.py FOLDER TASK DTYPE STEPS, one JSON object on stdout."""
+"""Our side of `vs_trl.py`, which starts it and asks for one run after the other."""
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoTokenizer
-from world import BATCH, END, EPISODES, LEARNING_RATE, LORA_ALPHA, LORA_RANK, NEW_TOKENS, PAD, Meter, read_rows
+from world import (
+    BATCH,
+    END,
+    EPISODES,
+    LEARNING_RATE,
+    LORA_ALPHA,
+    LORA_RANK,
+    NEW_TOKENS,
+    PAD,
+    PPO_EPOCHS,
+    Meter,
+    read_rows,
+    serve,
+    warm_up,
+)
 
 from alignment_core.config import LoraConfig
 from alignment_core.models.load import load_base
 from alignment_core.models.logps import Budget
 from alignment_core.models.roles import Roles
-from alignment_core.plugin_api import Row, StepBatch, TokenSequence
+from alignment_core.plugin_api import Row, TokenSequence
 from alignment_core.stages.reward import BradleyTerry
 from alignment_core.stages.sft import SFT
 from alignment_core.training.loop import train
@@ -38,7 +51,7 @@ def objective_of(task: str, steps: int) -> Any:
             rollouts=steps,
             rollout_size=EPISODES,
             batch_size=EPISODES,
-            epochs=4,
+            epochs=PPO_EPOCHS,
             max_new_tokens=NEW_TOKENS,
             step_kl=None,
             kl_ceiling=1e9,
@@ -70,15 +83,15 @@ def rows_of(folder: Path, task: str, steps: int) -> Rows:
 
 
 class Timed:
-    """Tells the meter when a step has ended, and counts the tokens that TRL counts: every sequence whole."""
+    """Tells the meter when a step has ended."""
 
     stopping = False
 
-    def __init__(self, meter: Meter, every: int) -> None:
-        self.meter, self.every = meter, every
+    def __init__(self, meter: Meter) -> None:
+        self.meter = meter
 
     def step(self, done: int, total: int, metrics: Mapping[str, float] | None = None) -> None:
-        if metrics is not None and done % self.every == 0:
+        if metrics is not None:
             self.meter.step()
 
     def log(self, message: str) -> None: ...
@@ -87,25 +100,23 @@ class Timed:
 
 
 def counting(objective: Any, task: str, meter: Meter) -> Any:
-    """The objective, its batches counted."""
+    """The objective, its micro-batches counted, and the tokens that TRL counts: every sequence whole."""
     kind = type(objective)
-    batches = kind.batches
 
-    def counted(self: Any, run: Any) -> Iterator[StepBatch]:
-        for batch in batches(self, run):
-            names = ["response"] if task.startswith("kto") else list(batch.rows[0].sequences)
-            meter.tokens += sum(len(row.sequences[name].ids) for row in batch.rows for name in names)
-            yield batch
+    def counted(self: Any, run: Any, micro: Any) -> Any:
+        names = ["response"] if task.startswith("kto") else list(micro.rows[0].sequences)
+        meter.tokens += sum(len(row.sequences[name].ids) for row in micro.rows for name in names)
+        meter.micro_batches += 1
+        return kind.loss(self, run, micro)
 
-    return type(kind.__name__, (kind,), {"batches": counted, "__annotations__": {}}).model_validate(
-        objective.model_dump()
-    )
+    return type(kind.__name__, (kind,), {"loss": counted, "__annotations__": {}}).model_validate(objective.model_dump())
 
 
-def open_run(folder: Path, task: str, dtype: str, rows: Rows) -> tuple[Run, Meter]:
+def open_run(folder: Path, task: str, dtype: str, micro: int, rows: Rows) -> tuple[Run, Meter]:
     """The run, its memory measured from where the base is loaded."""
     model = str(folder / "model")
     roles = Roles(load_base(model, revision=None, load_in=dtype, device=torch.device("cpu")), model)  # type: ignore[arg-type]
+    warm_up(roles.model)
     meter = Meter()
     trained = ["policy"]
     roles.add_new("policy", LORA, 0)
@@ -127,18 +138,18 @@ def open_run(folder: Path, task: str, dtype: str, rows: Rows) -> tuple[Run, Mete
     if task.endswith("-cached"):
         found = [s for r in (*rows.preferences, *rows.feedback) for s in r.sequences.values()]
         cached = {sequence.digest(): -1000.0 for sequence in found}
-    run = Run(roles, rows, vocabulary, Budget(4096), 0, Timed(meter, 4 if task == "ppo" else 1), cached)
+    run = Run(roles, rows, vocabulary, Budget(micro), 0, Timed(meter), cached)
     return run, meter
 
 
-def main() -> None:
-    folder, task, dtype, steps = Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
-    run, meter = open_run(folder, task, dtype, rows_of(folder, task, steps))
+def measure(folder: str, task: str, dtype: str, steps: int, micro: int) -> dict[str, Any]:
+    run, meter = open_run(Path(folder), task, dtype, micro, rows_of(Path(folder), task, steps))
     objective = counting(objective_of(task, steps), task, meter)
     with tempfile.TemporaryDirectory() as checkpoints:
+        meter.start()
         train(objective, run, Path(checkpoints), 1e9)
-    print(json.dumps(meter.result() | {"loss": run.history[-1]["loss"]}))
+    return meter.result() | {"loss": run.history[-1]["loss"]}
 
 
 if __name__ == "__main__":
-    main()
+    serve(measure)

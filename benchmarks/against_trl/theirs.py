@@ -1,4 +1,4 @@
-"""TRL's side of `vs_trl.py`: python theirs.py FOLDER TASK DTYPE STEPS MICRO, one JSON object on stdout.
+"""TRL's side of `vs_trl.py`, which starts it and asks for one run after the other.
 
 SFT, reward, DPO and KTO with TRL 1.16 or newer; PPO with TRL 1.12, the last release that has it. Defaults, but for what
 has to be equal on both sides (adapter, batch, learning rate, length, no gradient checkpointing) and for the logging.
@@ -6,13 +6,12 @@ has to be equal on both sides (adapter, batch, learning rate, length, no gradien
 
 from __future__ import annotations
 
-import json
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
+import trl
 from datasets import Dataset
 from peft import LoraConfig
 from transformers import (
@@ -29,8 +28,11 @@ from world import (
     LORA_RANK,
     MAX_LENGTH,
     NEW_TOKENS,
+    PPO_EPOCHS,
     Meter,
     read_rows,
+    serve,
+    warm_up,
 )
 
 
@@ -63,16 +65,19 @@ class Steps(TrainerCallback):  # type: ignore[misc]
     def __init__(self, meter: Meter) -> None:
         self.meter = meter
 
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self.meter.start()
+
     def on_step_end(self, *_: Any, **__: Any) -> None:
         self.meter.step()
 
 
-def settings(kind: Any, folder: str, micro: int, steps: int, **more: Any) -> Any:
-    """A TRL config."""
+def settings(kind: Any, folder: str, micro: int, steps: int, dtype: torch.dtype, **more: Any) -> Any:
+    """A TRL config. A bf16 model is trained under autocast, which is TRL's default and what our side does."""
     return kind(
         output_dir=folder,
         use_cpu=True,
-        bf16=False,
+        bf16=dtype == torch.bfloat16,
         report_to=[],
         save_strategy="no",
         disable_tqdm=True,
@@ -90,27 +95,20 @@ def lora(task_type: str) -> LoraConfig:
 
 def trainer_of(folder: Path, task: str, dtype: torch.dtype, steps: int, micro: int, out: str) -> tuple[Any, Meter]:
     """TRL's trainer for the task; memory is measured from where the model is loaded."""
-    import trl
-
     path = str(folder / "model")
     if task == "reward":
         model: Any = AutoModelForSequenceClassification.from_pretrained(path, dtype=dtype, num_labels=1)
     else:
         model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+    warm_up(model)
     meter = Meter()
     name = task.removesuffix("-cached").removesuffix("-packed")
     kinds = {
         "sft": (trl.SFTTrainer, trl.SFTConfig),
         "reward": (trl.RewardTrainer, trl.RewardConfig),
         "dpo": (trl.DPOTrainer, trl.DPOConfig),
+        "kto": (trl.KTOTrainer, trl.KTOConfig),
     }
-    if name == "kto":
-        if hasattr(trl, "KTOTrainer"):
-            kinds["kto"] = (trl.KTOTrainer, trl.KTOConfig)
-        else:
-            from trl.experimental.kto import KTOConfig, KTOTrainer
-
-            kinds["kto"] = (KTOTrainer, KTOConfig)
     trainer, config = kinds[name]
     more: dict[str, Any] = {"max_length": MAX_LENGTH}
     if task.endswith("-cached"):
@@ -119,7 +117,7 @@ def trainer_of(folder: Path, task: str, dtype: torch.dtype, steps: int, micro: i
         more["packing"] = True
     made = trainer(
         model=model,
-        args=settings(config, out, micro, steps, **more),
+        args=settings(config, out, micro, steps, dtype, **more),
         train_dataset=dataset_of(folder, task, steps),
         processing_class=AutoTokenizer.from_pretrained(path),
         peft_config=lora("SEQ_CLS" if task == "reward" else "CAUSAL_LM"),
@@ -128,11 +126,12 @@ def trainer_of(folder: Path, task: str, dtype: torch.dtype, steps: int, micro: i
     return made, meter
 
 
-def count_tokens(trainer: Any, meter: Meter) -> None:
-    """Count the real tokens of every micro-batch."""
+def count(trainer: Any, meter: Meter) -> None:
+    """Count micro-batches and their real tokens."""
     inner = trainer.compute_loss
 
     def counted(model: Any, inputs: Any, *arguments: Any, **options: Any) -> Any:
+        meter.micro_batches += 1
         masks = [name for name in inputs if name.endswith("attention_mask") and not name.startswith("KL")]
         if masks:
             meter.tokens += sum(int(inputs[name].sum()) for name in masks)
@@ -143,28 +142,30 @@ def count_tokens(trainer: Any, meter: Meter) -> None:
     trainer.compute_loss = counted
 
 
-def ppo(folder: Path, dtype: torch.dtype, updates: int, out: str) -> tuple[Any, Meter]:
-    """TRL 1.12's PPO: policy with an adapter, reward and value model as whole networks."""
+def ppo(folder: Path, dtype: torch.dtype, updates: int, micro: int, out: str) -> tuple[Any, Meter]:
+    """TRL 1.12's PPO: policy with an adapter, reward and value model as whole networks, all three in the floor."""
     from trl.experimental.ppo import PPOConfig, PPOTrainer
 
     path = str(folder / "model")
     tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
     policy = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
     policy.generation_config.eos_token_id = None
-    meter = Meter()
     scorers = [AutoModelForSequenceClassification.from_pretrained(path, dtype=dtype, num_labels=1) for _ in range(2)]
+    warm_up(policy)
+    meter = Meter()
     rows = read_rows(folder)[:EPISODES]
     data = Dataset.from_list([{"input_ids": row["prompt"]} for row in rows])
     config = settings(
         PPOConfig,
         out,
-        BATCH,
+        micro,
         -1,
-        gradient_accumulation_steps=EPISODES // BATCH,
+        dtype,
+        gradient_accumulation_steps=EPISODES // micro,
         total_episodes=EPISODES * updates,
-        num_ppo_epochs=4,
+        num_ppo_epochs=PPO_EPOCHS,
         num_mini_batches=1,
-        local_rollout_forward_batch_size=BATCH,
+        local_rollout_forward_batch_size=micro,
         response_length=NEW_TOKENS,
         num_sample_generations=0,
     )
@@ -183,19 +184,18 @@ def ppo(folder: Path, dtype: torch.dtype, updates: int, out: str) -> tuple[Any, 
     return trainer, meter
 
 
-def main() -> None:
-    folder, task, steps, micro = Path(sys.argv[1]), sys.argv[2], int(sys.argv[4]), int(sys.argv[5])
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[sys.argv[3]]
+def measure(folder: str, task: str, dtype: str, steps: int, micro: int) -> dict[str, Any]:
+    kind = {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
     with tempfile.TemporaryDirectory() as out:
         if task == "ppo":
-            trainer, meter = ppo(folder, dtype, steps, out)
+            trainer, meter = ppo(Path(folder), kind, steps, micro, out)
         else:
-            trainer, meter = trainer_of(folder, task, dtype, steps, micro, out)
-            count_tokens(trainer, meter)
+            trainer, meter = trainer_of(Path(folder), task, kind, steps, micro, out)
+            count(trainer, meter)
         trainer.train()
     history = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    print(json.dumps(meter.result() | {"loss": history[-1] if history else None}))
+    return meter.result() | {"loss": history[-1] if history else None}
 
 
 if __name__ == "__main__":
-    main()
+    serve(measure)

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import resource
+import sys
+import time
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 PAD, END, LORA_RANK, LORA_ALPHA = 0, 1, 16, 32
 BATCH, LEARNING_RATE, MAX_LENGTH, NEW_TOKENS, EPISODES = 8, 1e-4, 512, 64, 32
+PPO_EPOCHS, MEMORY_LIMIT = 4, 14 * 2**30
 # Llama with tied embeddings: 41.6 million weights with 32k words, 78 million (66 of them embeddings) with 128k.
 MODELS: dict[str, dict[str, int]] = {
     "32k": {"vocab_size": 32_000, "num_hidden_layers": 8},
@@ -60,34 +67,63 @@ def read_rows(folder: Path) -> list[dict[str, list[int]]]:
 
 
 class Meter:
-    """Wall and CPU seconds, tokens and memory of the steps after the first."""
+    """Wall and CPU seconds, tokens and memory of training, from `start` to the end of the last optimizer step."""
 
     def __init__(self) -> None:
-        self.steps: list[dict[str, float]] = []
-        self.tokens = 0
+        self.steps = self.micro_batches = self.tokens = 0
         self.floor = memory("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew
 
-    def step(self) -> None:
-        """An optimizer step has just ended; `tokens` were in it."""
-        import resource
-        import time
+    def start(self) -> None:
+        """Training begins."""
+        self.began = self.ended = clocks()
 
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        self.steps.append({"wall": time.perf_counter(), "cpu": used.ru_utime + used.ru_stime, "tokens": self.tokens})
-        self.tokens = 0
+    def step(self) -> None:
+        """An optimizer step has just ended."""
+        self.steps, self.ended = self.steps + 1, clocks()
 
     def result(self) -> dict[str, Any]:
-        """Per step: seconds and real tokens, the first left out; and bytes above what was there before training."""
-        first, last = self.steps[0], self.steps[-1]
-        return {
-            "steps": len(self.steps) - 1,
-            "wall": last["wall"] - first["wall"],
-            "cpu": last["cpu"] - first["cpu"],
-            "tokens": sum(step["tokens"] for step in self.steps[1:]),
-            "floor": self.floor,
-            "peak": memory("VmHWM") - self.floor,
-        }
+        """Seconds, real tokens, and bytes above what was there before training."""
+        wall, cpu = (ended - began for began, ended in zip(self.began, self.ended, strict=True))
+        counts = {"steps": self.steps, "micro_batches": self.micro_batches, "tokens": self.tokens}
+        return {**counts, "wall": wall, "cpu": cpu, "floor": self.floor, "peak": memory("VmHWM") - self.floor}
+
+
+def clocks() -> tuple[float, float]:
+    """Wall and CPU seconds."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return time.perf_counter(), used.ru_utime + used.ru_stime
+
+
+def warm_up(model: Any) -> None:
+    """One forward and backward pass of the body over a few tokens, so that neither side's clock sees the first."""
+    import torch
+
+    embedded = model.get_input_embeddings()(torch.arange(2, 66).unsqueeze(0)).detach().requires_grad_()
+    model.base_model(inputs_embeds=embedded, use_cache=False).last_hidden_state.float().sum().backward()
+    model.zero_grad(set_to_none=True)
+
+
+def serve(measure: Callable[..., dict[str, Any]]) -> None:
+    """Answer each line of JSON on stdin, the arguments of `measure`, with a line on stdout.
+
+    Each run is a fork of this process, which only imports: a process of its own without the imports' cost.
+    """
+    answers = os.dup(1)
+    os.dup2(2, 1)  # what libraries print is no answer
+    for line in sys.stdin:
+        if (child := os.fork()) == 0:
+            # A side that needs more fails by itself instead of taking the machine with it.
+            resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_LIMIT, MEMORY_LIMIT))
+            try:
+                answer = measure(**json.loads(line))
+            except Exception as error:
+                traceback.print_exc()
+                answer = {"failed": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
+            os.write(answers, (json.dumps(answer) + "\n").encode())
+            os._exit(0)
+        if status := os.waitpid(child, 0)[1]:
+            os.write(answers, (json.dumps({"failed": f"ended with status {status}"}) + "\n").encode())
 
 
 def memory(field: str) -> int:

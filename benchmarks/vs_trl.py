@@ -11,8 +11,8 @@ in the same way on both sides. Memory is the peak above what the process held af
 `--limit` times `against_trl/bare.py` as well: the passes that the task cannot do without, and nothing else.
 
 Every run is appended to `results/vs_trl.jsonl` and not repeated when the command is given again; the table of all runs
-is `results/vs_trl.md` (`--rounds 0` writes it without running anything). Where the machine is shared, CPU seconds are
-the fairer clock, and the ratios are given by both.
+is `results/vs_trl.md` (`--rounds 0` writes it without running anything); without the former, all is measured anew.
+Where the machine is shared, CPU seconds are the fairer clock, and the ratios are given by both.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ def fit_to_memory(
     """
     budget: int | None = None if runtime.token_budget == "auto" else runtime.token_budget
     if budget is None:
-        budget = saved_budget(checkpoints)
+        budget = saved_budget(checkpoints, run.progress.warn)
     recompute = None if runtime.gradient_checkpointing == "auto" else runtime.gradient_checkpointing
     available = available_memory(run.device, runtime.memory_gb)
     bound = _generous_bound(run.roles, budget or AUTO_BUDGET, config["max_length"])

@@ -1,10 +1,15 @@
-"""What a training stage needs to go on after a kill, written atomically; the newest two are kept."""
+"""What a training stage needs to go on after a kill, written atomically; the newest two are kept.
+
+checkpoint-<n>/tensors.safetensors   weights, moments, the objective's tensors
+checkpoint-<n>/snapshot.json         everything else
+checkpoint-<n>/digests.json          SHA-256 of both: a checkpoint that the disk has damaged is not gone on from
+"""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,11 +18,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from alignment_core.artifacts.digest import hash_file
 from alignment_core.artifacts.files import fsync
 from alignment_core.errors import PluginError
 from alignment_core.training.adamw import restore_state, state_of
 
 KEEP = 2
+TENSORS, SNAPSHOT, DIGESTS = "tensors.safetensors", "snapshot.json", "digests.json"
 
 
 @dataclass
@@ -63,8 +70,9 @@ def save_checkpoint(
     for name, parameter in weights.items():
         for moment, value in state_of(optimizer, parameter).items():
             tensors[f"optimizer.{moment}.{name}"] = value
-    save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, partial / "tensors.safetensors")
-    (partial / "snapshot.json").write_text(_to_json(snapshot))
+    save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, partial / TENSORS)
+    (partial / SNAPSHOT).write_text(_to_json(snapshot))
+    (partial / DIGESTS).write_text(json.dumps({name: hash_file(partial / name) for name in (TENSORS, SNAPSHOT)}))
     for path in [*partial.iterdir(), partial]:
         fsync(path)
     partial.rename(target)
@@ -73,13 +81,35 @@ def save_checkpoint(
         shutil.rmtree(old)
 
 
-def saved_budget(folder: Path) -> int | None:
-    """Token budget of the newest checkpoint; None where there is none."""
-    found = _checkpoints(folder)
-    if not found:
+def saved_budget(folder: Path, warn: Callable[[str], None]) -> int | None:
+    """Token budget of the newest sound checkpoint; None where there is none."""
+    found = _newest(folder, warn)
+    if found is None:
         return None
-    budget: int = json.loads((found[-1] / "snapshot.json").read_text())["budget"]
+    budget: int = json.loads((found / SNAPSHOT).read_text())["budget"]
     return budget
+
+
+def _newest(folder: Path, warn: Callable[[str], None]) -> Path | None:
+    """The newest checkpoint that is as it was written; damaged ones that are newer are told of and removed."""
+    for checkpoint in reversed(_checkpoints(folder)):
+        fault = _fault(checkpoint)
+        if fault is None:
+            return checkpoint
+        warn(f"{checkpoint.name} is damaged ({fault}): going on from the one before it, or from the start")
+        # It would count as one of the two that are kept, and push a sound one out.
+        shutil.rmtree(checkpoint)
+    return None
+
+
+def _fault(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint; None if its files are what was written."""
+    try:
+        digests = json.loads((checkpoint / DIGESTS).read_text())
+        changed = [name for name in (TENSORS, SNAPSHOT) if hash_file(checkpoint / name) != digests[name]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{type(error).__name__}: {error}"
+    return f"{changed[0]} is not what was written" if changed else None
 
 
 def _checkpoints(folder: Path) -> list[Path]:
@@ -114,14 +144,14 @@ def _to_json(snapshot: Snapshot) -> str:
 
 
 def load_checkpoint(
-    folder: Path, weights: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer
+    folder: Path, weights: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, warn: Callable[[str], None]
 ) -> Snapshot | None:
-    """Put the newest checkpoint's weights and moments back; None where there is none."""
-    found = _checkpoints(folder)
-    if not found:
+    """Put the newest sound checkpoint's weights and moments back; None where there is none."""
+    found = _newest(folder, warn)
+    if found is None:
         return None
-    tensors = load_file(found[-1] / "tensors.safetensors")
-    plain = json.loads((found[-1] / "snapshot.json").read_text())
+    tensors = load_file(found / TENSORS)
+    plain = json.loads((found / SNAPSHOT).read_text())
     state = plain["state"]
     for name, parameter in weights.items():
         with torch.no_grad():

@@ -122,7 +122,7 @@ class _Loop:
             return next(batches, None)
 
     def _resume(self) -> None:
-        snapshot = load_checkpoint(self.checkpoints, self.weights, self.optimizer)
+        snapshot = load_checkpoint(self.checkpoints, self.weights, self.optimizer, self.run.progress.warn)
         if snapshot is None:
             return
         self.run.step, self.run.state = snapshot.step, snapshot.state

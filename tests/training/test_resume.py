@@ -1,6 +1,7 @@
 """Stopped or killed anywhere, a run goes on from its checkpoint and ends bit-identical to an unbroken one."""
 
 import json
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -225,7 +226,7 @@ def test_a_checkpoint_gives_back_what_went_in(tmp_path: Path) -> None:
     saved.kept = kept
     save_checkpoint(tmp_path, saved, weights, optimizer)
     others, other_optimizer = weights_and_optimizer(0.0)
-    loaded = load_checkpoint(tmp_path, others, other_optimizer)
+    loaded = load_checkpoint(tmp_path, others, other_optimizer, pytest.fail)
     assert loaded is not None
     assert torch.equal(loaded.state.pop("table"), table)
     assert torch.equal(loaded.state.pop("part"), table[0])
@@ -252,7 +253,7 @@ def test_the_newest_two_are_kept_and_a_stop_in_the_same_step_overwrites_nothing(
     assert kept == [10, 11]
     for _ in range(12):
         save_checkpoint(tmp_path, snapshot(12), weights, optimizer)
-    loaded = load_checkpoint(tmp_path, weights, optimizer)
+    loaded = load_checkpoint(tmp_path, weights, optimizer, pytest.fail)
     assert loaded is not None
     assert loaded.step == 12
 
@@ -277,11 +278,62 @@ def test_a_death_while_saving_leaves_the_one_before(
             patch.setattr(checkpoint.shutil, "rmtree", lambda path, **_: die() if "00000001" in str(path) else None)
         with pytest.raises(Killed):
             save_checkpoint(tmp_path, snapshot(3), weights, optimizer)
-    loaded = load_checkpoint(tmp_path, weights, optimizer)
+    loaded = load_checkpoint(tmp_path, weights, optimizer, pytest.fail)
     assert loaded is not None
     assert loaded.step == (3 if moment == "before the old ones go" else 2)
     save_checkpoint(tmp_path, snapshot(4), weights, optimizer)
     assert len([path for path in tmp_path.iterdir() if not path.name.startswith(".")]) == 2
+
+
+FILES = ("tensors.safetensors", "snapshot.json", "digests.json")
+
+
+def flip_a_bit(path: Path, seed: int) -> None:
+    """What a failing disk or memory does."""
+    content, rng = bytearray(path.read_bytes()), random.Random(seed)
+    content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+    path.write_bytes(content)
+
+
+def tear(path: Path, seed: int) -> None:
+    """What a file system may leave of a file that was written just before the power went."""
+    os.truncate(path, path.stat().st_size * seed // 10)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("damage", [flip_a_bit, tear, lambda path, _: path.unlink()], ids=["flipped", "torn", "lost"])
+def test_a_damaged_checkpoint_is_told_of_and_the_one_before_is_used(tmp_path: Path, damage: Any, name: str) -> None:
+    weights, optimizer = weights_and_optimizer(1.0)
+    for seed in range(5):
+        for step in (1, 2):
+            save_checkpoint(tmp_path, snapshot(step), weights, optimizer)
+        damage(max(tmp_path.iterdir()) / name, seed)
+        told: list[str] = []
+        loaded = load_checkpoint(tmp_path, weights, optimizer, told.append)
+        assert loaded is not None
+        assert (loaded.step, loaded.metrics) == (1, {"loss": 1.1})
+        assert len(told) == 1
+        assert "is damaged" in told[0]
+        assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("damaged", [1, 2])
+def test_a_run_whose_checkpoints_are_damaged_ends_as_an_unbroken_one(
+    world: World, tmp_path: Path, damaged: int
+) -> None:
+    unbroken = live(world, "dpo", OBJECTIVES["dpo"](), tmp_path / "unbroken", Listener())
+    assert unbroken is not None
+    broken = tmp_path / "broken"
+    assert live(world, "dpo", OBJECTIVES["dpo"](), broken, Listener(kill_after_step=4), every=0) is None
+    for path in sorted(broken.iterdir())[-damaged:]:
+        flip_a_bit(path / "tensors.safetensors", damaged)
+    second = Listener()
+    resumed = live(world, "dpo", OBJECTIVES["dpo"](), broken, second, every=0)
+    assert resumed is not None
+    same_end(resumed, unbroken)
+    assert len(second.warnings) == damaged
+    # Of the steps 2 and 3 that were saved, the newest that is whole is gone on from; else the start.
+    assert second.steps[0][0] == (3 if damaged == 1 else 1)
 
 
 def test_a_state_that_json_cannot_hold_is_the_plugins_fault(tmp_path: Path) -> None:

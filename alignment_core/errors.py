@@ -109,6 +109,12 @@ class TrainingError(AlignmentError):
 
 
 class StageCrashed(AlignmentError):
-    """A stage's process died by a signal or an error of ours, not the user's."""
+    """A stage's process died by a signal or an error of ours, not the user's.
+
+    Attributes:
+        killed: a signal ended it, such as the system's when memory runs out; started again, it goes on from its last
+            checkpoint.
+    """
 
     exit_code = 1
+    killed = False

@@ -147,7 +147,9 @@ def _crash(
     else:
         what, do = f"the stage's process ended with exit code {returncode}", again
     log = f". The last lines of its log:\n{last_lines}" if last_lines else ""
-    return StageCrashed(what, where=call.label, do=do + log)
+    crash = StageCrashed(what, where=call.label, do=do + log)
+    crash.killed = returncode < 0 and not outcome
+    return crash
 
 
 def _last_lines(log: IO[bytes]) -> str:

@@ -5,12 +5,12 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
-from prefect import task
+from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.objects import State, TaskRun
 from prefect.states import Completed, Failed
 
-from alignment_core.errors import AlignmentError
+from alignment_core.errors import AlignmentError, StageCrashed
 from alignment_core.stages.base import StageCall
 from alignment_core.stages.build import Built, build
 from alignment_flows.progress import StageProgress
@@ -47,8 +47,21 @@ def _without_empty_traceback(record: logging.LogRecord) -> bool:
 logging.getLogger("prefect.task_runs").addFilter(_without_empty_traceback)
 
 
-# The artifact store decides what is cached; Prefect only shows it.
-@task(name="stage", task_run_name="{call.label}", cache_policy=NO_CACHE, persist_result=False)
+def was_killed(task: Task[Any, Any], task_run: TaskRun, state: State[Any]) -> bool:
+    """Whether a task is worth another try: its stage was killed. An error of the user's or of ours would come again."""
+    return isinstance(state.data, StageCrashed) and state.data.killed
+
+
+# The artifact store decides what is cached; Prefect only shows it. One retry: what is killed again, for want of memory
+# say, would be killed for ever.
+@task(
+    name="stage",
+    task_run_name="{call.label}",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=1,
+    retry_condition_fn=was_killed,
+)
 @told_in_words
 def build_stage(call: StageCall, parents: list[Built]) -> State[Any]:
     """Build one stage, or find it in the store. `parents` draws the graph; their keys are in `call`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -88,6 +89,28 @@ def test_failed_stage_fails_the_run_in_our_words_and_ends_it(
     assert list(tasks) == [f"probe · {do}"]
     assert tasks[f"probe · {do}"].state_name == "Failed"
     assert not any(record.exc_info for record in caplog.records)
+
+
+def test_killed_stage_is_started_once_more_and_says_so(probe: Probe, caplog: pytest.LogCaptureFixture) -> None:
+    die = probe("die once")
+    state, tasks = run((die, []), (probe("write"), []), tasks=2)
+    assert state.is_completed()
+    task = tasks["probe · die once"]
+    assert (task.state_name, task.run_count) == ("Completed", 2)
+    assert any("| starts | 2 |" in report for report in reports_of(state))
+    assert "killed by SIGKILL" in caplog.text
+    assert "Retry 1/1 will start immediately" in caplog.text
+    assert tasks["probe · write"].run_count == 1
+
+
+@pytest.mark.parametrize(("do", "starts"), [("die by", 2), ("user error", 1), ("bug", 1), ("exit", 1)])
+def test_only_what_was_killed_is_started_again_and_that_once(probe: Probe, do: str, starts: int) -> None:
+    call = probe(do, signal=signal.SIGKILL)
+    state, tasks = run((call, []), tasks=1)
+    assert state.is_failed()
+    assert tasks[f"probe · {do}"].run_count == starts
+    checkpoints = call.runtime.store / ".building" / call.key / "checkpoints"
+    assert len((checkpoints / "starts").read_text().split()) == starts
 
 
 def test_stage_that_several_plans_share_runs_once(probe: Probe) -> None:

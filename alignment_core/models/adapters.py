@@ -10,13 +10,14 @@ import torch
 from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from alignment_core.config import LoraConfig
 from alignment_core.errors import ConfigError, ModelError
+from alignment_core.models.saving import save_tensors
 
 ADAPTER = "adapter_model.safetensors"
 SCORE_KEY = "base_model.model.score.weight"
@@ -100,7 +101,7 @@ class Adapters:
             weights = weights | {SCORE_KEY: score}
             config.task_type, config.modules_to_save = "SEQ_CLS", ["score"]
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({name: w.detach().cpu().contiguous() for name, w in weights.items()}, folder / ADAPTER)
+        save_tensors(weights, folder / ADAPTER)
         config.save_pretrained(str(folder))
 
     def _add(self, name: str, config: PeftLoraConfig) -> None:

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from alignment_core.artifacts.digest import hash_file
 from alignment_core.artifacts.files import fsync
 from alignment_core.errors import PluginError
+from alignment_core.models.saving import save_tensors
 from alignment_core.training.adamw import restore_state, state_of
 
 KEEP = 2
@@ -70,7 +71,7 @@ def save_checkpoint(
     for name, parameter in weights.items():
         for moment, value in state_of(optimizer, parameter).items():
             tensors[f"optimizer.{moment}.{name}"] = value
-    save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, partial / TENSORS)
+    save_tensors(tensors, partial / TENSORS)
     (partial / SNAPSHOT).write_text(_to_json(snapshot))
     (partial / DIGESTS).write_text(json.dumps({name: hash_file(partial / name) for name in (TENSORS, SNAPSHOT)}))
     for path in [*partial.iterdir(), partial]:

@@ -129,6 +129,16 @@ def test_want_of_memory_is_no_mistake_of_ours(probe: Call) -> None:
         build(probe("memory"), Silent())
 
 
+@pytest.mark.parametrize("isolation", ["process", "inline"])
+def test_a_full_disk_is_told_in_words(probe: Call, isolation: str) -> None:
+    full = probe("full disk", isolation)
+    with pytest.raises(ArtifactError, match=r"the disk is full\. Free some space and run again") as caught:
+        build(full, Silent())
+    assert caught.value.where
+    # What it had saved is still there to go on from.
+    assert (checkpoints(full) / "starts").exists()
+
+
 def test_early_exit_is_told_in_words(probe: Call) -> None:
     with pytest.raises(StageCrashed, match=r"probe · exit: .* exit code 7\.") as caught:
         build(probe("exit"), Silent())

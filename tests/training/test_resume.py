@@ -1,5 +1,6 @@
 """Stopped or killed anywhere, a run goes on from its checkpoint and ends bit-identical to an unbroken one."""
 
+import errno
 import json
 import os
 import random
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from runs import OBJECTIVES, STEPS, Killed, Listener, World, feedback_rows, learn, make_world, weights_of
+from safetensors import SafetensorError
 
 from alignment_core.config import LoraConfig
 from alignment_core.errors import PluginError
@@ -271,7 +273,7 @@ def test_a_death_while_saving_leaves_the_one_before(
 
     with monkeypatch.context() as patch:
         if moment == "before the weights":
-            patch.setattr(checkpoint, "save_file", die)
+            patch.setattr(checkpoint, "save_tensors", die)
         elif moment == "before the name":
             patch.setattr(Path, "rename", die)
         else:
@@ -283,6 +285,24 @@ def test_a_death_while_saving_leaves_the_one_before(
     assert loaded.step == (3 if moment == "before the old ones go" else 2)
     save_checkpoint(tmp_path, snapshot(4), weights, optimizer)
     assert len([path for path in tmp_path.iterdir() if not path.name.startswith(".")]) == 2
+
+
+def test_a_full_disk_is_the_systems_error_whoever_meets_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """safetensors 0.8.0 says it so: in an error of its own, with the system's number in its words alone."""
+
+    def fail(*args: Any) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    weights, optimizer = weights_and_optimizer(1.0)
+    save_checkpoint(tmp_path, snapshot(1), weights, optimizer)
+    with monkeypatch.context() as patch:
+        patch.setattr("alignment_core.models.saving.save_file", fail)
+        with pytest.raises(OSError, match="No space left on device") as caught:
+            save_checkpoint(tmp_path, snapshot(2), weights, optimizer)
+    assert (caught.value.errno, Path(caught.value.filename).name) == (errno.ENOSPC, "tensors.safetensors")
+    loaded = load_checkpoint(tmp_path, weights, optimizer, pytest.fail)
+    assert loaded is not None
+    assert loaded.step == 1
 
 
 FILES = ("tensors.safetensors", "snapshot.json", "digests.json")

@@ -40,6 +40,9 @@ def run(job: Job) -> dict[str, Any]:
             os._exit(7)
         case "user error":
             raise DataError("no rows", where="data.jsonl", got=0, expected="at least 1", do="Add some")
+        case "full disk":
+            with open("/dev/full", "w", buffering=1) as file:
+                file.write("a line\n")
         case "memory":
             bytearray(2**60)
         case "bug":

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import dies
 import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
@@ -13,8 +16,12 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 from prefect.client.schemas.objects import State, TaskRun
 from shown import task_runs
 
+from alignment_core.artifacts import ArtifactStore
+from alignment_core.config_file import load_config
 from alignment_core.errors import AlignmentError, DataError, StageCrashed
+from alignment_core.registry import load_registry
 from alignment_core.stages.base import StageCall
+from alignment_core.stages.plan import make_plan
 from alignment_flows.tasks import Stages, told_in_words
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -111,6 +118,31 @@ def test_only_what_was_killed_is_started_again_and_that_once(probe: Probe, do: s
     assert tasks[f"probe · {do}"].run_count == starts
     checkpoints = call.runtime.store / ".building" / call.key / "checkpoints"
     assert len((checkpoints / "starts").read_text().split()) == starts
+
+
+@pytest.mark.ci
+@pytest.mark.timeout(900)
+def test_training_that_was_killed_ends_by_itself_as_an_unbroken_one(
+    write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the third of its steps; what the two before it changed is in the checkpoint."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(dies.SITE)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"), prepend=os.pathsep)
+    weights = []
+    for store, kind in (("unbroken", ""), ("killed", "pass")):
+        settings = load_config(write(store=str(tmp_path / store), checkpoint_seconds=1e-3), ())
+        plan = make_plan(settings, load_registry())
+        assert plan.sft is not None
+        monkeypatch.setenv(dies.VARIABLE, dies.order(tmp_path / "counts", kind=kind, number=3, once=True))
+        state, tasks = run((plan.ingest, []), (plan.sft, [plan.ingest]), tasks=2)
+        assert state.is_completed()
+        assert tasks[plan.sft.label].run_count == (2 if kind else 1)
+        artifact = ArtifactStore(settings.store).find(plan.sft.key)
+        assert artifact is not None
+        weights.append({name: file.sha256 for name, file in artifact.manifest().files.items()})
+    assert weights[0] == weights[1]
+    assert "adapter_model.safetensors" in weights[0]
 
 
 def test_stage_that_several_plans_share_runs_once(probe: Probe) -> None:

@@ -77,7 +77,9 @@ def demo(
 @app.command()
 @command
 def up(
-    port: Annotated[int, typer.Option(help="Port of the Prefect server, unless PREFECT_API_URL names one.")] = 4200,
+    port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Port of the Prefect server, unless PREFECT_API_URL names one.")
+    ] = 4200,
 ) -> None:
     """Start a Prefect server and its workers in the background, with every deployment ready to run by a click."""
     from alignment_flows.background import start

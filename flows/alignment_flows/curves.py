@@ -82,6 +82,8 @@ def draw_reliability(calibration: Path) -> str:
 
 
 def _draw(curves: Mapping[str, Curve]) -> bytes:
+    from matplotlib.ticker import MaxNLocator
+
     columns = min(3, len(curves))
     rows = -(-len(curves) // columns)
     figure, canvas = _canvas(3 * columns, 1.8 * rows)
@@ -90,6 +92,7 @@ def _draw(curves: Mapping[str, Curve]) -> bytes:
         axis.plot(*zip(*thinned(curve), strict=True), linewidth=1.2)
         axis.set_title(name.replace("_", " "), fontsize=9)
         axis.tick_params(labelsize=7)
+        axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))  # steps
         axis.grid(alpha=0.3)
     return _small_png(figure, canvas)
 

@@ -4,7 +4,7 @@ Prefect keeps a flow's form as a JSON schema, made when the flow is deployed, an
 Two user interfaces draw it. Both make tabs of `anyOf`, and neither understands `oneOf` with a discriminator.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 from prefect.runtime import flow_run
@@ -17,8 +17,7 @@ from alignment_core.config import PipelineConfig, StepSettings
 from alignment_core.config_file import check_config
 from alignment_core.installed import Plugin
 from alignment_core.registry import Registry, load_registry
-
-JsonSchema = dict[str, Any]
+from alignment_flows.form_fields import JsonSchema, drawn, dress
 
 
 class PluginTabs:
@@ -27,20 +26,13 @@ class PluginTabs:
     def __get_pydantic_json_schema__(self, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         schema = handler(core_schema)
         body = handler.resolve_ref_schema(schema)
+        dress(body, handler.resolve_ref_schema)
         registry = load_registry()
-        optimizers = _tabs(registry, "optimizer", handler)
+        _choose(body, "optimizer", _tabs(registry, "optimizer", handler), handler)
+        _choose(body, "listeners", _tabs(registry, "listener", handler), handler)
         evaluators = _tabs(registry, "evaluator", handler)
-        listeners = _tabs(registry, "listener", handler)
-        body["properties"]["optimizer"] = {**_said_of(body, "optimizer"), "anyOf": list(optimizers.values())}
-        body["dependentSchemas"] = {"optimizer": _checked_by_name("optimizer", optimizers)}
-        if evaluators:
-            rank = _definition(body["properties"]["rank"], handler)
-            rank["properties"]["by"] = {**_said_of(rank, "by"), "anyOf": list(evaluators.values())}
-            evaluation = _definition(body["properties"]["evaluation"], handler)
-            evaluation["properties"]["evaluators"]["items"] = {"anyOf": list(evaluators.values())}
-        if listeners:
-            body["properties"]["listeners"]["items"] = {"anyOf": list(listeners.values())}
-        _name_everything(body, handler)
+        _choose(_definition(body["properties"]["rank"], handler), "by", evaluators, handler)
+        _choose(_definition(body["properties"]["evaluation"], handler), "evaluators", evaluators, handler)
         return schema
 
 
@@ -71,14 +63,10 @@ def run_name() -> str:
 
 def _tabs(registry: Registry, kind: str, handler: GetJsonSchemaHandler) -> dict[str, JsonSchema]:
     """The settings of each installed plugin of this kind, by its name."""
-    tabs: dict[str, tuple[int, JsonSchema]] = {}
-    for plugin in registry.plugins:
-        if plugin.kind == kind:
-            tab = _tab(plugin, handler)
-            tabs[plugin.name] = (len(handler.resolve_ref_schema(tab)["properties"]), tab)
+    tabs = {plugin.name: _tab(plugin, handler) for plugin in registry.plugins if plugin.kind == kind}
     # A form opens at the first tab that knows most of the given settings: the one that knows fewest others must come
     # first, or a plugin whose settings are a part of another's could never be opened.
-    return {name: tab for name, (_, tab) in sorted(tabs.items(), key=lambda item: item[1][0])}
+    return dict(sorted(tabs.items(), key=lambda item: len(item[1]["properties"])))
 
 
 def _tab(plugin: Plugin, handler: GetJsonSchemaHandler) -> JsonSchema:
@@ -94,21 +82,48 @@ def _tab(plugin: Plugin, handler: GetJsonSchemaHandler) -> JsonSchema:
     # What is the plugin's own before what every training has.
     own = [name for name in body["properties"] if name != "name" and name not in StepSettings.model_fields]
     body["properties"] = {name: body["properties"][name] for name in ("name", *own, *body["properties"])}
-    return schema
+    dress(body, handler.resolve_ref_schema)
+    return body
 
 
-def _checked_by_name(setting: str, tabs: Mapping[str, JsonSchema]) -> JsonSchema:
-    """The chosen plugin's schema once more, in a place that only the server reads.
+def _choose(body: JsonSchema, setting: str, tabs: Mapping[str, JsonSchema], handler: GetJsonSchemaHandler) -> None:
+    """Make a setting, or each item of a list, a choice among tabs.
 
-    Of a value that fits no tab, `anyOf` says only that. Here the name decides which schema is meant, so that the
-    error names the field. The server tells of the outermost error: an `anyOf` of one lifts this above the tabs'.
+    The tabs are what the forms draw, and refuse hardly anything; what is checked stands beside them, in a place that
+    V1's form leaves out. Both forms first ask the server whether the form's own schema takes the values. If it does
+    not, V1 shows the reason somewhere on the page and stops there without a word; if it does, and the server then
+    refuses the run, both forms show what the server says.
     """
-    named = {"required": ["name"], "properties": {"name": {"enum": sorted(tabs)}}}
-    checks: list[JsonSchema] = [{"properties": {setting: named}}]
+    if not tabs:
+        return
+    field = body["properties"][setting]
+    listed = field.get("type") == "array"
+    shown = {"anyOf": [drawn(tab, handler.resolve_ref_schema) for tab in tabs.values()]}
+    if listed:
+        field["items"] = shown
+    else:
+        kept = {key: field[key] for key in ("title", "description", "default", "position") if key in field}
+        body["properties"][setting] = {**kept, **shown}
+
+    def at_setting(schema: JsonSchema) -> JsonSchema:
+        return {"properties": {setting: {"items": schema} if listed else schema}}
+
+    body.setdefault("dependentSchemas", {})[setting] = _checked_by_name(tabs, shown, at_setting)
+
+
+def _checked_by_name(
+    tabs: Mapping[str, JsonSchema], shown: JsonSchema, at_setting: Callable[[JsonSchema], JsonSchema]
+) -> JsonSchema:
+    """The chosen plugin's schema: the name decides which is meant, so that an error names the field.
+
+    Of a value that fits no tab, `anyOf` says only that, and the server tells of the outermost error: an `anyOf` of one
+    lifts this above the tabs'.
+    """
+    checks: list[JsonSchema] = [{"required": ["name"], "properties": {"name": {"enum": sorted(tabs)}}}]
     for name, tab in tabs.items():
-        chosen = {"properties": {setting: {"properties": {"name": {"const": name}}}}}
-        checks.append({"if": chosen, "then": {"properties": {setting: tab}}})
-    return {"allOf": [{"anyOf": [check]} for check in checks]}
+        checks.append({"if": {"required": ["name"], "properties": {"name": {"const": name}}}, "then": tab})
+    placed = [at_setting(check) for check in checks]
+    return {"if": at_setting(shown), "then": {"allOf": placed}, "else": {"allOf": [{"anyOf": [c]} for c in placed]}}
 
 
 def _definition(schema: JsonSchema, handler: GetJsonSchemaHandler) -> JsonSchema:
@@ -117,20 +132,3 @@ def _definition(schema: JsonSchema, handler: GetJsonSchemaHandler) -> JsonSchema
         if "$ref" in branch:
             return handler.resolve_ref_schema(branch)
     return schema
-
-
-def _said_of(body: JsonSchema, name: str) -> JsonSchema:
-    return {key: value for key, value in body["properties"][name].items() if key in ("description", "default")}
-
-
-def _name_everything(body: JsonSchema, handler: GetJsonSchemaHandler) -> None:
-    """Titles where pydantic gives none, and the order of the fields, which a database need not keep."""
-    body["title"] = body.get("title", "").removesuffix("Config")
-    for position, (name, schema) in enumerate(body.get("properties", {}).items()):
-        schema.setdefault("title", name.replace("_", " ").title())
-        schema["position"] = position
-        for branch in (*schema.get("anyOf", ()), schema.get("items", {}), schema):
-            for inner in (branch, *branch.get("anyOf", ())):
-                group = handler.resolve_ref_schema({"$ref": inner["$ref"]}) if "$ref" in inner else inner
-                if "properties" in group:
-                    _name_everything(group, handler)

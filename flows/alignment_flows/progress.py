@@ -28,10 +28,12 @@ class StageProgress:
 
     def __init__(self, label: str) -> None:
         self._label = label
+        self._name = label.partition(" · ")[0]
         self._logger = get_run_logger()
         self._newest = self._told = ""
         self._logged = self._shown = time.monotonic()
-        self._started: float | None = None
+        self._percent = 0.0
+        self._first: tuple[float, int] | None = None
         self._page: UUID | None = None
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -55,19 +57,24 @@ class StageProgress:
     ) -> None:
         self._bar.stop()
         self._tell()
+        if self._page is not None and kind is None:
+            self._show()
 
     def step(self, done: int, total: int, metrics: Mapping[str, float] | None = None) -> None:
         now = time.monotonic()
-        self._started = self._started or now
+        # A stage that goes on from a checkpoint does not begin at 0.
+        self._first = self._first or (now, done)
         values = "  ".join(f"{name} {value:.4g}" for name, value in (metrics or {}).items())
-        self._newest = f"{done}/{total}{_time_left(done, total, now - self._started)}  {values}".rstrip()
+        started, before = self._first
+        self._newest = f"{done}/{total}{_time_left(done - before, total - done, now - started)}  {values}".rstrip()
+        self._percent = 100 * done / max(total, 1)
         self._bar.update(self._row, completed=done, total=total, newest=values)
         if now - self._logged > LOG_SECONDS:
             self._logged = now
             self._tell()
         if now - self._shown > PAGE_SECONDS:
             self._shown = now
-            self._show(100 * done / max(total, 1))
+            self._show()
 
     def log(self, message: str) -> None:
         self._print(message)
@@ -84,18 +91,21 @@ class StageProgress:
             self._bar.console.print(f"{self._label}: {message}", highlight=False, markup=False)
 
     def _tell(self) -> None:
-        """Log the newest step unless it was logged already."""
-        if self._newest != self._told:
-            self._told = self._newest
-            self._logger.info(self._newest)
+        """Log the newest step unless it was logged already, or nothing was done yet.
 
-    def _show(self, percent: float) -> None:
+        With the stage's name, because one of Prefect's interfaces does not say whose a line is.
+        """
+        if self._newest != self._told and self._percent > 0:
+            self._told = self._newest
+            self._logger.info(f"{self._name} {self._newest}")
+
+    def _show(self) -> None:
         with if_server_answers():
-            told = f"{self._label}: {self._newest}"
+            told = f"{self._name} {self._newest}"
             if self._page is None:
-                self._page = cast(UUID, create_progress_artifact(percent, description=told))
+                self._page = cast(UUID, create_progress_artifact(self._percent, description=told))
             else:
-                update_progress_artifact(self._page, percent, description=told)
+                update_progress_artifact(self._page, self._percent, description=told)
 
 
 @contextmanager
@@ -107,8 +117,9 @@ def if_server_answers() -> Iterator[None]:
         get_run_logger().warning("not shown in Prefect: %s", error)
 
 
-def _time_left(done: int, total: int, seconds: float) -> str:
-    if done == 0 or done >= total or seconds < 1:
+def _time_left(done: int, left: int, seconds: float) -> str:
+    """What `left` steps take, if the `done` ones took so many seconds."""
+    if done <= 0 or left <= 0 or seconds < 1:
         return ""
-    left = seconds / done * (total - done)
-    return f", {left / 60:.0f} min left" if left > 90 else f", {left:.0f} s left"
+    remaining = seconds / done * left
+    return f", {remaining / 60:.0f} min left" if remaining > 90 else f", {remaining:.0f} s left"

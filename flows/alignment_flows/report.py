@@ -37,7 +37,7 @@ def stage_report(call: StageCall, built: Built) -> str:
         "seconds": f"{manifest.seconds:.1f}",
         "peak memory": _gigabytes(manifest.peak_memory_bytes),
         "peak device memory": _gigabytes(manifest.peak_device_memory_bytes),
-        "parents": ", ".join(f"{role} `{key}`" for role, key in manifest.parents.items()),
+        **{f"from {role}": f"`{key}`" for role, key in manifest.parents.items()},
     }
     warnings = manifest.metrics.get("warnings", [])
     parts = [f"# {call.label}", table("fact", {name: value for name, value in facts.items() if value})]

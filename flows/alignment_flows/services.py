@@ -1,10 +1,8 @@
 """`align up` and `align down`: a Prefect server and one worker per work pool on this machine, in the background.
 
-What was started is remembered in a file of PREFECT_HOME, each process by its id and start time, so that `down` ends
-that and nothing else.
+What was started is remembered (service_record.py), so that `down` ends that and nothing else.
 """
 
-import json
 import os
 import signal
 import socket
@@ -13,7 +11,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -21,6 +18,7 @@ import httpx
 import psutil
 
 from alignment_core.errors import AlignmentError, ConfigError
+from alignment_flows.service_record import Service, Services, alone, forget, record, remember, remembered
 
 HOST = "127.0.0.1"
 STARTUP_SECONDS = 180.0
@@ -30,55 +28,6 @@ POLL_SECONDS = 0.2
 LOG_LINES = 10
 
 
-@dataclass(frozen=True)
-class Service:
-    """A process that `align up` started.
-
-    Attributes:
-        name: `server`, or the work pool of a worker.
-        pid: its process id.
-        started: when it started, in seconds since the epoch, which no other process of the same id shares.
-    """
-
-    name: str
-    pid: int
-    started: float
-
-    def process(self) -> psutil.Process | None:
-        """The process, if it is still there."""
-        try:
-            process = psutil.Process(self.pid)
-            gone = abs(process.create_time() - self.started) > 1 or process.status() == psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return None
-        return None if gone else process
-
-
-@dataclass(frozen=True)
-class Services:
-    """What `align up` started, and the server that it works with.
-
-    Attributes:
-        url: the server's API.
-        services: the processes that were started, the server (if it is ours) first.
-    """
-
-    url: str
-    services: tuple[Service, ...] = ()
-
-    def running(self) -> tuple[Service, ...]:
-        return tuple(service for service in self.services if service.process())
-
-
-def remembered() -> Services | None:
-    """What `align up` left behind, whether it still runs or not."""
-    try:
-        kept = json.loads(_record().read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    return Services(kept["url"], tuple(Service(**service) for service in kept["services"]))
-
-
 def running_server() -> str | None:
     """API of the server that `align up` started, if it is still there."""
     known = remembered()
@@ -86,7 +35,7 @@ def running_server() -> str | None:
 
 
 def up(port: int, pools: Iterable[str], register: Callable[[], object]) -> Services:
-    """Start what is missing of server and workers, and wait until they answer.
+    """Start what is missing of server and workers, and wait until they answer; two calls at once take turns.
 
     Args:
         port: of the server on this machine, where PREFECT_API_URL names no other.
@@ -97,6 +46,11 @@ def up(port: int, pools: Iterable[str], register: Callable[[], object]) -> Servi
         ConfigError: the port is taken, or the server that PREFECT_API_URL names does not answer.
         AlignmentError: a process ended again.
     """
+    with alone():
+        return _up(port, pools, register)
+
+
+def _up(port: int, pools: Iterable[str], register: Callable[[], object]) -> Services:
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     known = remembered()
@@ -105,34 +59,38 @@ def up(port: int, pools: Iterable[str], register: Callable[[], object]) -> Servi
     if known and known.running() and known.url != url:
         raise ConfigError("`align up` runs with another server already", got=known.url, expected=url, do="`align down`")
     services = {service.name: service for service in (known.running() if known else ())}
-    try:
-        if "server" not in services and not (named and _answers(url)):
-            # First of all, whatever of the rest outlived a server that crashed.
-            services = {"server": _start("server", _server_command(url, named), url), **services}
-        _await_server(url, services.get("server"))
-        with temporary_settings({PREFECT_API_URL: url}):
-            os.environ["PREFECT_API_URL"] = url
-            register()
-        for pool in pools:
-            if pool not in services:
-                services[pool] = _start(pool, _worker_command(pool), url)
-    finally:
-        state = Services(url, tuple(services.values()))
-        _remember(state)
-    _await_workers(state, pools)
-    return state
+
+    def state() -> Services:
+        return Services(url, tuple(sorted(services.values(), key=lambda service: service.name != "server")))
+
+    def start(name: str, command: Sequence[str]) -> None:
+        services[name] = _start(name, command, url)
+        remember(state())  # at once: whatever ends this command, `align down` finds what it started
+
+    if "server" not in services and not (named and _answers(url)):
+        start("server", _server_command(url, named))
+    _await_server(url, services.get("server"))
+    with temporary_settings({PREFECT_API_URL: url}):
+        os.environ["PREFECT_API_URL"] = url
+        register()
+    for pool in pools:
+        if pool not in services:
+            start(pool, _worker_command(pool))
+    _await_workers(state(), pools)
+    return state()
 
 
 def down() -> tuple[Service, ...]:
     """End what `align up` started, the workers before the server, which learns how their runs ended."""
-    known = remembered()
-    if known is None:
-        return ()
-    running = known.running()
-    for group in ([s for s in running if s.name != "server"], [s for s in running if s.name == "server"]):
-        _end([process for service in group if (process := service.process())])
-    _record().unlink()
-    return running
+    with alone():
+        known = remembered()
+        if known is None:
+            return ()
+        running = known.running()
+        for group in ([s for s in running if s.name != "server"], [s for s in running if s.name == "server"]):
+            _end([process for service in group if (process := service.process())])
+        forget()
+        return running
 
 
 # --- what is started ----------------------------------------------------------------------------------------------
@@ -181,21 +139,7 @@ def _start(name: str, command: Sequence[str], url: str) -> Service:
 
 def log_file(name: str) -> Path:
     """Where a service's output goes."""
-    return _record().parent / "align" / f"{name}.log"
-
-
-def _record() -> Path:
-    from prefect.settings import PREFECT_HOME
-
-    return Path(PREFECT_HOME.value()) / "align-up.json"
-
-
-def _remember(state: Services) -> None:
-    record = _record()
-    record.parent.mkdir(parents=True, exist_ok=True)
-    new = record.with_suffix(".new")
-    new.write_text(json.dumps(asdict(state)), encoding="utf-8")
-    new.replace(record)
+    return record().parent / "align" / f"{name}.log"
 
 
 # --- waiting ------------------------------------------------------------------------------------------------------

@@ -10,14 +10,16 @@ from typing import Any, Literal
 import pytest
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools.validation import ValidationError, is_valid_schema, validate
+from pydantic import Field
 
-from alignment_core.config import PipelineConfig
+from alignment_core.config import PipelineConfig, Settings
 from alignment_core.errors import ConfigError
 from alignment_core.installed import Plugin
 from alignment_core.plugin_api import AlignmentOptimizer
 from alignment_core.registry import Registry, load_registry
 from alignment_flows import form
 from alignment_flows.form import settings_of
+from alignment_flows.form_fields import JOINER, plain
 from alignment_flows.pipeline import align
 from alignment_flows.stage import stage
 
@@ -41,6 +43,29 @@ def optimizers(made: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {tab["properties"]["name"]["const"]: tab for tab in tabs}
 
 
+def as_v1_asks(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema that V1's form asks the server about: of groups and of their fields it keeps little."""
+    kept = (
+        "anyOf",
+        "const",
+        "default",
+        "enum",
+        "items",
+        "maxItems",
+        "minItems",
+        "properties",
+        "required",
+        "type",
+        "$ref",
+    )
+    small = {key: schema[key] for key in kept if key in schema}
+    if "properties" in small:
+        small["properties"] = {name: as_v1_asks(field) for name, field in small["properties"].items()}
+    if "definitions" in schema:
+        small["definitions"] = {name: as_v1_asks(group) for name, group in schema["definitions"].items()}
+    return small
+
+
 def refusal(config: dict[str, Any]) -> str:
     """What the server answers to a run with these settings."""
     with pytest.raises(ValidationError) as refused:
@@ -54,16 +79,19 @@ def test_every_setting_of_every_optimizer_is_a_typed_field() -> None:
     assert tabs.keys() == installed.keys()
     for name, tab in tabs.items():
         assert tab["properties"].keys() == installed[name].cls.model_fields.keys()
-        assert tab["additionalProperties"] is False
         assert "name" in tab["required"]
         for setting, field in tab["properties"].items():
             assert field["title"]
             assert setting == "name" or (field["description"] and "default" in field)
             assert {"type", "anyOf", "enum"} & field.keys()
     assert tabs["dpo"]["title"] == "DPO"
-    assert (
-        tabs["dpo"]["properties"]["beta"].items() >= {"type": "number", "exclusiveMinimum": 0, "default": 0.1}.items()
-    )
+    assert tabs["dpo"]["properties"]["beta"] == {
+        "type": "number", "default": 0.1, "title": "Beta", "position": 1,
+        "description": "Strength of the KL penalty; larger stays closer to the SFT model. (> 0, default 0.1)",
+    }  # fmt: skip
+    assert tabs["dpo"]["properties"]["label_smoothing"]["description"].endswith("(≥ 0, < 0.5, default 0)")
+    assert tabs["dpo"]["properties"]["length_normalised"]["description"].endswith("(default off)")
+    assert tabs["dpo"]["properties"]["sft_weight"]["title"] == "SFT Weight"
 
 
 def test_fields_keep_their_order_where_a_database_does_not() -> None:
@@ -114,6 +142,62 @@ def test_wrong_value_of_an_optimizer_is_refused_by_the_server_naming_the_field(
 def test_wrong_value_elsewhere_is_refused_too() -> None:
     assert "field 'config.sft.epochs'" in refusal({"sft": {"epochs": 0}})
     assert "('sede' was unexpected)" in refusal({"sede": 1})
+    assert "field 'config.memory_gb'. Failure reason: -1 is less than or equal to the minimum of 0" in refusal(
+        {"memory_gb": -1}
+    )
+
+
+@pytest.mark.parametrize(
+    ("config", "field", "words"),
+    [
+        ({"evaluation": {"evaluators": [{"name": "wordlits"}]}}, "evaluation.evaluators[0].name", "is not one of"),
+        ({"evaluation": {"evaluators": [{"name": "wordlist", "wantd": []}]}}, "evaluation.evaluators[0]", "'wantd'"),
+        (
+            {"evaluation": {"evaluators": [{"name": "wordlist", "wanted": 3}]}},
+            "evaluation.evaluators[0].wanted",
+            "3 is",
+        ),
+        ({"rank": {"by": {"name": "wordlist", "wantd": []}}}, "rank.by", "'wantd' was unexpected"),
+        ({"listeners": [{"name": "jsonl", "path": 3}]}, "listeners[0].path", "3 is not of type 'string'"),
+        ({"listeners": [{"path": "x"}]}, "listeners[0]", "'name' is a required property"),
+    ],
+)
+def test_wrong_value_of_another_plugin_is_refused_naming_the_field(
+    config: dict[str, Any], field: str, words: str
+) -> None:
+    said = refusal(config)
+    assert f"field 'config.{field}'" in said
+    assert words in said
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"optimizer": {"name": "kto", "beta": -1}},
+        {"optimizer": {"name": "kto", "desirable_weight": 0}},
+        {"optimizer": {"name": "kto", "label_smoothing": 0.1}},
+        {"memory_gb": -1},
+        {"data": {"sources": [{"path": "x"}], "near_duplicates": 2}},
+    ],
+)
+def test_v1_lets_the_server_refuse_which_it_tells_where_its_own_check_says_nothing(config: dict[str, Any]) -> None:
+    assert validate({"config": {**CONFIG, **config}}, as_v1_asks(schema())) == []
+    assert "config." in refusal(config)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("`beta` times\n  x * y", "beta times x * y"),
+        ("# *a* __b__ ~~c~~", f"{JOINER}# ∗a∗ ˍˍbˍˍ ∼∼c∼∼"),
+        ("r_chosen and <eos>", f"r_chosen and <{JOINER}eos>"),
+        ("a < b, ![x](y) &lt; \\*", f"a < b, ![x]{JOINER}(y) &{JOINER}lt; \\{JOINER}∗"),
+        ("1. one", f"{JOINER}1. one"),
+        ('src="http://x.y"', f'src="http:{JOINER}//x.y"'),
+    ],
+)
+def test_text_is_the_same_with_markdown_and_without(text: str, shown: str) -> None:
+    assert plain(text) == shown
 
 
 class Odd(AlignmentOptimizer):
@@ -121,6 +205,21 @@ class Odd(AlignmentOptimizer):
 
     name: Literal["odd"] = "odd"
     rule: Callable[[int], int] | None = None
+
+
+class Inner(Settings):
+    """A group that may hold itself."""
+
+    low: float = Field(0.2, gt=0)
+    deeper: Inner | None = None
+
+
+class Nested(AlignmentOptimizer):
+    """An optimizer with groups of settings."""
+
+    name: Literal["nested"] = "nested"
+    first: Inner = Inner()
+    second: Inner = Inner()
 
 
 class Narrow(AlignmentOptimizer):
@@ -148,6 +247,19 @@ def test_plugin_whose_settings_no_schema_knows_does_not_cost_the_others_their_fo
     assert tabs["odd"]["properties"].keys() == {"name"}
     assert "beta" in tabs["dpo"]["properties"]
     validate({"config": {**CONFIG, "optimizer": {"name": "odd", "rule": "int"}}}, new_schema(), raise_on_error=True)
+
+
+def test_groups_of_settings_are_drawn_in_their_tab_and_checked_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_plugins(monkeypatch, Nested)
+    made = new_schema()
+    is_valid_schema(made)
+    fields = optimizers(made)["nested"]["properties"]
+    for group in (fields["first"], fields["second"]):
+        assert group["properties"]["low"]["description"] == "(> 0, default 0.2)"
+        assert "exclusiveMinimum" not in group["properties"]["low"]
+    wrong = {"config": {**CONFIG, "optimizer": {"name": "nested", "second": {"deeper": {"low": -1}}}}}
+    with pytest.raises(ValidationError, match=r"config\.optimizer\.second"):
+        validate(wrong, made, raise_on_error=True)
 
 
 def test_tab_of_a_plugin_stands_before_those_that_know_all_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,9 +58,34 @@ def test_log_and_page_are_updated_at_a_sane_rate(clock: Clock, lines: list[str],
             listener.step(step, 100, {"loss": 1 / step})
     # 100 s: the log every 10 s and at the end, the page every 3 s, each at the first step after its time is over
     assert len(lines) == 10
-    assert lines[0] == "11/100, 81 s left  loss 0.09091"
-    assert lines[-1] == "100/100  loss 0.01"
-    assert page == [float(percent) for percent in range(4, 101, 4)]
+    assert lines[0] == "sft 11/100, 89 s left  loss 0.09091"
+    assert lines[-1] == "sft 100/100  loss 0.01"
+    assert page == [*(float(percent) for percent in range(4, 101, 4)), 100.0]
+
+
+def test_page_ends_with_the_last_step(clock: Clock, lines: list[str], page: list[float]) -> None:
+    with StageProgress("sft · tiny · 3f2a") as listener:
+        clock.now += 4
+        listener.step(1, 4)
+        listener.step(4, 4)
+    assert page == [25.0, 100.0]
+
+
+def test_time_left_of_a_stage_that_goes_on_is_that_of_its_new_steps(
+    clock: Clock, lines: list[str], page: list[float]
+) -> None:
+    with StageProgress("sft · tiny · 3f2a") as listener:
+        listener.step(500, 600)
+        clock.now += 20
+        listener.step(520, 600)
+    assert lines == ["sft 520/600, 80 s left"]
+
+
+def test_what_was_not_begun_is_not_logged(clock: Clock, lines: list[str], page: list[float]) -> None:
+    with StageProgress("ingest · tiny · 3f2a") as listener:
+        listener.step(0, 1)
+        listener.log("a file")
+    assert lines == ["a file"]
 
 
 def test_newest_step_is_logged_before_what_follows_it(clock: Clock, lines: list[str], page: list[float]) -> None:
@@ -68,7 +93,7 @@ def test_newest_step_is_logged_before_what_follows_it(clock: Clock, lines: list[
         listener.step(1, 2)
         listener.log("saved")
         listener.warn("odd")
-    assert lines == ["1/2", "saved", "odd"]
+    assert lines == ["sft 1/2", "saved", "odd"]
     assert page == []
 
 
@@ -81,7 +106,7 @@ def test_server_that_is_away_ends_no_stage(clock: Clock, lines: list[str], monke
         clock.now += 4
         listener.step(1, 2)
         listener.step(2, 2)
-    assert lines == ["not shown in Prefect: nobody there", "2/2"]
+    assert lines == ["not shown in Prefect: nobody there", "sft 2/2"]
 
 
 def test_mistake_of_ours_is_not_hidden(clock: Clock, lines: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

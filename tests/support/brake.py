@@ -7,6 +7,7 @@ looks whether it shall stop.
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ class Brake:
 
     @property
     def job_variables(self) -> dict[str, Any]:
-        return {"env": {"PYTHONPATH": str(SITE), "ALIGN_TEST_BRAKE": str(self.folder)}}
+        path = os.pathsep.join(filter(None, [str(SITE), os.environ.get("PYTHONPATH")]))
+        return {"env": {"PYTHONPATH": path, "ALIGN_TEST_BRAKE": str(self.folder)}}
 
     def hold(self, stage: str) -> None:
         """Make the stage whose label begins so wait in its middle, the next time that it runs."""

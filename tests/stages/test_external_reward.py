@@ -53,7 +53,7 @@ def settings(tmp_path: Path, tiny_model: Path) -> Settings:
     """Settings of a run on conversations of one to five turns, some with a system prompt."""
     rows = []
     for n in range(24):
-        turns = [{"role": "system", "content": f"Count in {n}s."}] if n % 3 == 0 else []
+        turns = [{"role": "system", "content": f"Count in {n}s."}] if n % 2 == 0 else []
         for turn in range(1 + n % 3):
             turns += [{"role": "user", "content": f"What is {n + turn} plus {n}?"}]
             turns += [{"role": "assistant", "content": f"It is {2 * n + turn}."}]
@@ -157,6 +157,8 @@ def test_a_long_conversation_loses_its_oldest_turns_and_says_so(
             assert kept == complete
             continue
         cut += 1
+        # It begins as a conversation begins, not in the middle of a turn.
+        assert kept[0] == complete[0]
         messages = data.train.messages(row)
         system = [messages[0]] if messages[0]["role"] == "system" else []
         text = external.retelling._encoder.decode(kept)

@@ -14,12 +14,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 
 PATIENCE_MS = 120_000
 """How long Playwright waits for what should be there: far more than anything takes on a busy machine."""
@@ -32,6 +31,9 @@ FLAGS = [
     # Nothing gets out, whatever a page asks for; what it asked for is told all the same.
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
 ]
+NOTHING = r"(?!)"
+"""A pattern that matches nothing."""
+
 SCREEN = {"width": 1280, "height": 900}
 COLOURS = 64
 
@@ -43,19 +45,21 @@ class BrowserPage:
     Attributes:
         page: Playwright's page.
         pictures: the folder that screenshots go to.
+        tolerated: a pattern of complaints and addresses that are no fault of ours.
         complaints: what the console called an error, and exceptions that no script caught.
         strangers: addresses outside this machine that the page asked for.
     """
 
     page: Page
     pictures: Path
+    tolerated: str = NOTHING
     complaints: list[str] = field(default_factory=list)
     strangers: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.page.set_default_timeout(PATIENCE_MS)
-        self.page.on("console", lambda message: self._complain(message) if message.type == "error" else None)
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("console", self._said)
+        self.page.on("pageerror", lambda error: self._complained(str(error)))
         self.page.on("request", lambda request: self._asked(request.url))
         self.page.on("websocket", lambda socket: self._asked(socket.url))
 
@@ -83,12 +87,18 @@ class BrowserPage:
         assert not self.strangers, f"the page asks for what is not on this machine: {self.strangers}"
         assert not self.complaints, f"the browser's console has errors: {self.complaints}"
 
-    def _complain(self, message: Any) -> None:
-        self.complaints.append(f"{message.text} ({message.location['url']})")
+    def _said(self, message: ConsoleMessage) -> None:
+        if message.type == "error":
+            self._complained(f"{message.text} ({message.location['url']})")
+
+    def _complained(self, complaint: str) -> None:
+        if not re.search(self.tolerated, complaint):
+            self.complaints.append(complaint)
 
     def _asked(self, url: str) -> None:
         address = urlsplit(url)
-        if address.scheme in ("http", "https", "ws", "wss") and address.hostname not in LOCAL:
+        outside = address.scheme in ("http", "https", "ws", "wss") and address.hostname not in LOCAL
+        if outside and not re.search(self.tolerated, url):
             self.strangers.append(url)
 
 
@@ -112,15 +122,16 @@ def chromium() -> Iterator[Browser]:
 
 
 @contextmanager
-def page_of(browser: Browser, pictures: Path) -> Iterator[BrowserPage]:
+def page_of(browser: Browser, pictures: Path, tolerated: str = NOTHING) -> Iterator[BrowserPage]:
     """A page with no cookies and no history, which has to pass `BrowserPage.check` at the end.
 
     Args:
         browser: what `chromium` gives.
         pictures: the folder for screenshots; `last.png` there shows how the page was left.
+        tolerated: see `BrowserPage`.
     """
     context = browser.new_context(viewport=SCREEN, timezone_id="UTC", locale="en-GB")
-    opened = BrowserPage(context.new_page(), pictures)
+    opened = BrowserPage(context.new_page(), pictures, tolerated)
     try:
         yield opened
     finally:

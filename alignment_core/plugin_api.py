@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import pluggy
@@ -246,12 +247,17 @@ class Evaluator(Settings):
 
 @dataclass(frozen=True, slots=True)
 class StageInfo:
-    """Which stage of which run: the run's name, the stage's name, a label for people, and the artifact's key."""
+    """Which stage of which run: the run's name, the stage's name, a label for people, and the artifact's key.
+
+    `settings` decided the result (plain JSON); `folder` is where the artifact lies once it is finished.
+    """
 
     run: str
     stage: str
     label: str
     key: str
+    settings: Mapping[str, Any]
+    folder: Path
 
 
 class Listener(Settings):

@@ -26,7 +26,8 @@ class Audience:
         """
         registry = load_registry() if call.runtime.listeners else None
         self._listeners = [registry.listener(raw) for raw in call.runtime.listeners] if registry else []
-        self._stage = StageInfo(call.runtime.run, call.stage, call.label, call.key)
+        folder = call.runtime.store / call.stage / call.key
+        self._stage = StageInfo(call.runtime.run, call.stage, call.label, call.key, call.config, folder)
         self._progress = progress
 
     @property

@@ -1,0 +1,160 @@
+"""What the trackers hold, read back by their own libraries, beside the history of the stage."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alignment_core.errors import ConfigError
+from alignment_core.plugin_api import StageInfo
+from alignment_core.registry import load_registry
+from alignment_plugins.tracker import Sent, Tracker, flat
+
+KEY = "a" * 32
+STEPS = [{"step": n, "loss": 1 / n, "grad_norm": 2.0 * n} for n in range(1, 7)]
+REPORT = {"step": 4, "rollout/kl": 0.25}
+HISTORY = [*STEPS[:4], REPORT, *STEPS[4:]]
+SETTINGS = {"optimizer": {"name": "ppo", "beta": 0.1}, "seed": 3, "chat_template": "x" * 500, "targets": ["q", "v"]}
+EXPECTED = {
+    "loss": [(entry["step"], entry["loss"]) for entry in STEPS],
+    "grad_norm": [(entry["step"], entry["grad_norm"]) for entry in STEPS],
+    "rollout/kl": [(4, 0.25)],
+}
+
+
+READ = """
+import json, sys
+from mlflow import MlflowClient
+client = MlflowClient(sys.argv[1])
+runs = client.search_runs([client.get_experiment_by_name("p").experiment_id])
+print(json.dumps([{
+    "name": run.info.run_name, "tags": run.data.tags, "params": run.data.params,
+    "metrics": {
+        name: [[m.step, m.value] for m in client.get_metric_history(run.info.run_id, name)] for name in run.data.metrics
+    },
+} for run in runs]))
+"""
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> StageInfo:
+    folder = tmp_path / "store" / "optimize" / KEY
+    folder.mkdir(parents=True)
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in HISTORY))
+    return StageInfo("mine", "optimize", "ppo · model · aaaa", KEY, SETTINGS, folder)
+
+
+def tracker(to: str, tmp_path: Path) -> Tracker:
+    """One instance per stage and run, with time for a busy machine."""
+    return Tracker.model_validate({"to": to, "folder": str(tmp_path / "tracking"), "project": "p", "patience": 500})
+
+
+def steps(listener: Tracker, stage: StageInfo, numbers: Iterable[int]) -> None:
+    for n in numbers:
+        entry = STEPS[n - 1]
+        listener.step(stage, n, 6, {name: value for name, value in entry.items() if name != "step"})
+
+
+def run_interrupted(to: str, stage: StageInfo, tmp_path: Path) -> None:
+    """Killed after step 3, gone on from the checkpoint after step 1; another time killed and gone on after 5, so that
+    nobody was told of step 5.
+    """
+    first = tracker(to, tmp_path)
+    steps(first, stage, [1, 2, 3])
+    first.failed(stage, "killed")
+    second = tracker(to, tmp_path)
+    steps(second, stage, [2, 3, 4])
+    second.failed(stage, "killed")
+    third = tracker(to, tmp_path)
+    steps(third, stage, [6])
+    third.finished(stage, {}, cached=False)
+
+
+def in_tensorboard(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    events.Reload()
+    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def test_tensorboard_holds_every_step_once(stage: StageInfo, tmp_path: Path) -> None:
+    run_interrupted("tensorboard", stage, tmp_path)
+    folder = tmp_path / "tracking" / "p" / "mine" / "optimize-aaaaaaaa"
+    found = in_tensorboard(folder)
+    assert found.keys() == EXPECTED.keys()
+    for name, values in found.items():
+        assert [step for step, _ in values] == [step for step, _ in EXPECTED[name]]
+        assert [value for _, value in values] == pytest.approx([value for _, value in EXPECTED[name]])  # float32 there
+    (settings,) = folder.glob("*/hparams.yml")
+    assert "optimizer.beta: 0.1" in settings.read_text()
+    # Whatever meets the finished stage again starts no process.
+    again = tracker("tensorboard", tmp_path)
+    again.finished(stage, {}, cached=True)
+    assert in_tensorboard(folder) == found
+
+
+@pytest.mark.ci
+def test_mlflow_holds_every_step_once_in_one_run(
+    stage: StageInfo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    run_interrupted("mlflow", stage, tmp_path)
+    uri = f"sqlite:///{tmp_path / 'tracking' / 'mlflow.db'}"
+    read = subprocess.run([sys.executable, "-c", READ, uri], capture_output=True, text=True, check=True)
+    (run,) = json.loads(read.stdout.splitlines()[-1])
+    assert run["name"] == "mine/optimize-aaaaaaaa"
+    assert run["tags"]["stage"] == "optimize"
+    assert run["params"]["optimizer.beta"] == "0.1"
+    expected = {name: [list(value) for value in values] for name, values in EXPECTED.items()}
+    assert run["metrics"] == expected
+
+
+def test_stage_that_was_never_tracked_is_sent_from_its_history(stage: StageInfo, tmp_path: Path) -> None:
+    listener = tracker("tensorboard", tmp_path)
+    listener.finished(stage, {}, cached=True)
+    assert listener.sent_file(stage).is_complete()
+    assert in_tensorboard(tmp_path / "tracking" / "p" / "mine" / "optimize-aaaaaaaa").keys() == EXPECTED.keys()
+
+
+def test_process_that_dies_is_told_in_its_last_words(stage: StageInfo, tmp_path: Path) -> None:
+    (tmp_path / "tracking").write_text("a file where the folder should be")
+    listener = tracker("tensorboard", tmp_path)
+    steps(listener, stage, [1])
+    with pytest.raises(RuntimeError, match=r"FileExistsError|NotADirectoryError"):
+        listener.finished(stage, {}, cached=False)
+
+
+def test_server_that_takes_nothing_does_not_keep_a_stage_waiting(
+    stage: StageInfo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = "import time; time.sleep(600)"
+    monkeypatch.setattr("alignment_plugins.tracker.COMMAND", [sys.executable, "-c", slow])
+    listener = tracker("tensorboard", tmp_path).model_copy(update={"patience": 0.2})
+    steps(listener, stage, [1, 2, 3] * 5000)
+    with pytest.raises(RuntimeError, match=r"not taken within 0\.2 s"):
+        listener.finished(stage, {}, cached=False)
+
+
+def test_tracker_that_is_not_installed_is_refused_before_anything_runs() -> None:
+    with pytest.raises(ConfigError, match="`aim` is not installed here: pip install aim"):
+        load_registry().listener({"name": "tracker", "to": "aim"})
+
+
+def test_settings_become_flat_hyperparameters() -> None:
+    assert flat(SETTINGS) == {"optimizer.name": "ppo", "optimizer.beta": 0.1, "seed": 3, "targets": '["q", "v"]'}
+
+
+def test_what_was_sent_survives_a_kill(tmp_path: Path) -> None:
+    sent = Sent(tmp_path / "a" / "b.json")
+    sent.value["steps"]["loss"] = 4
+    sent.save()
+    loaded: dict[str, Any] = Sent(tmp_path / "a" / "b.json").value
+    assert loaded["steps"] == {"loss": 4}
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["b.json"]

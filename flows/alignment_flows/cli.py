@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 import typer
 
 from alignment_core.errors import ConfigError
-from alignment_flows import cli_export, cli_feedback, cli_store
-from alignment_flows.command import AsJson, command
+from alignment_flows import cli_compare, cli_export, cli_feedback, cli_store
+from alignment_flows.command import AsJson, Changes, ConfigFile, command
 
 app = typer.Typer(
     help="From raw human feedback to an aligned adapter, on one GPU.",
@@ -20,15 +20,10 @@ plugins_app = typer.Typer(help="Installed optimizers, formats, evaluators and li
 data_app = typer.Typer(help="Look at feedback before anything is trained.", no_args_is_help=True)
 app.add_typer(plugins_app, name="plugins")
 app.add_typer(data_app, name="data")
+cli_compare.add_to(app)
 cli_export.add_to(app)
 cli_store.add_to(app)
 cli_feedback.add_to(app)
-
-ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file with the settings of the run.")]
-Changes = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="A.B=VALUE", help="Change one setting, e.g. optimizer.beta=0.2; may be repeated."),
-]
 
 
 @app.command()

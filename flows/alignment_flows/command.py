@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import Annotated, ParamSpec
 
 import typer
@@ -13,6 +14,11 @@ Parameters = ParamSpec("Parameters")
 INTERRUPTED = 130
 """Exit code of a command that Ctrl-C ended (128 + SIGINT)."""
 
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file with the settings of the run.")]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=VALUE", help="Change one setting, e.g. optimizer.beta=0.2; may be repeated."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, everything else on stderr.")]
 
 

@@ -5,10 +5,11 @@ temporary one.
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from alignment_core.artifacts import ArtifactStore
 from alignment_core.config import PipelineConfig
@@ -16,6 +17,9 @@ from alignment_core.errors import ConfigError
 from alignment_core.registry import load_registry
 from alignment_core.stages.build import Built
 from alignment_core.stages.plan import Plan, make_plan
+
+if TYPE_CHECKING:
+    from alignment_flows.comparison import Comparison
 
 TERMINATED = 128 + signal.SIGTERM
 
@@ -63,6 +67,27 @@ def all_built(plan: Plan) -> bool:
     store = ArtifactStore(plan.ingest.runtime.store)
     there = {artifact.key: artifact for artifact in store.artifacts()}
     return all(call.key in there and store.fault(there[call.key]) is None for call in calls)
+
+
+def run_comparison(
+    config: PipelineConfig, optimizers: Sequence[str], changes: Sequence[str], folder: Path
+) -> "Comparison":
+    """Run the comparison as a Prefect flow run; optimizers that failed are told in it.
+
+    Raises:
+        AlignmentError: a mistake of the user.
+    """
+    quieten_prefect()
+    from alignment_flows.compare import compare, plans_of
+
+    # A mistake is told at once, before a server is started.
+    plans_of(config, optimizers, changes)
+    with prefect_at_hand():
+        state = compare(config, optimizers, changes, folder, return_state=True)
+    comparison = state.result(raise_on_failure=False)
+    if isinstance(comparison, BaseException):
+        raise comparison
+    return comparison
 
 
 @contextmanager

@@ -95,17 +95,24 @@ class Stages:
         """Build `call` after its parents and return it; None where the run does not need the stage.
 
         Raises:
-            AlignmentError: what the stage failed with.
+            AlignmentError: what the stage failed with, now or when it was asked for before.
         """
-        if call is None or call.key in self._states:
+        if call is None:
+            return call
+        if call.key in self._states:
+            self._states[call.key].result(raise_on_failure=True)
             return call
         # A stage may need fewer than the pipeline could give it, never one that it was not given.
         read = [parent.key for parent in parents if parent is not None and parent.key in call.parents.values()]
         assert set(read) == set(call.parents.values()), f"{call.label} reads stages that the flow does not give it"
         state = build_stage(call, [self._states[key] for key in read], return_state=True)
-        state.result(raise_on_failure=True)
         self._states[call.key] = state
+        state.result(raise_on_failure=True)
         return call
+
+    def has_built(self, call: StageCall) -> bool:
+        """Whether this flow has run the stage, and it did not fail."""
+        return call.key in self._states and self._states[call.key].is_completed()
 
     def built(self, call: StageCall) -> Built:
         """The result of a stage that this flow has run."""
@@ -114,4 +121,4 @@ class Stages:
 
     def all_built(self) -> dict[str, Built]:
         """Every result of this flow by its key, in the order of the runs."""
-        return {key: state.result() for key, state in self._states.items()}
+        return {key: state.result() for key, state in self._states.items() if state.is_completed()}

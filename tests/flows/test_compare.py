@@ -1,0 +1,208 @@
+"""Optimizers side by side: numbers by hand, a page that asks no other machine, and one that fails among others."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alignment_core.artifacts import ArtifactStore, Manifest, key_of
+from alignment_core.config_file import load_config
+from alignment_core.errors import AlignmentError, ConfigError, PluginError, StageCrashed
+from alignment_core.progress import Silent
+from alignment_core.stages.build import Built
+from alignment_flows.compare import compare, plans_of, settings_for
+from alignment_flows.comparison import Comparison, Contender, Estimate, compared, estimate
+from alignment_flows.comparison_page import columns, html, markdown, write_comparison
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def built(tmp_path: Path) -> Callable[..., Built]:
+    """Puts an artifact with its metrics and files into a store."""
+
+    def put(kind: str, name: str, metrics: dict[str, Any] | None = None, **more: Any) -> Built:
+        config = more.pop("config", {"of": name})
+        files = more.pop("files", {})
+        key = key_of(stage=kind, version=1, config=config, parents=more.get("parents", {}))
+        manifest = Manifest(
+            kind=kind, key=key, version=1, config=config, metrics=metrics or {}, **{"parents": {}, **more}
+        )
+        with ArtifactStore(tmp_path / "store").building(kind, key, Silent()) as building:
+            for file, lines in files.items():
+                (building.out / file).write_text("".join(json.dumps(line) + "\n" for line in lines))
+            artifact = building.publish(manifest)
+        return Built(artifact, False, 1.0, manifest.metrics)
+
+    return put
+
+
+def answers(word: str, scores: list[float]) -> dict[str, list[dict[str, Any]]]:
+    asked = [[{"role": "user", "content": f"Question {n} <b>?"}] for n in range(len(scores))]
+    return {
+        "responses.jsonl": [
+            {"prompt": prompt, "response": f"{word} {n} <script>", "reward": score, "good": float(score > 0)}
+            for n, (prompt, score) in enumerate(zip(asked, scores, strict=True))
+        ]
+    }
+
+
+@pytest.fixture
+def comparison(built: Callable[..., Built]) -> Comparison:
+    """DPO, which won three of four, and PPO, which died after its reward model."""
+    data = built("ingest", "data", {"rows": {"train": {"preferences": 30, "feedback": 60, "prompts": 20}}})
+    sft = built("sft", "sft", seconds=12.0, peak_memory_bytes=2**30)
+    start = built(
+        "evaluate", "start", {"prompts": 4, "kl": 0.0, "kl_standard_error": 0.0}, files=answers("Sft", [0, 0, 0, 1])
+    )
+    reference = built("reference", "reference", seconds=3.0)
+    trained = built(
+        "optimize", "dpo", seconds=20.0, peak_memory_bytes=3 * 2**29, config={"optimizer": {"name": "dpo"}},
+        parents={"reference": reference.artifact.key},
+        files={"metrics.jsonl": [{"step": n, "loss": 1 / n, "margin": float(n)} for n in range(1, 6)]},
+    )  # fmt: skip
+    metrics = {"prompts": 4, "kl": 2.0, "kl_standard_error": 0.5, "response_length": 9.0, "perplexity": None}
+    after = built("evaluate", "after", metrics, files=answers("Dpo", [1, 2, 3, 0]))
+    rate = {"wins": 3, "ties": 0, "losses": 1, "rate": 0.75, "low": 0.19412, "high": 0.99369, "p_value": 0.625}
+    over = built("versus", "over", {"win_rate": {"reward": rate}})
+    shared = {"ingest": data, "sft": sft, "evaluate_sft": start}
+    dpo = {**shared, "reference": reference, "optimize": trained, "evaluate": after, "over_sft": over}
+    error = StageCrashed("the stage's process was killed by SIGKILL", where="ppo · model")
+    return compared(
+        [Contender("dpo", {"name": "dpo", "beta": 0.1}, dpo), Contender("ppo", {"name": "ppo"}, shared, error)]
+    )
+
+
+def test_interval_of_a_mean_by_hand() -> None:
+    # 1, 2, 3: mean 2, sample variance 1, standard error 1/√3.
+    found = estimate([1.0, 2.0, 3.0])
+    assert (found.mean, found.low, found.high) == pytest.approx((2, 2 - 1.96 / 3**0.5, 2 + 1.96 / 3**0.5))
+    assert estimate([5.0]) == Estimate(5, -float("inf"), float("inf"))
+
+
+def test_rows_tell_quality_cost_and_what_was_learnt_from(comparison: Comparison) -> None:
+    sft, dpo, ppo = comparison.rows
+    assert (sft.model, sft.seconds, sft.scores["reward"].mean, sft.scores["good"].mean) == ("sft", 12.0, 0.25, 0.25)
+    assert (dpo.scores["reward"].mean, dpo.scores["good"].mean, dpo.metrics["kl"]) == (1.5, 0.75, 2.0)
+    assert (dpo.seconds, dpo.seconds_before, dpo.peak_memory) == (20.0, 3.0, 3 * 2**29)
+    assert dpo.learnt_from == {"preferences": 30}
+    assert dpo.win_rate["reward"]["rate"] == 0.75
+    assert (ppo.artifact, ppo.scores, ppo.seconds) == (None, {}, None)
+    assert "killed by SIGKILL" in (ppo.error or "")
+    assert comparison.curves["dpo"]["loss"][:2] == [(1, 1.0), (2, 0.5)]
+    assert comparison.samples[0]["answers"]["sft"]["response"] == "Sft 0 <script>"
+    assert list(comparison.samples[0]["answers"]) == ["sft", "dpo"]
+
+
+def test_table_has_a_cell_with_its_interval_for_each_model(comparison: Comparison) -> None:
+    table = columns(comparison.rows)
+    assert table["preferred to sft by reward"] == {"dpo": ("75.0 %", "19.4 % to 99.4 %")}
+    assert table["KL, nats"] == {"sft": ("0", ""), "dpo": ("2", "± 0.98")}
+    assert table["length, tokens"] == {"dpo": ("9", "")}
+    assert "perplexity" not in table
+
+
+def test_pages_hold_everything_and_ask_nobody(comparison: Comparison, tmp_path: Path) -> None:
+    write_comparison(comparison, tmp_path / "report")
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert not re.search(r"(?:src|href)=[\"'](?!data:)|@import|url\(", page)
+    assert page.count("data:image/png;base64,") == 2
+    assert "<script>" not in page, "an answer is text, not markup"
+    assert "Dpo 0 &lt;script&gt;" in page
+    assert "ppo failed:" in page
+    told = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert [model["model"] for model in told["models"]] == ["sft", "dpo", "ppo"]
+    text = markdown(comparison)
+    assert "| dpo | 75.0 % (19.4 % to 99.4 %) |" in text
+    assert len(text.encode()) < 2**19, "Prefect keeps it in its database"
+    assert html(comparison, {}).count("<img") == 0
+
+
+def test_no_more_pictures_than_this_comparison_has(comparison: Comparison, tmp_path: Path) -> None:
+    write_comparison(comparison, tmp_path)
+    assert {path.name for path in tmp_path.glob("*.png")} == {"frontier.png", "curves.png"}
+    write_comparison(compared([Contender("ppo", {}, {}, AlignmentError("all failed"))]), tmp_path)
+    assert not list(tmp_path.glob("*.png"))
+    assert "all failed" in (tmp_path / "report.html").read_text()
+
+
+# --- settings -----------------------------------------------------------------------------------------------------
+
+
+def test_a_change_is_for_all_or_for_one(write: Write) -> None:
+    config, names = load_config(write()), ["dpo", "kto"]
+    changes = ["kto.learning_rate=0.5", "seed=7", "dpo.beta=0.2"]
+    dpo, kto = (settings_for(config, name, names, changes) for name in names)
+    assert dpo.optimizer == {**config.optimizer, "beta": 0.2}
+    assert kto.optimizer == {"name": "kto", "learning_rate": 0.5}
+    assert (dpo.seed, kto.seed) == (7, 7)
+
+
+def test_optimizers_share_every_stage_that_does_not_depend_on_them(write: Write) -> None:
+    plans = plans_of(load_config(write()), ["dpo", "kto", "ppo"], [])
+    keys = {name: {stage: call.key for stage, call in plan.calls().items()} for name, plan in plans.items()}
+    for stage in ("ingest", "sft", "evaluate_sft"):
+        assert len({of_one[stage] for of_one in keys.values()}) == 1, stage
+    assert len({of_one["optimize"] for of_one in keys.values()}) == 3
+
+
+@pytest.mark.parametrize(
+    ("optimizers", "kind", "words"),
+    [
+        (["dpo", "ktoo"], PluginError, "Did you mean `kto`?"),
+        (["dpo", "dpo"], ConfigError, "name each optimizer once"),
+        ([], ConfigError, "name each optimizer once"),
+    ],
+)
+def test_mistakes_are_told_before_anything_runs(
+    write: Write, optimizers: list[str], kind: type[AlignmentError], words: str
+) -> None:
+    with pytest.raises(kind) as caught:
+        plans_of(load_config(write()), optimizers, [])
+    assert words in str(caught.value)
+
+
+# --- whole runs ---------------------------------------------------------------------------------------------------
+
+SICK = """
+    from typing import ClassVar, Literal
+    from alignment_core.plugin_api import AlignmentOptimizer, hookimpl
+
+    class Sick(AlignmentOptimizer):
+        name: Literal["sick"] = "sick"
+        preferences: ClassVar[bool] = True
+        def batches(self, run):
+            raise RuntimeError("sick")
+            yield
+
+    @hookimpl
+    def alignment_optimizers():
+        return [Sick]
+"""
+
+
+@pytest.mark.ci
+@pytest.mark.usefixtures("prefect_server")
+def test_one_that_fails_keeps_no_other_from_running(write: Write, install: Callable[..., None], tmp_path: Path) -> None:
+    install("stranger-sick", SICK)
+    config = load_config(write())
+    out = tmp_path / "comparison"
+    state = compare(config, ["sick", "dpo"], [], out, return_state=True)
+    assert state.is_failed()
+    assert "sick: " in (state.message or "")
+    assert "RuntimeError: sick" in (state.message or "")
+    first = {model["model"]: model for model in json.loads((out / "report.json").read_text())["models"]}
+    assert list(first) == ["sft", "sick", "dpo"]
+    assert first["sick"]["artifact"] is None
+    assert first["dpo"]["error"] is None
+    assert first["dpo"]["scores"] == {}, "this run has no judge"
+    state = compare(config, ["dpo"], [], out, return_state=True)
+    assert state.is_completed()
+    (again,) = [model for model in json.loads((out / "report.json").read_text())["models"] if model["model"] == "dpo"]
+    assert again["cached"]
+    assert again == {**first["dpo"], "cached": True}

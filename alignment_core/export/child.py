@@ -10,7 +10,7 @@ from typing import Any
 
 from alignment_core.artifacts import ArtifactStore
 from alignment_core.errors import ArtifactError
-from alignment_core.export import adapter, card, hub, merged, ollama, vllm
+from alignment_core.export import adapter, card, gguf, hub, merged, ollama, vllm
 from alignment_core.export.commands import vllm_merged_command
 from alignment_core.export.exporting import Exported, Request
 from alignment_core.export.folder import appearing
@@ -65,6 +65,9 @@ def _fill(request: Request, origin: Origin, folder: Path, place: Path) -> Export
         case "vllm":
             found = vllm.write(origin, folder, place)
             use = [f"{place}/{vllm.SCRIPT}"]
+        case "gguf":
+            found = gguf.write(origin, folder)
+            use = [f"llama-cli -m {place}/{gguf.FILE}"]
         case _:
             found = ollama.write(origin, folder)
             use = [f"ollama create {place.name} -f {place}/{ollama.MODELFILE}"]

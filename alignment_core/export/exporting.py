@@ -11,7 +11,7 @@ from alignment_core.errors import ConfigError
 from alignment_core.export.folder import refuse_existing
 from alignment_core.own_process import ask
 
-Target = Literal["merged", "adapter", "ollama", "vllm", "hub"]
+Target = Literal["merged", "adapter", "gguf", "ollama", "vllm", "hub"]
 TARGETS: tuple[str, ...] = get_args(Target)
 
 

@@ -19,7 +19,7 @@ COLOURS = ("0.5", "tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple"
 SHOWN_CURVES = ("loss", "score", "kl", "accuracy", "response_length", "margin")
 """Metrics whose name contains one of these words are drawn, in this order, where an optimizer reports them."""
 PANELS = 6
-CHARACTERS = 800
+CHARACTERS = 600
 DASH = "–"
 
 

@@ -1,9 +1,9 @@
-"""Peak memory that `align plan` predicts beside the peak that each stage's process then has, on the CPU.
+"""Peak memory and time that `align plan` predicts beside what each stage's process then takes, on the CPU.
 
-    OMP_NUM_THREADS=1 python benchmarks/plan_memory.py [--only NAME] [--rows 24]
+    OMP_NUM_THREADS=1 python benchmarks/plan_memory.py [--only NAME]
 
-Random Llamas and generated pairs; the stages run as in a pipeline, each in a process of its own. The table goes to
-`results/plan_memory.json`.
+Random Llamas and generated pairs; the stages run as in a pipeline, each in a process of its own. The tables go to
+`results/plan_memory.md`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import json
 import platform
 import random
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -26,73 +27,145 @@ from alignment_core.stages.build import build
 from alignment_core.stages.plan import make_plan
 from alignment_core.stages.prediction import predict
 
-RESULTS = Path(__file__).parent / "results" / "plan_memory.json"
-STAGES = ("sft", "reward", "reference", "optimize")
+RESULTS = Path(__file__).parent / "results" / "plan_memory.md"
 BASE: dict[str, Any] = {"hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 8, "vocab_size": 8_000}
-CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "fp32, DPO": (BASE, {"optimizer.name": "dpo"}),
-    "bf16, vocabulary of 64k, KTO": (
-        BASE | {"vocab_size": 64_000},
-        {"model.load_in": "bf16", "optimizer.name": "kto"},
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model and the settings of a run on it.
+
+    Attributes:
+        shape: of the Llama.
+        settings: changes to those of `settings`, by their dotted names.
+        rows: preference pairs.
+    """
+
+    shape: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    rows: int = 24
+
+
+CASES: dict[str, Case] = {
+    "fp32, DPO": Case(BASE, {"optimizer.name": "dpo"}),
+    "bf16, vocabulary of 64k, KTO": Case(
+        BASE | {"vocab_size": 64_000, "num_hidden_layers": 6},
+        {"model.load_in": "bf16", "optimizer.name": "kto", "token_budget": 2048},
     ),
-    "nf4, 16 layers, PPO": (
-        BASE | {"num_hidden_layers": 16},
-        {"model.load_in": "nf4", "optimizer.name": "ppo", "token_budget": 2048},
+    "nf4, 16 layers, PPO": Case(
+        BASE | {"num_hidden_layers": 16}, {"model.load_in": "nf4", "optimizer.name": "ppo", "token_budget": 2048}
     ),
-    "fp32, recomputing, budget 1024, DPO": (
+    "fp32, recomputing, vocabulary of 32k, DPO": Case(
         BASE | {"vocab_size": 32_000},
         {"optimizer.name": "dpo", "token_budget": 1024, "gradient_checkpointing": True},
     ),
+    "fp32, wide, PPO": Case(
+        BASE | {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 4},
+        {"optimizer.name": "ppo", "token_budget": 1024},
+    ),
 }
+
+
+@dataclass(frozen=True)
+class Row:
+    """One stage; memory in MiB, of which `process` is the libraries', and time in seconds."""
+
+    case: str
+    stage: str
+    process: int
+    predicted: int
+    measured: int
+    seconds_predicted: float
+    seconds_measured: float
+
+    @property
+    def error(self) -> float:
+        """How far the predicted peak is from the measured one, as a share of that."""
+        return self.predicted / self.measured - 1
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", choices=CASES)
-    parser.add_argument("--rows", type=int, default=24)
     arguments = parser.parse_args()
     rows = []
     for name in [arguments.only] if arguments.only else CASES:
-        for row in measure(name, arguments.rows):
-            print(json.dumps(row), flush=True)
+        for row in measure(name, CASES[name]):
+            print(json.dumps(asdict(row) | {"error": round(row.error, 3)}), flush=True)
             rows.append(row)
-    versions = {package: version(package) for package in ("torch", "transformers", "peft", "bitsandbytes")}
-    result = {"date": date.today().isoformat(), "machine": f"{platform.machine()}, {platform.system()}", **versions}
-    RESULTS.write_text(json.dumps({**result, "rows": rows}, indent=2) + "\n")
+    if not arguments.only:
+        RESULTS.write_text(report(rows))
 
 
-def measure(name: str, rows: int) -> Iterator[dict[str, Any]]:
-    """Predicted and measured peak of each stage of a case that trains or reads, in MiB."""
-    shape, changes = CASES[name]
+def report(rows: list[Row]) -> str:
+    """The page of the results."""
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "peft", "bitsandbytes"))
+    machine = f"{platform.machine()}, {platform.system()}, {' '.join(platform.libc_ver())}, one thread"
+    lines = [
+        "# What `align plan` predicts, and what came",
+        "",
+        f"{date.today().isoformat()}, {machine}; {versions}.",
+        "Made by `OMP_NUM_THREADS=1 python benchmarks/plan_memory.py`.",
+        "",
+        "Memory is the largest resident size of the stage's process in MiB; `process` is the part of it that the",
+        "libraries take before a model is there. Time is in seconds, the start of the process included.",
+        "",
+        "| run | stage | process | predicted | measured | error | predicted s | measured s |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for row in rows:
+        times = f"{row.seconds_predicted:.0f} | {row.seconds_measured:.0f}"
+        memory = f"{row.process} | {row.predicted} | {row.measured} | {row.error:+.0%}"
+        lines.append(f"| {row.case} | {row.stage} | {memory} | {times} |")
+    return "\n".join(lines) + "\n"
+
+
+def drawn(rng: random.Random) -> Case:
+    """A case that nobody chose."""
+    heads = 8
+    hidden = heads * rng.choice([16, 24, 32, 48])
+    shape = {
+        "hidden_size": hidden,
+        "intermediate_size": round(hidden * rng.uniform(2, 4)),
+        "num_hidden_layers": rng.randint(2, 12),
+        "vocab_size": rng.choice([1_000, 8_000, 32_000, 64_000]),
+    }
+    changes = {
+        "optimizer.name": rng.choice(["dpo", "kto", "ppo"]),
+        "model.load_in": rng.choice(["fp32", "bf16", "nf4"]),
+        "token_budget": rng.choice(["auto", 256, 1024, 2048]),
+        "gradient_checkpointing": rng.choice(["auto", True]),
+        "model.lora.rank": rng.choice([4, 16, 64]),
+    }
+    return Case(shape, changes, rows=rng.choice([8, 16, 24]))
+
+
+def measure(name: str, case: Case) -> Iterator[Row]:
+    """Each stage of a case that runs a model, predicted and measured."""
     with tempfile.TemporaryDirectory(prefix="plan-memory-") as place:
-        calls = make_plan(settings(Path(place), shape, changes, rows), load_registry()).calls()
+        calls = make_plan(settings(Path(place), case), load_registry()).calls()
         forecast = predict(calls, list(calls))
         for stage, call in calls.items():
-            if call.stage == "evaluate":
+            built = build(call, Silent())
+            if (predicted := forecast.stages.get(stage)) is None:
                 continue
-            manifest = build(call, Silent()).artifact.manifest()
-            if stage in STAGES:
-                predicted = forecast.stages[stage]
-                measured = manifest.peak_memory_bytes
-                assert measured is not None
-                yield {
-                    "case": name,
-                    "stage": stage,
-                    "process": predicted.memory["process"] >> 20,
-                    "predicted": predicted.peak >> 20,
-                    "measured": measured >> 20,
-                    "error": round(predicted.peak / measured - 1, 3),
-                }
+            measured = built.artifact.manifest().peak_memory_bytes
+            assert measured is not None
+            assert predicted.seconds is not None
+            process = predicted.memory["process"] >> 20
+            yield Row(
+                name, stage, process, predicted.peak >> 20, measured >> 20, predicted.seconds, round(built.seconds, 1)
+            )
 
 
-def settings(folder: Path, shape: dict[str, Any], changes: dict[str, Any], rows: int) -> PipelineConfig:
-    """A model of this shape and data for it in `folder`, and the settings of a run of two steps a stage."""
-    save_model(folder / "model", shape)
-    write_pairs(folder / "pairs.jsonl", rows)
+def settings(folder: Path, case: Case) -> PipelineConfig:
+    """The case's model and data in `folder`, and the settings of a run of two steps a stage."""
+    save_model(folder / "model", case.shape)
+    write_pairs(folder / "pairs.jsonl", case.rows)
     step = {"batch_size": 16, "epochs": 1}
     config: dict[str, Any] = {
-        "model": {"base": str(folder / "model"), "load_in": "fp32", "max_length": 512},
-        "data": {"sources": [{"path": str(folder / "pairs.jsonl")}], "held_out_fraction": 0.1, "near_duplicates": None},
+        "model": {"base": str(folder / "model"), "load_in": "fp32", "max_length": 512, "lora": {}},
+        "data": {"sources": [{"path": str(folder / "pairs.jsonl")}], "held_out_fraction": 0.2, "near_duplicates": None},
         "sft": step,
         "reward": step,
         "optimizer": {"name": "dpo"},
@@ -100,7 +173,7 @@ def settings(folder: Path, shape: dict[str, Any], changes: dict[str, Any], rows:
         "store": str(folder / "store"),
         "device": "cpu",
     }
-    for dotted, value in changes.items():
+    for dotted, value in case.settings.items():
         *groups, last = dotted.split(".")
         place = config
         for group in groups:
@@ -111,7 +184,7 @@ def settings(folder: Path, shape: dict[str, Any], changes: dict[str, Any], rows:
     return PipelineConfig.model_validate(config)
 
 
-def save_model(folder: Path, shape: dict[str, Any]) -> None:
+def save_model(folder: Path, shape: Mapping[str, Any]) -> None:
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast

@@ -22,6 +22,7 @@ from alignment_core.models.counting import (
     make_fake,
     stand_for_quantised,
 )
+from alignment_core.models.heap import heap_of
 from alignment_core.models.load import base_dtype, keep_linear4bit_differentiable, quantization
 from alignment_core.models.logps import Budget
 from alignment_core.plugin_api import TokenSequence
@@ -154,7 +155,8 @@ class ClassifierSize:
         rows = max(1, round(tokens / width))
         with self._mode, torch.no_grad():
             ids = torch.ones((rows, width), dtype=torch.long, device=self._device)
-            with Counted([*self._model.parameters(), *self._model.buffers(), ids]) as counted:
+            own = [*self._model.parameters(), *self._model.buffers(), ids]
+            with Counted(own, heap_of(self._device.type)) as counted:
                 self._model(input_ids=ids, attention_mask=torch.ones_like(ids))
         peak: int = counted.peak
         return peak

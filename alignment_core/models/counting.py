@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from alignment_core.config import LoadIn, Moments
+from alignment_core.models.heap import Heap
 
 QUANTISED_BYTES = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
 """Bytes per weight with its scales; nf4: 8 bits for each block of 64, and 32 more for each 256 of these."""
@@ -24,11 +25,17 @@ LEAST_8BIT, BLOCK_8BIT = 4096, 256
 
 
 class Counted(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of every storage that is made inside and still alive."""
+    """Counts the bytes of every storage that is made inside and still alive.
 
-    def __init__(self, present: Sequence[Tensor]) -> None:
+    Attributes:
+        now: bytes that are alive.
+        peak: most that were at a time, or most that the heap took which holds them.
+    """
+
+    def __init__(self, present: Sequence[Tensor], heap: Heap | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
+        self._heap = heap
         self._known = {tensor.untyped_storage()._cdata for tensor in present}
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -44,12 +51,16 @@ class Counted(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._known.add(storage._cdata)
         size = storage.nbytes()
         self.now += size
-        self.peak = max(self.peak, self.now)
+        if self._heap is not None:
+            self._heap.take(storage._cdata, size)
+        self.peak = max(self.peak, self.now) if self._heap is None else self._heap.peak
         weakref.finalize(storage, self._gone, storage._cdata, size)
 
     def _gone(self, address: int, size: int) -> None:
         self._known.discard(address)
         self.now -= size
+        if self._heap is not None:
+            self._heap.give(address)
 
 
 class _Quantised:
@@ -98,6 +109,20 @@ def bytes_of_weights(model: PreTrainedModel, load_in: LoadIn) -> int:
         packed = QUANTISED_BYTES.get(load_in) if id(p) in quantised else None
         size += p.numel() * (p.element_size() if packed is None else packed)
     return round(size)
+
+
+def bytes_beside_file(model: PreTrainedModel, load_in: LoadIn, stored: torch.dtype) -> tuple[int, int]:
+    """The weights in the memory of a process that maps their file, and what loading holds beside them.
+
+    The file's pages are resident: weights of the file's own type are these pages, and one keeps all of them, those of
+    quantised weights too; where every weight is converted, the pages go when the last one is.
+    """
+    kept = bytes_of_weights(model, load_in)
+    file = sum(p.numel() for p in model.parameters()) * stored.itemsize
+    if stored != model.dtype:
+        return kept, file
+    quantised = {id(layer.weight) for layer in linear_layers(model)} if load_in in QUANTISED_BYTES else set()
+    return kept + sum(p.nbytes for p in model.parameters() if id(p) in quantised), 0
 
 
 def bytes_of_training(parameters: Iterable[nn.Parameter], adamw: Moments) -> int:

@@ -20,12 +20,14 @@ from alignment_core.models.classifier import ClassifierSize
 from alignment_core.models.counting import (
     QUANTISED_BYTES,
     Counted,
+    bytes_beside_file,
     bytes_of_training,
     bytes_of_weights,
     keep_layers,
     make_fake,
     stand_for_quantised,
 )
+from alignment_core.models.heap import heap_of
 from alignment_core.models.load import base_dtype
 from alignment_core.models.logps import arrange, read_targets
 from alignment_core.models.roles import Roles
@@ -87,6 +89,7 @@ class Footprint:
 
     Attributes:
         base: the frozen base.
+        loading: what is held beside the base while it is loaded.
         adapters: adapters and scalar heads.
         training: gradients and AdamW's two moments of the roles that learn.
         parameters: number of weights of the base.
@@ -96,6 +99,7 @@ class Footprint:
     """
 
     base: int
+    loading: int
     adapters: int
     training: int
     parameters: int
@@ -134,8 +138,13 @@ class DryRun:
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         head_width = getattr(config, "head_dim", None) or width
         element = self._dtype.itemsize
+        base, loading = bytes_of_weights(model, self.architecture.load_in), 0
+        if self.architecture.device.type == "cpu":
+            stored = getattr(self.architecture.config, "dtype", None) or torch.float32
+            base, loading = bytes_beside_file(model, self.architecture.load_in, stored)
         return Footprint(
-            base=bytes_of_weights(model, self.architecture.load_in),
+            base=base,
+            loading=loading,
             adapters=round(adapters),
             training=round(training),
             parameters=sum(p.numel() for p in model.parameters()),
@@ -204,10 +213,23 @@ class DryRun:
         with self._mode:
             own = [*roles.model.parameters(), *roles.model.buffers(), *roles.heads.parameters()]
             grads = [p.grad for p in own if p.grad is not None]
-            with Counted([*own, *grads]) as counted:
+            with Counted([*own, *grads], heap_of(self.architecture.device.type)) as counted:
                 work()
         peak: int = counted.peak
         return peak
+
+    def generating(self, rows: int, prompt: int, new: int, cache_per_token: int) -> int:
+        """Peak of the keys and values of `rows` responses: a token makes each layer's anew, and then frees the old."""
+        heap = heap_of(self.architecture.device.type)
+        if heap is None:
+            return round(cache_per_token * rows * (prompt + new) * (1 + 1 / self.layers))
+        part = cache_per_token * rows / (2 * self.layers)
+        for tokens in range(prompt, prompt + new):
+            for place in range(2 * self.layers):
+                heap.take(2 * place + tokens % 2, round(part * tokens))
+                if tokens > prompt:
+                    heap.give(2 * place + (tokens + 1) % 2)
+        return heap.peak
 
     def _learn(self, roles: Roles, passes: Sequence[Pass]) -> None:
         total = torch.stack([self._read(roles, one) for one in passes]).sum()

@@ -125,7 +125,7 @@ class _Predictor:
             token_budget=choice.token_budget,
             gradient_checkpointing=choice.gradient_checkpointing,
             memory={
-                "process": self.process, "base": needs.base, "adapters": needs.adapters,
+                "process": self.process, "base": needs.base, "loading": needs.loading, "adapters": needs.adapters,
                 "external_reward": needs.external_reward, "training": needs.training, "passes": needs.passes,
             },
             available=self.available,

@@ -23,8 +23,9 @@ class Prediction(BaseModel):
         steps: optimizer steps.
         token_budget: tokens in one forward pass, as chosen for the memory that is free.
         gradient_checkpointing: whether backward recomputes activations, as chosen.
-        memory: predicted peak by what holds it: `process` (imports, on the CPU), `base`, `adapters`, `external_reward`
-            (`reward.model`), `training` (gradients and moments), `passes` (activations, logits, KV cache).
+        memory: predicted peak by what holds it: `process` (imports, on the CPU), `base`, `loading` (where that takes
+            more than the stage's work), `adapters`, `external_reward` (`reward.model`), `training` (gradients and
+            moments), `passes` (activations, logits, KV cache).
         available: what the stage may take.
         seconds: predicted wall time; None where the model was not loaded for it.
     """
@@ -97,7 +98,7 @@ def refuse_what_does_not_fit(forecast: Forecast, calls: Mapping[str, StageCall])
 
 def _remedy(stage: Prediction, call: StageCall) -> str:
     largest = max(stage.memory, key=lambda part: stage.memory[part])
-    if largest == "base":
+    if largest in ("base", "loading"):
         smaller = "choose a smaller model"
         return f"Set `model.load_in: nf4`, or {smaller}" if call.config["load_in"] != "nf4" else smaller.capitalize()
     if largest == "passes":

@@ -23,6 +23,9 @@ STOP_SECONDS = 20
 """Time that a stage has from SIGTERM to the end of its checkpoint."""
 POLL_SECONDS = 0.5
 LOG_LINES = 25
+WHOLE_HEAP = "glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0"
+"""Has glibc join every free block with its neighbours at once. The slivers that aligned tensors leave between them
+would otherwise be kept for small objects, and a hole then not hold the next tensor of the size that left it."""
 LOG_BYTES = 8192
 
 
@@ -58,6 +61,7 @@ def _child(call: StageCall, log: IO[bytes]) -> Iterator[tuple[subprocess.Popen[b
                 stdout=log,
                 stderr=log,
                 pass_fds=(writing,),
+                env={"GLIBC_TUNABLES": WHOLE_HEAP, **os.environ},
             )
         finally:
             os.close(writing)

@@ -31,13 +31,15 @@ class Needs:
 
     Attributes:
         base: the frozen base.
+        loading: what loading the base takes beyond all that follows.
         adapters: adapters and scalar heads.
         training: gradients and moments of the weights that learn.
-        passes: peak of what forward, backward or generation hold beside these.
+        passes: peak of what forward, backward, generation or writing a checkpoint hold beside these.
         external_reward: a reward model that is a model of its own.
     """
 
     base: int
+    loading: int
     adapters: int
     training: int
     passes: int
@@ -45,7 +47,7 @@ class Needs:
 
     @property
     def total(self) -> int:
-        return self.base + self.adapters + self.training + self.passes + self.external_reward
+        return self.base + self.loading + self.adapters + self.training + self.passes + self.external_reward
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,20 +120,20 @@ def _candidates(token_budget: int | None, checkpointing: bool | None) -> Iterato
 
 
 def _needs(dry_run: DryRun, footprint: Footprint, demand: Demand, budget: int, recompute: bool) -> Needs:
-    passes = [0]
+    # A checkpoint's bytes, weights and two moments, exist once more while it is written.
+    passes = [footprint.training]
     if demand.largest:
         passes.append(dry_run.training(_by_role(demand.largest), checkpointing=recompute))
     if demand.reading is not None:
         passes.append(dry_run.reading(demand.reading))
     if demand.room:
         rows = max(1, min(demand.generated_together, budget // demand.room))
-        tokens = rows * demand.room
-        # The cache of one layer exists twice while a token is added to it.
-        cache = footprint.cache_per_token * tokens * (1 + 1 / dry_run.layers)
-        prompts = rows * max(1, demand.room - demand.response_tokens)
-        first = dry_run.reading(Pass("policy", prompts, max(1, prompts // rows), rows))
-        passes.append(round(cache + max(first, rows * dry_run.vocabulary * SAMPLING_BYTES)))
-    return Needs(footprint.base, footprint.adapters, footprint.training, max(passes), footprint.external_reward)
+        prompt = max(1, demand.room - demand.response_tokens)
+        cache = dry_run.generating(rows, prompt, demand.response_tokens, footprint.cache_per_token)
+        first = dry_run.reading(Pass("policy", rows * prompt, prompt, rows))
+        passes.append(cache + max(first, rows * dry_run.vocabulary * SAMPLING_BYTES))
+    kept = (footprint.adapters, footprint.training, max(passes), footprint.external_reward)
+    return Needs(footprint.base, max(0, footprint.loading - sum(kept)), *kept)
 
 
 def _by_role(passes: tuple[Pass, ...]) -> list[Pass]:

@@ -22,7 +22,7 @@ class Ruled:
     layers = vocabulary = 1
 
     def footprint(self) -> Footprint:
-        return Footprint(base=1000, adapters=10, training=30, parameters=1, trainable=1, cache_per_token=0)
+        return Footprint(base=1000, loading=0, adapters=10, training=30, parameters=1, trainable=1, cache_per_token=0)
 
     def training(self, passes: list[Pass], *, checkpointing: bool) -> int:
         return sum(one.tokens for one in passes) * (30 if checkpointing else 100)

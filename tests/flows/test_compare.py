@@ -171,14 +171,15 @@ def test_mistakes_are_told_before_anything_runs(
 
 SICK = """
     from typing import ClassVar, Literal
-    from alignment_core.plugin_api import AlignmentOptimizer, hookimpl
+    from alignment_core.plugin_api import AlignmentOptimizer, DataError, hookimpl
 
     class Sick(AlignmentOptimizer):
         name: Literal["sick"] = "sick"
         preferences: ClassVar[bool] = True
         def batches(self, run):
-            raise RuntimeError("sick")
+            raise DataError("feeling ill")
             yield
+        def loss(self, run, micro): ...
 
     @hookimpl
     def alignment_optimizers():
@@ -190,12 +191,12 @@ SICK = """
 @pytest.mark.usefixtures("prefect_server")
 def test_one_that_fails_keeps_no_other_from_running(write: Write, install: Callable[..., None], tmp_path: Path) -> None:
     install("stranger-sick", SICK)
-    config = load_config(write())
+    config = load_config(write(isolation="inline"))
     out = tmp_path / "comparison"
     state = compare(config, ["sick", "dpo"], [], out, return_state=True)
     assert state.is_failed()
     assert "sick: " in (state.message or "")
-    assert "RuntimeError: sick" in (state.message or "")
+    assert "feeling ill" in (state.message or "")
     first = {model["model"]: model for model in json.loads((out / "report.json").read_text())["models"]}
     assert list(first) == ["sft", "sick", "dpo"]
     assert first["sick"]["artifact"] is None

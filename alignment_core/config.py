@@ -81,6 +81,8 @@ class SourceConfig(Settings):
     """Share of this source's rows that is used; above 1 repeats them."""
     votes_after: int = Field(0, ge=0)
     """Of a feedback store: only votes with a higher number."""
+    votes_before: int | None = Field(None, ge=0)
+    """Of a feedback store: only votes with a number up to this, those of them that are still in force."""
     votes_upto: int | None = Field(None, ge=0)
     """Of a feedback store: the votes that were in force at this number; unset: those of now."""
 
@@ -144,7 +146,7 @@ class RewardConfig(StepSettings):
 
 
 class SampleConfig(Settings):
-    """Several responses of the SFT model to each training prompt, to be ranked."""
+    """Several responses to each prompt, to be ranked: the SFT model's, in a run."""
 
     responses_per_prompt: int = Field(4, ge=2)
     """Responses sampled for each prompt."""
@@ -232,6 +234,18 @@ class GateConfig(Settings):
     """A model that passes becomes `production` as well; otherwise `align promote` makes it that."""
 
 
+class RetrainConfig(Settings):
+    """The recurring retrain on the votes of the feedback store, by `align retrain`."""
+
+    min_votes: int = Field(50, ge=1)
+    """With fewer new votes than this nothing is done."""
+    replay: float = Field(0.5, ge=0, lt=1)
+    """Share of older data among the pairs and labelled responses that the optimizer learns from."""
+    start: Literal["promoted", "sft"] = "promoted"
+    """What the policy starts from, and is held to: the model in production, which has then seen the older votes, or the
+    SFT model, which learns from all votes anew."""
+
+
 class PipelineConfig(Settings):
     """A whole run, from raw records to an evaluated adapter."""
 
@@ -255,6 +269,8 @@ class PipelineConfig(Settings):
     """Held-out evaluation."""
     gate: GateConfig | None = None
     """What decides whether the model becomes `candidate`; null: nothing does, and no alias changes."""
+    retrain: RetrainConfig = RetrainConfig()
+    """The recurring retrain on people's votes."""
     listeners: list[dict[str, Any]] = Field(default_factory=list)
     """Installed listeners by `name`, each with its settings: told how every stage goes; no result depends on them."""
     store: Path = Path("./artifacts")

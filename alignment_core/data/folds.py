@@ -26,7 +26,7 @@ def in_fold(split: Split, judge_fraction: float, part: Literal["judge", "rest"])
     def chosen(rows: Sequence[Row]) -> Sequence[Row]:
         assert isinstance(rows, StoredRows)
         judges = (_place(rows.conversation(index)) < judge_fraction for index in range(len(rows)))
-        return _Chosen(rows, [index for index, is_his in enumerate(judges) if is_his == (part == "judge")])
+        return ChosenRows(rows, [index for index, is_his in enumerate(judges) if is_his == (part == "judge")])
 
     return replace(split, preferences=chosen(split.preferences), feedback=chosen(split.feedback))
 
@@ -37,7 +37,7 @@ def _place(text: str) -> float:
     return int.from_bytes(digest, "big") / 2**64
 
 
-class _Chosen(Sequence[Row]):
+class ChosenRows(Sequence[Row]):
     """Some rows of a longer list, each made when it is asked for."""
 
     def __init__(self, rows: Sequence[Row], places: Sequence[int]) -> None:

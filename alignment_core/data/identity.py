@@ -13,7 +13,7 @@ from alignment_core.config import SourceConfig
 from alignment_core.data.locate import HUB, SourceFile, brief, is_hub, remote_stamp, source_files
 from alignment_core.errors import DataError
 
-UNIDENTIFYING = {"path", "revision", "votes_after", "votes_upto"}
+UNIDENTIFYING = {"path", "revision", "votes_after", "votes_before", "votes_upto"}
 """Settings of a source that say where its content lies; the content itself identifies it."""
 COMMIT = re.compile("[0-9a-f]{40}")
 

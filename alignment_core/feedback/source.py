@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from alignment_core.config import SourceConfig
+from alignment_core.config import DataConfig, SourceConfig
 from alignment_core.data.identity import UNIDENTIFYING, source_identity
 from alignment_core.errors import DataError
 from alignment_core.feedback.exchange import digest_of, write_training_rows
@@ -34,6 +34,15 @@ def pinned(source: SourceConfig) -> SourceConfig:
     if not is_store(source) or source.votes_upto is not None:
         return source
     return source.model_copy(update={"votes_upto": _newest(source)})
+
+
+def pinned_data(data: DataConfig) -> DataConfig:
+    """The data as they are now: votes that come in while a run goes on wait for the next.
+
+    Raises:
+        DataError, FeedbackError: as for `pinned`.
+    """
+    return data.model_copy(update={"sources": [pinned(source) for source in data.sources]})
 
 
 def identity_of(source: SourceConfig) -> dict[str, Any]:
@@ -77,7 +86,7 @@ def _as_files(source: SourceConfig, folder: Path) -> SourceConfig:
         raise DataError(
             "the feedback store holds no votes",
             where=shown(database_url(source.path)),
-            do="Collect some with `align chat` or `align rank`, or leave it out of data.sources",
+            do="Collect some with `align rank`, or leave it out of data.sources",
         )
     folder.mkdir(parents=True, exist_ok=True)
     write_training_rows(votes, folder)
@@ -87,7 +96,9 @@ def _as_files(source: SourceConfig, folder: Path) -> SourceConfig:
 def _votes(source: SourceConfig) -> list[Vote]:
     check_is_there(source.path)
     with open_feedback(source.path) as store:
-        return list(store.votes(source.votes_after, source.votes_upto))
+        last = source.votes_before
+        votes = store.votes(source.votes_after, source.votes_upto)
+        return [vote for vote in votes if last is None or vote.number <= last]
 
 
 def _newest(source: SourceConfig) -> int:

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from alignment_core.artifacts import key_of
+from alignment_core.artifacts import Artifact, key_of
 from alignment_core.config import DataConfig, PipelineConfig
 from alignment_core.data.chat_templates import resolve_chat_template
 from alignment_core.data.inputs import find_inputs
+from alignment_core.errors import ConfigError
 from alignment_core.feedback.source import identity_of, is_store
 from alignment_core.models.identity import ModelIdentity, model_identity
 from alignment_core.registry import Registry
@@ -98,6 +99,23 @@ class Calls:
             config["plugins"] = plugins
         inputs = {"sources": [source.model_dump(mode="json") for source in data.sources]}
         return self.call("ingest", config, {}, name=name, inputs=inputs)
+
+    def sft(self, ingest: StageCall) -> StageCall | None:
+        """Supervised fine-tuning; None where the settings skip it."""
+        if self.config.sft is None:
+            return None
+        return self.call("sft", self.trains(sft=self.config.sft.model_dump(mode="json")), {"data": ingest})
+
+    def refuse_other_base(self, artifact: Artifact) -> None:
+        """Raises: ConfigError if an adapter was trained on another base model, tokenizer or chat template."""
+        trained, ours = artifact.manifest().config, self.loads()
+        if any(trained.get(name) != ours[name] for name in ("base", "tokenizer", "chat_template")):
+            raise ConfigError(
+                "this model has another base model or chat template than these settings",
+                where="model",
+                got=f"{artifact.kind}/{artifact.key}",
+                do="Take the settings that it was trained with",
+            )
 
     def _format_plugins(self, data: DataConfig) -> Sequence[Mapping[str, str]]:
         """The plugins whose formats read the data. Which these are is looked up only where there is a choice."""

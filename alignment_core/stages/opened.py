@@ -13,9 +13,10 @@ from transformers import PreTrainedModel
 
 from alignment_core.config import LoraConfig
 from alignment_core.data.conversations import Conversations
-from alignment_core.data.dataset import Dataset, read_dataset
+from alignment_core.data.dataset import Dataset, Split, read_dataset
 from alignment_core.data.folds import in_fold
 from alignment_core.data.rendering import Renderer, generation_stops, load_tokenizer
+from alignment_core.data.replay import with_replay
 from alignment_core.data.retelling import Retelling
 from alignment_core.errors import DataError
 from alignment_core.models.classifier import TextReward, load_classifier
@@ -27,6 +28,9 @@ from alignment_core.stages.base import Job
 from alignment_core.stages.fitting import budget_of, fit_to_memory
 from alignment_core.training.loop import Objective, train
 from alignment_core.training.run import Rows, Run, Vocabulary
+
+DATA = ("data", "ranked", "votes", "older_votes")
+"""Roles of parents that are data sets."""
 
 
 def open_renderer(job: Job) -> Renderer:
@@ -43,14 +47,26 @@ def open_renderer(job: Job) -> Renderer:
 def open_data(job: Job) -> Dataset:
     """The ingested rows, joined by the ranked samples where there are any.
 
-    Where a part of the people's judgements is kept for the judge, only those that this stage may learn from.
+    Where a part of the people's judgements is kept for the judge, only those that this stage may learn from. In a
+    retrain the new votes, with older rows among them.
     """
-    data, fold = read_dataset(*_data_folders(job)), job.call.config.get("fold")
-    return data if fold is None else replace(data, train=in_fold(data.train, **fold))
+    config, data = job.call.config, read_dataset(*_data_folders(job))
+    if (replay := config.get("replay")) is None:
+        return replace(data, train=_of_fold(data.train, job))
+    new, old = read_dataset(job.parents["votes"]), read_dataset(*_data_folders(job, but="votes"))
+    train = with_replay(
+        _of_fold(new.train, job), _of_fold(old.train, job), data.train, replay, str(config["replay_seed"])
+    )
+    return replace(data, train=train)
 
 
-def _data_folders(job: Job) -> list[Path]:
-    return [job.parents[role] for role in ("data", "ranked") if role in job.parents]
+def _of_fold(train: Split, job: Job) -> Split:
+    fold = job.call.config.get("fold")
+    return train if fold is None else in_fold(train, **fold)
+
+
+def _data_folders(job: Job, but: str = "") -> list[Path]:
+    return [job.parents[role] for role in DATA if role in job.parents and role != but]
 
 
 @dataclass

@@ -5,12 +5,13 @@ Used by the flow, `align plan` and the tests alike. Nothing here imports torch o
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from alignment_core.config import PipelineConfig
+from alignment_core.config import PipelineConfig, SourceConfig
 from alignment_core.errors import ConfigError
-from alignment_core.feedback.source import pinned
+from alignment_core.feedback.source import pinned_data
 from alignment_core.plugin_api import AlignmentOptimizer
 from alignment_core.registry import Registry
 from alignment_core.stages.base import StageCall
@@ -29,6 +30,8 @@ class Plan:
     sft: StageCall | None
     sample: StageCall | None
     rank: StageCall | None
+    votes: StageCall | None
+    older_votes: StageCall | None
     reward: StageCall | None
     reference: StageCall | None
     optimize: StageCall
@@ -49,20 +52,40 @@ class Plan:
         return {name: call for name, call in calls.items() if call is not None}
 
 
-def make_plan(config: PipelineConfig, registry: Registry) -> Plan:
-    """Decide every stage call of a run.
+@dataclass(frozen=True)
+class Retraining:
+    """What makes a run a retrain.
+
+    Attributes:
+        feedback: the feedback store.
+        after: number of the newest vote that the model it starts from has seen.
+        upto: number of the newest vote that it learns from.
+        older: whether votes that the model has seen are still in force.
+        start: key of the adapter that the policy starts from and is held to; None: the SFT model.
+    """
+
+    feedback: str
+    after: int
+    upto: int
+    older: bool
+    start: str | None
+
+
+def make_plan(config: PipelineConfig, registry: Registry, retraining: Retraining | None = None) -> Plan:
+    """Decide every stage call of a run; of a retrain, where `retraining` says so.
 
     Raises:
         ConfigError, DataError, ModelError, PluginError: whatever the user got wrong, before anything is built.
         ArtifactError: the model in production, which the run is to be compared with, is not in the store as it was.
     """
-    return _Planner(config, registry).plan()
+    return _Planner(config, registry, retraining).plan()
 
 
 class _Planner:
-    def __init__(self, config: PipelineConfig, registry: Registry) -> None:
+    def __init__(self, config: PipelineConfig, registry: Registry, retraining: Retraining | None) -> None:
         self.config = config
         self.registry = registry
+        self.retraining = retraining
         self.calls = Calls.of(config, registry)
 
     def plan(self) -> Plan:
@@ -70,17 +93,18 @@ class _Planner:
         if (config.rank is None) != (config.sample is None):
             raise ConfigError("`sample` and `rank` come together", do="Set both, or neither")
         optimizer = self.registry.optimizer(config.optimizer)
-        # Votes may come in while the run goes on: the stages will read those that the keys were made of.
-        data = config.data.model_copy(update={"sources": [pinned(source) for source in config.data.sources]})
+        data = pinned_data(config.data)
         ingest = self.calls.ingest(data)
-        sft = self._sft(ingest)
+        sft = self.calls.sft(ingest)
         sample = self._sample(ingest, sft)
         rank = self._rank(sample)
+        votes, older_votes = self._votes()
+        rows = {"data": ingest, "ranked": rank, "votes": votes, "older_votes": older_votes}
         scored = optimizer.reward_model or config.evaluation.reward_model
-        reward = self._reward(ingest, rank, sft, "rest") if scored and self.calls.external is None else None
-        judge = self._reward(ingest, rank, sft, "judge") if config.evaluation.judge_fraction is not None else None
-        reference = self._reference(optimizer, ingest, rank, sft)
-        optimize = self._optimize(optimizer, ingest, rank, sft, reward, reference)
+        reward = self._reward(rows, sft, "rest") if scored and self.calls.external is None else None
+        judge = self._reward(rows, sft, "judge") if config.evaluation.judge_fraction is not None else None
+        reference = self._reference(optimizer, rows, sft)
+        optimize = self._optimize(optimizer, rows, sft, reward, reference)
         external = self.calls.external if scored else None
         made = Evaluations(data, ingest, sft, reward, external, optimize, judge)
         return Plan(
@@ -88,17 +112,14 @@ class _Planner:
             sft=sft,
             sample=sample,
             rank=rank,
+            votes=votes,
+            older_votes=older_votes,
             reward=reward,
             reference=reference,
             optimize=optimize,
             judge=judge,
             **plan_evaluations(self.calls, made, optimizer.name),
         )
-
-    def _sft(self, ingest: StageCall) -> StageCall | None:
-        if self.config.sft is None:
-            return None
-        return self.calls.call("sft", self.calls.trains(sft=self.config.sft.model_dump(mode="json")), {"data": ingest})
 
     def _sample(self, ingest: StageCall, sft: StageCall | None) -> StageCall | None:
         if self.config.sample is None:
@@ -121,11 +142,36 @@ class _Planner:
         }
         return self.calls.call("rank", config, {"samples": sample})
 
-    def _reward(self, ingest: StageCall, rank: StageCall | None, sft: StageCall | None, part: str) -> StageCall:
+    def _votes(self) -> tuple[StageCall | None, StageCall | None]:
+        """The votes that a retrain learns from, and those that the model it starts from has seen."""
+        retraining = self.retraining
+        if retraining is None:
+            return None, None
+
+        def ingest(name: str, **which: int) -> StageCall:
+            source = SourceConfig(path=retraining.feedback, votes_upto=retraining.upto, **which)
+            return self.calls.ingest(self.config.data.model_copy(update={"sources": [source]}), name=name)
+
+        older = ingest("ingest older votes", votes_before=retraining.after) if retraining.older else None
+        return ingest("ingest votes", votes_after=retraining.after), older
+
+    def _mixed(self) -> dict[str, Any]:
+        """How new votes and older data are mixed, in a retrain."""
+        if self.retraining is None:
+            return {}
+        return {"replay": self.config.retrain.replay, "replay_seed": self.config.seed}
+
+    def _start(self, sft: StageCall | None) -> tuple[StageCall | None, dict[str, str]]:
+        """What the policy starts from and is held to: the SFT model, or the artifact that a retrain goes on from."""
+        if self.retraining is None or self.retraining.start is None:
+            return sft, {}
+        return None, {"sft": self.retraining.start}
+
+    def _reward(self, rows: Mapping[str, StageCall | None], sft: StageCall | None, part: str) -> StageCall:
         settings = self.config.reward.model_dump(mode="json", exclude=set(FIELDS))
         config = self.calls.trains(reward=settings, **self._fold(part))
         name = "judge" if part == "judge" else None
-        return self.calls.call("reward", config, {"data": ingest, "ranked": rank, "sft": sft}, name=name)
+        return self.calls.call("reward", config, {**rows, "sft": sft}, name=name)
 
     def _fold(self, part: str) -> dict[str, Any]:
         """Which of the people's judgements a stage learns from, where a part is kept for the judge."""
@@ -133,20 +179,19 @@ class _Planner:
         return {} if fraction is None else {"fold": {"judge_fraction": fraction, "part": part}}
 
     def _reference(
-        self, optimizer: AlignmentOptimizer, ingest: StageCall, rank: StageCall | None, sft: StageCall | None
+        self, optimizer: AlignmentOptimizer, rows: Mapping[str, StageCall | None], sft: StageCall | None
     ) -> StageCall | None:
-        rows = [name for name in ("preferences", "feedback") if getattr(optimizer, name)]
-        if not (optimizer.reference and rows):
+        kinds = [name for name in ("preferences", "feedback") if getattr(optimizer, name)]
+        if not (optimizer.reference and kinds):
             return None
-        return self.calls.call(
-            "reference", self.calls.loads(rows=rows, **self._fold("rest")), {"data": ingest, "ranked": rank, "sft": sft}
-        )
+        start, standing = self._start(sft)
+        config = self.calls.loads(rows=kinds, **self._fold("rest"), **self._mixed())
+        return self.calls.call("reference", config, {**rows, "sft": start}, standing=standing)
 
     def _optimize(
         self,
         optimizer: AlignmentOptimizer,
-        ingest: StageCall,
-        rank: StageCall | None,
+        rows: Mapping[str, StageCall | None],
         sft: StageCall | None,
         reward: StageCall | None,
         reference: StageCall | None,
@@ -159,13 +204,14 @@ class _Planner:
                 for setting, evaluator in self.registry.evaluators_of(optimizer).items()
             },
             **self._fold("rest"),
+            **self._mixed(),
         )
+        start, standing = self._start(sft)
         external = self.calls.external if optimizer.reward_model else None
         parents = {
-            "data": ingest,
-            "ranked": rank,
-            "sft": sft,
+            **rows,
+            "sft": start,
             "reward": reward if optimizer.reward_model else None,
             "reference": reference,
         }
-        return self.calls.call("optimize", config, parents, name=optimizer.name, external=external)
+        return self.calls.call("optimize", config, parents, name=optimizer.name, external=external, standing=standing)

@@ -1,22 +1,83 @@
 """`align feedback`: what is in the feedback store, out of it and into it."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from alignment_core.config import PipelineConfig
-from alignment_flows.command import AsJson, command
+from alignment_flows.command import AsJson, Changes, ConfigFile, command
 
 FEEDBACK: str = PipelineConfig.model_fields["feedback"].default
 Place = Annotated[str, typer.Option("--store", metavar="PLACE", help="The feedback store: an SQLite file or a URL.")]
+
+Host = Annotated[str, typer.Option(help="Address to listen on; beyond this machine only with ALIGN_PASSWORD set.")]
+Port = Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.", min=0, max=65535)]
 
 feedback_app = typer.Typer(help="The feedback store: what people and other raters said.", no_args_is_help=True)
 
 
 def add_to(app: typer.Typer) -> None:
     """Add these commands to `align`."""
+    app.command("sample")(sample)
+    app.command("rank")(rank)
+    app.command("retrain")(retrain)
     app.add_typer(feedback_app, name="feedback")
+
+
+@command
+def sample(
+    config: ConfigFile,
+    model: Annotated[
+        str | None, typer.Option(help="Who answers: an alias such as production, or a key; else the SFT model.")
+    ] = None,
+    changes: Changes = None,
+) -> None:
+    """Sample several responses to each prompt, and put them into the feedback store for `align rank`."""
+    from alignment_core.config_file import load_config
+    from alignment_flows.local import sample_responses
+
+    settings = load_config(config, changes or ())
+    kept = sample_responses(settings, model)
+    typer.echo(f"{kept} prompts can be ranked, in {settings.feedback}: `align rank {config}`")
+
+
+@command
+def rank(
+    config: ConfigFile,
+    by: Annotated[
+        Literal["people", "endpoint"],
+        typer.Option(help="`endpoint`: evaluation.endpoint ranks, marked as AI."),
+    ] = "people",
+    host: Host = "127.0.0.1",
+    port: Port = 7861,
+    changes: Changes = None,
+) -> None:
+    """Serve a page on which people rank sampled responses; the votes go to the feedback store of the settings."""
+    from alignment_core.config_file import load_config
+    from alignment_flows.pages import rank_by_ai, serve_rank
+
+    settings = load_config(config, changes or ())
+    if by == "people":
+        serve_rank(settings, host, port)
+    else:
+        typer.echo(f"{rank_by_ai(settings)} rankings by a model, marked as such, in {settings.feedback}")
+
+
+@command
+def retrain(config: ConfigFile, changes: Changes = None, as_json: AsJson = False) -> None:
+    """Retrain the model in production on the votes that came in since, and promote the new one if the gate says so."""
+    from alignment_core.config_file import load_config
+    from alignment_flows.local import run_retrain
+    from alignment_flows.show import print_json, show_run
+
+    done = run_retrain(load_config(config, changes or ()))
+    if not isinstance(done, str):
+        show_run(done, as_json=as_json)
+    elif as_json:
+        print_json({"skipped": done})
+    else:
+        typer.echo(f"Skipped: {done}")
 
 
 @feedback_app.command("show")

@@ -19,9 +19,12 @@ from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.exceptions import ObjectNotFound
 
+from alignment_core.config import PipelineConfig
 from alignment_core.config_file import load_config, read_config
 from alignment_core.errors import ConfigError
+from alignment_core.feedback.schema import database_url, shown
 from alignment_core.registry import load_registry
+from alignment_flows.feedback_events import RECORDED, resource_of
 
 POOLS = {"gpu": 1, "cpu": None}
 """Work pools with the number of runs that each takes at a time: one GPU holds no two runs."""
@@ -64,15 +67,15 @@ def deploy(configs: Sequence[Path] = ()) -> list[str]:
     stay as they were set.
 
     Args:
-        configs: settings of the user's own, each to become a deployment of the pipeline under the run's name; none:
-            the deployments of `prefect.yaml`.
+        configs: settings of the user's own, each to become a deployment of the pipeline, and with a gate of the
+            retrain, under the run's name; none: the deployments of `prefect.yaml`.
 
     Raises:
         ConfigError: a mistake in the settings, or in `prefect.yaml`.
     """
     declared = yaml.safe_load(shipped("prefect.yaml").read_text(encoding="utf-8"))
     if configs:
-        declared["deployments"] = [_own(path) for path in configs]
+        declared["deployments"] = [deployment for path in configs for deployment in _own(path)]
     with get_client(sync_client=True) as client:
         for pool, limit in POOLS.items():
             _ensure_pool(client, pool, limit)
@@ -84,14 +87,37 @@ def deploy(configs: Sequence[Path] = ()) -> list[str]:
     return [_name(deployment) for deployment in declared["deployments"]]
 
 
-def _own(path: Path) -> dict[str, Any]:
-    name = load_config(path).name
-    return {
-        "name": name,
+def _own(path: Path) -> list[dict[str, Any]]:
+    """The pipeline with these settings; with a gate also the retrain, by hand and once enough votes have come in."""
+    config = load_config(path)
+    own = {
+        "name": config.name,
         "entrypoint": "alignment_flows.pipeline.align",
         "description": f"The settings of {path.name}.",
         "work_pool": {"name": "gpu"},
         "parameters": {"config": form_values(path)},
+    }
+    if config.gate is None:
+        return [own]
+    retrain = {
+        **own,
+        "entrypoint": "alignment_flows.retrain.retrain",
+        "description": f"Learn from the votes that came in since, with the settings of {path.name}.",
+        "triggers": [_enough_votes(config)],
+    }
+    return [own, retrain]
+
+
+def _enough_votes(config: PipelineConfig) -> dict[str, Any]:
+    """Fires each time that so many votes have come in. `within: 0`: with a time it would be deaf until that is over."""
+    return {
+        "type": "event",
+        "match": {"prefect.resource.id": resource_of(shown(database_url(config.feedback)))},
+        "for_each": ["prefect.resource.id"],
+        "expect": [RECORDED],
+        "posture": "Reactive",
+        "threshold": config.retrain.min_votes,
+        "within": 0,
     }
 
 

@@ -17,6 +17,8 @@ from alignment_core.errors import ConfigError
 from alignment_core.registry import load_registry
 from alignment_core.stages.build import Built
 from alignment_core.stages.plan import Plan, make_plan
+from alignment_core.stages.plan_retrain import plan_retrain
+from alignment_core.stages.plan_sample import make_sample_plan
 
 if TYPE_CHECKING:
     from alignment_flows.comparison import Comparison
@@ -56,6 +58,10 @@ def run_pipeline(config: PipelineConfig) -> FinishedRun:
         from alignment_flows.pipeline import align
 
         state = align(config, return_state=True)
+    return _finished(config, state)
+
+
+def _finished(config: PipelineConfig, state: Any) -> FinishedRun:
     built = state.result(raise_on_failure=True)
     aliases = ArtifactStore(config.store).aliases.of(built["optimize"].artifact.key)
     return FinishedRun(config.name, str(state.state_details.flow_run_id), built, aliases)
@@ -88,6 +94,38 @@ def run_comparison(
     if isinstance(comparison, BaseException):
         raise comparison
     return comparison
+
+
+def run_retrain(config: PipelineConfig) -> FinishedRun | str:
+    """Run the flow `retrain`; where it found too few votes, its words.
+
+    Raises:
+        AlignmentError: a mistake of the user, or a stage that failed.
+    """
+    # A mistake is told at once, before a server is started.
+    plan_retrain(config, load_registry())
+    with prefect_at_hand():
+        from alignment_flows.retrain import SKIPPED, retrain
+
+        state = retrain(config, return_state=True)
+    if state.name == SKIPPED:
+        return str(state.message)
+    return _finished(config, state)
+
+
+def sample_responses(config: PipelineConfig, model: str | None) -> int:
+    """Run the flow `sample`; returns how many prompts can be ranked.
+
+    Raises:
+        AlignmentError: a mistake of the user, or a stage that failed.
+    """
+    # A mistake is told at once, before a server is started.
+    make_sample_plan(config, load_registry(), model)
+    with prefect_at_hand():
+        from alignment_flows.sample import sample
+
+        kept: int = sample(config, model, return_state=True).result(raise_on_failure=True)
+    return kept
 
 
 @contextmanager

@@ -1,0 +1,49 @@
+"""The command `align rank`: what it opens, in order, and what it serves."""
+
+from alignment_core.config import PipelineConfig
+from alignment_core.errors import ConfigError
+from alignment_core.feedback import FeedbackStore, open_feedback, web
+from alignment_core.progress import Silent
+from alignment_flows.feedback_events import tell_prefect
+from alignment_flows.local import quieten_prefect
+
+STATE = ".pages"
+"""Folder in the artifact store that remembers visitors over a restart."""
+
+
+def serve_rank(config: PipelineConfig, host: str, port: int) -> None:
+    """Serve the ranking page until Ctrl-C.
+
+    Raises:
+        ConfigError: others could reach it without a password, or the port is taken.
+        FeedbackError: the feedback store cannot be opened.
+    """
+    web.password_for(host)
+    with _open_store(config) as store:
+        from alignment_core.feedback.rank_page import rank_page
+
+        state = config.store / STATE / "rank"
+        web.serve(rank_page(store), title="Rank", host=host, port=port, state=state, close=lambda: None)
+
+
+def rank_by_ai(config: PipelineConfig) -> int:
+    """Let the endpoint of the settings rank what it has not ranked yet; returns how much that was.
+
+    Raises:
+        ConfigError: the settings name no endpoint, or it gives no verdict.
+        FeedbackError: the feedback store cannot be opened.
+    """
+    if config.evaluation.endpoint is None:
+        raise ConfigError("the settings name no model that could rank", where="evaluation.endpoint", do="Set it")
+    from alignment_core.stages.ai_rater import rank_by_endpoint
+
+    with _open_store(config) as store:
+        return rank_by_endpoint(store, config.evaluation.endpoint, config.store / STATE / "endpoint", Silent())
+
+
+def _open_store(config: PipelineConfig) -> FeedbackStore:
+    """The feedback store of the settings, which tells Prefect of its votes."""
+    quieten_prefect()
+    with open_feedback(config.feedback) as store:
+        place = store.place
+    return open_feedback(config.feedback, tell_prefect(place))

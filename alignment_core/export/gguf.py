@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -77,10 +78,6 @@ def _converter() -> Path:
             expected=f"a checkout of llama.cpp with {CONVERTER}",
             do=f"git clone https://github.com/ggml-org/llama.cpp, {INSTALL}, and set LLAMA_CPP to the folder",
         )
-    try:
-        import gguf  # noqa: F401
-    except ImportError as error:
-        raise ModelError(
-            "reading GGUF back needs a package", where="gguf", do="pip install gguf sentencepiece"
-        ) from error
+    if importlib.util.find_spec("gguf") is None:
+        raise ModelError("reading GGUF back needs a package", where="gguf", do=INSTALL)
     return Path(place)

@@ -71,7 +71,9 @@ def test_each_is_named_by_package_and_version_and_the_rest_works(write: Callable
     done = align("plugins", "list", "--json")
     assert (done.returncode, done.stderr) == (0, "")
     listed = json.loads(done.stdout)
-    assert {"dpo", "kto", "ppo", "wordlist", "jsonl", "whole"} == {plugin["name"] for plugin in listed["plugins"]}
+    assert {"dpo", "kto", "ppo", "wordlist", "jsonl", "tracker", "whole"} == {
+        plugin["name"] for plugin in listed["plugins"]
+    }
     problems = sorted(listed["problems"])
     assert len(problems) == len(BROKEN)
     for number, (package, (_, reason)) in enumerate(BROKEN.items()):

@@ -1,0 +1,50 @@
+"""Votes that come in start a retrain by themselves: event, automation, worker."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from served import ALIGN, Served, until
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+
+VOTES = """
+import sys, time
+from alignment_core.feedback import Rater, open_feedback
+from alignment_flows.feedback_events import tell_prefect
+
+place = sys.argv[1]
+with open_feedback(place, tell_prefect(place)) as store:
+    first, second = (store.add_response(({"role": "user", "content": "Hi"},), text, "m") for text in ("Hello", "Go"))
+    store.thumb(Rater("Ann"), first, True)
+    store.thumb(Rater("Ann"), second, False)
+    store.withdraw(Rater("Ann"), first)
+    time.sleep(5)  # events leave a moment after the vote
+"""
+
+
+def test_enough_votes_start_a_retrain(served: Served, write: Callable[..., Path], tmp_path: Path) -> None:
+    """Three votes came in, one of them the withdrawal of another: one is in force, three are wanted."""
+    place = str(tmp_path / "feedback.db")
+    config = write(name="loop", feedback=place, gate={}, retrain={"min_votes": 3})
+    deployed = served.run(ALIGN, "deploy", config)
+    assert deployed.returncode == 0, deployed.stderr
+    assert deployed.stdout.splitlines()[:2] == ["align/loop", "retrain/loop"]
+    again = served.run(ALIGN, "deploy", config)  # does not make a second automation
+    assert again.returncode == 0, again.stderr
+
+    def runs() -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = served.post("flow_runs/filter", flows={"name": {"any_": ["retrain"]}})
+        return found
+
+    told = served.run([sys.executable, "-P", "-c", VOTES], place)
+    assert told.returncode == 0, told.stderr
+    until(runs, lambda: served.post("events/filter", filter={"event": {"prefix": ["alignment."]}}))
+    (run,) = runs()
+    ended = served.ended(run["id"])
+    assert (ended["type"], ended["name"], ended["message"]) == ("COMPLETED", "Skipped", "1 new vote, 3 wanted")
+    assert len(runs()) == 1

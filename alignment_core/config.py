@@ -234,6 +234,19 @@ class GateConfig(Settings):
     """A model that passes becomes `production` as well; otherwise `align promote` makes it that."""
 
 
+class ChatConfig(Settings):
+    """How the model in production answers on the page `align chat`."""
+
+    max_new_tokens: int = Field(512, ge=1)
+    """Longest answer in tokens."""
+    temperature: float = Field(1.0, ge=0)
+    """Sampling temperature; 0 always takes the likeliest token."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Smallest set of tokens whose probability reaches this; 1 keeps all."""
+    system: str | None = None
+    """System prompt of every conversation; null: none."""
+
+
 class RetrainConfig(Settings):
     """The recurring retrain on the votes of the feedback store, by `align retrain`."""
 
@@ -271,6 +284,8 @@ class PipelineConfig(Settings):
     """What decides whether the model becomes `candidate`; null: nothing does, and no alias changes."""
     retrain: RetrainConfig = RetrainConfig()
     """The recurring retrain on people's votes."""
+    chat: ChatConfig = ChatConfig()
+    """Answers on the page `align chat`."""
     listeners: list[dict[str, Any]] = Field(default_factory=list)
     """Installed listeners by `name`, each with its settings: told how every stage goes; no result depends on them."""
     store: Path = Path("./artifacts")

@@ -86,7 +86,7 @@ def _as_files(source: SourceConfig, folder: Path) -> SourceConfig:
         raise DataError(
             "the feedback store holds no votes",
             where=shown(database_url(source.path)),
-            do="Collect some with `align rank`, or leave it out of data.sources",
+            do="Collect some with `align chat` or `align rank`, or leave it out of data.sources",
         )
     folder.mkdir(parents=True, exist_ok=True)
     write_training_rows(votes, folder)

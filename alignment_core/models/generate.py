@@ -46,6 +46,7 @@ def generate(
     pad_id: int,
     budget: Budget,
     tick: Callable[[int], None],
+    heard: Callable[[int, int], None] = lambda row, token: None,
 ) -> list[TokenSequence]:
     """One response to each prompt, ending with its stop token if it came to one.
 
@@ -56,6 +57,8 @@ def generate(
         noise_keys: one string per prompt, e.g. seed, step, row and sample number.
         budget: its tokens (prompts and responses, padding included) are what one batch may hold.
         tick: called before every token with the number of responses finished so far; may raise to stop.
+        heard: called with the number of a prompt and each token of its response as it comes. Where memory ran out, the
+            rows of that batch start again.
 
     Returns:
         Prompt and response of each row; `start` is the prompt's length.
@@ -71,13 +74,17 @@ def generate(
             group = [todo[place] for place in places]
             noise = torch.stack([_uniforms(noise_keys[i], sampling.max_new_tokens) for i in group]).to(roles.device)
             batch = _Batch(roles, role, [prompts[i].ids for i in group], noise, sampling, set(stop_ids), pad_id)
-            responses = batch.run(partial(tick, len(results)))
+            responses = batch.run(partial(tick, len(results)), partial(_of_prompt, heard, group))
             for i, response in zip(group, responses, strict=True):
                 results[i] = TokenSequence((*prompts[i].ids, *response), len(prompts[i].ids))
             tick(len(results))
 
     budget.fit(remaining)
     return [results[i] for i in range(len(prompts))]
+
+
+def _of_prompt(heard: Callable[[int, int], None], group: Sequence[int], row: int, token: int) -> None:
+    heard(group[row], token)
 
 
 def _uniforms(key: str, count: int) -> Tensor:
@@ -106,13 +113,13 @@ class _Batch:
         self.responses: list[list[int]] = [[] for _ in prompts]
 
     @torch.no_grad()
-    def run(self, tick: Callable[[], None]) -> list[list[int]]:
+    def run(self, tick: Callable[[], None], heard: Callable[[int, int], None]) -> list[list[int]]:
         cache = DynamicCache()
         ids, positions = self.ids, (self.mask.cumsum(1) - 1).clamp_min(0)
         for t in range(self.sampling.max_new_tokens):
             tick()
             token = choose(self._last_logits(ids, positions, cache), self.noise[self.alive, t], self.sampling)
-            keep = self._record(token.tolist())
+            keep = self._record(token.tolist(), heard)
             if not keep:
                 break
             if len(keep) < len(token):
@@ -137,10 +144,11 @@ class _Batch:
             )
         return output.logits[:, -1].float()  # type: ignore[no-any-return]
 
-    def _record(self, tokens: Sequence[int]) -> list[int]:
+    def _record(self, tokens: Sequence[int], heard: Callable[[int, int], None]) -> list[int]:
         """Write the tokens down; the places in the batch that go on."""
         for row, token in zip(self.alive, tokens, strict=True):
             self.responses[row].append(token)
+            heard(row, token)
         return [place for place, token in enumerate(tokens) if token not in self.stop_ids]
 
 

@@ -21,6 +21,7 @@ def add_to(app: typer.Typer) -> None:
     """Add these commands to `align`."""
     app.command("sample")(sample)
     app.command("rank")(rank)
+    app.command("chat")(chat)
     app.command("retrain")(retrain)
     app.add_typer(feedback_app, name="feedback")
 
@@ -62,6 +63,21 @@ def rank(
         serve_rank(settings, host, port)
     else:
         typer.echo(f"{rank_by_ai(settings)} rankings by a model, marked as such, in {settings.feedback}")
+
+
+@command
+def chat(
+    config: ConfigFile,
+    model: Annotated[str, typer.Option(help="A key, the beginning of one, an alias, or `latest`.")] = "production",
+    host: Host = "127.0.0.1",
+    port: Port = 7860,
+    changes: Changes = None,
+) -> None:
+    """Serve a page on which people talk to the model in production and judge its answers."""
+    from alignment_core.config_file import load_config
+    from alignment_flows.pages import serve_chat
+
+    serve_chat(load_config(config, changes or ()), model, host, port)
 
 
 @command

@@ -1,4 +1,4 @@
-"""The command `align rank`: what it opens, in order, and what it serves."""
+"""The commands `align rank` and `align chat`: what they open, in order, and what they serve."""
 
 from alignment_core.config import PipelineConfig
 from alignment_core.errors import ConfigError
@@ -11,12 +11,32 @@ STATE = ".pages"
 """Folder in the artifact store that remembers visitors over a restart."""
 
 
+def serve_chat(config: PipelineConfig, model: str, host: str, port: int) -> None:
+    """Serve the chat page until Ctrl-C.
+
+    Raises:
+        ConfigError: others could reach it without a password, or the port is taken.
+        ArtifactError: there is no such model.
+        FeedbackError: the feedback store cannot be opened.
+    """
+    web.password_for(host)
+    from alignment_core.artifacts import ArtifactStore
+    from alignment_core.feedback.chat_model import ChatModel
+
+    chat_model = ChatModel(ArtifactStore(config.store), model, config.device, config.chat)
+    with _open_store(config) as store:
+        from alignment_core.feedback.chat_page import chat_page
+
+        page = chat_page(chat_model, store, config.chat)
+        state = config.store / STATE / "chat"
+        web.serve(page, title="Chat", host=host, port=port, state=state, close=chat_model.close)
+
+
 def serve_rank(config: PipelineConfig, host: str, port: int) -> None:
     """Serve the ranking page until Ctrl-C.
 
     Raises:
-        ConfigError: others could reach it without a password, or the port is taken.
-        FeedbackError: the feedback store cannot be opened.
+        ConfigError, FeedbackError: as for `serve_chat`.
     """
     web.password_for(host)
     with _open_store(config) as store:

@@ -1,4 +1,4 @@
-"""Our page as people start it: `align rank` in a process of its own."""
+"""Our pages as people start them: `align chat` and `align rank` in a process of their own."""
 
 from __future__ import annotations
 

@@ -207,8 +207,9 @@ def gone(processes: list[int]) -> bool:
 
 @pytest.mark.ci
 def test_failed_stage_is_told_without_a_traceback(write: Write, tmp_path: Path) -> None:
+    settings = write()
     (tmp_path / "pairs.jsonl").write_text("not json\n" * 5)
-    done = align("run", write())
+    done = align("run", settings)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith(("align: ", "  "))

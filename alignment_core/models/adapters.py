@@ -17,6 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from alignment_core.config import LoraConfig
 from alignment_core.errors import ConfigError, ModelError
+from alignment_core.models.lora import run_plainly
 from alignment_core.models.saving import save_tensors
 
 ADAPTER = "adapter_model.safetensors"
@@ -113,6 +114,8 @@ class Adapters:
         else:
             self._peft.add_adapter(name, config)
         self.layers = [module for module in self.model.modules() if isinstance(module, BaseTunerLayer)]
+        for layer in self.layers:
+            run_plainly(layer)
         # A fresh adapter comes in training mode, its dropout on, and with gradients.
         self.model.eval().requires_grad_(False)
 

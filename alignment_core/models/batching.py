@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from alignment_core.models.counting import linear_layers
 from alignment_core.plugin_api import Row, TokenSequence
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 T = TypeVar("T")
 
@@ -80,6 +81,36 @@ def call_cost(model: PreTrainedModel) -> int:
     weights = model.num_parameters() / layers
     operations = 5e10 if model.device.type == "cpu" else 1e14
     return int(1e-3 * operations / (6 * weights))
+
+
+def cached_for_learned(model: PreTrainedModel, *, layers: int, features: float, checkpointing: bool) -> int:
+    """Tokens that generation may hold in its cache where a micro-batch holds one, and take less memory.
+
+    A token that waits for backward keeps at least what every linear layer gives and reads, or with checkpointing each
+    layer's input. One in the cache keeps its keys and values, and while the prompt is read one layer's outputs.
+
+    Args:
+        model: tells the widths.
+        layers: of the whole model.
+        features: outputs of the linear layers of one of them.
+        checkpointing: whether training recomputes.
+    """
+    width: int = model.config.get_text_config().hidden_size
+    learned = layers * width + 2 * features if checkpointing else 2 * layers * features
+    return max(1, int(learned / (layers * cache_width(model.config) + features)))
+
+
+def cache_width(config: PretrainedConfig) -> int:
+    """Numbers that one token's keys and values take in one layer."""
+    config = config.get_text_config()
+    heads: int = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    head: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return 2 * heads * head
+
+
+def linear_features(model: PreTrainedModel) -> int:
+    """Outputs of all linear layers but the head."""
+    return sum(m.nf if isinstance(m, Conv1D) else m.out_features for m in linear_layers(model))  # type: ignore[misc]
 
 
 def row_sequences(row: Row) -> Sequence[TokenSequence]:

@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from alignment_core.config import LoadIn, LoraConfig, Moments
+from alignment_core.models.batching import cache_width, cached_for_learned
 from alignment_core.models.classifier import ClassifierSize
 from alignment_core.models.counting import (
     QUANTISED_BYTES,
@@ -134,9 +135,6 @@ class DryRun:
             lambda roles: 4.0 * sum(p.numel() for p in _adapter_weights(roles, self.architecture.adapters))
         )
         config = self.architecture.config.get_text_config()
-        width = config.hidden_size // config.num_attention_heads
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        head_width = getattr(config, "head_dim", None) or width
         element = self._dtype.itemsize
         base, loading = bytes_of_weights(model, self.architecture.load_in), 0
         if self.architecture.device.type == "cpu":
@@ -149,7 +147,7 @@ class DryRun:
             training=round(training),
             parameters=sum(p.numel() for p in model.parameters()),
             trainable=trainable,
-            cache_per_token=2 * self.layers * heads * head_width * element,
+            cache_per_token=self.layers * cache_width(config) * element,
             external_reward=0 if self._external is None else self._external.weights,
         )
 
@@ -218,18 +216,19 @@ class DryRun:
         peak: int = counted.peak
         return peak
 
-    def generating(self, rows: int, prompt: int, new: int, cache_per_token: int) -> int:
-        """Peak of the keys and values of `rows` responses: a token makes each layer's anew, and then frees the old."""
-        heap = heap_of(self.architecture.device.type)
-        if heap is None:
-            return round(cache_per_token * rows * (prompt + new) * (1 + 1 / self.layers))
-        part = cache_per_token * rows / (2 * self.layers)
-        for tokens in range(prompt, prompt + new):
-            for place in range(2 * self.layers):
-                heap.take(2 * place + tokens % 2, round(part * tokens))
-                if tokens > prompt:
-                    heap.give(2 * place + (tokens + 1) % 2)
-        return heap.peak
+    def generating(self, rows: int, tokens: int, cache_per_token: int) -> int:
+        """Peak of the keys and values of `rows` responses with their prompts; one layer's twice while rows leave."""
+        return round(cache_per_token * rows * tokens * (1 + 1 / (2 * self.layers)))
+
+    def cached_for_learned(self, *, checkpointing: bool) -> int:
+        """`Roles.cached_for_learned` of the whole model."""
+        if not self.architecture.trained:
+            return 1
+        layers = self._sizes[0]
+        features = self._models[layers].features / layers
+        return cached_for_learned(
+            self._models[layers].model, layers=self.layers, features=features, checkpointing=checkpointing
+        )
 
     def _learn(self, roles: Roles, passes: Sequence[Pass]) -> None:
         total = torch.stack([self._read(roles, one) for one in passes]).sum()

@@ -12,10 +12,14 @@ from transformers import DynamicCache
 
 from alignment_core.errors import ModelError
 from alignment_core.models.batching import by_budget
+from alignment_core.models.cache import cache_for
 from alignment_core.models.logps import Budget
 from alignment_core.models.roles import Roles
 from alignment_core.models.seeds import seed_of
 from alignment_core.plugin_api import TokenSequence
+
+CHOSEN_TOGETHER = 2**22
+"""Logits from which tokens are chosen at one time: 128 MiB with all that this takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +59,8 @@ def generate(
 
     Args:
         noise_keys: one string per prompt, e.g. seed, step, row and sample number.
-        budget: its tokens (prompts and responses, padding included) are what one batch may hold.
+        budget: one batch may hold as many times its tokens (prompts and responses, padding included) as
+            `Roles.cached_for_learned` says.
         tick: called before every token with the number of responses finished so far; may raise to stop.
         heard: called with the number of a prompt and each token of its response as it comes. Where memory ran out, the
             rows of that batch start again.
@@ -69,7 +74,7 @@ def generate(
     def remaining() -> None:
         todo = [i for i in range(len(prompts)) if i not in results]
         # A recurrent state reads the padding, and its rows cannot be taken out: such a model answers one by one.
-        tokens = budget.tokens if roles.takes_left_padding else 1
+        tokens = budget.tokens * roles.cached_for_learned() if roles.takes_left_padding else 1
         for places in by_budget([room[i] for i in todo], tokens, lambda sequence: (sequence,)):
             group = [todo[place] for place in places]
             noise = torch.stack([_uniforms(noise_keys[i], sampling.max_new_tokens) for i in group]).to(roles.device)
@@ -114,11 +119,11 @@ class _Batch:
 
     @torch.no_grad()
     def run(self, tick: Callable[[], None], heard: Callable[[int, int], None]) -> list[list[int]]:
-        cache = DynamicCache()
+        cache = cache_for(self.roles.model, self.ids.shape[1] + self.sampling.max_new_tokens)
         ids, positions = self.ids, (self.mask.cumsum(1) - 1).clamp_min(0)
         for t in range(self.sampling.max_new_tokens):
             tick()
-            token = choose(self._last_logits(ids, positions, cache), self.noise[self.alive, t], self.sampling)
+            token = self._choose(self._last_logits(ids, positions, cache), self.noise[self.alive, t])
             keep = self._record(token.tolist(), heard)
             if not keep:
                 break
@@ -143,6 +148,12 @@ class _Batch:
                 logits_to_keep=1,
             )
         return output.logits[:, -1].float()  # type: ignore[no-any-return]
+
+    def _choose(self, logits: Tensor, noise: Tensor) -> Tensor:
+        """A few rows at a time: choosing takes several times the memory of the logits."""
+        rows = max(1, CHOSEN_TOGETHER // logits.shape[-1])
+        parts = zip(torch.split(logits, rows), torch.split(noise, rows), strict=True)
+        return torch.cat([choose(some, its_noise, self.sampling) for some, its_noise in parts])
 
     def _record(self, tokens: Sequence[int], heard: Callable[[int, int], None]) -> list[int]:
         """Write the tokens down; the places in the batch that go on."""

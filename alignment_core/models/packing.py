@@ -182,25 +182,30 @@ def _attention(
     groups = query.shape[1] // key.shape[1]
     key, value = repeat_kv(key, groups), repeat_kv(value, groups)
     scale, window = options.get("scaling"), options.get("sliding_window")
-    parts = [_attend(piece, query, key, value, scale, window) for piece in layout]
+    # Split, not sliced: the gradient of a slice is a whole row of zeros, one for each piece.
+    lengths = [piece.stop - piece.start for piece in layout]
+    queries, keys, values = (torch.split(whole, lengths, dim=2) for whole in (query, key, value))
+    place = {(piece.start, piece.stop): i for i, piece in enumerate(layout)}
+    parts = []
+    for i, piece in enumerate(layout):
+        own, seen = keys[i], values[i]
+        if piece.prompt in place:
+            shared = place[piece.prompt]
+            own, seen = torch.cat([keys[shared], own], 2), torch.cat([values[shared], seen], 2)
+        parts.append(_attend(queries[i], own, seen, scale, window))
     return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
 
 
-def _attend(piece: Piece, query: Tensor, key: Tensor, value: Tensor, scale: float | None, window: int | None) -> Tensor:
-    own, prompt = slice(piece.start, piece.stop), slice(*piece.prompt)
-    before, length = prompt.stop - prompt.start, piece.stop - piece.start
-    keys, values = key[:, :, own], value[:, :, own]
-    if before:
-        keys, values = torch.cat([key[:, :, prompt], keys], 2), torch.cat([value[:, :, prompt], values], 2)
+def _attend(query: Tensor, key: Tensor, value: Tensor, scale: float | None, window: int | None) -> Tensor:
+    """Causal attention of the last tokens that the keys are of."""
+    length, before = query.shape[2], key.shape[2] - query.shape[2]
     mask = None
     if before or (window is not None and length > window):
         distance = torch.arange(before, before + length, device=query.device).unsqueeze(1) - torch.arange(
             before + length, device=query.device
         )
         mask = distance >= 0 if window is None else (distance >= 0) & (distance < window)
-    return scaled_dot_product_attention(
-        query[:, :, own], keys, values, attn_mask=mask, is_causal=mask is None, scale=scale
-    )
+    return scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None, scale=scale)
 
 
 def _mask(*arguments: Any, **options: Any) -> Tensor | None:

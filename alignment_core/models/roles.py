@@ -16,7 +16,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from alignment_core.config import LoraConfig
 from alignment_core.models.adapters import Adapters
-from alignment_core.models.batching import by_budget, call_cost
+from alignment_core.models.batching import by_budget, cached_for_learned, call_cost, linear_features
 from alignment_core.models.load import body_of, separable, takes_left_padding
 from alignment_core.models.packing import (
     Arrangement,
@@ -53,6 +53,7 @@ class Roles:
         self.device = model.device
         self.packs = packs(model, self.body)
         self.call_cost = call_cost(model)
+        self.features = linear_features(model)
         self.heads = nn.ModuleDict()
         self.trained: tuple[str, ...] = ()
         self._adapters = Adapters(model, path, revision)
@@ -229,6 +230,15 @@ class Roles:
     ) -> list[list[int]]:
         """Indices of the items that one forward pass may hold, by how this model lays them out."""
         return (packed_by_budget if self.packs else by_budget)(items, budget, sequences_of)
+
+    def cached_for_learned(self) -> int:
+        """Tokens that a generated batch may hold for each of a micro-batch: one where nothing is trained."""
+        if not self.trained:
+            return 1
+        layers = self.model.config.get_text_config().num_hidden_layers
+        return cached_for_learned(
+            self.model, layers=layers, features=self.features / layers, checkpointing=self.checkpointing
+        )
 
     def autocast(self) -> torch.autocast:
         """bf16 arithmetic where the base is bf16 (`load.base_dtype`), with the adapters' weights in float32."""

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from alignment_core.models.dry_run import DryRun, Footprint, Pass
+from alignment_core.models.generate import CHOSEN_TOGETHER
 from alignment_core.models.logps import SMALLEST_BUDGET
 from alignment_core.training.rehearsal import Demand
 
@@ -21,8 +22,9 @@ LEAST_KEPT = 1024
 """Budget below which recomputing activations costs less than smaller passes do."""
 SHARE = 0.9
 """Of the free memory, what a stage may be planned to take."""
-SAMPLING_BYTES = 32
-"""Per logit while a token is chosen: float32 twice, float64 probabilities, their sum and copies (`generate.choose`)."""
+LOGIT_BYTES, CHOOSING_BYTES = 8, 32
+"""Per logit of a generated batch, with its copy in float32, and per logit of those from which tokens are chosen at one
+time: float32 twice, float64 probabilities, their sum and copies (`generate.choose`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +129,14 @@ def _needs(dry_run: DryRun, footprint: Footprint, demand: Demand, budget: int, r
     if demand.reading is not None:
         passes.append(dry_run.reading(demand.reading))
     if demand.room:
-        rows = max(1, min(demand.generated_together, budget // demand.room))
+        tokens = budget * dry_run.cached_for_learned(checkpointing=recompute)
+        rows = max(1, min(demand.generated_together, tokens // demand.room))
         prompt = max(1, demand.room - demand.response_tokens)
-        cache = dry_run.generating(rows, prompt, demand.response_tokens, footprint.cache_per_token)
+        cache = dry_run.generating(rows, demand.room, footprint.cache_per_token)
         first = dry_run.reading(Pass("policy", rows * prompt, prompt, rows))
-        passes.append(cache + max(first, rows * dry_run.vocabulary * SAMPLING_BYTES))
+        logits = rows * dry_run.vocabulary
+        choosing = logits * LOGIT_BYTES + min(logits, max(CHOSEN_TOGETHER, dry_run.vocabulary)) * CHOOSING_BYTES
+        passes.append(cache + max(first, choosing))
     kept = (footprint.adapters, footprint.training, max(passes), footprint.external_reward)
     return Needs(footprint.base, max(0, footprint.loading - sum(kept)), *kept)
 

@@ -10,7 +10,10 @@ from engine import CPU, LORA, open_roles
 from alignment_core.models import dry_run
 from alignment_core.models.counting import Counted
 from alignment_core.models.dry_run import Architecture, DryRun, Pass
+from alignment_core.models.generate import Sampling, generate
+from alignment_core.models.logps import Budget, LanguageModel
 from alignment_core.models.roles import Roles
+from alignment_core.plugin_api import TokenSequence
 
 
 @pytest.fixture(autouse=True)
@@ -82,3 +85,37 @@ def test_full_logits_are_counted_where_there_is_no_way_around_them(tmp_path: Pat
     chunked = plan(open_roles(save_model("llama", tmp_path / "b", vocab_size=20_000)))
     logits = 96 * 20_000 * 4
     assert whole.training([PASS], checkpointing=False) - chunked.training([PASS], checkpointing=False) > 0.5 * logits
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("llama", {}),
+        ("llama", {"hidden_size": 128, "num_hidden_layers": 8, "num_key_value_heads": 4}),
+        ("llama", {"hidden_size": 128, "intermediate_size": 400, "num_hidden_layers": 8, "num_key_value_heads": 1}),
+        ("gpt2", {"n_embd": 128}),
+    ],
+)
+def test_sampling_takes_less_than_learning(
+    tmp_path: Path, name: str, shape: dict[str, int], checkpointing: bool
+) -> None:
+    """A batch that fills what the cache may hold, beside a micro-batch that fills the budget; real tensors."""
+    roles = open_roles(save_model(name, tmp_path, **shape))
+    roles.add_new("policy", LORA, 0)
+    roles.train_only(["policy"])
+    roles.checkpoint_layers(checkpointing)
+    dry, budget, prompt, new = plan(roles), 192, 20, 12
+    assert dry.cached_for_learned(checkpointing=checkpointing) == roles.cached_for_learned()
+    rows = budget * roles.cached_for_learned() // (prompt + new)
+    prompts = [TokenSequence((i, *(7,) * (prompt - 1)), prompt) for i in range(rows)]
+    own = [*roles.model.parameters(), *roles.model.buffers()]
+    with torch.no_grad(), Counted(own) as sampled:
+        generate(
+            roles, "policy", prompts, noise_keys=[str(i) for i in range(rows)], sampling=Sampling(new), stop_ids=(),
+            pad_id=0, budget=Budget(budget), tick=lambda _: None,
+        )  # fmt: skip
+    with roles.training(), Counted(own) as learned:
+        sequences = [TokenSequence((*p.ids, *(7,) * new), prompt) for p in prompts[: budget // (prompt + new)]]
+        LanguageModel(roles, "policy", 0, Budget(budget)).logps(sequences).sum().backward()
+    assert sampled.peak < learned.peak

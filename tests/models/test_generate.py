@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from architectures import save_model
 from engine import ENOUGH, LORA, PAD, STOP, disturb, language, open_roles, sequences
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -254,3 +255,31 @@ def test_memory_that_never_suffices_is_one_error(roles: Roles, monkeypatch: pyte
     monkeypatch.setattr(roles.model, "forward", failing)
     with pytest.raises(TrainingError, match="smallest token budget"):
         sample(roles, prompts(2), Sampling(3), budget=500)
+
+
+def test_a_policy_that_learns_is_sampled_in_larger_batches(tmp_path: Path) -> None:
+    """One in the cache takes less than one that waits for backward; what is said is the same."""
+    roles = open_roles(save_model("llama", tmp_path, num_hidden_layers=6))
+    roles.add_new("policy", LORA, 0)
+    disturb(roles, "policy", 3)
+    passes: list[int] = []
+    hook = roles.model.register_forward_pre_hook(
+        lambda *given: passes.append(given[2]["input_ids"].shape[1]), with_kwargs=True
+    )
+    found = prompts(24)
+
+    def first_passes() -> int:
+        count = sum(width > 1 for width in passes)
+        passes.clear()
+        return count
+
+    alone = sample(roles, found, Sampling(4), budget=64)
+    before = first_passes()
+    roles.train_only(["policy"])
+    assert sample(roles, found, Sampling(4), budget=64) == alone
+    ratio = roles.cached_for_learned()
+    assert ratio >= 4
+    assert first_passes() <= before // ratio + 1
+    roles.checkpoint_layers(True)
+    assert roles.cached_for_learned() < ratio
+    hook.remove()

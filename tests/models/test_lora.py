@@ -1,0 +1,81 @@
+"""Our forward of a plain LoRA layer beside peft's own."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from architectures import save_model
+from engine import disturb, language, open_roles, sequences
+from torch import Tensor
+
+from alignment_core.config import LoadIn, LoraConfig
+from alignment_core.models.roles import Roles
+
+PLAIN = LoraConfig(rank=4, alpha=8, dropout=0.3)
+
+
+def opened(path: Path, load_in: LoadIn = "fp32", lora: LoraConfig = PLAIN) -> Roles:
+    roles = open_roles(path, load_in)
+    roles.add_new("policy", lora, 0)
+    disturb(roles, "policy", 1)
+    roles.train_only(["policy"])
+    return roles
+
+
+def peft_alone(roles: Roles) -> None:
+    """Take our forward away, so that the layers' own class answers."""
+    for layer in roles._adapters.layers:
+        del layer.__dict__["forward"]
+
+
+def learned(roles: Roles) -> list[Tensor]:
+    """Log-probabilities and gradients with dropout, from one seed."""
+    torch.manual_seed(5)
+    with roles.training():
+        logps = language(roles, "policy").token_logps(sequences(6)).logps
+        logps.sum().backward()
+    found = [logps.detach(), *(p.grad.clone() for p in roles.parameters().values() if p.grad is not None)]
+    for parameter in roles.parameters().values():
+        parameter.grad = None
+    return found
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+@pytest.mark.parametrize("load_in", ["fp32", "bf16", "nf4", "int8"])
+def test_values_and_gradients_are_those_of_peft(tmp_path: Path, name: str, load_in: LoadIn) -> None:
+    roles = opened(save_model(name, tmp_path), load_in)
+    ours = learned(roles)
+    peft_alone(roles)
+    theirs = learned(roles)
+    assert len(ours) == len(theirs) > 4
+    tolerance = 1e-5 if roles.model.dtype == torch.float32 else 0.05
+    for one, other in zip(ours, theirs, strict=True):
+        assert float((one - other).norm()) <= tolerance * float(other.norm())
+
+
+def test_what_is_no_plain_lora_stays_with_peft(tiny_model: Path) -> None:
+    roles = opened(tiny_model, lora=LoraConfig(rank=4, alpha=8, dora=True))
+    ours = learned(roles)
+    peft_alone(roles)
+    assert all(torch.equal(one, other) for one, other in zip(ours, learned(roles), strict=True))
+
+
+def test_layers_that_read_the_same_input_keep_it_once(tmp_path: Path) -> None:
+    """peft makes a copy in bf16 for each of query, key and value, and for gate and up."""
+    roles = opened(save_model("llama", tmp_path, hidden_size=128, intermediate_size=256), "bf16", LoraConfig())
+
+    def kept() -> int:
+        sizes: dict[int, int] = {}
+
+        def keep(tensor: Tensor) -> Tensor:
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with roles.training(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            logps = language(roles, "policy").token_logps(sequences(8, completion=60)).logps
+        assert logps.requires_grad
+        return sum(sizes.values())
+
+    ours = kept()
+    peft_alone(roles)
+    assert ours < 0.93 * kept()

@@ -222,12 +222,10 @@ class DryRun:
 
     def cached_for_learned(self, *, checkpointing: bool) -> int:
         """`Roles.cached_for_learned` of the whole model."""
-        if not self.architecture.trained:
-            return 1
-        layers = self._sizes[0]
-        features = self._models[layers].features / layers
+        model, shown = self._models[self._sizes[0]], self._sizes[0]
+        recomputes = checkpointing or not self.architecture.trained
         return cached_for_learned(
-            self._models[layers].model, layers=self.layers, features=features, checkpointing=checkpointing
+            model.model, layers=self.layers, features=model.features / shown, checkpointing=recomputes
         )
 
     def _learn(self, roles: Roles, passes: Sequence[Pass]) -> None:

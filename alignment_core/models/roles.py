@@ -232,13 +232,10 @@ class Roles:
         return (packed_by_budget if self.packs else by_budget)(items, budget, sequences_of)
 
     def cached_for_learned(self) -> int:
-        """Tokens that a generated batch may hold for each of a micro-batch: one where nothing is trained."""
-        if not self.trained:
-            return 1
+        """Tokens that a generated batch may hold for each of a micro-batch, which recomputes where nothing learns."""
         layers = self.model.config.get_text_config().num_hidden_layers
-        return cached_for_learned(
-            self.model, layers=layers, features=self.features / layers, checkpointing=self.checkpointing
-        )
+        recomputes = self.checkpointing or not self.trained
+        return cached_for_learned(self.model, layers=layers, features=self.features / layers, checkpointing=recomputes)
 
     def autocast(self) -> torch.autocast:
         """bf16 arithmetic where the base is bf16 (`load.base_dtype`), with the adapters' weights in float32."""

@@ -11,16 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoConfig, PretrainedConfig
 
 from alignment_core.artifacts import ArtifactStore
 from alignment_core.config import EvaluationConfig, LoraConfig, Moments, SampleConfig
 from alignment_core.data.dataset import Dataset, Split, read_dataset
 from alignment_core.data.folds import in_fold
+from alignment_core.data.rendering import load_tokenizer
 from alignment_core.errors import DataError, ModelError
 from alignment_core.models.classifier import read_classifier_config
 from alignment_core.models.dry_run import Architecture, DryRun, Pass
-from alignment_core.models.load import choose_device
+from alignment_core.models.load import base_dtype, choose_device
 from alignment_core.own_process import reply
 from alignment_core.plugin_api import Row, TokenSequence
 from alignment_core.progress import Silent
@@ -80,14 +82,26 @@ class _Predictor:
         self.load_in = call.config["load_in"]
         self.device = choose_device(self.runtime.device)
         self.config = _read_config(self.model["path"], self.model["revision"])
-        # What passes import when they first run is a part of every stage's process.
+        self.data = self._read_data()
         self.adapter = DryRun(self._architecture(("policy",), (), ("policy",)))
-        self.adapter.training([Pass("policy", 16, 16, 8)], checkpointing=False)
-        self.process = resident_memory() if self.device.type == "cpu" else 0
+        self.process = self._memory_of_process() if self.device.type == "cpu" else 0
         self.available = available_memory(self.device, self.runtime.memory_gb)
         if self.runtime.memory_gb is None:
             self.available += self.process
-        self.data = self._read_data()
+
+    def _memory_of_process(self) -> int:
+        """What every stage's process holds before its model is there, seen of this one once it holds as much.
+
+        That is the data, the tokenizer, what the first pass imports, and the pages of the libraries' own code that it
+        runs: fake tensors run none of them, so a few small real ones do.
+        """
+        load_tokenizer(self.model["path"], self.model["revision"])
+        self.adapter.training([Pass("policy", 16, 16, 8)], checkpointing=False)
+        for dtype in (torch.float32, base_dtype(self.load_in, self.device)):
+            states = torch.ones((1, 4, 64, 64), dtype=dtype, requires_grad=True)
+            mixed = nn.functional.scaled_dot_product_attention(states, states, states, is_causal=True)
+            nn.functional.silu(mixed @ states).float().softmax(-1).sum().backward()  # type: ignore[no-untyped-call]
+        return resident_memory()
 
     def forecast(self) -> Forecast:
         stages = {name: self.calls[name] for name in self.to_run if self._runs_our_model(self.calls[name])}
@@ -188,7 +202,12 @@ class _Predictor:
         roles = ("policy", *(("reference",) if base else ()), *(("reward",) if "reward" in call.parents else ()))
         heads = ("reward",) if "reward" in call.parents else ()
         scored = len(heads) + ("reward_model" in call.inputs)
-        return Work(roles, heads, (), len(prompts), partial(_generate, prompts, evaluation.max_new_tokens, 2 + scored))
+        held_out = self.data.held_out
+        # Demonstrations by the policy, pairs by the policy and the reference.
+        read = [s for row in held_out.demonstrations for s in row.sequences.values()]
+        read += 2 * [s for row in held_out.preferences for s in row.sequences.values()]
+        demand = partial(_evaluate, read, prompts, evaluation.max_new_tokens, 2 + scored)
+        return Work(roles, heads, (), len(prompts), demand)
 
     def _reading_responses(self, evaluated: StageCall, adapters: Sequence[str], times: int) -> Work:
         """Every response to a held-out prompt, read so many times by a reward model."""
@@ -294,6 +313,15 @@ def _generate(prompts: Sequence[Row], new: int, forwards: int, tokens: int) -> D
         return demand
     held = min(sum(lengths), max(tokens, max(lengths)))
     return replace(demand, reading=Pass("policy", held, max(lengths), held), read=forwards * sum(lengths))
+
+
+def _evaluate(
+    sequences: Sequence[TokenSequence], prompts: Sequence[Row], new: int, forwards: int, tokens: int
+) -> Demand:
+    """Held-out sequences, then what `_generate` does."""
+    measured, answered = _read(sequences, tokens), _generate(prompts, new, forwards, tokens)
+    reading = max(filter(None, (measured.reading, answered.reading)), key=lambda one: one.tokens)
+    return replace(answered, reading=reading, read=measured.read + answered.read)
 
 
 def _external_reward(call: StageCall) -> PretrainedConfig | None:

@@ -23,9 +23,15 @@ STOP_SECONDS = 20
 """Time that a stage has from SIGTERM to the end of its checkpoint."""
 POLL_SECONDS = 0.5
 LOG_LINES = 25
-WHOLE_HEAP = "glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0"
-"""Has glibc join every free block with its neighbours at once. The slivers that aligned tensors leave between them
-would otherwise be kept for small objects, and a hole then not hold the next tensor of the size that left it."""
+FRUGAL = {
+    # glibc joins every free block with its neighbours at once. The slivers that aligned tensors leave between them
+    # would otherwise be kept for small objects, and a hole then not hold the next tensor of the size that left it.
+    "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0",
+    # oneDNN keeps a program and its memory for each shape of a bf16 product, 1024 of them; micro-batches have as many.
+    "LRU_CACHE_CAPACITY": "32",
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32",
+}
+"""Environment of a stage's process, unless the user's own says otherwise."""
 LOG_BYTES = 8192
 
 
@@ -61,7 +67,7 @@ def _child(call: StageCall, log: IO[bytes]) -> Iterator[tuple[subprocess.Popen[b
                 stdout=log,
                 stderr=log,
                 pass_fds=(writing,),
-                env={"GLIBC_TUNABLES": WHOLE_HEAP, **os.environ},
+                env=FRUGAL | dict(os.environ),
             )
         finally:
             os.close(writing)

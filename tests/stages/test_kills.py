@@ -130,6 +130,8 @@ def plan(model: Path, folder: Path, store: str, optimizer: str, **more: Any) -> 
             "evaluation": {"max_prompts": 4, "max_new_tokens": 6},
             "store": str(folder / store),
             "device": "cpu",
+            # Several passes in a step and in a reading stage.
+            "token_budget": 128,
             # After every step: a killed stage then has something to go on from.
             "checkpoint_seconds": 1e-3,
             **more,

@@ -134,7 +134,8 @@ def test_training_that_was_killed_ends_by_itself_as_an_unbroken_one(
         settings = load_config(write(store=str(tmp_path / store), checkpoint_seconds=1e-3), ())
         plan = make_plan(settings, load_registry())
         assert plan.sft is not None
-        monkeypatch.setenv(dies.VARIABLE, dies.order(tmp_path / "counts", kind=kind, number=2, once=True))
+        order = dies.order(tmp_path / "counts", plan.sft.key, kind=kind, number=2, once=True)
+        monkeypatch.setenv(dies.VARIABLE, order)
         state, tasks = run((plan.ingest, []), (plan.sft, [plan.ingest]), tasks=2)
         assert state.is_completed()
         assert tasks[plan.sft.label].run_count == (2 if kind else 1)

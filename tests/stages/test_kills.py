@@ -74,20 +74,20 @@ class World:
         """Build the stage and what it reads where nothing breaks; how many events of each kind that takes."""
         for needed in (*needs(self.whole, name), name):
             if needed not in self.counts:
-                self.live(self.whole[needed], dies.order(self.folder / "counts"))
+                self.live(self.whole[needed])
                 self.counts[needed] = json.loads((self.folder / "counts").read_text())
         return self.counts[name]
 
     def prepare(self, name: str) -> None:
         """Have what the stage reads in the store where things break."""
         for needed in needs(self.broken, name):
-            self.live(self.broken[needed], dies.order(self.folder / "counts"))
+            self.live(self.broken[needed])
 
-    def live(self, call: StageCall, order: str) -> Heard:
+    def live(self, call: StageCall) -> Heard:
         """One life of a stage's process."""
         heard = Heard()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setenv(dies.VARIABLE, order)
+            patch.setenv(dies.VARIABLE, dies.order(self.folder / "counts", call.key))
             heard.cached = build(call, heard).cached
         return heard
 
@@ -96,7 +96,8 @@ class World:
         heard = Heard()
         words = "killed by SIGKILL" if signum == signal.SIGKILL else "asked to stop"
         with pytest.MonkeyPatch.context() as patch:
-            patch.setenv(dies.VARIABLE, dies.order(self.folder / "counts", kind=kind, number=number, signum=signum))
+            order = dies.order(self.folder / "counts", call.key, kind=kind, number=number, signum=signum)
+            patch.setenv(dies.VARIABLE, order)
             with pytest.raises(StageCrashed, match=words):
                 build(call, heard)
         return heard
@@ -198,7 +199,7 @@ def check_kills(world: World, name: str, kills: int) -> None:
         before = checkpoints(call)
         heard = world.die(call, kind, number)
         assert not heard.resumed or before
-    last = world.live(call, dies.order(world.folder / "counts"))
+    last = world.live(call)
     # What is killed after the rename that publishes it has nothing left to do.
     assert name not in TRAINED or last.resumed or last.cached
     assert call.key == world.whole[name].key
@@ -230,7 +231,8 @@ def test_a_stop_comes_in_time_writes_a_checkpoint_and_changes_nothing(world: Wor
     counts, again = world.unbroken(name), world.folder / f"stopped-{name}-{kind}"
     world.prepare(name)
     shutil.copytree(world.folder / "broken", again)
-    shutil.rmtree(again / world.broken[name].stage / world.broken[name].key, ignore_errors=True)
+    for made in again.glob(f"*/{world.broken[name].key}"):  # the artifact, and what a kill left of its building
+        shutil.rmtree(made) if made.is_dir() else made.unlink()
     runtime = world.broken[name].runtime.model_copy(update={"store": again, "checkpoint_seconds": 1e6})
     call = world.broken[name].model_copy(update={"runtime": runtime})
     number = random.Random(f"{SEED} {name} {kind}").randint(counts[kind] // 2, counts[kind] - 1)
@@ -240,6 +242,6 @@ def test_a_stop_comes_in_time_writes_a_checkpoint_and_changes_nothing(world: Wor
     assert time.time() - sent_at < 20
     saved = [json.loads((path / "snapshot.json").read_text())["step"] for path in checkpoints(call)]
     assert saved == ([heard.done] if name in TRAINED else [])
-    last = world.live(call, dies.order(world.folder / "counts"))
+    last = world.live(call)
     assert last.resumed == (name in TRAINED)
     assert digests(call) == digests(world.whole[name])

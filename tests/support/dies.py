@@ -5,7 +5,7 @@ However slow or busy the machine is, the moment is the same.
 
     file         a file or folder of the build is opened, made, renamed or removed
     checkpoint   the same below `checkpoints`
-    publish      the same from the manifest on
+    publish      the same of the artifact itself, from its manifest on
     pass         a forward pass of a model
     token        a token of every response of a batch is chosen
 """
@@ -30,25 +30,28 @@ SITE = f"import sys; sys.path.append({str(Path(__file__).parent)!r}); import die
 """What a `sitecustomize.py` says, so that every Python process looks whether it is the one."""
 
 
-def order(counts: Path, *, kind: str = "", number: int = 0, signum: int = signal.SIGKILL, once: bool = False) -> str:
+def order(
+    counts: Path, key: str, *, kind: str = "", number: int = 0, signum: int = signal.SIGKILL, once: bool = False
+) -> str:
     """The value of `VARIABLE`.
 
     Args:
         counts: file for the number of events of each kind, written when the process ends by itself; beside it, with
             `.sent` after its name, one is made when the signal is sent.
+        key: of the stage's artifact; a stage may build others on its way.
         kind: kind of the event; nothing is sent unless given.
         number: which event of that kind, from 1.
         signum: the signal.
         once: send nothing where one was sent already.
     """
-    return json.dumps([str(counts), kind, number, int(signum), once])
+    return json.dumps([str(counts), key, kind, number, int(signum), once])
 
 
 def begin() -> None:
     """Listen, in a stage's process that was given a moment."""
     if VARIABLE not in os.environ or "alignment_core.stages.child" not in sys.orig_argv:
         return
-    counts, kind, number, signum, once = json.loads(os.environ[VARIABLE])
+    counts, key, kind, number, signum, once = json.loads(os.environ[VARIABLE])
     seen: Counter[str] = Counter()
     process, sent = os.getpid(), Path(f"{counts}.sent")
 
@@ -60,12 +63,12 @@ def begin() -> None:
             sent.touch()
             os.kill(process, signum)
 
-    _listen_to_files(note)
+    _listen_to_files(note, key)
     _listen_to_models(note)
     atexit.register(lambda: Path(counts).write_text(json.dumps(seen)))
 
 
-def _listen_to_files(note: Callable[..., None]) -> None:
+def _listen_to_files(note: Callable[..., None], key: str) -> None:
     publishing = False
 
     def hear(event: str, arguments: tuple[Any, ...]) -> None:
@@ -75,8 +78,9 @@ def _listen_to_files(note: Callable[..., None]) -> None:
         path = str(arguments[0])
         if "/.building/" not in path:
             return
-        publishing = publishing or path.endswith("/out/manifest.json")
-        note("file", *["checkpoint"] * ("/checkpoints/" in path), *["publish"] * publishing)
+        own = f"/.building/{key}" in path
+        publishing = publishing or (own and path.endswith("/out/manifest.json"))
+        note("file", *["checkpoint"] * ("/checkpoints/" in path), *["publish"] * (own and publishing))
 
     sys.addaudithook(hear)
 

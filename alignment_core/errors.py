@@ -7,7 +7,7 @@ AlignmentError            what went wrong, where, got/expected, what to do     (
 ├── PluginError           a plugin that is missing, broken or clashes with another
 ├── ArtifactError         the artifact store cannot be read or written
 ├── FeedbackError         the feedback store cannot be opened, read or written
-├── TrainingError         NaN, divergence, or a loss that breaks its contract
+├── TrainingError         NaN, divergence, too little memory, or a loss that breaks its contract
 └── StageCrashed          a stage's process died under us                       (exit code 1)
 """
 
@@ -105,7 +105,7 @@ class FeedbackError(AlignmentError):
 
 
 class TrainingError(AlignmentError):
-    """NaN or divergence in training, or a loss that breaks the contract of a step."""
+    """NaN or divergence in training, memory that does not suffice, or a loss that breaks the contract of a step."""
 
 
 class StageCrashed(AlignmentError):
@@ -118,3 +118,9 @@ class StageCrashed(AlignmentError):
 
     exit_code = 1
     killed = False
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ended: Python's, a GPU's, or the CPU's under PyTorch, which says it in words alone."""
+    names = [kind.__name__ for kind in type(error).__mro__]
+    return "MemoryError" in names or "OutOfMemoryError" in names or "can't allocate memory" in str(error)

@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from alignment_core.errors import PluginError, TrainingError
+from alignment_core.errors import PluginError, TrainingError, ran_out_of_memory
 from alignment_core.losses.likelihood import fused_token_logps, token_logps_of
 from alignment_core.models.batching import least_padding
 from alignment_core.models.load import head_shape
@@ -43,7 +43,9 @@ class Budget:
         while True:
             try:
                 return attempt()
-            except torch.OutOfMemoryError as error:
+            except (RuntimeError, MemoryError) as error:
+                if not ran_out_of_memory(error):
+                    raise
                 if self.tokens // 2 < SMALLEST_BUDGET:
                     raise TrainingError(
                         "out of memory even with the smallest token budget",
@@ -84,9 +86,9 @@ class LanguageModel:
         device = self.roles.device
         arrangement = arrange(self.roles, sequences, self.pad_id)
         mask = target_mask(sequences)
-        places = _before(sequences, arrangement, mask).to(device)
+        places = before(sequences, arrangement, mask).to(device)
         logps, entropy = read_targets(
-            self.roles, self.role, arrangement, places, _flat_targets(sequences, device), temperature
+            self.roles, self.role, arrangement, places, flat_targets(sequences).to(device), temperature
         )
         mask = mask.to(device)
         empty = torch.zeros(mask.shape, device=device)
@@ -135,8 +137,8 @@ class ScalarModel:
 
         def forward(part: Sequence[TokenSequence]) -> tuple[Tensor, ...]:
             arrangement = arrange(self.roles, part, self.pad_id)
-            mask = _completion_mask(part)
-            found = self._head(arrangement, _before(part, arrangement, mask))
+            mask = completion_mask(part)
+            found = self._head(arrangement, before(part, arrangement, mask))
             return (torch.zeros(mask.shape, device=found.device).masked_scatter(mask.to(found.device), found),)
 
         return _in_budget(self.roles, self.role, self.budget, sequences, forward)[0]
@@ -215,7 +217,7 @@ def arrange(roles: Roles, sequences: Sequence[TokenSequence], pad_id: int) -> Ar
     return packed(sequences) if roles.packs else padded(sequences, pad_id)
 
 
-def _before(sequences: Sequence[TokenSequence], arrangement: Arrangement, mask: Tensor) -> Tensor:
+def before(sequences: Sequence[TokenSequence], arrangement: Arrangement, mask: Tensor) -> Tensor:
     """Places of the states that predict the completion tokens chosen by `mask`, row by row."""
     chosen = [
         places[sequence.start - 1 : -1][on[: len(sequence.ids) - sequence.start]]
@@ -224,25 +226,26 @@ def _before(sequences: Sequence[TokenSequence], arrangement: Arrangement, mask: 
     return torch.cat(chosen)
 
 
-def _completion_mask(sequences: Sequence[TokenSequence]) -> Tensor:
+def completion_mask(sequences: Sequence[TokenSequence]) -> Tensor:
+    """True at completion tokens, shape (sequences, longest completion)."""
     lengths = torch.tensor([len(s.ids) - s.start for s in sequences])
     return torch.arange(int(lengths.max())) < lengths.unsqueeze(1)
 
 
 def target_mask(sequences: Sequence[TokenSequence]) -> Tensor:
     """True at target tokens, shape (sequences, longest completion)."""
-    mask = _completion_mask(sequences)
+    mask = completion_mask(sequences)
     for i, sequence in enumerate(sequences):
         if sequence.mask is not None:
             mask[i, : len(sequence.mask)] &= torch.tensor(sequence.mask)
     return mask
 
 
-def _flat_targets(sequences: Sequence[TokenSequence], device: torch.device) -> Tensor:
+def flat_targets(sequences: Sequence[TokenSequence]) -> Tensor:
     """Ids of the target tokens, row by row."""
     flat: list[int] = []
     for sequence in sequences:
         completion = sequence.completion
         mask = sequence.mask
         flat.extend(completion if mask is None else [t for t, on in zip(completion, mask, strict=True) if on])
-    return torch.tensor(flat, dtype=torch.long, device=device)
+    return torch.tensor(flat, dtype=torch.long)

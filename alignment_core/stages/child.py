@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from types import FrameType
 from typing import Any
 
-from alignment_core.errors import AlignmentError
+from alignment_core.errors import AlignmentError, ran_out_of_memory
 from alignment_core.progress import Stopped
 from alignment_core.stages.base import StageCall
 from alignment_core.stages.build import run_here
@@ -80,7 +80,8 @@ def _build(call: StageCall, progress: PipeProgress) -> None:
         progress.send("error", error=error.to_json())
     except Exception as error:
         traceback.print_exc()
-        progress.send("failed", message=f"{type(error).__name__}: {error}")
+        memory = ran_out_of_memory(error)
+        progress.send("failed", message=f"{type(error).__name__}: {error}", ran_out_of_memory=memory)
     else:
         progress.send("done", artifact=dataclasses.asdict(artifact), cached=cached)
 

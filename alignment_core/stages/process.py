@@ -144,7 +144,7 @@ def _crash(
     again = "Run again: it goes on from the last checkpoint"
     less = "Lower `token_budget` or `model.max_length`, or choose a smaller model"
     message = outcome.get("message", "")
-    if message.startswith(("OutOfMemoryError", "MemoryError")):
+    if outcome.get("ran_out_of_memory"):
         what, do = f"memory ran out: {message}", less
     elif outcome.get("event") == "failed":
         what, do = f"the stage failed: {message}", "This is a mistake of ours or of a plugin"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from alignment_core.config import Moments
-from alignment_core.errors import PluginError, TrainingError
+from alignment_core.errors import PluginError, TrainingError, ran_out_of_memory
 from alignment_core.models.batching import row_sequences
 from alignment_core.models.seeds import seed_of
 from alignment_core.plugin_api import LossOutput, MicroBatch, StepBatch
@@ -51,10 +52,12 @@ def train(objective: Objective, run: Run, checkpoints: Path, checkpoint_seconds:
     """Train until `batches` ends; `run.history` then holds the metrics of every step.
 
     Goes on from the newest checkpoint in `checkpoints`, and writes one every `checkpoint_seconds`, on a stop and at the
-    end. Out of memory halves the token budget and starts the step, or what its batch is made from, again.
+    end. Out of memory in a pass halves the token budget and starts the step, or what its batch is made from, again.
 
     Raises:
-        TrainingError: the loss or its gradient is not finite or explodes, or memory does not suffice.
+        TrainingError: the loss or its gradient is not finite or explodes; or memory does not suffice for the smallest
+            budget, or for what no budget makes smaller. No checkpoint is written then: a new run goes on from the last
+            whole step.
         PluginError: the loss breaks its contract.
         Stopped: the stage was asked to stop; a checkpoint is written.
     """
@@ -118,7 +121,8 @@ class _Loop:
 
     def _next(self, batches: Iterator[StepBatch]) -> StepBatch | None:
         # Without gradients: whatever a batch is made of is a constant of its step.
-        with torch.no_grad():
+        lower = "Lower `model.max_length` or how many rows a step is made from (`batch_size`, PPO's `rollout_size`)"
+        with torch.no_grad(), self._in_memory("a step's batch is made", lower):
             return next(batches, None)
 
     def _resume(self) -> None:
@@ -146,10 +150,32 @@ class _Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         metrics = self.run.budget.fit(lambda: accumulate(self.objective, self.run, batch, self.weights.values()))
-        norms = self._clip(objective.max_grad_norm)
-        self._guard(batch, metrics["loss"], norms)
-        self.optimizer.step()
+        rank = "lower `model.lora.rank` or choose a smaller model"
+        less = f"Set `adamw: paged_8bit`, {rank}" if objective.adamw == "32bit" else rank.capitalize()
+        with self._in_memory("AdamW makes its step", less):
+            norms = self._clip(objective.max_grad_norm)
+            self._guard(batch, metrics["loss"], norms)
+            self.optimizer.step()
         return metrics | norms | {"learning_rate": rate}
+
+    @contextmanager
+    def _in_memory(self, doing: str, do: str) -> Iterator[None]:
+        """
+        Raises:
+            TrainingError: memory ends inside, where no token budget helps.
+        """
+        try:
+            yield
+        except (RuntimeError, MemoryError) as error:
+            if not ran_out_of_memory(error):
+                raise
+            learned = sum(weight.numel() for weight in self.weights.values())
+            raise TrainingError(
+                f"out of memory while {doing}",
+                where=f"step {self.run.step + 1}",
+                got=f"{learned:,} weights that learn, token budget {self.run.budget.tokens}",
+                do=do,
+            ) from error
 
     def _guard(self, batch: StepBatch, loss: float, norms: Mapping[str, float]) -> None:
         """

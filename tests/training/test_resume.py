@@ -12,9 +12,10 @@ import pytest
 import torch
 from runs import OBJECTIVES, STEPS, Killed, Listener, World, feedback_rows, learn, make_world, weights_of
 from safetensors import SafetensorError
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from alignment_core.config import LoraConfig
-from alignment_core.errors import PluginError
+from alignment_core.errors import PluginError, TrainingError
 from alignment_core.models.roles import Roles
 from alignment_core.progress import Stopped
 from alignment_core.stages.sft import SFT
@@ -303,6 +304,51 @@ def test_a_full_disk_is_the_systems_error_whoever_meets_it(tmp_path: Path, monke
     loaded = load_checkpoint(tmp_path, weights, optimizer, pytest.fail)
     assert loaded is not None
     assert loaded.step == 1
+
+
+@pytest.mark.parametrize(
+    ("adamw", "remedy"), [("32bit", "Set `adamw: paged_8bit`"), ("paged_8bit", "Lower `model.lora")]
+)
+def test_memory_that_ends_in_adamw_half_takes_no_step(world: World, tmp_path: Path, adamw: Any, remedy: str) -> None:
+    """The third step's first weight has moved when memory ends; a run with enough of it ends as an unbroken one."""
+    objective = DPO(**STEPS, adamw=adamw)
+    unbroken = live(world, "dpo", objective, tmp_path / "unbroken", Listener())
+    assert unbroken is not None
+    run = world.open("dpo")
+    weights = list(run.roles.parameters().values())
+
+    def half(*_: Any) -> None:
+        if run.step == 2:
+            weights[0].data += 1
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    handle = register_optimizer_step_pre_hook(half)
+    try:
+        with pytest.raises(TrainingError, match="out of memory while AdamW makes its step") as error:
+            learn(objective, run, tmp_path / "hit", every=0)
+    finally:
+        handle.remove()
+    assert error.value.where == "step 3"
+    assert str(error.value.do).startswith(remedy)
+    listener = Listener()
+    again = live(world, "dpo", objective, tmp_path / "hit", listener)
+    assert "resumed after step 2" in listener.logs
+    assert again is not None
+    same_end(again, unbroken)
+
+
+def test_memory_that_ends_in_an_optimizers_own_work_is_told(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In `batches`, outside of every pass, as the CPU's allocator tells it."""
+
+    def greedy(*_: Any) -> Any:
+        return torch.empty(2**50)
+
+    monkeypatch.setattr(Run, "shuffled", greedy)
+    with pytest.raises(TrainingError, match="out of memory while a step's batch is made") as error:
+        learn(DPO(**STEPS), world.open("dpo"), tmp_path)
+    assert (error.value.where, "batch_size" in str(error.value.do)) == ("step 1", True)
 
 
 FILES = ("tensors.safetensors", "snapshot.json", "digests.json")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from alignment_core.config import SampleConfig
 from alignment_core.data.dataset import Dataset, Split
 from alignment_core.plugin_api import Row
 from alignment_core.stages.base import Job, Stage
+from alignment_core.stages.kept import whole_lines
 from alignment_core.stages.opened import Opened, need, open_data
 from alignment_core.stages.plan import VERSIONS
 from alignment_core.training.run import Rows, Run
@@ -36,8 +36,8 @@ def run(job: Job) -> dict[str, Any]:
     training = opened.run(Rows())
     todo = list(_prompts(data, settings))
     kept = job.checkpoints / RESPONSES
-    done = _whole_lines(kept)
-    batch = max(1, BATCH // settings.responses_per_prompt)
+    done = len(whole_lines(kept))
+    batch = prompts_together(settings)
     with kept.open("a", encoding="utf-8") as file:
         for start in range(done, len(todo), batch):
             job.progress.step(start, len(todo))
@@ -52,21 +52,15 @@ def run(job: Job) -> dict[str, Any]:
     return {"responses": len(todo) * settings.responses_per_prompt}
 
 
+def prompts_together(settings: SampleConfig) -> int:
+    """Prompts that are answered in one batch."""
+    return max(1, BATCH // settings.responses_per_prompt)
+
+
 def _prompts(data: Dataset, settings: SampleConfig) -> Iterator[tuple[str, Split, Row]]:
     for name, split in (("train", data.train), ("held_out", data.held_out)):
         for prompt in split.prompts[: settings.max_prompts]:
             yield name, split, prompt
-
-
-def _whole_lines(kept: Path) -> int:
-    """How many lines an interrupted build has left; one that a kill cut short is taken away."""
-    if not kept.exists():
-        return 0
-    content = kept.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if whole != content:
-        kept.write_bytes(whole)
-    return whole.count(b"\n")
 
 
 def _messages(split: Split, prompt: Row) -> list[dict[str, Any]]:

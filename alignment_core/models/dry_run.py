@@ -7,13 +7,14 @@ backward without a formula for each.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import AutoModelForCausalLM, PretrainedConfig
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from alignment_core.config import LoadIn, LoraConfig, Moments
 from alignment_core.models.batching import cache_width, cached_for_learned
@@ -30,29 +31,31 @@ from alignment_core.models.counting import (
 )
 from alignment_core.models.heap import heap_of
 from alignment_core.models.load import base_dtype
-from alignment_core.models.logps import arrange, read_targets
+from alignment_core.models.logps import arrange, before, completion_mask, flat_targets, read_targets, target_mask
+from alignment_core.models.packing import padded
 from alignment_core.models.roles import Roles
 from alignment_core.plugin_api import TokenSequence
 
-SAMPLED_LAYERS = (3, 6)
-"""Models with more layers are run with these numbers of layers, and the line through both is followed."""
+SAMPLED_LAYERS = (4, 8)
+"""Models with more layers are run with these numbers of layers, and the line through both is followed. In a hybrid of
+two kinds of layers, one of them is usually every second or fourth."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """One forward pass with gradients.
+    """One forward pass.
 
     Attributes:
         role: the role that runs.
-        tokens: tokens in it, padding included.
-        width: its longest sequence.
-        targets: positions whose log-probabilities are taken; 0 for a scalar head.
+        sequences: what it reads.
+        tokens: tokens in it, padding included; a prompt that is shared counts once.
+        head: whether a scalar head reads its states, instead of the head over the vocabulary.
     """
 
     role: str
+    sequences: tuple[TokenSequence, ...]
     tokens: int
-    width: int
-    targets: int
+    head: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +122,7 @@ class DryRun:
         self.vocabulary: int = config.vocab_size
         self._dtype = base_dtype(architecture.load_in, architecture.device)
         self._mode = FakeTensorMode(allow_non_fake_inputs=True)
-        self._sizes = [count for count in SAMPLED_LAYERS if count < self.layers] or [self.layers]
+        self._sizes = list(SAMPLED_LAYERS) if self.layers > max(SAMPLED_LAYERS) else [self.layers]
         self._models = {count: self._build(count) for count in self._sizes}
         external, load_in, device = architecture.external_reward, architecture.load_in, architecture.device
         self._external = None if external is None else ClassifierSize(external, load_in, device)
@@ -127,7 +130,7 @@ class DryRun:
     def footprint(self) -> Footprint:
         """What stays, counted from the shapes of the weights."""
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(self.architecture.config, dtype=self._dtype)
+            model = self._bare()
         trainable = round(self._over_layers(lambda roles: sum(p.numel() for p in roles.parameters().values())))
         moments = self.architecture.adamw
         training = self._over_layers(lambda roles: bytes_of_training(roles.parameters().values(), moments))
@@ -157,25 +160,30 @@ class DryRun:
         def peak(roles: Roles) -> float:
             roles.checkpoint_layers(checkpointing)
             with roles.training():
-                return self._peak(roles, lambda: self._learn(roles, passes))
+                return self._peak(roles, _learning(roles, passes))
 
         return round(self._over_layers(peak))
 
     def reading(self, one: Pass) -> int:
-        """Peak of one pass without gradients, whatever role it runs as, an external reward model's included."""
-        role = self.architecture.adapters[0] if self.architecture.adapters else "base"
-        scalar = one.targets == 0 and bool(self.architecture.heads)
-        role = self.architecture.heads[0] if scalar else role
-        read = Pass(role, one.tokens, one.width, one.targets if scalar else max(1, one.targets))
-
-        def work(roles: Roles) -> None:
-            with torch.no_grad():
-                self._read(roles, read)
-
+        """Peak of one pass without gradients."""
+        if one.head and self._external is not None:
+            return self._external.reading(one.tokens, max(len(sequence.ids) for sequence in one.sequences))
+        known = replace(one, role=self._present(one.role))
         # Nothing is kept from layer to layer, so that the smallest model tells.
         roles = self._models[self._sizes[0]]
-        own = self._peak(roles, lambda: work(roles))
-        return own if self._external is None else max(own, self._external.reading(one.tokens, one.width))
+        with torch.no_grad():
+            return self._peak(roles, _reading(roles, known))
+
+    def prompting(self, rows: int, prompt: int) -> int:
+        """Peak of the pass that reads the prompts of a batch that is generated together."""
+        arrangement, role = padded([TokenSequence((0,) * prompt, 1)] * rows, 0), self._present("policy")
+        roles = self._models[self._sizes[0]]
+        with torch.no_grad():
+            return self._peak(roles, lambda: roles.hidden(role, arrangement))
+
+    def _present(self, role: str) -> str:
+        """A role without an adapter is the base."""
+        return role if role in self.architecture.adapters else "base"
 
     def _over_layers(self, measure: Callable[[Roles], float]) -> float:
         found = [measure(self._models[count]) for count in self._sizes]
@@ -187,7 +195,7 @@ class DryRun:
     def _build(self, layers: int) -> Roles:
         spec = self.architecture
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(spec.config, dtype=self._dtype)
+            model = self._bare()
             model.requires_grad_(False).eval()
             keep_layers(model, self.layers, layers)
             if spec.load_in in QUANTISED_BYTES:
@@ -207,7 +215,16 @@ class DryRun:
         roles.device = spec.device
         return roles
 
-    def _peak(self, roles: Roles, work: Callable[[], None]) -> int:
+    def _bare(self) -> PreTrainedModel:
+        """The model as its configuration makes it; transformers writes into that one."""
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            copy.deepcopy(self.architecture.config), dtype=self._dtype
+        )
+        # Else transformers looks for padding among ids that have no content.
+        model.config.pad_token_id = None
+        return model
+
+    def _peak(self, roles: Roles, work: Callable[[], object]) -> int:
         with self._mode:
             own = [*roles.model.parameters(), *roles.model.buffers(), *roles.heads.parameters()]
             grads = [p.grad for p in own if p.grad is not None]
@@ -228,21 +245,32 @@ class DryRun:
             model.model, layers=self.layers, features=model.features / shown, checkpointing=recomputes
         )
 
-    def _learn(self, roles: Roles, passes: Sequence[Pass]) -> None:
-        total = torch.stack([self._read(roles, one) for one in passes]).sum()
-        total.backward()  # type: ignore[no-untyped-call]
 
-    def _read(self, roles: Roles, one: Pass) -> Tensor:
-        """The sum of what a pass finds; its tokens as sequences of equal length."""
-        count = max(1, round(one.tokens / one.width))
-        sequence = TokenSequence((0,) * max(2, round(one.tokens / count)), 1)
-        arrangement = arrange(roles, [sequence] * count, 0)
-        if not one.targets:
-            hidden = roles.hidden(one.role, arrangement)
-            scores: Tensor = roles.head_of(one.role)(hidden[:count].float())
+def _learning(roles: Roles, passes: Sequence[Pass]) -> Callable[[], None]:
+    """Forward and backward of one micro-batch."""
+    readings = [_reading(roles, one) for one in passes]
+
+    def learn() -> None:
+        torch.stack([read() for read in readings]).sum().backward()  # type: ignore[no-untyped-call]
+
+    return learn
+
+
+def _reading(roles: Roles, one: Pass) -> Callable[[], Tensor]:
+    """The sum of what a pass finds; where it looks is worked out at once, with the sequences' content."""
+    arrangement = arrange(roles, one.sequences, 0)
+    mask = (completion_mask if one.head else target_mask)(one.sequences)
+    places, targets = before(one.sequences, arrangement, mask), flat_targets(one.sequences)
+
+    def read() -> Tensor:
+        if one.head:
+            states = roles.hidden(one.role, arrangement)[places.to(roles.device)]
+            scores: Tensor = roles.head_of(one.role)(states.float())
             return scores.sum()
-        targets = torch.zeros(min(one.targets, arrangement.ids.numel()), dtype=torch.long, device=roles.device)
-        return read_targets(roles, one.role, arrangement, targets, targets, 1.0)[0].sum()
+        device = roles.device
+        return read_targets(roles, one.role, arrangement, places.to(device), targets.to(device), 1.0)[0].sum()
+
+    return read
 
 
 def _adapter_weights(roles: Roles, names: Sequence[str]) -> Iterator[nn.Parameter]:

@@ -222,6 +222,8 @@ AttentionMaskInterface.register(IMPLEMENTATION, _mask)
 def packs(model: PreTrainedModel, body: Callable[..., Any]) -> bool:
     """Give the model our attention and tell whether a packed row gives what a padded batch gives; undone if not."""
     before = model.config._attn_implementation
+    if before == IMPLEMENTATION and model.device.type == "meta":  # of the configuration of a model that does
+        return True
     if before != "sdpa":  # eager is chosen where sdpa does not do: a soft cap, sinks, a bias
         return False
     if model.device.type == "meta":  # nothing to compare; the dry run is told what the real model does

@@ -36,20 +36,20 @@ def run(job: Job) -> dict[str, Any]:
     if opened.rewarded:
         opened.add_reward()
     running = opened.run(Rows())
-    return _on_data(running, data) | _on_prompts(running, data, opened) | opened.reward_metrics()
+    return measure(running, data.held_out) | _on_prompts(running, data, opened) | opened.reward_metrics()
 
 
-def _on_data(running: Run, data: Dataset) -> dict[str, Any]:
+def measure(running: Run, split: Split) -> dict[str, Any]:
     """Perplexity on held-out demonstrations, and how often the policy's implicit reward orders held-out pairs."""
     metrics: dict[str, Any] = {}
-    if data.held_out.demonstrations:
-        metrics["perplexity"] = math.exp(held_out.loss(running, data.held_out.demonstrations))
-    if data.held_out.preferences:
+    if split.demonstrations:
+        metrics["perplexity"] = math.exp(held_out.loss(running, split.demonstrations))
+    if split.preferences:
 
         def implicit_reward(sequences: list[TokenSequence]) -> Tensor:
             return running.policy.logps(sequences) - running.reference.logps(sequences)  # type: ignore[no-any-return]
 
-        metrics["implicit_reward_accuracy"] = held_out.pair_accuracy(data.held_out.preferences, implicit_reward)
+        metrics["implicit_reward_accuracy"] = held_out.pair_accuracy(split.preferences, implicit_reward)
     return metrics
 
 

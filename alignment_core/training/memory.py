@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import resource
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from alignment_core.models.dry_run import DryRun, Footprint, Pass
+from alignment_core.models.dry_run import DryRun, Footprint
 from alignment_core.models.generate import CHOSEN_TOGETHER
 from alignment_core.models.logps import SMALLEST_BUDGET
 from alignment_core.training.rehearsal import Demand
@@ -70,9 +69,6 @@ class Choice:
     demand: Demand
     fits: bool
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 def choose(
     dry_run: DryRun,
@@ -125,31 +121,18 @@ def _needs(dry_run: DryRun, footprint: Footprint, demand: Demand, budget: int, r
     # A checkpoint's bytes, weights and two moments, exist once more while it is written.
     passes = [footprint.training]
     if demand.largest:
-        passes.append(dry_run.training(_by_role(demand.largest), checkpointing=recompute))
-    if demand.reading is not None:
-        passes.append(dry_run.reading(demand.reading))
+        passes.append(dry_run.training(demand.largest, checkpointing=recompute))
+    passes += [dry_run.reading(one) for one in demand.reading]
     if demand.room:
         tokens = budget * dry_run.cached_for_learned(checkpointing=recompute)
         rows = max(1, min(demand.generated_together, tokens // demand.room))
         prompt = max(1, demand.room - demand.response_tokens)
         cache = dry_run.generating(rows, demand.room, footprint.cache_per_token)
-        first = dry_run.reading(Pass("policy", rows * prompt, prompt, rows))
         logits = rows * dry_run.vocabulary
         choosing = logits * LOGIT_BYTES + min(logits, max(CHOSEN_TOGETHER, dry_run.vocabulary)) * CHOOSING_BYTES
-        passes.append(cache + max(first, choosing))
+        passes.append(cache + max(dry_run.prompting(rows, prompt), choosing))
     kept = (footprint.adapters, footprint.training, max(passes), footprint.external_reward)
     return Needs(footprint.base, max(0, footprint.loading - sum(kept)), *kept)
-
-
-def _by_role(passes: tuple[Pass, ...]) -> list[Pass]:
-    """The passes of each role as one: what they hold adds up, and a dry run of one is quicker."""
-    joined: dict[str, Pass] = {}
-    for one in passes:
-        so_far = joined.get(one.role, Pass(one.role, 0, 0, 0))
-        joined[one.role] = Pass(
-            one.role, so_far.tokens + one.tokens, max(so_far.width, one.width), so_far.targets + one.targets
-        )
-    return list(joined.values())
 
 
 def available_memory(device: torch.device, limit: float | None = None) -> int:

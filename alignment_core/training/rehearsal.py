@@ -1,12 +1,13 @@
-"""What an objective will ask of the models, found by letting it make steps with roles that only take notes.
+"""What a stage will ask of the models, found by letting it work with roles that only take notes.
 
-Its own `batches` and `loss` run on its own rows; every forward pass is noted and answered with zeros, every response
-is as long as it may be. So the demand of a plugin is known without a word from its author.
+An objective's own `batches` and `loss` run on its own rows, an evaluation's own measures on the held-out ones; every
+forward pass is noted and answered with zeros, every response is as long as it may be. So the demand of a plugin is
+known without a word from its author.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -42,7 +43,7 @@ class Demand:
     Attributes:
         steps: optimizer steps.
         largest: forward passes with gradients of the micro-batch that holds most tokens.
-        reading: the largest pass without gradients; None if there is none.
+        reading: the largest pass without gradients that predicts tokens, and the largest of a scalar head.
         room: longest prompt and response of a batch that is generated together; 0 without generation.
         generated_together: most responses in one call of `generate`.
         learned: tokens that run forward and backward, over all steps.
@@ -53,7 +54,7 @@ class Demand:
 
     steps: int = 0
     largest: tuple[Pass, ...] = ()
-    reading: Pass | None = None
+    reading: tuple[Pass, ...] = ()
     room: int = 0
     generated_together: int = 0
     learned: float = 0
@@ -103,6 +104,13 @@ def rehearse(
     return notes.demand(total, total / max(1, done))
 
 
+def rehearse_reading(work: Callable[[Run], object], layout: Layout, tokens: int) -> Demand:
+    """The demand of work without gradients on a run, at a token budget."""
+    notes = _Notes(layout, tokens, ())
+    work(_Rehearsal(notes, Rows(), 0, cached_reference=False))
+    return notes.demand(0, 1)
+
+
 @dataclass
 class _Notes:
     layout: Layout
@@ -110,6 +118,7 @@ class _Notes:
     trained: tuple[str, ...]
     micro: list[Pass] | None = None
     found: Demand = field(default_factory=Demand)
+    read: dict[bool, Pass] = field(default_factory=dict)
 
     def forward(self, role: str, sequences: Sequence[TokenSequence], *, head: bool) -> None:
         for group in passes(sequences, self.tokens, packs=self.layout.packs, call_cost=self.layout.call_cost):
@@ -118,15 +127,14 @@ class _Notes:
     def _note(self, role: str, sequences: Sequence[TokenSequence], head: bool) -> None:
         width = max(len(sequence.ids) for sequence in sequences)
         tokens = _packed_tokens(sequences) if self.layout.packs else width * len(sequences)
-        targets = 0 if head else sum(sequence.targets for sequence in sequences)
-        noted = Pass(role, tokens, width, targets)
+        noted = Pass(role, tuple(sequences), tokens, head)
         if self.micro is not None and role in self.trained:
             self.micro.append(noted)
             self.found.learned += tokens
             return
         self.found.read += tokens
-        if self.found.reading is None or tokens > self.found.reading.tokens:
-            self.found.reading = noted
+        if head not in self.read or tokens > self.read[head].tokens:
+            self.read[head] = noted
 
     def finish_micro_batch(self) -> None:
         micro, self.micro = self.micro or [], None
@@ -142,7 +150,7 @@ class _Notes:
 
     def demand(self, steps: int, share: float) -> Demand:
         found = self.found
-        found.steps = steps
+        found.steps, found.reading = steps, tuple(self.read.values())
         found.learned, found.read, found.responses = found.learned * share, found.read * share, found.responses * share
         return found
 

@@ -9,7 +9,7 @@ from engine import CPU, LORA, open_roles
 
 from alignment_core.models import dry_run
 from alignment_core.models.counting import Counted
-from alignment_core.models.dry_run import Architecture, DryRun, Pass
+from alignment_core.models.dry_run import Architecture, DryRun, Pass, _learning
 from alignment_core.models.generate import Sampling, generate
 from alignment_core.models.logps import Budget, LanguageModel
 from alignment_core.models.roles import Roles
@@ -22,7 +22,10 @@ def _without_heap(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dry_run, "heap_of", lambda _: None)
 
 
-PASS = Pass("policy", 96, 24, 40)
+IDS = tuple(range(1, 29))
+PASS = Pass("policy", (TokenSequence(IDS[:24], 14),) * 4, 96)
+SHARED = Pass("policy", tuple(TokenSequence((*prompt, *IDS[:8]), 20) for prompt in (IDS[:20], IDS[2:22])) * 2, 72)
+"""Two prompts that are computed once, with two completions each."""
 
 
 def plan(roles: Roles, *, trained: tuple[str, ...] = ("policy",), heads: tuple[str, ...] = ()) -> DryRun:
@@ -31,7 +34,8 @@ def plan(roles: Roles, *, trained: tuple[str, ...] = ("policy",), heads: tuple[s
 
 @pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2", "bert"])
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
-def test_the_peak_is_that_of_real_tensors(tmp_path: Path, name: str, checkpointing: bool) -> None:
+@pytest.mark.parametrize("one", [PASS, SHARED], ids=["alone", "shared"])
+def test_the_peak_is_that_of_real_tensors(tmp_path: Path, name: str, checkpointing: bool, one: Pass) -> None:
     roles = open_roles(save_model(name, tmp_path))
     dry = plan(roles)
     roles.add_new("policy", LORA, 0)
@@ -42,8 +46,8 @@ def test_the_peak_is_that_of_real_tensors(tmp_path: Path, name: str, checkpointi
     own = [*roles.model.parameters(), *roles.model.buffers()]
     own += [parameter.grad for parameter in roles.parameters().values() if parameter.grad is not None]
     with roles.training(), Counted(own) as counted:
-        dry._learn(roles, [PASS])
-    assert dry.training([PASS], checkpointing=checkpointing) == pytest.approx(counted.peak, rel=0.05)
+        _learning(roles, [one])()
+    assert dry.training([one], checkpointing=checkpointing) == pytest.approx(counted.peak, rel=0.05)
 
 
 def test_the_footprint_is_that_of_the_loaded_model(tiny_model: Path) -> None:
@@ -59,13 +63,14 @@ def test_the_footprint_is_that_of_the_loaded_model(tiny_model: Path) -> None:
     assert (found.trainable, found.adapters, found.training) == (learned, 4 * learned, 12 * learned)
 
 
-def test_layers_that_are_not_run_are_counted(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("layers", "sizes"), [(1, [1]), (5, [5]), (8, [8]), (11, [4, 8])])
+def test_layers_that_are_not_run_are_counted(tmp_path: Path, layers: int, sizes: list[int]) -> None:
     """A model of more layers than are sampled takes as much as one that is run whole."""
-    roles = open_roles(save_model("llama", tmp_path, num_hidden_layers=9))
+    roles = open_roles(save_model("llama", tmp_path, num_hidden_layers=layers))
     sampled = plan(roles)
-    assert sampled._sizes == [3, 6]
+    assert sampled._sizes == sizes
     whole = DryRun.__new__(DryRun)
-    whole.__dict__.update(sampled.__dict__, _sizes=[9], _models={9: sampled._build(9)})
+    whole.__dict__.update(sampled.__dict__, _sizes=[layers], _models={layers: sampled._build(layers)})
     for checkpointing in (False, True):
         expected = whole.training([PASS], checkpointing=checkpointing)
         assert sampled.training([PASS], checkpointing=checkpointing) == pytest.approx(expected, rel=0.05)

@@ -312,8 +312,10 @@ def test_its_memory_is_counted(tiny_model: Path, classifier: Path, load_in: Any)
     counted = beside.footprint().external_reward
     # bitsandbytes keeps its scales outside the parameters, a few per cent.
     assert real <= counted <= 1.1 * real
-    large = Pass("policy", 4096, 512, 1)
-    assert beside.reading(large) >= without.reading(large)
+    policy, reward = (Pass("policy", (TokenSequence((3,) * 512, 511),) * 8, 4096, head) for head in (False, True))
+    assert beside.reading(policy) == without.reading(policy)
+    # A layer's states come in and go out, in float32 or bf16.
+    assert beside.reading(reward) >= 2 * 4096 * model.config.hidden_size * 2
 
 
 def test_a_quantised_reward_model_keeps_its_head(classifier: Path) -> None:

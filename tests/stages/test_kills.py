@@ -183,10 +183,18 @@ def checkpoints(call: StageCall) -> list[Path]:
     return list((call.runtime.store / ".building" / call.key / "checkpoints").glob("checkpoint-*"))
 
 
+def forget(store: Path, call: StageCall) -> None:
+    """Take a stage's artifact out of a store, what a kill left of its building, and what it made on its way."""
+    shards = store.glob("shard/*") if call.stage == "ingest" else ()
+    for made in (*store.glob(f"*/{call.key}"), *shards):
+        shutil.rmtree(made) if made.is_dir() else made.unlink()
+
+
 def check_kills(world: World, name: str, kills: int) -> None:
     """A stage that dies so many times ends as the one that was left alone."""
     counts, call = world.unbroken(name), world.broken[name]
     world.prepare(name)
+    forget(world.folder / "broken", call)  # what another test has built
     rng = random.Random(f"{SEED} {name}")
     kinds = MOMENTS.get(name, ("pass", "checkpoint", "publish"))
     moments = []
@@ -231,8 +239,7 @@ def test_a_stop_comes_in_time_writes_a_checkpoint_and_changes_nothing(world: Wor
     counts, again = world.unbroken(name), world.folder / f"stopped-{name}-{kind}"
     world.prepare(name)
     shutil.copytree(world.folder / "broken", again)
-    for made in again.glob(f"*/{world.broken[name].key}"):  # the artifact, and what a kill left of its building
-        shutil.rmtree(made) if made.is_dir() else made.unlink()
+    forget(again, world.broken[name])
     runtime = world.broken[name].runtime.model_copy(update={"store": again, "checkpoint_seconds": 1e6})
     call = world.broken[name].model_copy(update={"runtime": runtime})
     number = random.Random(f"{SEED} {name} {kind}").randint(counts[kind] // 2, counts[kind] - 1)

@@ -29,7 +29,7 @@ class Ruled:
 
 
 def of_budget(tokens: int) -> Demand:
-    return Demand(largest=(Pass("policy", tokens, 1, 0),))
+    return Demand(largest=(Pass("policy", (), tokens),))
 
 
 @pytest.mark.parametrize(
@@ -102,4 +102,4 @@ def test_ppo_tells_how_much_it_samples() -> None:
 def test_the_budget_bounds_the_largest_micro_batch() -> None:
     whole, cut = demand("dpo"), demand("dpo", 60)
     assert sum(one.tokens for one in cut.largest) <= 60 < sum(one.tokens for one in whole.largest)
-    assert replace(cut, largest=(), reading=None) == replace(whole, largest=(), reading=None)
+    assert replace(cut, largest=(), reading=()) == replace(whole, largest=(), reading=())

@@ -20,7 +20,7 @@ from alignment_flows.local import FinishedRun
 if TYPE_CHECKING:
     from alignment_core.testing import Report
 
-KEY_DIGITS = 12
+KEY_DIGITS, SHORT_KEY = 12, 8
 
 
 def show_run(run: FinishedRun, *, as_json: bool) -> None:
@@ -89,14 +89,23 @@ def show_plan(
         model = forecast.model_dump(include={"device", "parameters", "trainable", "rows"})
         print_json({"run": config.name, "store": str(config.store.absolute()), **model, "stages": stages})
         return
-    heads = ("stage", "", "key", "reads", "rows", "tokens", "budget", "memory", "time")
-    table = Table(*heads, title=f"{config.name} · {config.store.absolute()}", title_justify="left")
-    names = {call.key: name for name, call in calls.items()}
+    # 80 columns hold it: a terminal that is no wider would break every cell.
+    table = Table(
+        box=None, padding=(0, 2, 0, 0), title=f"{config.name} · {config.store.absolute()}", title_justify="left"
+    )
+    for head in ("stage", "", "key"):
+        table.add_column(head, no_wrap=True)
+    for head in ("rows", "tokens", "budget", "GiB", "time"):
+        table.add_column(head, justify="right", no_wrap=True)
     for name, call in calls.items():
-        reads = ", ".join([*(names[key] for key in call.parents.values()), *("production" for _ in call.standing)])
         state = "to run" if found[name] is None else "cached"
-        table.add_row(name, state, f"{call.key[:KEY_DIGITS]}…", reads, *_predicted(forecast.stages.get(name)))
+        table.add_row(name, state, call.key[:SHORT_KEY], *_predicted(forecast.stages.get(name)))
     Console().print(table)
+    predictions = forecast.stages.values()
+    if predictions:
+        print(f"Of memory, {min(stage.available for stage in predictions) / 2**30:.2f} GiB may be taken.")
+    if any(stage.gradient_checkpointing for stage in predictions):
+        print("↻: activations are computed again in backward, so that they need not be kept.")
     rows = ", ".join(f"{count:,} {kind}" for kind, count in forecast.rows.items())
     print(f"Training data: {rows}.")
     print(f"Model: {forecast.parameters:,} parameters, {forecast.trainable:,} in an adapter, on {forecast.device}.")
@@ -109,10 +118,18 @@ def _prediction(stage: Prediction | None) -> dict[str, Any] | None:
 def _predicted(stage: Prediction | None) -> tuple[str, ...]:
     if stage is None:
         return ("",) * 5
-    budget = f"{stage.token_budget}" + (", recomputing" if stage.gradient_checkpointing else "")
-    memory = f"{stage.peak / 2**30:.2f} of {stage.available / 2**30:.2f} GiB"
-    time = "" if stage.seconds is None else f"{stage.seconds / 60:.1f} min"
-    return f"{stage.rows:,}", f"{stage.tokens:,}", budget, memory, time
+    budget = f"{stage.token_budget}" + (" ↻" if stage.gradient_checkpointing else "")
+    memory = f"{stage.peak / 2**30:.2f}"
+    return f"{stage.rows:,}", f"{stage.tokens:,}", budget, memory, _duration(stage.seconds)
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    for unit, name in ((3600, "h"), (60, "min")):
+        if seconds >= 1.5 * unit:
+            return f"{seconds / unit:.1f} {name}"
+    return f"{seconds:.0f} s"
 
 
 def show_plugins(registry: Registry, *, as_json: bool) -> None:

@@ -16,6 +16,8 @@ import pytest
 from alignment_core.config_file import load_config
 from alignment_core.registry import load_registry
 from alignment_core.stages.plan import make_plan
+from alignment_core.stages.prediction import Forecast, Prediction
+from alignment_flows.show import show_plan
 
 ALIGN = [sys.executable, "-c", "from alignment_flows.cli import main; main()"]
 HEAVY = ("torch", "transformers", "prefect")
@@ -97,6 +99,26 @@ def test_plan_predicts_memory_and_time_of_what_is_to_run(write: Write, tmp_path:
     # Policy and value model learn, each with its adapter; the value model has a head of the model's width, 32.
     assert predicted["optimize"]["memory"]["training"] == 12 * (2 * plan["trainable"] + 32)
     assert not (tmp_path / "store").exists(), "planning keeps nothing"
+
+
+def test_a_plan_fits_into_a_terminal_of_80_columns(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    config = load_config(write(optimizer={"name": "ppo"}))
+    calls = make_plan(config, load_registry()).calls()
+    large = Prediction(
+        rows=123_456, tokens=123_456_789, steps=1, token_budget=4096, gradient_checkpointing=True,
+        memory={"base": 7 * 2**30, "passes": 2**29}, available=12 * 2**30, seconds=0,
+    )  # fmt: skip
+    times = {"sft": 89.0, "reward": 90.0, "optimize": 5400.0}
+    stages = {name: large.model_copy(update={"seconds": seconds}) for name, seconds in times.items()}
+    forecast = Forecast(device="the CPU", parameters=10**9, trainable=10**7, rows={"prompts": 5}, stages=stages)
+    show_plan(config.model_copy(update={"name": "run"}), calls, dict.fromkeys(calls), forecast, as_json=False)
+    lines = [line for line in capsys.readouterr().out.splitlines() if str(config.store) not in line]
+    assert max(map(len, lines)) <= 80
+    cells = {line.split()[0]: line.split()[1:] for line in lines if line.split()}
+    key = calls["sft"].key[:8]
+    assert cells["sft"] == ["to", "run", key, "123,456", "123,456,789", "4096", "↻", "7.50", "89", "s"]
+    assert (cells["reward"][-2:], cells["optimize"][-2:]) == (["1.5", "min"], ["1.5", "h"])
+    assert "Of memory, 12.00 GiB may be taken." in lines
 
 
 def test_plan_refuses_what_cannot_fit(write: Write) -> None:

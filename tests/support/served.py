@@ -19,7 +19,7 @@ import httpx
 
 ALIGN = [sys.executable, "-P", "-c", "from alignment_flows.cli import main; main()"]
 PREFECT = [sys.executable, "-P", "-m", "prefect", "--no-prompt"]
-PATIENCE = 900.0
+PATIENCE = 1800.0
 """Seconds until a test gives up: far more than anything takes on a busy machine."""
 
 FINAL = {"COMPLETED", "FAILED", "CANCELLED", "CRASHED"}

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from environments import build_wheel, make_environment, run
-from served import Served
+from served import Served, align_up
 
 from alignment_core.config_file import load_config
 from alignment_flows.demo import demo_config
@@ -72,6 +72,23 @@ def installed_and_run(bin_folder: Path, name: str, config: Path, folder: Path, *
     return manifest
 
 
+@contextmanager
+def served_from(bin_folder: Path, folder: Path) -> Iterator[Served]:
+    """What `align up` of that environment starts, in a folder where nothing of the checkout is."""
+    with align_up(folder, folder / "prefect", [str(bin_folder / "align")], PYTHONPATH="") as served:
+        yield served
+
+
+def run_deployed(served: Served, deployment: str, name: str) -> None:
+    """Run a deployment with this optimizer on other settings than it was run with before, to Completed."""
+    given = served.deployment(deployment)["parameters"]["config"]
+    flow_run = served.start(deployment, {"config": given, "changes": [f"optimizer={{name: {name}, batch_size: 4}}"]})
+    ended = served.ended(flow_run)
+    assert ended["type"] == "COMPLETED", served.told(flow_run)
+    assert {served.tasks(flow_run)[stage]["state"]["name"] for stage in (name, f"evaluate {name}")} == {"Completed"}
+    assert any(report.startswith(f"# evaluate {name} · ") for report in served.reports(flow_run))
+
+
 def test_the_demos_settings_are_the_demos(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else its stages would be built again, and the numbers in the examples' pages be others."""
     monkeypatch.setenv("WORLD", "world")
@@ -82,10 +99,14 @@ def test_the_demos_settings_are_the_demos(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.ci
+@pytest.mark.timeout(1800)
 def test_ipo(install_example: Callable[[str], Path], config: Path, tmp_path: Path) -> None:
-    manifest = installed_and_run(install_example("alignment-ipo"), "ipo", config, tmp_path, "optimizer.batch_size=8")
+    bin_folder = install_example("alignment-ipo")
+    manifest = installed_and_run(bin_folder, "ipo", config, tmp_path, "optimizer.batch_size=8")
     # Not from an index, where a version is published once: so a digest of the source stands beside it.
     assert manifest["config"]["plugin"].items() > {"package": "alignment-ipo", "version": "1.0.0"}.items()
+    with served_from(bin_folder, tmp_path) as served:
+        run_deployed(served, served.deploy(config), "ipo")
 
 
 @pytest.mark.slow
@@ -98,29 +119,16 @@ def test_rloo(install_example: Callable[[str], Path], config: Path, tmp_path: Pa
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_both_through_a_deployment(wheel: Path, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_through_a_deployment(wheel: Path, config: Path, tmp_path: Path) -> None:
     """Two strangers' optimizers in one environment: in the form of one deployment, and run by its worker."""
-    names = ("ipo", "rloo")
-    wheels = [build_wheel(EXAMPLES / f"alignment-{name}", tmp_path / f"dist-{name}") for name in names]
-    align = make_environment(tmp_path / "env", wheel, *wheels) / "align"
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    served = Served(f"http://127.0.0.1:{port}", tmp_path, tmp_path / "prefect")
-    monkeypatch.setenv("PREFECT_HOME", str(served.home))
-    try:
-        run(tmp_path, align, "up", "--port", str(port))
-        assert served.run([str(align)], "deploy", config).returncode == 0
-        deployment = served.deployment("align/small")
-        form = json.dumps(deployment["parameter_openapi_schema"], ensure_ascii=False)
+    wheels = [build_wheel(EXAMPLES / f"alignment-{name}", tmp_path / f"dist-{name}") for name in ("ipo", "rloo")]
+    with served_from(make_environment(tmp_path / "env", wheel, *wheels), tmp_path) as served:
+        deployment = served.deploy(config)
+        form = json.dumps(served.deployment(deployment)["parameter_openapi_schema"], ensure_ascii=False)
         assert "the log-ratio margin (nats per token) aims at 1/(2τ)" in form
         assert "Responses to each prompt." in form
-        for name in names:
-            changes = [f"optimizer={{name: {name}, batch_size: 4}}"]
-            flow_run = served.start("align/small", {"config": deployment["parameters"]["config"], "changes": changes})
-            assert served.ended(flow_run)["type"] == "COMPLETED", served.log(flow_run)
-            assert any(report.startswith(f"# evaluate {name} · ") for report in served.reports(flow_run))
-    finally:
-        run(tmp_path, align, "down")
+        for name in ("ipo", "rloo"):
+            run_deployed(served, deployment, name)
 
 
 @pytest.mark.slow

@@ -15,9 +15,8 @@ def start(port: int) -> None:
     from alignment_flows.services import log_file, up
 
     state = up(port, POOLS, deploy)
-    site = state.url.removesuffix("/api")
-    print(f"Prefect: {site}")
-    print(f"Choose a deployment and run it: {site}/deployments")
+    print(f"Prefect: {state.url.removesuffix('/api')}")
+    print(f"Choose a deployment and run it: {_deployments_page(state.url)}")
     print(f"For other commands in this terminal: export PREFECT_API_URL={state.url}")
     print(
         f"Runs find relative paths in {Path.cwd()}; logs are in {log_file('server').parent}. `align down` ends it all."
@@ -49,4 +48,9 @@ def refresh(configs: Sequence[Path]) -> None:
         check_server(url)
         names = deploy(configs)
     print("\n".join(names))
-    print(f"{len(names)} deployments at {url.removesuffix('/api')}/deployments")
+    print(f"{len(names)} deployments at {_deployments_page(url)}")
+
+
+def _deployments_page(url: str) -> str:
+    """In the interface that the server shows to whoever opens its address."""
+    return f"{url.removesuffix('/api')}/v2/deployments"

@@ -4,13 +4,14 @@ The file is held while `align up` or `align down` works, so that two at once do 
 """
 
 import fcntl
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import psutil
+from pydantic import Field, TypeAdapter, ValidationError
 
 from alignment_core.errors import ConfigError
 
@@ -26,7 +27,7 @@ class Service:
     """
 
     name: str
-    pid: int
+    pid: Annotated[int, Field(gt=0, lt=2**31)]
     started: float
 
     def process(self) -> psutil.Process | None:
@@ -48,11 +49,14 @@ class Services:
         services: the processes that were started, the server (if it is ours) first.
     """
 
-    url: str
-    services: tuple[Service, ...] = ()
+    url: Annotated[str, Field(pattern="^https?://")]
+    services: tuple[Service, ...]
 
     def running(self) -> tuple[Service, ...]:
         return tuple(service for service in self.services if service.process())
+
+
+_STORED = TypeAdapter(Services)
 
 
 def remembered() -> Services | None:
@@ -64,15 +68,16 @@ def remembered() -> Services | None:
     with _told():
         if not record().exists():
             return None
-        text = record().read_text(encoding="utf-8")
+        stored = record().read_bytes()
     try:
-        kept = json.loads(text)
-        return Services(str(kept["url"]), tuple(Service(**service) for service in kept["services"]))
-    except (ValueError, KeyError, TypeError) as error:
+        return _STORED.validate_json(stored, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
         raise ConfigError(
             "the record of what `align up` started is damaged",
             where=str(record()),
-            got=f"{type(error).__name__}: {error}",
+            got=f"{place}: {first['msg']}" if place else first["msg"],
             do="End what it started by hand (`ps` shows `prefect server` and `prefect worker`), and remove the file",
         ) from error
 
@@ -85,7 +90,7 @@ def remember(state: Services) -> None:
     """
     with _told():
         new = record().with_suffix(".new")
-        new.write_text(json.dumps(asdict(state)), encoding="utf-8")
+        new.write_bytes(_STORED.dump_json(state))
         new.replace(record())
 
 

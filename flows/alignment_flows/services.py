@@ -9,8 +9,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -64,8 +64,9 @@ def _up(port: int, pools: Iterable[str], register: Callable[[], object]) -> Serv
         return Services(url, tuple(sorted(services.values(), key=lambda service: service.name != "server")))
 
     def start(name: str, command: Sequence[str]) -> None:
-        services[name] = _start(name, command, url)
-        remember(state())  # at once: whatever ends this command, `align down` finds what it started
+        # Whatever ends this command, and when: `align down` finds what it started.
+        with _held_back(name, command, url) as services[name]:
+            remember(state())
 
     if "server" not in services and not (named and _answers(url)):
         start("server", _server_command(url, named))
@@ -118,23 +119,29 @@ def _worker_command(pool: str) -> list[str]:
     return ["worker", "start", "--pool", pool, "--name", f"align-{pool}", "--no-create-pool-if-not-found"]
 
 
-def _start(name: str, command: Sequence[str], url: str) -> Service:
+@contextmanager
+def _held_back(name: str, command: Sequence[str], url: str) -> Iterator[Service]:
+    """A process that begins its work after the block, and not at all where the block is never left."""
     defaults = {
         "PREFECT_WORKER_QUERY_SECONDS": "2",  # a click should not wait ten
         "PYTHONSAFEPATH": "1",  # a folder of the user's that is called `datasets` must not stand in for the package
     }
     log = log_file(name)
     log.parent.mkdir(parents=True, exist_ok=True)
+    waiting = ["sh", "-c", 'read -r word && exec "$@" < /dev/null', "sh"]
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "prefect", *command],
-            stdin=subprocess.DEVNULL,
+            [*waiting, sys.executable, "-P", "-m", "prefect", *command],
+            stdin=subprocess.PIPE,
             stdout=output,
             stderr=output,
             env={**defaults, **os.environ, "PREFECT_API_URL": url, "PREFECT_UI_API_URL": url},
             start_new_session=True,
         )
-    return Service(name, process.pid, psutil.Process(process.pid).create_time())
+    assert process.stdin
+    with process.stdin as word:
+        yield Service(name, process.pid, psutil.Process(process.pid).create_time())
+        word.write(b"begin\n")
 
 
 def log_file(name: str) -> Path:

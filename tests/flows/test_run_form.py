@@ -199,3 +199,24 @@ def test_plugin_installed_afterwards_has_its_tab(interface: Interface, with_plug
     assert "token" in odd["Norm"].value
     interface.choose("KTO")
     assert "Tau" not in {field.title for field in interface.fields("KTO")}
+
+
+def test_run_with_a_plugin_installed_afterwards_is_chosen_started_and_read(
+    interface: Interface, with_plugins: str, served: Served
+) -> None:
+    tau = {"": "0.21", "/v2": "0.22"}[interface.path]
+    interface.open_form(with_plugins)
+    interface.choose("IPO")
+    interface.set_number("Tau", tau)
+    run = interface.submit()
+    interface.open_run(run)
+    interface.wait_for_end("Completed")
+    assert served.state(run)["type"] == "COMPLETED", served.log(run)
+    interface.open_report(run, "optimize-report")
+    page = interface.browser.page
+    assert page.get_by_role("heading", level=1).last.inner_text().startswith("ipo · tiny-llama")
+    rows = {
+        name: page.get_by_role("row", name=re.compile(f"^{name} ")).inner_text().split()[1]
+        for name in ("optimizer.name", "optimizer.tau", "plugin.package")
+    }
+    assert rows == {"optimizer.name": "ipo", "optimizer.tau": tau, "plugin.package": "alignment-ipo"}

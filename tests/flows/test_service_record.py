@@ -11,7 +11,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from prefect.settings import PREFECT_HOME, temporary_settings
 from served import ALIGN
+
+from alignment_core.errors import ConfigError
+from alignment_flows.service_record import remembered
 
 Align = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -28,16 +32,34 @@ def align(tmp_path: Path) -> Align:
     return run
 
 
-@pytest.mark.parametrize(
-    "text", ['{"url": "http://127', '{"services": []}', '{"url": "x", "services": [{"pid": 1}]}', "[]"]
-)
-def test_damaged_record_is_told_and_kept(align: Align, tmp_path: Path, text: str) -> None:
-    (tmp_path / "align-up.json").write_text(text)
-    done = align("down")
-    assert done.returncode == 2
-    assert "the record of what `align up` started is damaged" in done.stderr
-    assert str(tmp_path / "align-up.json") in done.stderr
-    assert (tmp_path / "align-up.json").read_text() == text
+DAMAGED = [
+    b'{"url": "http://127',
+    b"",
+    b"[]",
+    b"\xff\xfe",
+    b'{"services": []}',
+    b'{"url": "x", "services": []}',
+    b'{"url": "http://127.0.0.1:1/api", "services": [{"pid": 1}]}',
+    b'{"url": "http://127.0.0.1:1/api", "services": [{"name": "gpu", "pid": "1", "started": 0}]}',
+    b'{"url": "http://127.0.0.1:1/api", "services": [{"name": "gpu", "pid": -1, "started": 0}]}',
+]
+
+
+@pytest.mark.parametrize("damaged", DAMAGED)
+def test_damaged_record_is_refused_and_kept(tmp_path: Path, damaged: bytes) -> None:
+    (tmp_path / "align-up.json").write_bytes(damaged)
+    with temporary_settings({PREFECT_HOME: tmp_path}), pytest.raises(ConfigError, match="is damaged"):
+        remembered()
+    assert (tmp_path / "align-up.json").read_bytes() == damaged
+
+
+@pytest.mark.parametrize("command", ["up", "down"])
+def test_damaged_record_is_told_with_what_to_do(align: Align, tmp_path: Path, command: str) -> None:
+    (tmp_path / "align-up.json").write_bytes(DAMAGED[-1])
+    done = align(command)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+    assert "align-up.json: the record of what `align up` started is damaged. got services.0.pid: " in done.stderr
+    assert "End what it started by hand" in done.stderr
 
 
 def test_home_that_is_no_folder_is_told(align: Align, tmp_path: Path) -> None:

@@ -63,8 +63,8 @@ def form_values(path: Path) -> dict[str, Any]:
 def deploy(configs: Sequence[Path] = ()) -> list[str]:
     """Register or refresh the work pools, the automation and the deployments; returns the deployments' names.
 
-    Runs find relative paths in the working directory of this call. Schedules of a deployment that is there already
-    stay as they were set.
+    Runs find relative paths in the working directory of this call. Schedules and automations of a deployment that is
+    there already stay as they were set.
 
     Args:
         configs: settings of the user's own, each to become a deployment of the pipeline, and with a gate of the
@@ -81,7 +81,7 @@ def deploy(configs: Sequence[Path] = ()) -> list[str]:
             _ensure_pool(client, pool, limit)
         for deployment in declared["deployments"]:
             if _exists(client, _name(deployment)):
-                deployment.pop("schedules", None)
+                _keep_what_was_set(client, deployment)
         _ensure_zombie_automation(client)
     _run_prefect_deploy(declared)
     return [_name(deployment) for deployment in declared["deployments"]]
@@ -112,6 +112,7 @@ def _enough_votes(config: PipelineConfig) -> dict[str, Any]:
     """Fires each time that so many votes have come in. `within: 0`: with a time it would be deaf until that is over."""
     return {
         "type": "event",
+        "name": f"retrain/{config.name}: enough votes",
         "match": {"prefect.resource.id": resource_of(shown(database_url(config.feedback)))},
         "for_each": ["prefect.resource.id"],
         "expect": [RECORDED],
@@ -132,6 +133,23 @@ def _exists(client: SyncPrefectClient, name: str) -> bool:
     except ObjectNotFound:
         return False
     return True
+
+
+def _keep_what_was_set(client: SyncPrefectClient, deployment: dict[str, Any]) -> None:
+    """Take out of a declaration what was set in the browser since, and a trigger that has counted votes already."""
+    deployment.pop("schedules", None)
+    triggers = deployment.get("triggers", [])
+    rules = [rule for trigger in triggers for rule in client.read_automations_by_name(trigger["name"])]
+    for trigger, rule in zip(triggers, rules, strict=False):
+        trigger["enabled"] = rule.enabled
+    # Prefect makes the automations anew where they are declared, and what they had counted is forgotten.
+    if [_condition(rule.trigger) for rule in rules] == [_condition(EventTrigger(**trigger)) for trigger in triggers]:
+        deployment.pop("triggers", None)
+
+
+def _condition(trigger: Any) -> dict[str, Any]:
+    """What an event trigger waits for, without what the server has added."""
+    return {part: getattr(trigger, part) for part in ("match", "for_each", "expect", "threshold", "within", "posture")}
 
 
 def _ensure_pool(client: SyncPrefectClient, name: str, limit: int | None) -> None:

@@ -1,6 +1,7 @@
 """What a finished stage shows on its page in Prefect: the facts of its manifest, and the report it wrote."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -15,6 +16,8 @@ from alignment_flows.progress import if_server_answers
 
 REPORT_BYTES = 2**19
 """Prefect keeps every report in its database; a larger one is only linked by the artifact's folder."""
+
+DIGEST = re.compile(r"^([0-9a-f]{12})[0-9a-f]{28,}$")
 
 SAMPLES = 5
 SAMPLE_CHARACTERS = 600
@@ -120,4 +123,5 @@ def _numbers(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
         elif isinstance(value, float):
             yield f"{prefix}{name}", f"{value:.6g}"
         elif isinstance(value, bool | int) or (isinstance(value, str) and len(value) <= 80):
-            yield f"{prefix}{name}", str(value)
+            # A whole digest is wider than the page, and stands in the manifest.
+            yield f"{prefix}{name}", DIGEST.sub(r"\1…", str(value))

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
 from alignment_core import losses
 from alignment_core.plugin_api import AlignmentOptimizer, AlignmentRun, LossOutput, MicroBatch, StepBatch, hookimpl
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 class DPO(AlignmentOptimizer):
@@ -42,29 +39,31 @@ class DPO(AlignmentOptimizer):
         sequences = micro.sequences("chosen") + micro.sequences("rejected")
         logps = run.policy.logps(sequences)
         ratios = logps - run.reference.logps(sequences)
+        lengths = ratios.new_tensor([sequence.targets for sequence in sequences])
         if self.length_normalised:
-            ratios = ratios / ratios.new_tensor([sequence.targets for sequence in sequences])
+            ratios = ratios / lengths
         chosen, rejected = ratios.chunk(2)
         margin = self.margin_scale * micro.values("margin")
         per_pair = losses.dpo(chosen, rejected, beta=self.beta, label_smoothing=self.label_smoothing, margin=margin)
         pairs = micro.denominators["rows"]
         loss = per_pair.sum() / pairs
         chosen_logps, rejected_logps = logps.chunk(2)
+        chosen_lengths, rejected_lengths = lengths.chunk(2)
         if self.sft_weight:
             loss = loss - self.sft_weight * chosen_logps.sum() / micro.denominators["chosen_tokens"]
-        return LossOutput(loss, self._metrics(chosen, rejected, chosen_logps, rejected_logps, pairs))
-
-    def _metrics(
-        self, chosen: Tensor, rejected: Tensor, chosen_logps: Tensor, rejected_logps: Tensor, pairs: float
-    ) -> dict[str, Tensor]:
-        return {
-            "accuracy": (chosen > rejected).sum() / pairs,
-            "reward_chosen": self.beta * chosen.sum() / pairs,
-            "reward_rejected": self.beta * rejected.sum() / pairs,
-            "reward_margin": self.beta * (chosen - rejected).sum() / pairs,
-            "logps_chosen": chosen_logps.sum() / pairs,
-            "logps_rejected": rejected_logps.sum() / pairs,
-        }
+        return LossOutput(
+            loss,
+            {
+                "accuracy": (chosen > rejected).sum() / pairs,
+                "reward_chosen": self.beta * chosen.sum() / pairs,
+                "reward_rejected": self.beta * rejected.sum() / pairs,
+                "reward_margin": self.beta * (chosen - rejected).sum() / pairs,
+                "logps_chosen": chosen_logps.sum() / pairs,
+                "logps_rejected": rejected_logps.sum() / pairs,
+                "length_chosen": chosen_lengths.sum() / pairs,
+                "length_rejected": rejected_lengths.sum() / pairs,
+            },
+        )
 
 
 @hookimpl

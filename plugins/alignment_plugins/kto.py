@@ -88,6 +88,7 @@ class KTO(AlignmentOptimizer):
             "desirable_share": desirable.sum() / rows,
             "kl": micro.constants["z0"] * len(sequences) / rows,
             "logps": logps.sum() / rows,
+            "length": sum(sequence.targets for sequence in sequences) / rows,
         }
         return LossOutput((votes * per_row).sum() / rows, metrics)
 

@@ -29,8 +29,8 @@ def deployment(served: Served, write: Callable[..., Path], shared_store: Path) -
 @pytest.fixture
 def soon_taken_for_dead(served: Served, deployment: str) -> Iterator[None]:
     """The shipped automation, as it is but for its patience: ten minutes are long for a test."""
-    (shipped,) = served.post("automations/filter")
-    assert (shipped["name"], shipped["enabled"]) == (ZOMBIES, True)
+    shipped = served.automation(ZOMBIES)
+    assert shipped["enabled"] is True
     assert shipped["trigger"]["within"] == ZOMBIE_SECONDS == 600
     written = {key: shipped[key] for key in ("name", "description", "enabled", "trigger", "actions")}
     served.put(f"automations/{shipped['id']}", **written | {"trigger": {**shipped["trigger"], "within": SHORT_SECONDS}})

@@ -93,6 +93,13 @@ def test_report_shows_curves_and_samples_as_text(probe: object, tmp_path: Path) 
     assert "## Curves" not in stage_report(call, cached)
 
 
+def test_whole_digest_is_cut_to_what_the_page_holds(probe: object) -> None:
+    call: StageCall = probe("write", isolation="inline", base="0123456789ab" + 52 * "f", revision="0123abc")  # type: ignore[operator]
+    report = stage_report(call, build(call, Silent()))
+    assert "| base | 0123456789ab… |" in report
+    assert "| revision | 0123abc |" in report
+
+
 def test_reward_models_page_has_the_reliability_plot(probe: object) -> None:
     call: StageCall = probe("write", isolation="inline")  # type: ignore[operator]
     built = build(call, Silent())

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from served import ALIGN, PREFECT, Served
 
+from alignment_flows.deployments import ZOMBIES
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,8 +46,10 @@ def test_align_deploy_and_prefect_deploy_come_to_the_same(served: Served) -> Non
 
 
 def test_deploying_again_changes_nothing_and_keeps_a_schedule_as_it_was_set(served: Served) -> None:
-    before, rules = deployed(served), served.post("automations/filter")
-    assert len(rules) == 1
+    before, votes = deployed(served), served.automation("retrain/retrain: enough votes")
+    zombies = served.automation(ZOMBIES)
+    assert (zombies["enabled"], votes["enabled"]) == (True, False)
+    served.patch(f"automations/{votes['id']}", enabled=True)
     nightly = served.deployment("align/nightly")
     assert [schedule["active"] for schedule in nightly["schedules"]] == [False] * 3
     on = next(schedule for schedule in nightly["schedules"] if schedule["slug"] == "nightly")
@@ -57,7 +61,11 @@ def test_deploying_again_changes_nothing_and_keeps_a_schedule_as_it_was_set(serv
     assert [schedule["active"] for schedule in after["align/nightly"]["schedules"]] == [False, True, False]
     served.run(PREFECT, "deployment", "schedule", "pause", "align/nightly", on["id"])
     assert deployed(served) == before
-    assert served.post("automations/filter") == rules, "a changed automation would have forgotten the runs in progress"
+    # A changed or new one would have forgotten the runs in progress, and the votes that were counted.
+    assert served.automation(ZOMBIES) == zombies
+    kept = served.automation(votes["name"])
+    assert (kept["id"], kept["enabled"]) == (votes["id"], True)
+    served.patch(f"automations/{votes['id']}", enabled=False)
 
 
 def test_settings_of_ones_own_are_deployed_and_run_by_a_worker(served: Served, write: Callable[..., Path]) -> None:

@@ -30,12 +30,17 @@ with open_feedback(place, tell_prefect(place)) as store:
 def test_enough_votes_start_a_retrain(served: Served, write: Callable[..., Path], tmp_path: Path) -> None:
     """Three votes came in, one of them the withdrawal of another: one is in force, three are wanted."""
     place = str(tmp_path / "feedback.db")
-    config = write(name="loop", feedback=place, gate={}, retrain={"min_votes": 3})
-    deployed = served.run(ALIGN, "deploy", config)
+    settings = {"name": "loop", "feedback": place, "gate": {}}
+    deployed = served.run(ALIGN, "deploy", write(**settings, retrain={"min_votes": 9}))
     assert deployed.returncode == 0, deployed.stderr
     assert deployed.stdout.splitlines()[:2] == ["align/loop", "retrain/loop"]
-    again = served.run(ALIGN, "deploy", config)  # does not make a second automation
-    assert again.returncode == 0, again.stderr
+    rule = served.automation("retrain/loop: enough votes")
+    assert (rule["enabled"], rule["trigger"]["threshold"]) == (True, 9)
+    served.patch(f"automations/{rule['id']}", enabled=False)
+    served.deploy(write(**settings, retrain={"min_votes": 3}))  # does not make a second automation
+    rule = served.automation("retrain/loop: enough votes")
+    assert (rule["enabled"], rule["trigger"]["threshold"]) == (False, 3)
+    served.patch(f"automations/{rule['id']}", enabled=True)
 
     def runs() -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = served.post("flow_runs/filter", flows={"name": {"any_": ["retrain"]}})

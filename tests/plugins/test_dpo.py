@@ -74,6 +74,8 @@ def test_metrics_by_hand() -> None:
             "reward_margin": 0.3,
             "logps_chosen": -10.0,
             "logps_rejected": -12.0,
+            "length_chosen": 2.0,
+            "length_rejected": 4.0,
         }
     )
 

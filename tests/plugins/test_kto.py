@@ -59,6 +59,7 @@ def test_a_step_by_hand() -> None:
             "desirable_share": 2 / 3,
             "kl": 1.0,
             "logps": 4 / 3,
+            "length": sum(len(row.sequences["response"].completion) for row in rows) / 3,
         }
     )
 

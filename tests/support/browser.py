@@ -68,9 +68,14 @@ class BrowserPage:
         self.page.goto(url)
         return self.page
 
-    def picture(self, name: str, *, full_page: bool = False) -> Path:
-        """What the page looks like now, as a PNG of few colours (`NAME.png`), so that it stays small."""
-        shot = Image.open(BytesIO(self.page.screenshot(full_page=full_page, animations="disabled")))
+    def picture(self, name: str, clip: tuple[int, int, int, int] | None = None) -> Path:
+        """What the page looks like now, as a PNG of few colours (`NAME.png`), so that it stays small.
+
+        Args:
+            name: of the file.
+            clip: left, upper, right and lower edge of the part that is kept, in pixels of the window.
+        """
+        shot = Image.open(BytesIO(self.page.screenshot(animations="disabled"))).crop(clip)
         path = self.pictures / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         shot.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)

@@ -45,13 +45,20 @@ class Served:
         """`align` as typed by someone who knows of no PREFECT_API_URL."""
         return self._typed(self.program, arguments)
 
+    def begun(self, *arguments: str | Path) -> subprocess.Popen[bytes]:
+        """`align` as `align` types it, at work."""
+        words, nowhere = [*self.program, *map(str, arguments)], subprocess.DEVNULL
+        return subprocess.Popen(words, stdout=nowhere, stderr=nowhere, cwd=self.folder, env=self._environment())
+
     def _typed(
         self, command: Sequence[str], arguments: tuple[str | Path, ...], **more: str
     ) -> subprocess.CompletedProcess[str]:
-        env = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
-        env |= {"PREFECT_HOME": str(self.home), **self.variables, **more}
-        words = [*command, *map(str, arguments)]
+        words, env = [*command, *map(str, arguments)], self._environment() | more
         return subprocess.run(words, capture_output=True, text=True, check=False, cwd=self.folder, env=env)
+
+    def _environment(self) -> dict[str, str]:
+        env = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
+        return env | {"PREFECT_HOME": str(self.home), **self.variables}
 
     def get(self, path: str) -> Any:
         return self._answer("GET", path)
@@ -88,6 +95,12 @@ class Served:
     def deployment(self, name: str) -> dict[str, Any]:
         found: dict[str, Any] = self.get(f"deployments/name/{name}")
         return found
+
+    def automation(self, name: str) -> dict[str, Any]:
+        """The one automation of this name."""
+        found: list[dict[str, Any]] = self.post("automations/filter", automations={"name": {"any_": [name]}})
+        (only,) = found
+        return only
 
     def start(self, deployment: str, parameters: Mapping[str, Any] | None = None, **more: Any) -> str:
         """Run a deployment now; returns the flow run's id."""
@@ -145,7 +158,12 @@ def until(happened: Callable[[], object], otherwise: Callable[[], object] = lamb
 
 def processes_of(flow_run: str) -> list[int]:
     """Every process that bears the run's mark: its own, its stage's, and whatever those started."""
-    mark = f"PREFECT__FLOW_RUN_ID={flow_run}".encode()
+    return processes_with("PREFECT__FLOW_RUN_ID", flow_run)
+
+
+def processes_with(variable: str, value: str) -> list[int]:
+    """Every process that has this in its environment."""
+    mark = f"{variable}={value}".encode()
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it has ended

@@ -22,11 +22,13 @@ from alignment_core.training.loop import accumulate
 from alignment_core.training.run import Run
 
 STEPS, SECONDS = 40, 3.0
-"""The checked run is so many steps long, or as many as fit into so much processor time."""
+"""The checked run is so many steps long, or as many as fit into so much time."""
 TOLERANCE = 1e-3
 """Relative to the largest gradient or metric: float32 sums in another order differ by far less."""
 MOST_TIME, MOST_MEMORY = 12.0, 6.0
 """How much more of each than DPO a loss may take per token."""
+WAITED = Path("/proc/thread-self/schedstat")
+"""The second number: nanoseconds of the calling thread in the queue for a processor."""
 CHECKS = (
     "loss", "declared needs", "gradient", "weights", "micro-batches and padding", "repeats", "resumes", "cost",
 )  # fmt: skip
@@ -61,6 +63,9 @@ class _Checked:
         except AlignmentError as error:
             undeclared = "did not declare" in error.what
             self.report.add("declared needs" if undeclared else "loss", "failed", str(error))
+            return False
+        except Fault as error:
+            self.report.add("loss", "failed", str(error))
             return False
         except Exception as error:
             self.report.add("loss", "failed", f"{type(error).__name__}: {error}")
@@ -165,10 +170,12 @@ class _Patient(Watch):
 
     def __init__(self) -> None:
         super().__init__()
-        self._started = time.process_time()
+        self._started = _clock()
 
     def step(self, done: int, total: int, metrics: Any = None) -> None:
-        self.die_after = done if done >= STEPS or (done > 2 and time.process_time() - self._started > SECONDS) else None
+        if done > total:
+            raise Fault(f"`batches` goes on after the {total} steps that `total_steps` promises")
+        self.die_after = done if done >= STEPS or (done > 2 and _clock() - self._started > SECONDS) else None
         super().step(done, total, metrics)
 
 
@@ -215,7 +222,7 @@ def _tokens(rows: Sequence[Any]) -> int:
 
 
 def _cost(optimizer: AlignmentOptimizer, batch: StepBatch) -> tuple[float, float]:
-    """Processor seconds, and bytes kept for backward, of the loss of a step, per token."""
+    """Seconds, and bytes kept for backward, of the loss of a step, per token."""
     run = open_run(optimizer)
     weights = run.roles.parameters()
     step: Callable[[], Any] = partial(accumulate, optimizer, run, batch, weights.values())
@@ -233,6 +240,15 @@ def _cost(optimizer: AlignmentOptimizer, batch: StepBatch) -> tuple[float, float
 
 def _seconds(step: Callable[[], Any]) -> Iterator[float]:
     for _ in range(4):
-        started = time.process_time()
+        started = _clock()
         step()
-        yield time.process_time() - started
+        yield _clock() - started
+
+
+def _clock() -> float:
+    """Seconds that pass, less those that this thread waits for a processor, where the system tells them (Linux)."""
+    try:
+        waited = int(WAITED.read_text().split()[1]) / 1e9
+    except OSError:
+        waited = 0.0
+    return time.perf_counter() - waited

@@ -33,8 +33,17 @@ def up(here: Served) -> subprocess.CompletedProcess[str]:
     return here.align("up", "--port", here.url.rpartition(":")[2])
 
 
-def started(here: Served) -> dict[str, int]:
-    return here.services() if (here.home / "align-up.json").exists() else {}
+def at_work(here: Served) -> dict[str, int]:
+    """What was written down and has begun: until then it is a shell that waits for a word."""
+    written = here.services() if (here.home / "align-up.json").exists() else {}
+    return {name: process for name, process in written.items() if "python" in program_of(process)}
+
+
+def program_of(process: int) -> str:
+    try:
+        return Path(f"/proc/{process}/exe").readlink().name
+    except FileNotFoundError:  # it has ended
+        return ""
 
 
 def answers(here: Served) -> bool:
@@ -45,9 +54,9 @@ def answers(here: Served) -> bool:
 
 
 MOMENTS: dict[str, Callable[[Served], object]] = {
-    "the server is starting": lambda here: "server" in started(here),
+    "the server is starting": lambda here: "server" in at_work(here),
     "deployments are being registered": answers,
-    "one worker is missing": lambda here: "gpu" in started(here),
+    "one worker is missing": lambda here: "gpu" in at_work(here),
 }
 
 
@@ -58,7 +67,7 @@ def test_killed_in_the_middle(nothing_yet: Served, moment: str) -> None:
     with here.begun("up", "--port", here.url.rpartition(":")[2]) as command:
         until(lambda: MOMENTS[moment](here))
         kill(command.pid)
-    before = started(here)
+    before = at_work(here)
     assert before["server"] in left(here)
     again = up(here)
     assert again.returncode == 0, again.stderr
@@ -73,7 +82,7 @@ def test_killed_in_the_middle(nothing_yet: Served, moment: str) -> None:
 def test_killed_and_given_up(nothing_yet: Served) -> None:
     here = nothing_yet
     with here.begun("up", "--port", here.url.rpartition(":")[2]) as command:
-        until(lambda: "server" in started(here))
+        until(lambda: "server" in at_work(here))
         kill(command.pid)
     assert here.align("down").stdout == "ended: server\n"
     assert here.align("down").stdout == "nothing was running\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
@@ -172,6 +173,22 @@ class Spendthrift(Sound):
         return LossOutput(sum(losses[1:], start=losses[0]) / 10)
 
 
+class Sluggish(Sound):
+    """Waits for something, as one that asks a service would, without a processor's work."""
+
+    def loss(self, run: Any, micro: Any) -> LossOutput:
+        time.sleep(0.3)
+        return super().loss(run, micro)
+
+
+class Endless(Sound):
+    """Goes on for ever."""
+
+    def batches(self, run: Any) -> Iterator[StepBatch]:
+        while True:
+            yield StepBatch(run.preferences[:4])
+
+
 class BadDefault(Sound):
     """A default that its own bound excludes."""
 
@@ -243,6 +260,8 @@ FAULTS: dict[type[AlignmentOptimizer], tuple[str, str]] = {
     CallsBackward: ("weights", "`loss` calls `backward`"),
     KeepsTheGraph: ("resumes", "keeps the graph of last"),
     Spendthrift: ("cost", "× its memory"),
+    Sluggish: ("cost", "× DPO's time"),
+    Endless: ("loss", "`batches` goes on after the 6 steps that `total_steps` promises"),
     BadDefault: ("defaults", "the default of `target` is out of its own bounds"),
     NoDefault: ("defaults", "no default for target"),
     TakesAnything: ("settings are checked", "an unknown setting is accepted"),

@@ -1,6 +1,8 @@
 """A stage as a Prefect task: Cached where the store has it, progress while it runs, a report when it is done."""
 
 import logging
+import os
+import sys
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
@@ -9,6 +11,7 @@ from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.states import Completed, Failed
+from rich.console import Console
 
 from alignment_core.errors import AlignmentError, StageCrashed
 from alignment_core.stages.base import StageCall
@@ -45,6 +48,19 @@ def _without_empty_traceback(record: logging.LogRecord) -> bool:
 
 # Prefect logs a task's returned failure as an exception, and then prints the traceback `NoneType: None`.
 logging.getLogger("prefect.task_runs").addFilter(_without_empty_traceback)
+
+
+def go_on_unread(console: Console) -> None:
+    """Print into the void from here on: the worker that read what this process says has died."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+# Prefect's log is printed by rich, which would end a worker's run together with the worker.
+if "PREFECT__FLOW_RUN_ID" in os.environ:
+    Console.on_broken_pipe = go_on_unread  # type: ignore[assignment]
 
 
 def was_killed(task: Task[Any, Any], task_run: TaskRun, state: State[Any]) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -157,3 +159,32 @@ def test_flow_that_forgets_a_parent_is_caught(probe: Probe) -> None:
     state, _ = run((data, []), (probe("report", parents={"data": data.key}), []), tasks=1)
     assert state.is_failed()
     assert "reads stages that the flow does not give it" in (state.message or "")
+
+
+UNREAD = """
+import sys
+from pathlib import Path
+from rich.console import Console
+import alignment_flows.tasks
+
+sys.stdin.read()
+for file in (sys.stdout, sys.stderr):
+    Console(file=file).print("nobody reads this")
+print("nor this", flush=True)
+Path(sys.argv[1]).touch()
+"""
+
+
+def test_process_of_a_run_outlives_the_worker_that_reads_its_output(tmp_path: Path) -> None:
+    run = subprocess.Popen(
+        [sys.executable, "-P", "-c", UNREAD, tmp_path / "done"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PREFECT__FLOW_RUN_ID": "a worker's"},
+    )
+    for pipe in (run.stdout, run.stderr, run.stdin):  # it begins to print when the last is closed
+        assert pipe is not None
+        pipe.close()
+    assert run.wait() == 0
+    assert (tmp_path / "done").exists()

@@ -6,8 +6,10 @@ A plugin is a module named by an entry point of the group `alignment_core`; a br
 from __future__ import annotations
 
 import inspect
+import sys
 import warnings
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import reduce
 from importlib.metadata import Distribution, EntryPoint, entry_points
@@ -135,7 +137,7 @@ def find_plugins() -> tuple[list[Plugin], list[Problem]]:
 
 def _load(entry: EntryPoint, distribution: Distribution, faults: list[str]) -> Iterator[Plugin]:
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stdout(sys.stderr):  # what a plugin prints is no part of our output
             # pydantic's word on a setting that clashes; ours names the package.
             warnings.filterwarnings("ignore", "Field name .* shadows an attribute", UserWarning)
             module = entry.load()
@@ -175,7 +177,8 @@ def _check_names(manager: pluggy.PluginManager, module: ModuleType, faults: list
 
 def _answers(hook: pluggy.HookCaller, faults: list[str]) -> list[Any]:
     try:
-        answers = hook()
+        with redirect_stdout(sys.stderr):
+            answers = hook()
     except (Exception, SystemExit) as error:
         faults.append(f"`{hook.name}` failed: {type(error).__name__}: {error}")
         return []

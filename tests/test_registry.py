@@ -73,6 +73,15 @@ def test_a_strangers_plugin_is_chosen_by_name(install: Install) -> None:
     assert registry.evaluator({"name": "polite"}).score((), "yes please") == 1.0
 
 
+def test_what_a_plugin_prints_stays_out_of_what_a_command_prints(
+    install: Install, capfd: pytest.CaptureFixture[str]
+) -> None:
+    talking = HINGE.replace("class Hinge", 'print("at import")\n    class Hinge')
+    install("stranger-talking", talking.replace("return [Hinge]", 'print("in the hook"); return [Hinge]'))
+    assert load_registry().problems == []
+    assert tuple(capfd.readouterr()) == ("", "at import\nin the hook\n")
+
+
 def test_description_for_people(install: Install) -> None:
     install("stranger-hinge", HINGE)
     plugin = next(plugin for plugin in load_registry().plugins if plugin.name == "hinge")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from brake import Brake
-from served import PREFECT, Served, engine_of, kill, processes_of, until
+from served import PREFECT, Served, alive, engine_of, kill, processes_of, until
 
 from alignment_flows.deployments import ZOMBIE_SECONDS, ZOMBIES
 
@@ -21,7 +21,9 @@ RUNS = count(1)
 
 @pytest.fixture
 def deployment(served: Served, write: Callable[..., Path], shared_store: Path) -> str:
-    """Settings of which only the optimizer, and what it feeds, is not in the store yet."""
+    """Settings of which only the optimizer, and what it feeds, is not in the store yet; every service is at work."""
+    if not all(map(alive, served.services().values())):  # a test before this one failed
+        up_again(served)
     optimizer = {"name": "dpo", "beta": 0.1 + next(RUNS) / 1000, "batch_size": 8, "learning_rate": 1e-3}
     return served.deploy(write(store=str(shared_store), optimizer=optimizer))
 

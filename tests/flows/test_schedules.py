@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,19 +15,35 @@ from served import PREFECT, Served, engine_of, kill, until
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 
-def schedule_once(served: Served, deployment: str, moment: datetime, **parameters: Any) -> None:
-    """One more schedule of the deployment: a single run at that moment."""
-    rule = f"DTSTART:{moment:%Y%m%dT%H%M%S}\nRRULE:FREQ=DAILY;COUNT=1"
-    schedule = {"schedule": {"rrule": rule, "timezone": "UTC"}, "active": True, "parameters": parameters}
-    identity = served.deployment(deployment)["id"]
-    served.post(f"deployments/{identity}/schedules", [schedule])
+def schedule_at_once(served: Served, *due: tuple[str, dict[str, Any]]) -> list[str]:
+    """Runs of deployments, each with its schedule's parameters, that fall due in one moment; returns their ids.
+
+    The server looks for new schedules every few seconds, and plans no run for a moment that is over by then: a busy one
+    is given more time.
+    """
+    identities = [served.deployment(name)["id"] for name, _ in due]
+    for seconds in (45, 300):
+        moment = datetime.now(UTC) + timedelta(seconds=seconds)
+        rule = {"rrule": f"DTSTART:{moment:%Y%m%dT%H%M%S}\nRRULE:FREQ=DAILY;COUNT=1", "timezone": "UTC"}
+        for identity, (_, parameters) in zip(identities, due, strict=True):
+            schedule = {"schedule": rule, "active": True, "parameters": parameters}
+            served.post(f"deployments/{identity}/schedules", [schedule])
+        while datetime.now(UTC) < moment:
+            if len(found := planned(served, identities)) == len(due):
+                return found
+            time.sleep(0.5)
+    raise AssertionError("the server plans no runs")
 
 
-def runs_of(served: Served, *deployments: str) -> list[dict[str, Any]]:
-    """The deployments' runs, in the order in which they were begun; those that wait last."""
-    chosen = {"id": {"any_": [served.deployment(name)["id"] for name in deployments]}}
-    found = served.post("flow_runs/filter", deployments=chosen)
-    return sorted(found, key=lambda run: run["start_time"] or "9")
+def planned(served: Served, deployments: list[str]) -> list[str]:
+    """Runs that the deployments' schedules have made."""
+    runs = served.post("flow_runs/filter", deployments={"id": {"any_": deployments}})
+    return [run["id"] for run in runs if run["auto_scheduled"]]
+
+
+def begun(served: Served, run: str) -> str:
+    """When a run was begun; "9", after all others, if it was not."""
+    return str(served.get(f"flow_runs/{run}")["start_time"] or "9")
 
 
 @pytest.mark.parametrize("deployments", [1, 2], ids=["one deployment", "two deployments"])
@@ -38,30 +55,30 @@ def test_runs_scheduled_at_once_queue_for_the_gpu_with_their_own_settings(
     for name in names:
         served.patch(f"deployments/{served.deployment(name)['id']}", job_variables=brake.job_variables)
     brake.hold("dpo")
-    soon = datetime.now(UTC) + timedelta(seconds=5)
     betas = [0.2 + deployments / 100, 0.3 + deployments / 100]
-    for n, beta in enumerate(betas):
-        schedule_once(served, names[n % deployments], soon, changes=[f"optimizer.beta={beta}"])
-    until(lambda: len(runs_of(served, *names)) == 2)
-    until(lambda: runs_of(served, *names)[0]["start_time"])
-    first, second = runs_of(served, *names)
-    brake.held(served, first["id"])
+    changes = [{"changes": [f"optimizer.beta={beta}"]} for beta in betas]
+    runs = schedule_at_once(served, *zip([names[0], names[-1]], changes, strict=True))
+    until(lambda: any(begun(served, run) != "9" for run in runs))
+    first, second = sorted(runs, key=lambda run: begun(served, run))
+    brake.held(served, first)
     # The server calls a run late after fifteen seconds: by then the worker has asked for work several times.
-    until(lambda: served.state(second["id"])["name"] in {"Late", "AwaitingConcurrencySlot"})
-    assert served.state(first["id"])["name"] == "Running"
-    kill(engine_of(first["id"]))
-    assert served.ended(first["id"])["type"] == "CRASHED"
-    until(lambda: served.state(second["id"])["type"] == "RUNNING", lambda: served.told(second["id"]))
+    until(lambda: served.state(second)["name"] in {"Late", "AwaitingConcurrencySlot"})
+    assert served.state(first)["name"] == "Running"
+    kill(engine_of(first))
+    ended = served.ended(first)
+    assert ended["type"] == "CRASHED"
+    until(lambda: served.state(second)["type"] == "RUNNING", lambda: served.told(second))
+    assert begun(served, second) > ended["timestamp"]
     brake.release()
-    assert served.ended(second["id"])["type"] == "COMPLETED", served.told(second["id"])
-    retry = served.run(PREFECT, "flow-run", "retry", first["id"])
+    assert served.ended(second)["type"] == "COMPLETED", served.told(second)
+    retry = served.run(PREFECT, "flow-run", "retry", first)
     assert retry.returncode == 0, retry.stderr
-    until(lambda: served.state(first["id"])["type"] == "COMPLETED", lambda: served.told(first["id"]))
-    changes = {run["parameters"]["changes"][0] for run in (first, second)}
-    assert changes == {f"optimizer.beta={beta}" for beta in betas}
-    for run in (first, second):
-        beta = run["parameters"]["changes"][0].partition("=")[2]
-        assert any(f"| optimizer.beta | {beta} |" in report for report in served.reports(run["id"])), beta
+    until(lambda: served.state(first)["type"] == "COMPLETED", lambda: served.told(first))
+    given = [served.get(f"flow_runs/{run}")["parameters"]["changes"] for run in (first, second)]
+    assert sorted(given) == [schedule["changes"] for schedule in changes]
+    for run, (change,) in zip((first, second), given, strict=True):
+        beta = change.partition("=")[2]
+        assert any(f"| optimizer.beta | {beta} |" in report for report in served.reports(run)), beta
 
 
 def test_scheduled_run_that_finds_nothing_new_ends_in_seconds(
@@ -70,9 +87,7 @@ def test_scheduled_run_that_finds_nothing_new_ends_in_seconds(
     deployment = served.deploy(write(name="nothing-new", store=str(shared_store), seed=1))
     first = served.start(deployment)
     assert served.ended(first)["type"] == "COMPLETED", served.told(first)
-    schedule_once(served, deployment, datetime.now(UTC) + timedelta(seconds=2))
-    until(lambda: len(runs_of(served, deployment)) == 2)
-    second = runs_of(served, deployment)[1]["id"]
+    (second,) = schedule_at_once(served, (deployment, {}))
     assert served.ended(second)["name"] == "Nothing new", served.told(second)
-    took = {run["id"]: run["total_run_time"] for run in runs_of(served, deployment)}
+    took = {run: served.get(f"flow_runs/{run}")["total_run_time"] for run in (first, second)}
     assert took[second] < 0.2 * took[first], took

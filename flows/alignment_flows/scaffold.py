@@ -1,9 +1,12 @@
 """`align plugins new`: a plugin distribution of one's own, which works before its first line is changed."""
 
+import ast
+import keyword
 import re
 from pathlib import Path
 from typing import Literal
 
+import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from alignment_core.errors import ConfigError
@@ -19,7 +22,8 @@ def new_plugin(name: str, kind: Kind, parent: Path, registry: Registry) -> Path:
     Raises:
         ConfigError: the name does not suit, an installed optimizer has it, or the folder exists.
     """
-    if not NAME.fullmatch(name):
+    # YAML reads `true` or `no` as something else than a name.
+    if not NAME.fullmatch(name) or not isinstance(yaml.safe_load(name), str):
         raise ConfigError("the name does not suit", where="NAME", got=name, expected="lower-case words and dashes")
     for plugin in registry.plugins:
         if (plugin.kind, plugin.name) == ("optimizer", name):
@@ -42,8 +46,19 @@ def new_plugin(name: str, kind: Kind, parent: Path, registry: Registry) -> Path:
         f"{module}.py": f"{kind}.py.jinja",
         f"tests/test_{module}.py": "test.py.jinja",
     }
-    for path, template in files.items():
+    texts = {path: templates.get_template(template).render(names) for path, template in files.items()}
+    if _is_taken(names["title"], texts[f"{module}.py"]):
+        raise ConfigError("the name does not suit: Python or the plugin's imports have it", where="NAME", got=name)
+    for path, text in texts.items():
         file = folder / path
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(templates.get_template(template).render(names), encoding="utf-8")
+        file.write_text(text, encoding="utf-8")
     return folder
+
+
+def _is_taken(title: str, module: str) -> bool:
+    """Whether a class of this name could not be written, or would hide what its module imports."""
+    if keyword.iskeyword(title):
+        return True
+    imports = [node for node in ast.walk(ast.parse(module)) if isinstance(node, ast.Import | ast.ImportFrom)]
+    return any(title == (alias.asname or alias.name) for node in imports for alias in node.names)

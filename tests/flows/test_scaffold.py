@@ -51,6 +51,9 @@ def test_what_it_writes_is_formatted_and_parses(tmp_path: Path) -> None:
     [
         ("dpo", "align: NAME: an installed optimizer has this name. got dpo of alignment-flows "),
         ("My Loss", "align: NAME: the name does not suit. got My Loss, expected lower-case words and dashes."),
+        ("true", "align: NAME: the name does not suit. got true, expected lower-case words and dashes."),
+        ("none", "align: NAME: the name does not suit: Python or the plugin's imports have it. got none."),
+        ("step-batch", "align: NAME: the name does not suit: Python or the plugin's imports have it. got step-batch."),
     ],
 )
 def test_names_that_do_not_do(tmp_path: Path, name: str, paragraph: str) -> None:

@@ -17,7 +17,10 @@ import kubernetes_validate
 import pytest
 import yaml
 from prefect.cli.deploy._models import PrefectYamlModel
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.sorting import FlowRunSort
 from prefect.settings.legacy import _get_settings_fields
 from prefect.settings.models.root import Settings
 from prefect.utilities.callables import parameter_schema
@@ -61,6 +64,27 @@ def test_prefect_reads_the_file_and_every_schedule_is_off() -> None:
     schedules = [schedule for deployment in DEPLOYMENTS.values() for schedule in deployment.get("schedules", ())]
     assert {"cron", "interval", "rrule"} <= {kind for schedule in schedules for kind in schedule}
     assert not any(schedule["active"] for schedule in schedules)
+
+
+@pytest.mark.usefixtures("prefect_server")
+@pytest.mark.parametrize("schedule", DEPLOYMENTS["nightly"]["schedules"], ids=lambda schedule: schedule["slug"])
+def test_server_plans_the_runs_of_a_schedule_with_its_parameters(schedule: dict[str, Any]) -> None:
+    """With SQLAlchemy 2.1 it planned none, and told nobody."""
+    rule = {
+        part: schedule[part] for part in ("cron", "rrule", "interval", "anchor_date", "timezone") if part in schedule
+    }
+    active = {"schedule": rule, "active": True, "parameters": schedule.get("parameters", {})}
+    with get_client(sync_client=True) as client:
+        deployment = client.create_deployment(client.create_flow_from_name("planned"), schedule["slug"])
+        client.request("POST", f"/deployments/{deployment}/schedules", json=[active]).raise_for_status()
+        client.request("POST", f"/deployments/{deployment}/schedule", json={"min_runs": 3}).raise_for_status()
+        chosen = DeploymentFilter(id=DeploymentFilterId(any_=[deployment]))
+        runs = client.read_flow_runs(deployment_filter=chosen, sort=FlowRunSort.EXPECTED_START_TIME_ASC)
+    assert [run.parameters for run in runs[:3]] == [active["parameters"]] * 3
+    due = [run.expected_start_time.timestamp() for run in runs[:3] if run.expected_start_time]
+    apart = {"nightly": 24, "weekly-kto": 7 * 24, "every-six-hours": 6}[schedule["slug"]] * 3600
+    assert [later - due[0] for later in due] == [0, apart, 2 * apart]
+    assert due[0] % 3600 == 0
 
 
 def test_every_card_and_every_stage_is_deployed() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import combinations
 
-from alignment_core.feedback.store import Vote
+from alignment_core.feedback.votes import Vote
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,8 @@ from alignment_core.config import ChatConfig
 from alignment_core.errors import AlignmentError
 from alignment_core.feedback import web
 from alignment_core.feedback.chat_model import ChatModel
-from alignment_core.feedback.store import FeedbackStore, Rater, Response
+from alignment_core.feedback.store import FeedbackStore
+from alignment_core.feedback.votes import Rater, Response
 
 Turn = dict[str, Any]
 

@@ -10,7 +10,8 @@ from nicegui.events import KeyEventArguments
 from alignment_core.errors import AlignmentError
 from alignment_core.feedback import web
 from alignment_core.feedback.ranking import Order, Session
-from alignment_core.feedback.store import FeedbackStore, Rankable, Rater
+from alignment_core.feedback.store import FeedbackStore
+from alignment_core.feedback.votes import Rankable, Rater
 
 KEYS = (
     ("1 … 9", "name the best response, then the next best"),

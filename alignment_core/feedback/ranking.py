@@ -6,7 +6,8 @@ import random
 from dataclasses import dataclass, field
 
 from alignment_core.feedback.agreement import agreements
-from alignment_core.feedback.store import FeedbackStore, Rankable, Rater
+from alignment_core.feedback.store import FeedbackStore
+from alignment_core.feedback.votes import Rankable, Rater
 
 
 @dataclass

@@ -13,7 +13,8 @@ from alignment_core.data.identity import UNIDENTIFYING, source_identity
 from alignment_core.errors import DataError
 from alignment_core.feedback.exchange import digest_of, write_training_rows
 from alignment_core.feedback.schema import database_url, shown
-from alignment_core.feedback.store import Vote, open_feedback
+from alignment_core.feedback.store import open_feedback
+from alignment_core.feedback.votes import Vote
 
 ENDINGS = (".db", ".sqlite", ".sqlite3")
 SCHEMES = ("sqlite://", "postgresql://", "postgresql+psycopg://")

@@ -10,74 +10,16 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, Select, Table, func, select
+from sqlalchemy import Connection, Engine, Table, func, select
 
 from alignment_core.errors import DataError
 from alignment_core.feedback import schema
+from alignment_core.feedback.in_force import SKIPPED, WITHDRAWN, Known, in_force
 from alignment_core.feedback.schema import open_engine, prompts, rankables, reading, responses, votes, writing
+from alignment_core.feedback.votes import Rankable, Rater, Response, Vote
 from alignment_core.records import Conversation
-
-RaterKind = Literal["human", "ai"]
-WITHDRAWN: Mapping[str, Any] = {"withdrawn": True}
-SKIPPED: Mapping[str, Any] = {"skipped": True}
-
-
-@dataclass(frozen=True, slots=True)
-class Rater:
-    """Who judges; `ai` marks a model's judgement wherever it is shown or handed on."""
-
-    name: str
-    kind: RaterKind = "human"
-
-
-@dataclass(frozen=True, slots=True)
-class Response:
-    """One answer to a prompt; `model` is the key of the artifact that wrote it, empty where nobody knows."""
-
-    id: str
-    text: str
-    model: str
-
-
-@dataclass(frozen=True, slots=True)
-class Rankable:
-    """Responses to one prompt that are to be ranked together."""
-
-    id: str
-    prompt: Conversation
-    responses: tuple[Response, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Vote:
-    """One judgement in force, with all that it is about.
-
-    Attributes:
-        number: rises with every vote of the store.
-        rater: who judged.
-        prompt: the conversation up to the response.
-        responses: the one that a thumb is for, or those that were ranked.
-        ranks: of each response, 1 is best, equal ranks are a tie; empty for a thumb and for a ranking that was skipped.
-        up: of a thumb: up, down, or None for neither (a comment alone); None for a ranking.
-        comment: what the rater wrote beside it.
-        time: seconds since the epoch.
-    """
-
-    number: int
-    rater: Rater
-    prompt: Conversation
-    responses: tuple[Response, ...]
-    ranks: tuple[int, ...]
-    up: bool | None
-    comment: str
-    time: float
-
-    @property
-    def is_thumb(self) -> bool:
-        return len(self.responses) == 1
 
 
 def open_feedback(place: str, recorded: Callable[[int], None] = lambda count: None) -> FeedbackStore:
@@ -238,8 +180,8 @@ class FeedbackStore:
     def votes(self, after: int = 0, upto: int | None = None) -> Iterator[Vote]:
         """The votes that were in force at number `upto` (unset: now), those alone that were given after `after`."""
         with reading(self._engine) as connection:
-            known = _Known(connection)
-            for row in connection.execute(_in_force(after, upto)):
+            known = Known(connection)
+            for row in connection.execute(in_force(after, upto)):
                 vote = known.vote(row)
                 if vote is not None:
                     yield vote
@@ -247,7 +189,7 @@ class FeedbackStore:
     def history(self) -> Iterator[Vote]:
         """Every vote that was ever given and not withdrawn, the superseded ones included, oldest first."""
         with reading(self._engine) as connection:
-            known = _Known(connection)
+            known = Known(connection)
             for row in connection.execute(select(votes).order_by(votes.c.id)):
                 vote = known.vote(row)
                 if vote is not None:
@@ -256,69 +198,21 @@ class FeedbackStore:
     def count(self, after: int = 0, upto: int | None = None) -> int:
         """How many judgements `votes` gives that say something: no skipped ranking, no thumb that was taken back."""
         with reading(self._engine) as connection:
-            values = (json.loads(row.value) for row in connection.execute(_in_force(after, upto)))
+            values = (json.loads(row.value) for row in connection.execute(in_force(after, upto)))
             return sum("ranks" in value or value.get("up") is not None for value in values)
 
     def rankables(self) -> list[Rankable]:
         """All that was stored for ranking, oldest first."""
         with reading(self._engine) as connection:
-            known = _Known(connection)
+            known = Known(connection)
             return [known.rankable(row) for row in connection.execute(select(rankables).order_by(rankables.c.number))]
 
     def judged_by(self, rater: Rater) -> set[str]:
         """Ids of the rankables that this rater has ranked or skipped."""
         with reading(self._engine) as connection:
-            mine = _in_force(0, None).where(votes.c.rater == rater.name.strip(), votes.c.kind == "ranking")
+            mine = in_force(0, None).where(votes.c.rater == rater.name.strip(), votes.c.kind == "ranking")
             rows = connection.execute(mine)
             return {row.subject for row in rows if json.loads(row.value) != WITHDRAWN}
-
-
-class _Known:
-    """Prompts and responses, each read once."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._prompts: dict[str, Conversation] = {}
-        self._responses: dict[str, tuple[str, Response]] = {}
-
-    def vote(self, row: Row[Any]) -> Vote | None:
-        value = json.loads(row.value)
-        if value == WITHDRAWN:
-            return None
-        rater = Rater(row.rater, row.rater_kind)
-        if row.kind == "thumb":
-            asked, response = self.response(row.subject)
-            return Vote(row.id, rater, self.prompt(asked), (response,), (), value["up"], row.comment, row.time)
-        found = self._connection.execute(select(rankables).where(rankables.c.id == row.subject)).one()
-        ranked = self.rankable(found)
-        ranks = tuple(value["ranks"][response.id] for response in ranked.responses) if "ranks" in value else ()
-        return Vote(row.id, rater, ranked.prompt, ranked.responses, ranks, None, row.comment, row.time)
-
-    def rankable(self, row: Row[Any]) -> Rankable:
-        return Rankable(
-            row.id, self.prompt(row.prompt), tuple(self.response(name)[1] for name in json.loads(row.responses))
-        )
-
-    def prompt(self, identity: str) -> Conversation:
-        if identity not in self._prompts:
-            found = self._connection.execute(select(prompts.c.messages).where(prompts.c.id == identity)).scalar_one()
-            self._prompts[identity] = tuple(json.loads(found))
-        return self._prompts[identity]
-
-    def response(self, identity: str) -> tuple[str, Response]:
-        if identity not in self._responses:
-            row = self._connection.execute(select(responses).where(responses.c.id == identity)).one()
-            self._responses[identity] = (row.prompt, Response(row.id, row.text, row.model))
-        return self._responses[identity]
-
-
-def _in_force(after: int, upto: int | None) -> Select[Any]:
-    """The last vote of each rater on each thing, oldest first."""
-    last = select(func.max(votes.c.id).label("id")).group_by(votes.c.rater, votes.c.kind, votes.c.subject)
-    if upto is not None:
-        last = last.where(votes.c.id <= upto)
-    newest = last.subquery()
-    return select(votes).join(newest, votes.c.id == newest.c.id).where(votes.c.id > after).order_by(votes.c.id)
 
 
 def _plain(prompt: Conversation) -> list[dict[str, Any]]:

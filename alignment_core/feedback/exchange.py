@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,12 @@ from alignment_core.config import SourceConfig
 from alignment_core.data.formats import NO_PLUGINS, Plugged
 from alignment_core.data.formats.compared import KWay
 from alignment_core.data.formats.comparing import rater
+from alignment_core.data.formats.standard import Labelled
 from alignment_core.data.inputs import Input, find_inputs, mended
 from alignment_core.data.readers import Unreadable
 from alignment_core.errors import FeedbackError
-from alignment_core.feedback.store import FeedbackStore, Rater, RaterKind, Vote
+from alignment_core.feedback.store import FeedbackStore
+from alignment_core.feedback.votes import Rater, RaterKind, Vote
 from alignment_core.record_format import BadRow, Outcome, Reading
 from alignment_core.records import Conversation, LabelledResponse, PreferencePair, RawRow
 
@@ -172,16 +174,21 @@ def _judgements(item: Input, kind: RaterKind) -> Iterator[_Judgement | str]:
             yield _ranking(format, row, kind)
     else:
         for outcome in format.records(rows, item.source):
-            yield _judgement(outcome, rows.last, kind)
+            yield _judgement(outcome, rows.last, kind, silent=rows.comment_alone)
     yield from rows.unreadable
 
 
 class _Rows:
-    """The readable rows of an input, and the last one that was asked for."""
+    """The readable rows of an input, and the last one that was asked for.
+
+    A comment without a thumb is handed on with a thumb, for ingestion would drop it: `comment_alone` says so.
+    """
 
     def __init__(self, item: Input) -> None:
         self._item = item
+        self._labelled = item.detection is not None and isinstance(item.detection.format, Labelled)
         self.last: Mapping[str, Any] = {}
+        self.comment_alone = False
         self.unreadable: list[str] = []
 
     def __iter__(self) -> Iterator[RawRow]:
@@ -191,7 +198,9 @@ class _Rows:
                 continue
             row = mended(row)
             self.last = row.value if isinstance(row.value, Mapping) else {}
-            yield row
+            commented = self._labelled and bool(_said(self.last, 0)[0].strip())
+            self.comment_alone = commented and self.last.get("label", "") is None
+            yield replace(row, value={**self.last, "label": True}) if self.comment_alone else row
 
 
 def _ranking(format: KWay, row: RawRow, kind: RaterKind) -> _Judgement | str:
@@ -211,7 +220,7 @@ def _ranking(format: KWay, row: RawRow, kind: RaterKind) -> _Judgement | str:
     return _Judgement(_rater(voter, row.origin, row.value, kind), prompt, answers, ranks, None, *_said(row.value, when))
 
 
-def _judgement(outcome: Outcome, row: Mapping[str, Any], kind: RaterKind) -> _Judgement | str:
+def _judgement(outcome: Outcome, row: Mapping[str, Any], kind: RaterKind, *, silent: bool) -> _Judgement | str:
     if not isinstance(outcome, Reading):
         return outcome.reason
     record = outcome.record
@@ -223,7 +232,7 @@ def _judgement(outcome: Outcome, row: Mapping[str, Any], kind: RaterKind) -> _Ju
         return "not_one_answer_to_a_prompt"
     answers = tuple((str(text), str(row.get("model") or "")) for text in texts)
     ranks = () if isinstance(record, LabelledResponse) else (1, 2)
-    up = record.desirable if isinstance(record, LabelledResponse) else None
+    up = record.desirable if isinstance(record, LabelledResponse) and not silent else None
     who = _rater(outcome.voter, record.origin, row, kind)
     return _Judgement(who, record.prompt, answers, ranks, up, *_said(row, outcome.when))
 

@@ -79,11 +79,14 @@ def test_superseded_votes_of_a_history_are_told_apart_by_rater_and_time(tmp_path
 
 
 def everything(store: FeedbackStore) -> list[Any]:
-    """What is in force, in an order of its own; a comment alone cannot be told in any format."""
+    """What is in force and no skipped ranking, in an order of its own; the time last."""
     found = [
-        (vote.rater, vote.prompt, tuple((r.text, r.model) for r in vote.responses), vote.ranks, vote.up, vote.time)
+        (
+            *(vote.rater, vote.prompt, tuple((r.text, r.model) for r in vote.responses), vote.ranks, vote.up),
+            *(vote.comment, vote.time),
+        )
         for vote in store.votes()
-        if vote.ranks or vote.up is not None
+        if vote.ranks or vote.is_thumb
     ]
     return sorted(found, key=repr)
 
@@ -92,12 +95,14 @@ def test_import_of_an_export_gives_the_same_votes_and_a_second_one_none(place: s
     with open_feedback(place) as store, open_feedback(str(tmp_path / "copy.db")) as copy:
         export(store, tmp_path / "out")
         source = [SourceConfig(path=str(tmp_path / "out"))]
-        assert import_votes(copy, source) == {"thumbs": 12, "rankings": 2, "no_label": 1}
-        before = [(vote[0], *vote[1:5]) for vote in everything(store)]
-        assert [(vote[0], *vote[1:5]) for vote in everything(copy)] == before
-        assert {vote[5] for vote in everything(copy) if vote[5] < 1e6} == {float(n) for n in [*range(1, 12), 20, 21]}
+        assert import_votes(copy, source) == {"thumbs": 13, "rankings": 2}
+        assert [vote[:-1] for vote in everything(copy)] == [vote[:-1] for vote in everything(store)]
+        assert {vote[-1] for vote in everything(copy) if vote[-1] < 1e6} == {float(n) for n in [*range(1, 12), 20, 21]}
+        (alone,) = [vote for vote in copy.votes() if vote.is_thumb and vote.up is None]
+        assert (alone.rater, alone.comment) == (BEN, "lazy")
+        assert copy.count() == store.count() == 14
         newest = copy.newest()
-        assert import_votes(copy, source) == {"known": 14, "no_label": 1}
+        assert import_votes(copy, source) == {"known": 15}
         assert copy.newest() == newest
 
 
@@ -107,13 +112,14 @@ def test_import_reads_what_other_tools_export(tmp_path: Path) -> None:
         {"prompt": "Hi", "completion": "Hello!", "label": True},
         {"prompt": "Hi", "completion": "Go away.", "label": 0},
         {"prompt": "Hi", "completion": "", "label": 0},
+        {"prompt": "Hi", "completion": "Well.", "label": None, "comment": " "},
     ]
     (tmp_path / "thumbs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + "not json\n")
     (tmp_path / "pairs.json").write_text(json.dumps([{"prompt": "Hi", "chosen": "Hello!", "rejected": "No."}]))
     sources = [SourceConfig(path=str(tmp_path / name)) for name in ("thumbs.jsonl", "pairs.json")]
     with open_feedback(str(tmp_path / "feedback.db")) as store:
         added = import_votes(store, sources, kind="ai")
-        assert added == {"thumbs": 3, "rankings": 1, "empty_completion": 1, "invalid_json": 1}
+        assert added == {"thumbs": 3, "rankings": 1, "empty_completion": 1, "no_label": 1, "invalid_json": 1}
         votes = list(store.votes())
     assert {vote.rater.kind for vote in votes} == {"ai"}
     assert len({vote.rater.name for vote in votes}) == 4  # two strangers' votes count as two

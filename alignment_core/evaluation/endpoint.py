@@ -6,16 +6,15 @@ answers say the same: judges prefer what stands first (arXiv 2306.05685, section
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
-import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx
 
@@ -27,6 +26,8 @@ AGAIN = (408, 409, 425, 429)
 """Refusals that another try may overcome, besides the server's own faults (5xx)."""
 LONGEST_PAUSE = 60.0
 FIRST_PAUSE = 1.0
+LOOK_SECONDS = 0.2
+"""How often it looks whether it shall stop."""
 ANSWER_TOKENS = 16
 SAYS = {"A": 1, "B": -1, "TIE": 0}
 
@@ -74,7 +75,6 @@ class Endpoint:
     def __init__(self, settings: EndpointConfig, progress: Progress) -> None:
         self._settings = settings
         self._progress = progress
-        self._over = threading.Event()
         self._url = settings.url.rstrip("/") + "/chat/completions"
 
     def compare(self, questions: Sequence[Question], kept: Path) -> Answers:
@@ -82,36 +82,45 @@ class Endpoint:
 
         Raises:
             ConfigError: the address refuses the key, the model or the request, or not one question got a verdict.
-            Stopped: the stage was asked to stop.
+            Stopped: the stage was asked to stop; what the judge has not answered by then is not waited for.
         """
         known = _read(kept)
-        todo = [index for index in range(len(questions)) if index not in known]
+        with kept.open("a", encoding="utf-8") as file:
+            file.write("\n")  # what a kill cut short stands on a line of its own
+            asyncio.run(self._ask_all(questions, known, file))
+        found = Answers([known[index] for index in range(len(questions))])
+        self._tell(found)
+        return found
+
+    async def _ask_all(self, questions: Sequence[Question], known: dict[int, Answer], kept: IO[str]) -> None:
         key = os.environ.get(self._settings.key_variable)
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        with (
-            httpx.Client(headers=headers, timeout=self._settings.timeout_seconds) as client,
-            ThreadPoolExecutor(self._settings.parallel) as pool,
-            kept.open("a", encoding="utf-8") as file,
-        ):
-            file.write("\n")  # what a kill cut short stands on a line of its own
-            running = {pool.submit(self._ask_twice, client, questions[index]): index for index in todo}
+        at_once = asyncio.Semaphore(self._settings.parallel)
+        async with httpx.AsyncClient(headers=headers, timeout=self._settings.timeout_seconds) as client:
+
+            async def ask(index: int) -> tuple[int, Answer]:
+                async with at_once:
+                    return index, await self._ask_twice(client, questions[index])
+
+            tasks = [asyncio.create_task(ask(index)) for index in range(len(questions)) if index not in known]
+            running = set(tasks)
             try:
                 while running:
-                    done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
-                    for future in done:
-                        index = running.pop(future)
-                        known[index] = future.result()
-                        file.write(json.dumps({"index": index, **asdict(known[index])}) + "\n")
-                        file.flush()
+                    done, running = await asyncio.wait(
+                        running, timeout=LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED
+                    )
+                    for task in done:
+                        index, answer = task.result()
+                        known[index] = answer
+                        kept.write(json.dumps({"index": index, **asdict(answer)}) + "\n")
+                        kept.flush()
                     self._progress.step(len(known), len(questions))
                     if self._progress.stopping:
                         raise Stopped
             finally:
-                self._over.set()
-                pool.shutdown(wait=False, cancel_futures=True)
-        found = Answers([known[index] for index in range(len(questions))])
-        self._tell(found)
-        return found
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
 
     def _tell(self, found: Answers) -> None:
         counts = found.counts()
@@ -126,10 +135,10 @@ class Endpoint:
         if lost:
             self._progress.warn(f"the judge gave no verdict on {lost} of {len(found.answers)} prompts: {counts}")
 
-    def _ask_twice(self, client: httpx.Client, question: Question) -> Answer:
+    async def _ask_twice(self, client: httpx.AsyncClient, question: Question) -> Answer:
         retries, said = 0, []
         for first, second in ((question.ours, question.theirs), (question.theirs, question.ours)):
-            text, tries = self._ask(client, question.prompt, first, second)
+            text, tries = await self._ask(client, question.prompt, first, second)
             retries += tries
             if text is None:
                 return Answer(None, "unreachable", retries)
@@ -140,8 +149,8 @@ class Endpoint:
         agreed = straight == -swapped
         return Answer(straight if agreed else 0, "agreed" if agreed else "disagreed", retries)
 
-    def _ask(
-        self, client: httpx.Client, prompt: Sequence[Mapping[str, Any]], first: str, second: str
+    async def _ask(
+        self, client: httpx.AsyncClient, prompt: Sequence[Mapping[str, Any]], first: str, second: str
     ) -> tuple[str | None, int]:
         """The judge's words, or None where no try got any, and the number of further tries."""
         shown = "\n\n".join(f"[{turn['role']}]\n{turn['content']}" for turn in prompt)
@@ -151,7 +160,7 @@ class Endpoint:
         for tried in range(self._settings.retries + 1):
             pause = min(FIRST_PAUSE * 2**tried, LONGEST_PAUSE)
             try:
-                response = client.post(self._url, json=body)
+                response = await client.post(self._url, json=body)
             except httpx.InvalidURL as error:
                 raise self._refused(str(error)) from error
             except httpx.TransportError:
@@ -162,8 +171,8 @@ class Endpoint:
                 if response.status_code < 500 and response.status_code not in AGAIN:
                     raise self._refused(f"{response.status_code} {response.text[:200]}")
                 pause = min(_asked_pause(response, pause), LONGEST_PAUSE)
-            if tried == self._settings.retries or self._over.wait(pause):
-                break
+            if tried < self._settings.retries:
+                await asyncio.sleep(pause)
         return None, tried
 
     def _refused(self, got: str) -> ConfigError:

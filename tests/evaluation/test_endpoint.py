@@ -201,6 +201,31 @@ def test_interrupted_judging_pays_for_no_answer_twice(judge: tuple[Judge, str], 
     assert len(played.requests) - before == 2 * (3 - len(kept))
 
 
+def test_a_stop_waits_for_no_answer(judge: tuple[Judge, str], tmp_path: Path) -> None:
+    """The judge thinks for ten minutes, and may."""
+    played, url = judge
+    mute = threading.Event()
+
+    def reply(first: str, second: str, number: int) -> Reply:
+        mute.wait(600)
+        return said("TIE")
+
+    played.reply = reply
+
+    class Stopping(Silent):
+        @property
+        def stopping(self) -> bool:  # type: ignore[override]
+            return len(played.requests) > 0
+
+    started = time.monotonic()
+    with pytest.raises(Stopped):
+        Endpoint(EndpointConfig(url=url, model="m", timeout_seconds=600), Stopping()).compare(
+            [Question(PROMPT, "one", "two")] * 9, tmp_path / "kept.jsonl"
+        )
+    mute.set()
+    assert time.monotonic() - started < 60
+
+
 @pytest.mark.parametrize(
     ("text", "found"),
     [

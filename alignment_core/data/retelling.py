@@ -69,7 +69,11 @@ class Retelling:
                 where="run.reward.scores",
                 got="a completion in which other turns stand between the assistant's",
             )
-        answer = {"role": "assistant", "content": self._renderer.decode(sequence.completion)}
+        return self.ids_of(prompt, self._renderer.decode(sequence.completion))
+
+    def ids_of(self, prompt: Conversation, response: str) -> list[int]:
+        """The other model's tokens of a prompt and a response in words."""
+        answer = {"role": "assistant", "content": response}
         ids = self._told(prompt, answer)
         if len(ids) <= self._limit:
             return ids

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -25,9 +26,9 @@ from alignment_core.models.counting import (
 from alignment_core.models.heap import heap_of
 from alignment_core.models.load import base_dtype, keep_linear4bit_differentiable, quantization
 from alignment_core.models.logps import Budget
-from alignment_core.plugin_api import TokenSequence
 
 WHERE = "reward.model"
+T = TypeVar("T")
 
 
 def load_classifier(path: str, *, revision: str | None, load_in: LoadIn, device: torch.device) -> PreTrainedModel:
@@ -80,8 +81,8 @@ def read_classifier_config(path: str, revision: str | None) -> PretrainedConfig:
     return config
 
 
-class TextReward:
-    """The reward role on another model: every sequence is told in that model's tokens and read by its own pooling.
+class TextReward(Generic[T]):
+    """The reward role on another model: all (`T`) is told in that model's tokens and read by its own pooling.
 
     transformers pools causal models at the last token that is not the configuration's padding, encoders at their first.
     """
@@ -89,14 +90,14 @@ class TextReward:
     def __init__(
         self,
         model: PreTrainedModel,
-        told: Callable[[TokenSequence], Sequence[int]],
+        told: Callable[[T], Sequence[int]],
         pad_id: int,
         budget: Budget,
     ) -> None:
         """
         Args:
             model: from `load_classifier`.
-            told: a sequence of the policy's in the model's own tokens.
+            told: what is to be scored, such as a sequence of the policy's, in the model's own tokens.
             pad_id: pads where the model's configuration names no token.
             budget: tokens, padding included, in one pass.
         """
@@ -107,7 +108,7 @@ class TextReward:
         self._pad_id: int = config.pad_token_id
         self._call_cost = call_cost(model)
 
-    def scores(self, sequences: Sequence[TokenSequence]) -> Tensor:
+    def scores(self, sequences: Sequence[T]) -> Tensor:
         """Score of each sequence's text, shape (sequences,), float32, without gradient."""
         texts = [self.told(sequence) for sequence in sequences]
         with torch.no_grad():

@@ -25,9 +25,10 @@ VERSIONS = {
     "reward": 2,
     "reference": 1,
     "optimize": 2,
-    "evaluate": 2,
+    "evaluate": 3,
     "versus": 1,
     "gate": 1,
+    "score": 1,
     "world": 1,
 }
 

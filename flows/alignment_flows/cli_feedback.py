@@ -1,7 +1,7 @@
 """`align feedback`: what is in the feedback store, out of it and into it."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -47,14 +47,17 @@ def sample(
 def rank(
     config: ConfigFile,
     by: Annotated[
-        Literal["people", "endpoint"],
-        typer.Option(help="`endpoint`: evaluation.endpoint ranks, marked as AI."),
+        str,
+        typer.Option(
+            help="Who ranks: people; or, marked as AI, endpoint (of evaluation), reward (the reward.model of the "
+            "settings), or a trained reward model: its key, or the alias or key of a model that learned from it."
+        ),
     ] = "people",
     host: Host = "127.0.0.1",
     port: Port = 7861,
     changes: Changes = None,
 ) -> None:
-    """Serve a page on which people rank sampled responses; the votes go to the feedback store of the settings."""
+    """Serve a page on which people rank sampled responses, or let a model rank them; the settings' store keeps it."""
     from alignment_core.config_file import load_config
     from alignment_flows.pages import rank_by_ai, serve_rank
 
@@ -62,7 +65,7 @@ def rank(
     if by == "people":
         serve_rank(settings, host, port)
     else:
-        typer.echo(f"{rank_by_ai(settings)} rankings by a model, marked as such, in {settings.feedback}")
+        typer.echo(f"{rank_by_ai(settings, by)} rankings by a model, marked as such, in {settings.feedback}")
 
 
 @command
@@ -85,15 +88,13 @@ def retrain(config: ConfigFile, changes: Changes = None, as_json: AsJson = False
     """Retrain the model in production on the votes that came in since, and promote the new one if the gate says so."""
     from alignment_core.config_file import load_config
     from alignment_flows.local import run_retrain
-    from alignment_flows.show import print_json, show_run
+    from alignment_flows.show import show_run, show_skipped
 
     done = run_retrain(load_config(config, changes or ()))
-    if not isinstance(done, str):
-        show_run(done, as_json=as_json)
-    elif as_json:
-        print_json({"skipped": done})
+    if isinstance(done, str):
+        show_skipped(done, as_json=as_json)
     else:
-        typer.echo(f"Skipped: {done}")
+        show_run(done, as_json=as_json)
 
 
 @feedback_app.command("show")

@@ -4,6 +4,7 @@ from alignment_core.config import PipelineConfig
 from alignment_core.errors import ConfigError
 from alignment_core.feedback import FeedbackStore, open_feedback, web
 from alignment_core.progress import Silent
+from alignment_core.registry import load_registry
 from alignment_flows.feedback_events import tell_prefect
 from alignment_flows.local import quieten_prefect
 
@@ -46,19 +47,27 @@ def serve_rank(config: PipelineConfig, host: str, port: int) -> None:
         web.serve(rank_page(store), title="Rank", host=host, port=port, state=state, close=lambda: None)
 
 
-def rank_by_ai(config: PipelineConfig) -> int:
-    """Let the endpoint of the settings rank what it has not ranked yet; returns how much that was.
+def rank_by_ai(config: PipelineConfig, by: str) -> int:
+    """Let a model rank what it has not ranked yet; returns how much that was.
+
+    Args:
+        config: the settings of a run.
+        by: `endpoint`, or a reward model as `rank_by_reward_model` takes it.
 
     Raises:
-        ConfigError: the settings name no endpoint, or it gives no verdict.
+        ConfigError: the settings name no such model, or it gives no verdict.
+        ArtifactError: there is no such reward model.
         FeedbackError: the feedback store cannot be opened.
     """
-    if config.evaluation.endpoint is None:
-        raise ConfigError("the settings name no model that could rank", where="evaluation.endpoint", do="Set it")
-    from alignment_core.stages.ai_rater import rank_by_endpoint
+    from alignment_core.stages.ai_rater import rank_by_endpoint, rank_by_reward_model
 
+    endpoint = config.evaluation.endpoint
+    if by == "endpoint" and endpoint is None:
+        raise ConfigError("the settings name no model that could rank", where="evaluation.endpoint", do="Set it")
     with _open_store(config) as store:
-        return rank_by_endpoint(store, config.evaluation.endpoint, config.store / STATE / "endpoint", Silent())
+        if endpoint is not None and by == "endpoint":
+            return rank_by_endpoint(store, endpoint, config.store / STATE / "endpoint", Silent())
+        return rank_by_reward_model(store, config, load_registry(), by, Silent())
 
 
 def _open_store(config: PipelineConfig) -> FeedbackStore:

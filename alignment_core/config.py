@@ -146,7 +146,7 @@ class RewardConfig(StepSettings):
 
 
 class SampleConfig(Settings):
-    """Several responses to each prompt, to be ranked: the SFT model's, in a run."""
+    """Several responses to each prompt: the SFT model's, ranked in the run by `rank`; else people's to rank."""
 
     responses_per_prompt: int = Field(4, ge=2)
     """Responses sampled for each prompt."""
@@ -271,7 +271,8 @@ class PipelineConfig(Settings):
     sft: SFTConfig | None = SFTConfig()
     """Supervised fine-tuning; null skips it (an instruct model)."""
     sample: SampleConfig | None = None
-    """Sample responses for ranking; null uses the data's own preferences."""
+    """Sample responses for ranking, in a run with `rank`, else by `align sample`; null uses the data's own
+    preferences."""
     rank: RankConfig | None = None
     """Rank the sampled responses; needs `sample`."""
     reward: RewardConfig = RewardConfig()

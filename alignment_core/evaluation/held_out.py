@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
+from scipy.stats import rankdata
 from torch import Tensor
 
 from alignment_core.plugin_api import Row, TokenSequence
@@ -32,3 +33,18 @@ def pair_accuracy(preferences: Sequence[Row], score: Callable[[list[TokenSequenc
     """Share of pairs whose chosen completion has the higher score; a tie counts half."""
     differences = pair_differences(preferences, score)
     return sum(1.0 if d > 0 else 0.5 if d == 0 else 0.0 for d in differences) / len(differences)
+
+
+def thumb_auc(feedback: Sequence[Row], score: Callable[[list[TokenSequence]], Tensor]) -> float | None:
+    """Chance that a liked response has a higher score than a disliked one, to whatever prompts; a tie counts half.
+
+    It is Mann and Whitney's U divided by the number of such couples, the area under the ROC curve; None without any.
+    """
+    with torch.no_grad():
+        scores = score([row.sequences["response"] for row in feedback]).tolist()
+    liked = [bool(row.number("desirable")) for row in feedback]
+    good, bad = sum(liked), len(liked) - sum(liked)
+    if not good or not bad:
+        return None
+    ranks = rankdata(scores)
+    return float(sum(rank for rank, up in zip(ranks, liked, strict=True) if up) - good * (good + 1) / 2) / (good * bad)

@@ -23,6 +23,9 @@ from alignment_core.stages.plan import VERSIONS
 from alignment_core.stages.versus import RESPONSES, SAFETY
 from alignment_core.training.run import Rows, Run
 
+NEW_VOTES = "new_votes"
+"""Role of the votes that a retrain learns from, as something to measure on: a share of their prompts is held out."""
+
 
 def run(job: Job) -> dict[str, Any]:
     """Answer the held-out prompts and write `responses.jsonl`, one line per response with every score."""
@@ -36,20 +39,33 @@ def run(job: Job) -> dict[str, Any]:
     if opened.rewarded:
         opened.add_reward()
     running = opened.run(Rows())
-    return measure(running, data.held_out) | _on_prompts(running, data, opened) | opened.reward_metrics()
+    metrics = measure(running, data.held_out) | _on_prompts(running, data, opened) | opened.reward_metrics()
+    if NEW_VOTES in job.parents:
+        votes = read_dataset(job.parents[NEW_VOTES]).held_out
+        counts = {"preferences": len(votes.preferences), "feedback": len(votes.feedback)}
+        metrics[NEW_VOTES] = counts | _implicit_rewards(running, votes)
+    return metrics
 
 
 def measure(running: Run, split: Split) -> dict[str, Any]:
-    """Perplexity on held-out demonstrations, and how often the policy's implicit reward orders held-out pairs."""
+    """Perplexity on held-out demonstrations, and how the policy's implicit reward orders held-out judgements."""
     metrics: dict[str, Any] = {}
     if split.demonstrations:
         metrics["perplexity"] = math.exp(held_out.loss(running, split.demonstrations))
-    if split.preferences:
+    return metrics | _implicit_rewards(running, split)
 
-        def implicit_reward(sequences: list[TokenSequence]) -> Tensor:
-            return running.policy.logps(sequences) - running.reference.logps(sequences)  # type: ignore[no-any-return]
 
-        metrics["implicit_reward_accuracy"] = held_out.pair_accuracy(split.preferences, implicit_reward)
+def _implicit_rewards(running: Run, judged: Split) -> dict[str, Any]:
+    """How often log π/π_ref orders what people have ordered."""
+
+    def implicit_reward(sequences: list[TokenSequence]) -> Tensor:
+        return running.policy.logps(sequences) - running.reference.logps(sequences)  # type: ignore[no-any-return]
+
+    metrics: dict[str, Any] = {}
+    if judged.preferences:
+        metrics["implicit_reward_accuracy"] = held_out.pair_accuracy(judged.preferences, implicit_reward)
+    if judged.feedback and (auc := held_out.thumb_auc(judged.feedback, implicit_reward)) is not None:
+        metrics["implicit_reward_auc"] = auc
     return metrics
 
 

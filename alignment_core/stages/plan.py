@@ -90,8 +90,8 @@ class _Planner:
 
     def plan(self) -> Plan:
         config = self.config
-        if (config.rank is None) != (config.sample is None):
-            raise ConfigError("`sample` and `rank` come together", do="Set both, or neither")
+        if config.rank is not None and config.sample is None:
+            raise ConfigError("there is nothing to rank", where="rank", do="Set `sample`, or leave `rank` out")
         optimizer = self.registry.optimizer(config.optimizer)
         data = pinned_data(config.data)
         ingest = self.calls.ingest(data)
@@ -106,7 +106,7 @@ class _Planner:
         reference = self._reference(optimizer, rows, sft)
         optimize = self._optimize(optimizer, rows, sft, reward, reference)
         external = self.calls.external if scored else None
-        made = Evaluations(data, ingest, sft, reward, external, optimize, judge)
+        made = Evaluations(data, ingest, sft, reward, external, optimize, judge, votes)
         return Plan(
             ingest=ingest,
             sft=sft,
@@ -122,7 +122,7 @@ class _Planner:
         )
 
     def _sample(self, ingest: StageCall, sft: StageCall | None) -> StageCall | None:
-        if self.config.sample is None:
+        if self.config.sample is None or self.config.rank is None:  # people rank what `align sample` makes
             return None
         config = self.calls.loads(seed=self.config.seed, sample=self.config.sample.model_dump(mode="json"))
         return self.calls.call("sample", config, {"data": ingest, "sft": sft})

@@ -34,6 +34,7 @@ class Evaluations:
     external: ExternalReward | None
     optimize: StageCall
     judge: StageCall | None
+    votes: StageCall | None
 
 
 class Measured(TypedDict):
@@ -129,6 +130,7 @@ class _Planner:
         made = self.made
         parents = {
             "data": made.ingest, "sft": made.sft, "reward": made.reward, "safety": safety, "policy": policy,
+            "new_votes": made.votes if policy is not None else None,
         }  # fmt: skip
         measures = self._measures(self.calls)
         return self.calls.call("evaluate", measures, parents, name=f"evaluate {name}", external=made.external)

@@ -49,7 +49,7 @@ def pipeline(stage: Stages, plan: Plan) -> None:
     judge = stage(plan.judge, data, ranked, votes, older, sft)
     safety = stage(plan.ingest_safety)
     before = stage(plan.evaluate_sft, data, safety, sft, reward)
-    after = stage(plan.evaluate, data, safety, sft, reward, policy)
+    after = stage(plan.evaluate, data, votes, safety, sft, reward, policy)
     rival_data, rival_safety = stage(plan.ingest_production), stage(plan.ingest_production_safety)
     rival = stage(plan.evaluate_production, data, rival_data, safety, rival_safety, sft, reward, policy)
     over_sft = stage(plan.over_sft, after, before, sft, judge)

@@ -44,7 +44,7 @@ def stage_report(call: StageCall, built: Built) -> str:
     }
     warnings = manifest.metrics.get("warnings", [])
     parts = [f"# {call.label}", table("fact", {name: value for name, value in facts.items() if value})]
-    if metrics := dict(_numbers(manifest.metrics)):
+    if metrics := dict(numbers(manifest.metrics)):
         parts += ["## Metrics", table("metric", metrics)]
     if warnings:
         parts += ["## Warnings", "\n".join(f"- {warning}" for warning in warnings)]
@@ -59,7 +59,7 @@ def stage_report(call: StageCall, built: Built) -> str:
         parts += ["## Calibration", f"![reliability]({draw_reliability(calibration)})"]
     if (verdicts := built.artifact.path / "verdicts.jsonl").is_file():
         parts += ["## Side by side", *_side_by_side(verdicts)]
-    parts += ["## Settings", table("setting", dict(_numbers(manifest.config)))]
+    parts += ["## Settings", table("setting", dict(numbers(manifest.config)))]
     own = built.artifact.path / "report.md"
     if own.is_file() and own.stat().st_size < REPORT_BYTES:
         parts.append(own.read_text(encoding="utf-8"))
@@ -115,11 +115,11 @@ def escaped(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-def _numbers(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+def numbers(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     """Numbers and short texts of nested JSON, by dotted name; lists are for the artifact's own files."""
     for name, value in values.items():
         if isinstance(value, Mapping):
-            yield from _numbers(value, f"{prefix}{name}.")
+            yield from numbers(value, f"{prefix}{name}.")
         elif isinstance(value, float):
             yield f"{prefix}{name}", f"{value:.6g}"
         elif isinstance(value, bool | int) or (isinstance(value, str) and len(value) <= 80):

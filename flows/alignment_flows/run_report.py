@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from prefect.artifacts import create_markdown_artifact
 
@@ -10,7 +9,7 @@ from alignment_core.config import PipelineConfig
 from alignment_core.evaluation.promotion import Promotion
 from alignment_core.stages.build import Built
 from alignment_flows.progress import if_server_answers
-from alignment_flows.report import table
+from alignment_flows.report import numbers, table
 
 
 def publish_run_report(config: PipelineConfig, built: Mapping[str, Built], promotion: Promotion | None) -> None:
@@ -85,16 +84,10 @@ def _usage(config: PipelineConfig, policy: Built) -> str:
 def _gain(built: Mapping[str, Built]) -> str:
     """What was measured of each model on its own."""
     columns = {"before": "evaluate_sft", "after": "evaluate", "production": "evaluate_production"}
-    there = {head: built[name].metrics for head, name in columns.items() if name in built}
+    there = {head: dict(numbers(built[name].metrics)) for head, name in columns.items() if name in built}
     lines = [f"| held-out metric | {' | '.join(there)} |", "| --- |" + " --- |" * len(there)]
-    for name, value in there["after"].items():
-        if isinstance(value, int | float):
-            lines.append(f"| {name} | {' | '.join(_shown(metrics.get(name)) for metrics in there.values())} |")
+    lines += [f"| {name} | {' | '.join(of.get(name, '') for of in there.values())} |" for name in there["after"]]
     return "\n".join(lines)
-
-
-def _shown(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, int | float) else ""
 
 
 def _side_by_side(built: Mapping[str, Built]) -> Iterator[str]:

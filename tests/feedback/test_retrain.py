@@ -103,12 +103,20 @@ def test_votes_count_once_and_the_next_retrain_goes_on_from_production(
     assert second.older_votes is not None
     assert second.votes.inputs["sources"][0]["votes_after"] == 14
     carry_out(second, config)
-    rows = {name: _rows_of(store, call.key) for name, call in second.calls().items() if "votes" in name}
-    assert rows == {"votes": 8, "older_votes": 13}
+    given = {name: _rows_of(store, call.key) for name, call in second.calls().items() if "votes" in name}
+    assert given == {"votes": 8, "older_votes": 13}
     # What a retrain forgets is measured on the old held-out prompts.
     assert second.evaluate.parents["data"] == first.ingest.key
     assert second.evaluate_production is not None
     assert second.evaluate_production.standing == {"policy": first.optimize.key}
+    # What it learned is measured on the share of the new votes' prompts that it did not learn from.
+    measured, ingested = (store.find(key) for key in (second.evaluate.key, second.votes.key))
+    assert measured is not None
+    assert ingested is not None
+    rows = ingested.manifest().metrics["rows"]
+    assert rows["held_out"]["feedback"] > 0
+    assert measured.manifest().metrics["new_votes"]["feedback"] == rows["held_out"]["feedback"]
+    assert rows["held_out"]["feedback"] + rows["train"]["feedback"] == 8
 
     vote(tmp_path, range(30, 36))
     fresh = planned(settings(retrain={"min_votes": 6, "start": "sft"}))

@@ -43,7 +43,7 @@ def run(job: Job) -> dict[str, Any]:
     if NEW_VOTES in job.parents:
         votes = read_dataset(job.parents[NEW_VOTES]).held_out
         counts = {"preferences": len(votes.preferences), "feedback": len(votes.feedback)}
-        metrics[NEW_VOTES] = counts | _implicit_rewards(running, votes)
+        metrics[NEW_VOTES] = counts | implicit_rewards(running, votes)
     return metrics
 
 
@@ -52,10 +52,10 @@ def measure(running: Run, split: Split) -> dict[str, Any]:
     metrics: dict[str, Any] = {}
     if split.demonstrations:
         metrics["perplexity"] = math.exp(held_out.loss(running, split.demonstrations))
-    return metrics | _implicit_rewards(running, split)
+    return metrics | implicit_rewards(running, split)
 
 
-def _implicit_rewards(running: Run, judged: Split) -> dict[str, Any]:
+def implicit_rewards(running: Run, judged: Split) -> dict[str, Any]:
     """How often log π/π_ref orders what people have ordered."""
 
     def implicit_reward(sequences: list[TokenSequence]) -> Tensor:

@@ -23,7 +23,7 @@ from alignment_core.models.classifier import TextReward, load_classifier
 from alignment_core.models.load import choose_device, load_base
 from alignment_core.models.logps import Budget
 from alignment_core.models.roles import Roles
-from alignment_core.plugin_api import Row
+from alignment_core.plugin_api import Conversation, Row, TokenSequence
 from alignment_core.stages.base import Job
 from alignment_core.stages.fitting import budget_of, fit_to_memory
 from alignment_core.training.loop import Objective, train
@@ -45,28 +45,34 @@ def open_renderer(job: Job) -> Renderer:
 
 
 def open_data(job: Job) -> Dataset:
+    """The rows that the job reads; see `data_of`."""
+    return data_of(job.call.config, {role: job.parents[role] for role in DATA if role in job.parents})
+
+
+def data_of(config: Mapping[str, Any], folders: Mapping[str, Path]) -> Dataset:
     """The ingested rows, joined by the ranked samples where there are any.
 
-    Where a part of the people's judgements is kept for the judge, only those that this stage may learn from. In a
+    Where a part of the people's judgements is kept for the judge, only those that the stage may learn from. In a
     retrain the new votes, with older rows among them.
+
+    Args:
+        config: the stage's settings.
+        folders: the data sets that it reads, by role, in the order of `DATA`.
     """
-    config, data = job.call.config, read_dataset(*_data_folders(job))
+    data = read_dataset(*folders.values())
     if (replay := config.get("replay")) is None:
-        return replace(data, train=_of_fold(data.train, job))
-    new, old = read_dataset(job.parents["votes"]), read_dataset(*_data_folders(job, but="votes"))
+        return replace(data, train=_of_fold(data.train, config))
+    new = read_dataset(folders["votes"])
+    old = read_dataset(*(folder for role, folder in folders.items() if role != "votes"))
     train = with_replay(
-        _of_fold(new.train, job), _of_fold(old.train, job), data.train, replay, str(config["replay_seed"])
+        _of_fold(new.train, config), _of_fold(old.train, config), data.train, replay, str(config["replay_seed"])
     )
     return replace(data, train=train)
 
 
-def _of_fold(train: Split, job: Job) -> Split:
-    fold = job.call.config.get("fold")
+def _of_fold(train: Split, config: Mapping[str, Any]) -> Split:
+    fold = config.get("fold")
     return train if fold is None else in_fold(train, **fold)
-
-
-def _data_folders(job: Job, but: str = "") -> list[Path]:
-    return [job.parents[role] for role in DATA if role in job.parents and role != but]
 
 
 @dataclass
@@ -87,7 +93,7 @@ class External:
         positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or math.inf
         retelling = Retelling(
             renderer,
-            Conversations(*_data_folders(job), *(job.parents[role] for role in ("safety",) if role in job.parents)),
+            Conversations(*(job.parents[role] for role in (*DATA, "safety") if role in job.parents)),
             tokenizer,
             chat_template=config["reward_model"]["chat_template"],
             limit=min(positions, tokenizer.model_max_length),
@@ -95,9 +101,13 @@ class External:
         )
         return cls(model, retelling, tokenizer.pad_token_id)
 
-    def role(self, budget: Budget) -> TextReward:
+    def role(self, budget: Budget) -> TextReward[TokenSequence]:
         """As an optimizer sees it."""
         return TextReward(self.model, self.retelling.ids, self.pad_id, budget)
+
+    def reader(self, budget: Budget) -> TextReward[tuple[Conversation, str]]:
+        """As a judge of prompts and responses in words, whoever wrote them."""
+        return TextReward(self.model, lambda said: self.retelling.ids_of(*said), self.pad_id, budget)
 
 
 @dataclass

@@ -11,22 +11,19 @@ import torch
 from torch import nn
 from transformers import AutoConfig, PretrainedConfig
 
-from alignment_core.artifacts import ArtifactStore
 from alignment_core.config import LoraConfig, Moments
-from alignment_core.data.dataset import Dataset, read_dataset
 from alignment_core.data.rendering import load_tokenizer
 from alignment_core.errors import ModelError
 from alignment_core.models.dry_run import Architecture, DryRun, Pass
 from alignment_core.models.load import base_dtype, choose_device
 from alignment_core.own_process import reply
 from alignment_core.plugin_api import TokenSequence
-from alignment_core.progress import Silent
-from alignment_core.stages import ingest
-from alignment_core.stages.base import Job, StageCall
+from alignment_core.stages.base import StageCall
 from alignment_core.stages.fitting import budget_of
+from alignment_core.stages.planned_data import PlannedData
 from alignment_core.stages.prediction import Forecast, Prediction
 from alignment_core.stages.speed import Speed, measure_speed
-from alignment_core.stages.workload import Work, Workload
+from alignment_core.stages.workload import Work, Workload, asks
 from alignment_core.training.memory import Choice, available_memory, choose, resident_memory
 
 NO_MODEL = ("ingest", "rank", "gate")
@@ -44,14 +41,14 @@ def _forecast(request: dict[str, Any]) -> dict[str, Any]:
 
 class _Predictor:
     def __init__(self, calls: Mapping[str, StageCall], to_run: Sequence[str], scratch: Path) -> None:
-        self.calls, self.to_run, self.scratch = calls, to_run, scratch
+        self.calls, self.to_run = calls, to_run
         call = calls["optimize"]
         self.runtime, self.model = call.runtime, call.inputs["model"]
         self.lora = LoraConfig.model_validate(call.config["lora"])
         self.load_in = call.config["load_in"]
         self.device = choose_device(self.runtime.device)
         self.config = _read_config(self.model["path"], self.model["revision"])
-        self.data = self._read_data()
+        self.planned = PlannedData(calls, scratch)
         self.adapter = DryRun(self._architecture(("policy",), (), ("policy",)))
         self.process = self._memory_of_process() if self.device.type == "cpu" else 0
         self.available = available_memory(self.device, self.runtime.memory_gb)
@@ -74,22 +71,22 @@ class _Predictor:
 
     def forecast(self) -> Forecast:
         stages = {name: self.calls[name] for name in self.to_run if self._runs_our_model(self.calls[name])}
-        workload = Workload(self.calls, self.data)
+        workload = Workload(self.calls, self.planned)
         works = {name: workload.of(call) for name, call in stages.items()}
         choices = {name: self._choose(work, stages[name].stage) for name, work in works.items()}
         speed = None
         if choices and all(choice.fits for choice in choices.values()):
             speed = measure_speed(self.model, self.load_in, self.lora, self.device)
-        adapter = self.adapter.footprint()
+        adapter, learned = self.adapter.footprint(), self.planned.train(self.calls["optimize"])
         return Forecast(
             device=torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "the CPU",
             parameters=adapter.parameters,
             trainable=adapter.trainable,
             rows={
-                kind: len(getattr(self.data.train, kind))
-                for kind in ("demonstrations", "preferences", "feedback", "prompts")
+                kind: len(getattr(learned, kind)) for kind in ("demonstrations", "preferences", "feedback", "prompts")
             },
             stages={name: self._prediction(works[name], choice, speed) for name, choice in choices.items()},
+            requests={name: workload.requests() for name in self.to_run if asks(self.calls[name])},
         )
 
     def _runs_our_model(self, call: StageCall) -> bool:
@@ -137,19 +134,6 @@ class _Predictor:
             self.config, self.load_in, self.lora, tuple(adapters), tuple(heads), tuple(trained), self.device,
             external_reward=external_reward, adamw=adamw,
         )  # fmt: skip
-
-    def _read_data(self) -> Dataset:
-        """The data set from the store, else ingested here and thrown away."""
-        call = self.calls["ingest"]
-        found = ArtifactStore(call.runtime.store).find(call.key)
-        if found is not None:
-            return read_dataset(found.path)
-        out, checkpoints = self.scratch / "data", self.scratch / "checkpoints"
-        out.mkdir()
-        checkpoints.mkdir()
-        inside = call.model_copy(update={"runtime": call.runtime.model_copy(update={"store": self.scratch / "store"})})
-        ingest.run(Job(inside, {}, out, checkpoints, Silent()))
-        return read_dataset(out)
 
 
 def _read_config(path: str, revision: str | None) -> Any:

@@ -58,6 +58,7 @@ class Forecast(BaseModel):
         parameters: weights of the base.
         trainable: weights of one adapter.
         stages: by the names of the plan; ingestion and ranking run no model.
+        requests: to the judge behind `evaluation.endpoint`, by the names of the plan; what is tried again not counted.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -67,6 +68,7 @@ class Forecast(BaseModel):
     trainable: int
     rows: dict[str, int]
     stages: dict[str, Prediction]
+    requests: dict[str, int]
 
 
 def predict(calls: Mapping[str, StageCall], to_run: Sequence[str]) -> Forecast:

@@ -10,8 +10,6 @@ from itertools import combinations
 from transformers import PretrainedConfig
 
 from alignment_core.config import EvaluationConfig, Moments, SampleConfig
-from alignment_core.data.dataset import Dataset, Split
-from alignment_core.data.folds import in_fold
 from alignment_core.errors import DataError
 from alignment_core.evaluation.responses import kl_from_reference, reward_scores
 from alignment_core.models.classifier import read_classifier_config
@@ -19,6 +17,7 @@ from alignment_core.plugin_api import Row, TokenSequence
 from alignment_core.registry import load_registry
 from alignment_core.stages import evaluate, sample
 from alignment_core.stages.base import StageCall
+from alignment_core.stages.planned_data import PlannedData
 from alignment_core.stages.reward import BradleyTerry
 from alignment_core.stages.sft import SFT
 from alignment_core.training.loop import Objective
@@ -55,11 +54,11 @@ class Workload:
 
     Args:
         calls: all of them, by their names in the plan.
-        data: what they read.
+        planned: what they read.
     """
 
-    def __init__(self, calls: Mapping[str, StageCall], data: Dataset) -> None:
-        self.calls, self.data = calls, data
+    def __init__(self, calls: Mapping[str, StageCall], planned: PlannedData) -> None:
+        self.calls, self.planned, self.data = calls, planned, planned.older
 
     def of(self, call: StageCall) -> Work:
         """
@@ -69,8 +68,8 @@ class Workload:
         return replace(self._of(call), external_reward=_external_reward(call))
 
     def _of(self, call: StageCall) -> Work:
-        base = ("policy",) if "sft" in call.parents else ()
-        train = self._train(call)
+        base = ("policy",) if "sft" in call.reads() else ()
+        train = self.planned.train(call)
         match call.stage:
             case "sft":
                 rows = Rows(demonstrations=train.demonstrations)
@@ -100,6 +99,8 @@ class Workload:
 
         def work(run: Run) -> None:
             evaluate.measure(run, self.data.held_out)
+            if evaluate.NEW_VOTES in call.parents:
+                evaluate.implicit_rewards(run, self.planned.new_votes())
             if not prompts:
                 return
             answers = run.generate(prompts, max_new_tokens=settings.max_new_tokens)
@@ -121,6 +122,10 @@ class Workload:
 
         return _reading((*base, "reward"), ("reward",), len(prompts), work)
 
+    def requests(self) -> int:
+        """How often a judge behind an address is asked: both orders of the two responses to every held-out prompt."""
+        return 2 * len(self._answered(self.calls["evaluate"])[1])
+
     def _answered(self, call: StageCall) -> tuple[EvaluationConfig, Sequence[Row]]:
         """An evaluation's settings, and the prompts that it answers."""
         settings = EvaluationConfig.model_validate(call.config["evaluation"])
@@ -128,7 +133,7 @@ class Workload:
 
     def _optimize(self, call: StageCall) -> Work:
         optimizer = load_registry().optimizer(call.config["optimizer"])
-        train = self._train(call)
+        train = self.planned.train(call)
         rows = Rows()
         if optimizer.preferences:
             rows.preferences = self._preferences(call)
@@ -137,7 +142,7 @@ class Workload:
         if optimizer.prompts:
             rows.prompts, rows.held_out_prompts = train.prompts, self.data.held_out.prompts
         heads = [name for name in ("reward", "value") if name in (*call.parents, *optimizer.trains)]
-        reference = ["reference"] if optimizer.reference and "sft" in call.parents else []
+        reference = ["reference"] if optimizer.reference and "sft" in call.reads() else []
         return self._training(call, optimizer, rows, ("policy", *reference, *heads), heads, optimizer.trains)
 
     def _training(
@@ -162,14 +167,9 @@ class Workload:
         )
         return Work(tuple(adapters), tuple(heads), tuple(trained), count, demand, adamw=objective.adamw)
 
-    def _train(self, call: StageCall) -> Split:
-        """What the stage may learn from."""
-        fold = call.config.get("fold")
-        return self.data.train if fold is None else in_fold(self.data.train, **fold)
-
     def _preferences(self, call: StageCall) -> Sequence[Row]:
         """The data's pairs, with as many as the ranking of sampled responses can give, each as long as it may be."""
-        known = self._train(call).preferences
+        known = self.planned.train(call).preferences
         sample = self.calls.get("sample")
         if sample is None:
             return known
@@ -205,6 +205,11 @@ def _longest(prompt: Row, new: int) -> TokenSequence:
     """A prompt with a response of `new` tokens."""
     ids = prompt.sequences["prompt"].ids
     return TokenSequence((*ids, *([0] * new)), len(ids))
+
+
+def asks(call: StageCall) -> bool:
+    """Whether the stage asks a judge behind an address."""
+    return call.stage == "versus" and "endpoint" in call.config
 
 
 def _external_reward(call: StageCall) -> PretrainedConfig | None:

@@ -39,17 +39,27 @@ def run(config: ConfigFile, changes: Changes = None, as_json: AsJson = False) ->
 
 @app.command()
 @command
-def plan(config: ConfigFile, changes: Changes = None, as_json: AsJson = False) -> None:
+def plan(
+    config: ConfigFile,
+    changes: Changes = None,
+    retrain: Annotated[bool, typer.Option("--retrain", help="What `align retrain` would build.")] = False,
+    as_json: AsJson = False,
+) -> None:
     """Show what a run would build, with the memory and time it will take; refuse what cannot fit."""
     from alignment_core.artifacts import ArtifactStore
     from alignment_core.config_file import load_config
     from alignment_core.registry import load_registry
     from alignment_core.stages.plan import make_plan
+    from alignment_core.stages.plan_retrain import TooFew, plan_retrain
     from alignment_core.stages.prediction import predict, refuse_what_does_not_fit
-    from alignment_flows.show import show_plan
+    from alignment_flows.show import show_plan, show_skipped
 
     settings = load_config(config, changes or ())
-    calls = make_plan(settings, load_registry()).calls()
+    made = (plan_retrain if retrain else make_plan)(settings, load_registry())
+    if isinstance(made, TooFew):
+        show_skipped(str(made), as_json=as_json)
+        return
+    calls = made.calls()
     store = ArtifactStore(settings.store)
     found = {name: store.find(call.key) for name, call in calls.items()}
     forecast = predict(calls, [name for name, artifact in found.items() if artifact is None])

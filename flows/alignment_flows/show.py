@@ -53,6 +53,14 @@ def show_run(run: FinishedRun, *, as_json: bool) -> None:
     print(f"The aligned adapter: {policy.uri}" + (f" ({', '.join(run.aliases)})" if run.aliases else ""))
 
 
+def show_skipped(why: str, *, as_json: bool) -> None:
+    """That there is no retrain yet."""
+    if as_json:
+        print_json({"skipped": why})
+    else:
+        print(f"Skipped: {why}")
+
+
 def _measured(run: FinishedRun) -> Iterator[str]:
     """How often the model is preferred, and what the gate says of that."""
     for opponent, name in (("the SFT model", "over_sft"), ("production", "over_production")):
@@ -86,7 +94,7 @@ def show_plan(
             }
             for name, call in calls.items()
         ]
-        model = forecast.model_dump(include={"device", "parameters", "trainable", "rows"})
+        model = forecast.model_dump(include={"device", "parameters", "trainable", "rows", "requests"})
         print_json({"run": config.name, "store": str(config.store.absolute()), **model, "stages": stages})
         return
     # 80 columns hold it: a terminal that is no wider would break every cell.
@@ -108,6 +116,9 @@ def show_plan(
         print("↻: activations are computed again in backward, so that they need not be kept.")
     rows = ", ".join(f"{count:,} {kind}" for kind, count in forecast.rows.items())
     print(f"Training data: {rows}.")
+    if forecast.requests:
+        counts = ", ".join(f"{count:,} by {name}" for name, count in forecast.requests.items())
+        print(f"Requests to {config.evaluation.endpoint.url if config.evaluation.endpoint else ''}: {counts}.")
     print(f"Model: {forecast.parameters:,} parameters, {forecast.trainable:,} in an adapter, on {forecast.device}.")
 
 

@@ -14,8 +14,14 @@ from pathlib import Path
 import pytest
 
 from alignment_core.config_file import load_config
+from alignment_core.data.dataset import read_dataset
+from alignment_core.data.folds import in_fold
+from alignment_core.feedback import Rater, open_feedback
+from alignment_core.progress import Silent
 from alignment_core.registry import load_registry
-from alignment_core.stages.plan import make_plan
+from alignment_core.stages.build import run_here
+from alignment_core.stages.plan import Plan, make_plan
+from alignment_core.stages.plan_retrain import plan_retrain
 from alignment_core.stages.prediction import Forecast, Prediction
 from alignment_flows.show import show_plan
 
@@ -42,7 +48,7 @@ def align(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
         ("plan", "optimizer.bta=1", "align: optimizer.bta: there is no such setting. Did you mean `beta`?"),
         ("plan", "model.base=/nowhere", "align: model.base: there is no such folder. got /nowhere, "),
         ("plan", "data.sources.0.path=/nowhere.jsonl", "align: "),
-        ("plan", "rank={by: {name: wordlist}}", "align: `sample` and `rank` come together. Set both, or neither."),
+        ("plan", "rank={by: {name: wordlist}}", "align: rank: there is nothing to rank. Set `sample`, or "),
         ("plan", "sede=1", ": sede: there is no such setting. Did you mean `seed`?"),
     ],
 )
@@ -110,7 +116,9 @@ def test_a_plan_fits_into_a_terminal_of_80_columns(write: Write, capsys: pytest.
     )  # fmt: skip
     times = {"sft": 89.0, "reward": 90.0, "optimize": 5400.0}
     stages = {name: large.model_copy(update={"seconds": seconds}) for name, seconds in times.items()}
-    forecast = Forecast(device="the CPU", parameters=10**9, trainable=10**7, rows={"prompts": 5}, stages=stages)
+    forecast = Forecast(
+        device="the CPU", parameters=10**9, trainable=10**7, rows={"prompts": 5}, stages=stages, requests={}
+    )
     show_plan(config.model_copy(update={"name": "run"}), calls, dict.fromkeys(calls), forecast, as_json=False)
     lines = [line for line in capsys.readouterr().out.splitlines() if str(config.store) not in line]
     assert max(map(len, lines)) <= 80
@@ -119,6 +127,42 @@ def test_a_plan_fits_into_a_terminal_of_80_columns(write: Write, capsys: pytest.
     assert cells["sft"] == ["to", "run", key, "123,456", "123,456,789", "4096", "↻", "7.50", "89", "s"]
     assert (cells["reward"][-2:], cells["optimize"][-2:]) == (["1.5", "min"], ["1.5", "h"])
     assert "Of memory, 12.00 GiB may be taken." in lines
+
+
+def test_plan_of_a_retrain_mixes_its_votes_and_counts_requests(write: Write, tmp_path: Path) -> None:
+    """A fifth of the rows are older ones; an endpoint sees the answers to 2 held-out prompts both ways."""
+    endpoint = {"url": "http://127.0.0.1:9/v1", "model": "judge"}
+    measured = {"max_prompts": 2, "max_new_tokens": 8, "endpoint": endpoint, "judge_fraction": 0.5}
+    retrain = {"min_votes": 20, "replay": 0.2}
+    place = str(tmp_path / "feedback.db")
+    config = write(optimizer={"name": "kto"}, gate={}, feedback=place, evaluation=measured, retrain=retrain)
+
+    def vote(numbers: range) -> None:
+        with open_feedback(place) as store:
+            for n in numbers:
+                asked = ({"role": "user", "content": f"Is {n} a number?"},)
+                store.thumb(Rater("Ann"), store.add_response(asked, f"Yes, {n} is.", "m"), n % 2 == 0)
+
+    vote(range(19))
+    done = align("plan", config, "--retrain")
+    assert (done.returncode, done.stdout) == (0, "Skipped: 19 new votes, 20 wanted\n")
+    vote(range(19, 40))
+    done = align("plan", config, "--retrain", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    found = json.loads(done.stdout)
+    assert found["requests"] == {"over_sft": 4}
+    predicted = {stage["name"]: stage["prediction"] for stage in found["stages"]}
+    # The judge's fold is a reward model of its own, which reads the responses.
+    assert predicted["judge"]["steps"] > 0
+    assert predicted["over_sft"]["rows"] == 2
+    plan = plan_retrain(load_config(config), load_registry())
+    assert isinstance(plan, Plan)
+    assert plan.votes is not None
+    run_here(plan.votes, Silent())
+    new = len(in_fold(read_dataset(tmp_path / "store" / "ingest" / plan.votes.key).train, 0.5, "rest").feedback)
+    assert new > 10
+    assert predicted["optimize"]["rows"] == new + round(new / 4)
+    assert "Requests to http://127.0.0.1:9/v1: 4 by over_sft." in align("plan", config, "--retrain").stdout
 
 
 def test_plan_refuses_what_cannot_fit(write: Write) -> None:

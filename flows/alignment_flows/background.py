@@ -1,6 +1,7 @@
 """The commands `align up`, `align down` and `align deploy`: what they do, in order, and what they say."""
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def refresh(configs: Sequence[Path]) -> None:
     quieten_prefect()
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from alignment_flows.deployments import deploy
+    from alignment_flows.deployments import count_warning, deploy
     from alignment_flows.services import running_server
 
     url = PREFECT_API_URL.value() or running_server()
@@ -47,6 +48,9 @@ def refresh(configs: Sequence[Path]) -> None:
     with temporary_settings({PREFECT_API_URL: url}):
         check_server(url)
         names = deploy(configs)
+        warning = count_warning() if any(name.startswith("retrain/") for name in names) else None
+    if warning is not None:
+        print(f"warning: {warning}", file=sys.stderr)
     print("\n".join(names))
     print(f"{len(names)} deployments at {_deployments_page(url)}")
 

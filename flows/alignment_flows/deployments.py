@@ -18,13 +18,14 @@ from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.exceptions import ObjectNotFound
+from pydantic import TypeAdapter
 
 from alignment_core.config import PipelineConfig
 from alignment_core.config_file import load_config, read_config
 from alignment_core.errors import ConfigError
 from alignment_core.feedback.schema import database_url, shown
 from alignment_core.registry import load_registry
-from alignment_flows.feedback_events import RECORDED, resource_of
+from alignment_flows.feedback_events import COUNTS_KEPT, RECORDED, resource_of
 
 POOLS = {"gpu": 1, "cpu": None}
 """Work pools with the number of runs that each takes at a time: one GPU holds no two runs."""
@@ -32,6 +33,9 @@ POOLS = {"gpu": 1, "cpu": None}
 ZOMBIE_SECONDS = 600
 """A run is taken for dead after this long without a sign of life: three heartbeats of a worker with Prefect's own
 settings, twenty of ours, and longer than a server's restart."""
+
+COUNT_DAYS = timedelta(days=30)
+"""A server that keeps the count of votes for less is warned of."""
 
 ZOMBIES = "align: end runs without a sign of life"
 
@@ -85,6 +89,20 @@ def deploy(configs: Sequence[Path] = ()) -> list[str]:
         _ensure_zombie_automation(client)
     _run_prefect_deploy(declared)
     return [_name(deployment) for deployment in declared["deployments"]]
+
+
+def count_warning() -> str | None:
+    """What is to be told where the server forgets votes before there are enough of them; None where it keeps them."""
+    with get_client(sync_client=True) as client:
+        answer = client.request("GET", "/admin/settings")
+    kept = TypeAdapter(timedelta).validate_python(answer.json()["server"]["events"]["expired_bucket_buffer"])
+    if kept >= COUNT_DAYS:
+        return None
+    variables = " ".join(f"{name}={value}" for name, value in COUNTS_KEPT.items())
+    return (
+        f"the Prefect server counts only votes that come in within {kept.total_seconds():.0f} s: start it with "
+        f"{variables}, or give the retrain a schedule"
+    )
 
 
 def _own(path: Path) -> list[dict[str, Any]]:

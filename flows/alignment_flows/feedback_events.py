@@ -7,6 +7,10 @@ from contextlib import suppress
 RECORDED = "alignment.feedback.recorded"
 """Name of the event: one for each vote."""
 
+COUNTS_KEPT = {"PREFECT_SERVER_EVENTS_EXPIRED_BUCKET_BUFFER": "P3650D"}
+"""What the server's environment needs: by default it forgets a count a minute after the first of its events, and votes
+take days."""
+
 
 def resource_of(place: str) -> str:
     """Prefect's name of a feedback store, for which an automation counts."""

@@ -18,6 +18,7 @@ import httpx
 import psutil
 
 from alignment_core.errors import AlignmentError, ConfigError
+from alignment_flows.feedback_events import COUNTS_KEPT
 from alignment_flows.service_record import Service, Services, alone, forget, record, remember, remembered
 
 HOST = "127.0.0.1"
@@ -125,6 +126,7 @@ def _held_back(name: str, command: Sequence[str], url: str) -> Iterator[Service]
     defaults = {
         "PREFECT_WORKER_QUERY_SECONDS": "2",  # a click should not wait ten
         "PYTHONSAFEPATH": "1",  # a folder of the user's that is called `datasets` must not stand in for the package
+        **COUNTS_KEPT,
     }
     log = log_file(name)
     log.parent.mkdir(parents=True, exist_ok=True)

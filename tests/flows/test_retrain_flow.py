@@ -11,7 +11,7 @@ from prefect.cli.deploy._models import PrefectYamlModel
 
 from alignment_core.feedback import Rater, open_feedback
 from alignment_flows import feedback_events
-from alignment_flows.deployments import _own
+from alignment_flows.deployments import _own, count_warning
 from alignment_flows.retrain import retrain
 
 
@@ -27,6 +27,13 @@ def test_too_few_votes_end_as_skipped(write: Callable[..., Path], tmp_path: Path
     failed = retrain({**config, "gate": None}, return_state=True)
     assert failed.is_failed()
     assert "through the gate" in (failed.message or "")
+
+
+def test_a_server_that_forgets_votes_is_warned_of(prefect_server: None) -> None:
+    """The test's own server has Prefect's default of a minute."""
+    warning = count_warning()
+    assert warning is not None
+    assert "within 60 s: start it with PREFECT_SERVER_EVENTS_EXPIRED_BUCKET_BUFFER=P3650D" in warning
 
 
 def test_settings_with_a_gate_are_deployed_with_a_retrain(

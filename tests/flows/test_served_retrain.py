@@ -53,3 +53,7 @@ def test_enough_votes_start_a_retrain(served: Served, write: Callable[..., Path]
     ended = served.ended(run["id"])
     assert (ended["type"], ended["name"], ended["message"]) == ("COMPLETED", "Skipped", "1 new vote, 3 wanted")
     assert len(runs()) == 1
+    # Votes come in over days: the server of `align up` keeps their count, and nobody is warned.
+    assert "warning" not in deployed.stderr
+    events = served.get("admin/settings")["server"]["events"]
+    assert events["expired_bucket_buffer"] == "P3650D"

@@ -43,8 +43,7 @@ def test_enough_votes_start_a_retrain(served: Served, write: Callable[..., Path]
     served.patch(f"automations/{rule['id']}", enabled=True)
 
     def runs() -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = served.post("flow_runs/filter", flows={"name": {"any_": ["retrain"]}})
-        return found
+        return served.runs_of("retrain/loop")
 
     told = served.run([sys.executable, "-P", "-c", VOTES], place)
     assert told.returncode == 0, told.stderr

@@ -107,6 +107,12 @@ class Served:
         path = f"deployments/{self.deployment(deployment)['id']}/create_flow_run"
         return str(self.post(path, parameters=dict(parameters or {}), state={"type": "SCHEDULED"}, **more)["id"])
 
+    def runs_of(self, deployment: str) -> list[dict[str, Any]]:
+        """Every run of a deployment, whoever started it."""
+        chosen = {"id": {"any_": [self.deployment(deployment)["id"]]}}
+        runs: list[dict[str, Any]] = self.post("flow_runs/filter", deployments=chosen)
+        return runs
+
     def state(self, flow_run: str) -> dict[str, Any]:
         state: dict[str, Any] = self.get(f"flow_runs/{flow_run}")["state"]
         return state

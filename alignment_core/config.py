@@ -189,6 +189,21 @@ class EndpointConfig(Settings):
     """What the judge is told; the conversation and the responses follow. It must ask for A, B or TIE."""
 
 
+class LmEvalConfig(Settings):
+    """Tasks of lm-eval, for the SFT model and the aligned one (`pip install "alignment-flows[lm-eval]"`)."""
+
+    tasks: list[str] = Field(min_length=1)
+    """Names of tasks, groups or tags, as `lm-eval ls tasks` shows them."""
+    include_path: Path | None = None
+    """Folder with tasks of one's own in lm-eval's YAML; null: lm-eval's alone."""
+    limit: int | None = Field(None, ge=1)
+    """At most this many documents of each task; null: all."""
+    num_fewshot: int | None = Field(None, ge=0)
+    """Examples in the prompt; null: as the task has it."""
+    batch_size: int = Field(8, ge=1)
+    """Requests in one forward pass. It changes no result."""
+
+
 class EvaluationConfig(Settings):
     """What is measured on the held-out prompts, for the SFT model, the aligned one, and the one in production."""
 
@@ -209,6 +224,8 @@ class EvaluationConfig(Settings):
     """A judge behind an OpenAI-compatible address; null: none."""
     safety: SourceConfig | None = None
     """Prompts that every model answers besides, for `gate.max_safety_drop`; null: none."""
+    lm_eval: LmEvalConfig | None = None
+    """Tasks of lm-eval; null: none."""
 
 
 class GateConfig(Settings):

@@ -28,6 +28,7 @@ VERSIONS = {
     "evaluate": 3,
     "versus": 1,
     "gate": 1,
+    "lm_eval": 1,
     "score": 1,
     "world": 1,
 }

@@ -45,6 +45,8 @@ class Plan:
     over_sft: StageCall
     over_production: StageCall | None
     gate: StageCall | None
+    lm_eval_sft: StageCall | None
+    lm_eval: StageCall | None
 
     def calls(self) -> dict[str, StageCall]:
         """Every call of the run by its name here, parents before children."""

@@ -16,6 +16,7 @@ from alignment_core.models.identity import ModelIdentity, model_identity
 from alignment_core.stages.base import StageCall
 from alignment_core.stages.calls import Calls
 from alignment_core.stages.external_reward import ExternalReward
+from alignment_core.stages.plan_lm_eval import lm_eval_call
 
 ENDPOINT_DECIDES = {"url", "model", "instruction"}
 """Settings of an endpoint that decide its verdicts; the others say how it is reached."""
@@ -49,6 +50,8 @@ class Measured(TypedDict):
     over_sft: StageCall
     over_production: StageCall | None
     gate: StageCall | None
+    lm_eval_sft: StageCall | None
+    lm_eval: StageCall | None
 
 
 def plan_evaluations(calls: Calls, made: Evaluations, optimizer: str) -> Measured:
@@ -115,6 +118,8 @@ class _Planner:
             "over_sft": over_sft,
             "over_production": over_production,
             "gate": self._gate(after, over_sft, over_production, production),
+            "lm_eval_sft": lm_eval_call(self.calls, "sft", {"sft": made.sft}),
+            "lm_eval": lm_eval_call(self.calls, optimizer, {"policy": made.optimize}),
         }
 
     # --- each model on its own ------------------------------------------------------------------------------------

@@ -26,7 +26,8 @@ from alignment_core.stages.speed import Speed, measure_speed
 from alignment_core.stages.workload import Work, Workload, asks
 from alignment_core.training.memory import Choice, available_memory, choose, resident_memory
 
-NO_MODEL = ("ingest", "rank", "gate")
+NO_MODEL = ("ingest", "rank", "gate", "lm_eval")
+"""Stages that run no model, and one that alone knows its tasks."""
 
 
 def main() -> None:

@@ -55,3 +55,5 @@ def pipeline(stage: Stages, plan: Plan) -> None:
     over_sft = stage(plan.over_sft, after, before, sft, judge)
     over_production = stage(plan.over_production, after, rival, sft, reward, judge)
     stage(plan.gate, after, over_sft, over_production)
+    stage(plan.lm_eval_sft, sft)
+    stage(plan.lm_eval, policy)

@@ -83,8 +83,16 @@ def _usage(config: PipelineConfig, policy: Built) -> str:
 
 def _gain(built: Mapping[str, Built]) -> str:
     """What was measured of each model on its own."""
-    columns = {"before": "evaluate_sft", "after": "evaluate", "production": "evaluate_production"}
-    there = {head: dict(numbers(built[name].metrics)) for head, name in columns.items() if name in built}
+    columns = {
+        "before": ("evaluate_sft", "lm_eval_sft"),
+        "after": ("evaluate", "lm_eval"),
+        "production": ("evaluate_production",),
+    }
+    there = {
+        head: {key: value for name in names if name in built for key, value in numbers(built[name].metrics)}
+        for head, names in columns.items()
+        if names[0] in built
+    }
     lines = [f"| held-out metric | {' | '.join(there)} |", "| --- |" + " --- |" * len(there)]
     lines += [f"| {name} | {' | '.join(of.get(name, '') for of in there.values())} |" for name in there["after"]]
     return "\n".join(lines)

@@ -1,0 +1,75 @@
+"""Tasks of lm-eval on one model: the aligned policy, or the SFT model it started from."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from typing import Any
+
+from alignment_core.config import LmEvalConfig
+from alignment_core.data.rendering import load_tokenizer
+from alignment_core.errors import ConfigError
+from alignment_core.stages.base import Job, Stage
+from alignment_core.stages.opened import Opened
+from alignment_core.stages.plan import VERSIONS
+
+RESULTS = "lm_eval.json"
+BOOTSTRAPS = 1000
+"""Resamples for the standard errors of metrics that have no formula."""
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Write `lm_eval.json`, all that lm-eval found; the metrics are its numbers by task."""
+    os.environ.setdefault("TQDM_DISABLE", "1")  # no bars in the stage's log
+    logging.getLogger("lm_eval").setLevel(logging.WARNING)
+    from lm_eval import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    settings = LmEvalConfig.model_validate(job.call.config["lm_eval"] | job.call.inputs["lm_eval"])
+    opened, model, seed = Opened.of(job), job.call.inputs["model"], job.call.config["seed"]
+    if "policy" in job.parents:
+        opened.roles.add_saved("policy", job.parents["policy"])
+    else:
+        opened.add_sft("policy")
+    own = settings.include_path
+    tasks = TaskManager(include_path=None if own is None else str(own))
+    if unknown := [name for name in settings.tasks if name not in tasks.all_tasks]:
+        raise ConfigError(
+            "lm-eval has no such task",
+            where="evaluation.lm_eval.tasks",
+            got=", ".join(unknown),
+            do="See which there are by `lm-eval ls tasks`, and name a folder of your own in `include_path`",
+        )
+    with opened.roles.use("policy"), opened.roles.autocast():
+        found = simple_evaluate(
+            model=HFLM(
+                pretrained=opened.roles.model,
+                tokenizer=load_tokenizer(model["path"], model["revision"]),
+                batch_size=settings.batch_size,
+                max_length=job.call.config["max_length"],
+            ),
+            tasks=list(settings.tasks),
+            num_fewshot=settings.num_fewshot,
+            limit=settings.limit,
+            task_manager=tasks,
+            bootstrap_iters=BOOTSTRAPS,
+            log_samples=False,
+            **dict.fromkeys(("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed"), seed),
+        )
+    kept = {name: found[name] for name in ("results", "n-samples", "versions", "higher_is_better") if name in found}
+    (job.out / RESULTS).write_text(json.dumps(kept, indent=2, default=str) + "\n", encoding="utf-8")
+    return {task: _numbers(measured) for task, measured in found["results"].items()}
+
+
+def _numbers(measured: dict[str, Any]) -> dict[str, float]:
+    """`acc,none` as `acc`; what is not known (`N/A`) is left out."""
+    return {
+        name.removesuffix(",none"): float(value)
+        for name, value in measured.items()
+        if isinstance(value, int | float) and "," in name
+    }
+
+
+STAGE = Stage("lm_eval", VERSIONS["lm_eval"], run)

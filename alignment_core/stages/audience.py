@@ -13,7 +13,11 @@ from alignment_core.stages.base import StageCall
 
 
 class Audience:
-    """Progress that the listeners hear too. One that raises is told no more of this stage, and the stage goes on."""
+    """Progress that the listeners hear too. One that raises is told no more of this stage, and the stage goes on.
+
+    Attributes:
+        faults: what listeners raised, in words.
+    """
 
     def __init__(self, call: StageCall, progress: Progress) -> None:
         """
@@ -29,6 +33,7 @@ class Audience:
         folder = call.runtime.store / call.stage / call.key
         self._stage = StageInfo(call.runtime.run, call.stage, call.label, call.key, call.config, folder)
         self._progress = progress
+        self.faults: list[str] = []
 
     @property
     def stopping(self) -> bool:
@@ -62,4 +67,5 @@ class Audience:
                 # Hours of training must not end because a dashboard is away.
                 self._listeners.remove(listener)
                 fault = f"{type(error).__name__}: {error}"
+                self.faults.append(f"`{listener.name}`: {fault}")
                 self._progress.warn(f"the listener `{listener.name}` failed and hears no more of this stage: {fault}")

@@ -30,12 +30,14 @@ class Built:
         cached: whether it was there already, or another run built it while this one waited.
         seconds: wall time that it took in this run.
         metrics: what the stage measured when it was built.
+        untold: what listeners failed with in this run, which the artifact, made before or elsewhere, cannot say.
     """
 
     artifact: Artifact
     cached: bool
     seconds: float
     metrics: dict[str, Any]
+    untold: tuple[str, ...] = ()
 
 
 def build(call: StageCall, progress: Progress) -> Built:
@@ -57,7 +59,7 @@ def build(call: StageCall, progress: Progress) -> Built:
         raise
     metrics = artifact.manifest().metrics
     audience.finished(metrics, cached=cached)
-    return Built(artifact, cached, time.monotonic() - started, metrics)
+    return Built(artifact, cached, time.monotonic() - started, metrics, tuple(audience.faults))
 
 
 def leased(calls: Iterable[StageCall]) -> AbstractContextManager[None]:

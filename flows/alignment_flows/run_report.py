@@ -31,6 +31,7 @@ def run_report(config: PipelineConfig, built: Mapping[str, Built], promotion: Pr
         f"# {config.name}",
         _headline(built),
         *_promoted(promotion),
+        *_untold(built),
         "## The adapter",
         _usage(config, built["optimize"]),
         "## Before and after",
@@ -56,6 +57,14 @@ def _promoted(promotion: Promotion | None) -> Iterator[str]:
     if promotion.aliases:
         yield f"It is {' and '.join(f'`{alias}`' for alias in promotion.aliases)} now."
     yield "\n".join(f"- {reason}" for reason in promotion.reasons)
+
+
+def _untold(built: Mapping[str, Built]) -> Iterator[str]:
+    """Listeners, such as trackers, that did not hear everything."""
+    lines = [f"- {name}: {fault}" for name, stage in built.items() for fault in stage.untold]
+    if lines:
+        yield "## Not all was told"
+        yield "\n".join(lines)
 
 
 def _usage(config: PipelineConfig, policy: Built) -> str:

@@ -154,6 +154,9 @@ def test_run_report_leads_from_the_adapter_back_to_the_data(probe: object) -> No
     assert "| the SFT model | rule | 75.0 % | 60.0 to 90.0 % | 7 / 1 / 2 |" in failed
     passed = run_report(config, built, Promotion(True, ("candidate",), ("passed: it",)))
     assert "## Promoted\n\nIt is `candidate` now.\n\n- passed: it" in passed
+    assert "Not all was told" not in passed
+    built["sft"] = Built(made, False, 1.0, {}, ("`tracker`: OSError: away",))
+    assert "## Not all was told\n\n- sft: `tracker`: OSError: away\n\n## The adapter" in run_report(config, built, None)
     cached = {name: Built(stage.artifact, True, 0.0, stage.metrics) for name, stage in built.items()}
     assert "**Nothing new**" in run_report(config, cached, None)
     assert "**Nothing new**" not in report

@@ -67,7 +67,9 @@ def test_a_broken_listener_is_warned_about_once_and_the_stage_goes_on(
     file = tmp_path / "metrics.jsonl"
     watcher = Watcher()
     call = heard_by(probe("report", "inline"), {"name": "broken"}, {"name": "jsonl", "path": str(file)})
-    assert not build(call, watcher).cached
+    built = build(call, watcher)
+    assert not built.cached
+    assert built.untold == ("`broken`: OSError: the dashboard is away",)
     assert watcher.warnings[:1] == [
         "the listener `broken` failed and hears no more of this stage: OSError: the dashboard is away"
     ]

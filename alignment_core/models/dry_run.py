@@ -261,6 +261,7 @@ def _reading(roles: Roles, one: Pass) -> Callable[[], Tensor]:
     arrangement = arrange(roles, one.sequences, 0)
     mask = (completion_mask if one.head else target_mask)(one.sequences)
     places, targets = before(one.sequences, arrangement, mask), flat_targets(one.sequences)
+    arrangement = arrangement.read_at(places)
 
     def read() -> Tensor:
         if one.head:

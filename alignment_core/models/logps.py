@@ -86,10 +86,10 @@ class LanguageModel:
         device = self.roles.device
         arrangement = arrange(self.roles, sequences, self.pad_id)
         mask = target_mask(sequences)
-        places = before(sequences, arrangement, mask).to(device)
-        logps, entropy = read_targets(
-            self.roles, self.role, arrangement, places, flat_targets(sequences).to(device), temperature
-        )
+        places = before(sequences, arrangement, mask)
+        targets = flat_targets(sequences).to(device)
+        read = arrangement.read_at(places)
+        logps, entropy = read_targets(self.roles, self.role, read, places.to(device), targets, temperature)
         mask = mask.to(device)
         empty = torch.zeros(mask.shape, device=device)
         return empty.masked_scatter(mask, logps), mask.float(), empty.masked_scatter(mask, entropy)
@@ -144,7 +144,7 @@ class ScalarModel:
         return _in_budget(self.roles, self.role, self.budget, sequences, forward)[0]
 
     def _head(self, arrangement: Arrangement, places: Tensor) -> Tensor:
-        states = self.roles.hidden(self.role, arrangement)[places.to(self.roles.device)]
+        states = self.roles.hidden(self.role, arrangement.read_at(places))[places.to(self.roles.device)]
         # float32 outside autocast: scores are differences of close numbers
         scores: Tensor = self.roles.head_of(self.role)(states.float()).squeeze(-1)
         return scores

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -45,22 +45,6 @@ class Piece:
 
 
 Layout = tuple[Piece, ...]
-_layout: ContextVar[Layout | None] = ContextVar("layout", default=None)
-
-
-@contextmanager
-def layout_in_force(layout: Layout | None) -> Iterator[None]:
-    """Attention inside takes its row apart by this layout; None leaves it to transformers."""
-    token = _layout.set(layout)
-    try:
-        yield
-    finally:
-        _layout.reset(token)
-
-
-def current_layout() -> Layout | None:
-    """The layout in force, which a layer that is recomputed in backward must see again."""
-    return _layout.get()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +57,7 @@ class Arrangement:
         attention_mask: 1 at real tokens, same shape; None where there is no padding.
         positions: position ids, same shape; None where the architecture counts by itself.
         layout: how attention takes the row apart; None in a padded batch.
+        read: the flattened places whose last states are read, ascending; None: all of them.
     """
 
     ids: Tensor
@@ -80,6 +65,29 @@ class Arrangement:
     attention_mask: Tensor | None = None
     positions: Tensor | None = None
     layout: Layout | None = None
+    read: Tensor | None = None
+
+    def read_at(self, places: Tensor) -> Arrangement:
+        """The same where only these last states are read, some perhaps more than once."""
+        return replace(self, read=torch.unique(places))
+
+
+_arrangement: ContextVar[Arrangement | None] = ContextVar("arrangement", default=None)
+
+
+@contextmanager
+def arranged(arrangement: Arrangement | None) -> Iterator[None]:
+    """Inside, the model's layers do what this arrangement wants; None leaves it to transformers."""
+    token = _arrangement.set(arrangement)
+    try:
+        yield
+    finally:
+        _arrangement.reset(token)
+
+
+def arrangement_in_force() -> Arrangement | None:
+    """The arrangement in force, which a layer that is recomputed in backward must see again."""
+    return _arrangement.get()
 
 
 def padded(sequences: Sequence[TokenSequence], pad_id: int) -> Arrangement:
@@ -176,7 +184,7 @@ def _attention(
     module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
     """transformers' attention function: (1, heads, tokens, width) each in, (1, tokens, heads, width) out."""
-    layout = _layout.get()
+    layout = _layout()
     if layout is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)  # type: ignore[no-any-return]
     groups = query.shape[1] // key.shape[1]
@@ -209,7 +217,12 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, scale: float | None, wind
 
 
 def _mask(*arguments: Any, **options: Any) -> Tensor | None:
-    return None if _layout.get() is not None else sdpa_mask(*arguments, **options)
+    return None if _layout() is not None else sdpa_mask(*arguments, **options)
+
+
+def _layout() -> Layout | None:
+    arrangement = _arrangement.get()
+    return None if arrangement is None else arrangement.layout
 
 
 AttentionInterface.register(IMPLEMENTATION, _attention)
@@ -246,7 +259,7 @@ def packs(model: PreTrainedModel, body: Callable[..., Any]) -> bool:
 
 
 def _states(model: PreTrainedModel, body: Callable[..., Any], arrangement: Arrangement) -> Tensor:
-    with layout_in_force(arrangement.layout):
+    with arranged(arrangement):
         states = run_body(body, arrangement, model.device)
     return torch.cat([states[place.to(states.device)] for place in arrangement.places]).float()
 

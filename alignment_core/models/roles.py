@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,12 +18,12 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from alignment_core.config import LoraConfig
 from alignment_core.models.adapters import Adapters
 from alignment_core.models.batching import by_budget, cached_for_learned, call_cost, linear_features
+from alignment_core.models.last_layer import finish_only_what_is_read
 from alignment_core.models.load import body_of, separable, takes_left_padding
 from alignment_core.models.packing import (
     Arrangement,
-    Layout,
-    current_layout,
-    layout_in_force,
+    arranged,
+    arrangement_in_force,
     packed_by_budget,
     packs,
     run_body,
@@ -52,6 +53,7 @@ class Roles:
         self.takes_left_padding = takes_left_padding(model)
         self.device = model.device
         self.packs = packs(model, self.body)
+        finish_only_what_is_read(model, self.body)
         self.call_cost = call_cost(model)
         self.features = linear_features(model)
         self.heads = nn.ModuleDict()
@@ -185,7 +187,7 @@ class Roles:
     def _layer(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if not self.checkpointing or self._active is None:
             return forward(*args, **kwargs)
-        recomputed = partial(self._as, self._active, current_layout(), forward)
+        recomputed = partial(self._as, self._active, arrangement_in_force(), forward)
         return checkpoint(recomputed, *args, use_reentrant=False, **kwargs)
 
     # --- running as a role ----------------------------------------------------------------------------------------
@@ -201,8 +203,10 @@ class Roles:
             if before is not None:
                 self._switch(before)
 
-    def _as(self, role: str, layout: Layout | None, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        with self.use(role), layout_in_force(layout):
+    def _as(
+        self, role: str, arrangement: Arrangement | None, forward: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        with self.use(role), arranged(arrangement):
             return forward(*args, **kwargs)
 
     def _switch(self, role: str) -> None:
@@ -216,13 +220,13 @@ class Roles:
         self._active = role
 
     def hidden(self, role: str, arrangement: Arrangement) -> Tensor:
-        """Last hidden states, shape (rows · length of the arrangement, width)."""
-        with self.use(role), layout_in_force(arrangement.layout), self.autocast():
+        """Last hidden states, shape (rows · length of the arrangement, width); right only where they are to be read."""
+        with self.use(role), arranged(arrangement), self.autocast():
             return run_body(self.body, arrangement, self.device)
 
     def logits(self, role: str, arrangement: Arrangement) -> Tensor:
         """The model's own logits, shape (rows · length of the arrangement, vocabulary): for what is not `separable`."""
-        with self.use(role), layout_in_force(arrangement.layout), self.autocast():
+        with self.use(role), arranged(replace(arrangement, read=None)), self.autocast():
             return run_model(self.model, arrangement, self.device).logits.flatten(0, 1)  # type: ignore[no-any-return]
 
     def groups(

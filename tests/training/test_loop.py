@@ -2,6 +2,7 @@
 
 import math
 import re
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -147,6 +148,21 @@ def test_memory_that_ends_in_backward_counts_no_gradient_twice(world: World, tmp
     assert hit.budget.tokens == 65
     for name, gradient in gradients_of(calm).items():
         torch.testing.assert_close(gradients_of(hit)[name], gradient, rtol=1e-3, atol=1e-5)
+
+
+def test_a_micro_batch_is_gone_before_the_next_is_read(world: World, tmp_path: Path) -> None:
+    """Else its graph would keep the memory that its activations leave in pieces."""
+    left: list[weakref.ref[Tensor]] = []
+
+    class Watched(SFT):
+        def loss(self, run: Run, micro: MicroBatch) -> LossOutput:
+            assert [loss() for loss in left] == [None] * len(left)
+            output = super().loss(run, micro)
+            left.append(weakref.ref(output.loss))
+            return output
+
+    run = learn(Watched(batch_size=10), world.open("sft", budget=130), tmp_path)
+    assert len(left) > run.step
 
 
 def _out_of_memory() -> None:

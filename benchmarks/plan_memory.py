@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python benchmarks/plan_memory.py [--only NAME]
 
-Random Llamas and generated pairs; the stages run as in a pipeline, each in a process of its own. The tables go to
-`results/plan_memory.md`.
+Random Llamas and generated pairs, some of them drawn so that nobody chose them; the stages run as in a pipeline, each
+in a process of its own. The tables go to `results/plan_memory.md`.
 """
 
 from __future__ import annotations
@@ -64,6 +64,19 @@ CASES: dict[str, Case] = {
         {"optimizer.name": "ppo", "token_budget": 1024},
     ),
 }
+DRAWN = 3
+
+
+def cases() -> dict[str, Case]:
+    """Those that were chosen, and some that were not."""
+    found = dict(CASES)
+    for number in range(DRAWN):
+        case = drawn(random.Random(f"table {number}"))
+        shape, set_to = case.shape, case.settings
+        words = f"{set_to['model.load_in']}, {shape['num_hidden_layers']} layers of {shape['hidden_size']}"
+        optimizer = set_to["optimizer.name"].upper()
+        found[f"drawn: {words}, vocabulary of {shape['vocab_size'] // 1000}k, {optimizer}"] = case
+    return found
 
 
 @dataclass(frozen=True)
@@ -86,11 +99,12 @@ class Row:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", choices=CASES)
+    known = cases()
+    parser.add_argument("--only", choices=known)
     arguments = parser.parse_args()
     rows = []
-    for name in [arguments.only] if arguments.only else CASES:
-        for row in measure(name, CASES[name]):
+    for name in [arguments.only] if arguments.only else known:
+        for row in measure(name, known[name]):
             print(json.dumps(asdict(row) | {"error": round(row.error, 3)}), flush=True)
             rows.append(row)
     if not arguments.only:

@@ -108,8 +108,9 @@ def _choose(
 
 def _generous_bound(roles: Roles, budget: int, max_length: int) -> int:
     """More bytes than training takes beside the base, from nothing but the sizes of the layers."""
+    # Not by the shapes of the weights: quantised ones are one long column.
     linear = [m for m in roles.model.modules() if isinstance(m, nn.Linear | Conv1D)]
-    features = sum(sum(m.weight.shape[:2]) for m in linear)
+    features = sum(m.nx + m.nf if isinstance(m, Conv1D) else m.in_features + m.out_features for m in linear)
     config = roles.model.config.get_text_config()
     features += 0 if roles.separable else 2 * config.vocab_size
     attention = 0 if roles.packs else config.num_attention_heads * max_length * config.num_hidden_layers

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from torch import nn
 from transformers import AutoConfig, PretrainedConfig
@@ -35,9 +37,11 @@ def main() -> None:
 
 
 def _forecast(request: dict[str, Any]) -> dict[str, Any]:
+    # A stage's process imports the same.
+    imports = time.time() - psutil.Process().create_time()
     calls = {name: StageCall.model_validate(call) for name, call in request["calls"].items()}
     with tempfile.TemporaryDirectory(prefix="align-plan-") as folder:
-        return _Predictor(calls, request["to_run"], Path(folder)).forecast().model_dump(mode="json")
+        return _Predictor(calls, request["to_run"], Path(folder)).forecast(imports).model_dump(mode="json")
 
 
 class _Predictor:
@@ -70,14 +74,15 @@ class _Predictor:
             nn.functional.silu(mixed @ states).float().softmax(-1).sum().backward()  # type: ignore[no-untyped-call]
         return resident_memory()
 
-    def forecast(self) -> Forecast:
+    def forecast(self, imports: float) -> Forecast:
+        """`imports`: seconds from a process's start to its own first line."""
         stages = {name: self.calls[name] for name in self.to_run if self._runs_our_model(self.calls[name])}
         workload = Workload(self.calls, self.planned)
         works = {name: workload.of(call) for name, call in stages.items()}
         choices = {name: self._choose(work, stages[name].stage) for name, work in works.items()}
         speed = None
         if choices and all(choice.fits for choice in choices.values()):
-            speed = measure_speed(self.model, self.load_in, self.lora, self.device)
+            speed = measure_speed(self.model, self.load_in, self.lora, self.device, imports)
         adapter, learned = self.adapter.footprint(), self.planned.train(self.calls["optimize"])
         return Forecast(
             device=torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "the CPU",

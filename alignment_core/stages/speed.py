@@ -48,14 +48,20 @@ class Speed:
         return self.start + learn * demand.learned + self.read * demand.read + generated
 
 
-def measure_speed(model: Mapping[str, Any], load_in: LoadIn, lora: LoraConfig, device: torch.device) -> Speed:
-    """Load the model and time one pass of each kind, the second of two."""
+def measure_speed(
+    model: Mapping[str, Any], load_in: LoadIn, lora: LoraConfig, device: torch.device, imports: float
+) -> Speed:
+    """Load the model and time one pass of each kind, the second of two.
+
+    Args:
+        model, load_in, lora, device: what is loaded and where.
+        imports: seconds that a stage's process takes before it loads anything.
+    """
     started = time.monotonic()
     roles = Roles(load_base(model["path"], revision=model["revision"], load_in=load_in, device=device), model["path"])
     roles.add_new("policy", lora, 0)
     roles.train_only(["policy"])
-    # Python's own start and the imports are about as long again as loading a small model.
-    start = 2 * (time.monotonic() - started) + 5
+    start = imports + time.monotonic() - started
     policy = LanguageModel(roles, "policy", 0, Budget(LONG))
 
     def sequences(tokens: int) -> list[TokenSequence]:

@@ -103,6 +103,8 @@ def cached_for_learned(model: PreTrainedModel, *, layers: int, features: float, 
 def cache_width(config: PretrainedConfig) -> int:
     """Numbers that one token's keys and values take in one layer."""
     config = config.get_text_config()
+    if getattr(config, "num_attention_heads", None) is None:
+        return 2 * int(config.hidden_size)  # a recurrent state, which grows with no token: a generous bound
     heads: int = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     head: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return 2 * heads * head

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
+
+
+def cache_argument(model: PreTrainedModel) -> str | None:
+    """The name by which the model takes a cache; None: it takes none, and reads all that was said for every token."""
+    takes = inspect.signature(model.forward).parameters
+    return next((name for name in ("past_key_values", "cache_params") if name in takes), None)
 
 
 def cache_for(model: PreTrainedModel, tokens: int) -> DynamicCache:
@@ -38,10 +45,10 @@ class _RoomyLayer(DynamicLayer):  # type: ignore[misc]
         self._show(after)
         return self.keys, self.values
 
-    def batch_select_indices(self, indices: Tensor) -> None:
+    def reorder_cache(self, beam_idx: Tensor) -> None:
         held = self.keys.shape[-2]
         for i in range(2):
-            self._rooms[i] = self._rooms[i][indices]
+            self._rooms[i] = self._rooms[i][beam_idx]
         self._show(held)
 
     def _show(self, held: int) -> None:

@@ -12,7 +12,7 @@ from transformers import DynamicCache
 
 from alignment_core.errors import ModelError
 from alignment_core.models.batching import by_budget
-from alignment_core.models.cache import cache_for
+from alignment_core.models.cache import cache_argument, cache_for
 from alignment_core.models.logps import Budget
 from alignment_core.models.roles import Roles
 from alignment_core.models.seeds import seed_of
@@ -114,6 +114,7 @@ class _Batch:
         width = max(map(len, prompts))
         self.ids = torch.tensor([[pad_id] * (width - len(p)) + list(p) for p in prompts], device=roles.device)
         self.mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=roles.device)
+        self.cache_argument = cache_argument(roles.model)
         self.alive = list(range(len(prompts)))
         self.responses: list[list[int]] = [[] for _ in prompts]
 
@@ -129,23 +130,24 @@ class _Batch:
                 break
             if len(keep) < len(token):
                 index = torch.tensor(keep, device=token.device)
-                cache.batch_select_indices(index)
+                cache.reorder_cache(index)
                 self.alive = [self.alive[k] for k in keep]
-                token, self.mask, positions = token[index], self.mask[index], positions[index]
-            ids = token.unsqueeze(1)
-            positions = positions[:, -1:] + 1
-            self.mask = torch.cat([self.mask, torch.ones_like(ids)], dim=1)
+                token, self.ids, self.mask = token[index], self.ids[index], self.mask[index]
+            self.ids = torch.cat([self.ids, token.unsqueeze(1)], dim=1)
+            self.mask = torch.cat([self.mask, torch.ones_like(self.mask[:, :1])], dim=1)
+            unread = slice(None) if self.cache_argument is None else slice(-1, None)
+            ids, positions = self.ids[:, unread], (self.mask.cumsum(1) - 1).clamp_min(0)[:, unread]
         return self.responses
 
     def _last_logits(self, ids: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
+        cached = {} if self.cache_argument is None else {self.cache_argument: cache, "use_cache": True}
         with self.roles.use(self.role), self.roles.autocast():
             output = self.roles.model(
                 input_ids=ids,
                 attention_mask=self.mask,
                 position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
                 logits_to_keep=1,
+                **cached,
             )
         return output.logits[:, -1].float()  # type: ignore[no-any-return]
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from architectures import save_model
+from architectures import RECURRENT, save_model
 from engine import ENOUGH, LORA, PAD, STOP, disturb, language, open_roles, sequences
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -87,6 +87,19 @@ def test_greedy_on_stories_is_that_of_transformers(stories260k: Path, budget: in
     ours = sample(roles, found, Sampling(60, temperature=0), budget=budget, stop_ids=tuple(stops))
     assert ours == transformers_greedy(roles, found, 60, stops)
     assert len({len(response) for response in ours}) > 2
+
+
+@pytest.mark.parametrize("name", [*RECURRENT, "mistral", "recurrent gemma"])
+def test_greedy_is_that_of_transformers_whatever_the_state_is(tmp_path: Path, name: str) -> None:
+    """Layers of each kind of cache; the first row stops at its fourth token at the latest, and leaves the others."""
+    roles = open_roles(save_model(name, tmp_path))
+    roles.add_base("policy")
+    found = [TokenSequence(ids, len(ids)) for ids in (tuple(range(5, 13)), (20, 21, 22), tuple(range(30, 45)))]
+    # Transformers one by one: its padding is not what is tested.
+    stops = [transformers_greedy(roles, found[:1], 4, [])[0][3]]
+    expected = [transformers_greedy(roles, [one], 12, stops)[0] for one in found]
+    assert sample(roles, found, Sampling(12, temperature=0), stop_ids=tuple(stops)) == expected
+    assert len(expected[0]) <= 4
 
 
 @settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])

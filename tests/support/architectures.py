@@ -83,10 +83,61 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "granite": ("Granite", COMMON | {"logits_scaling": 4.0}),
 }
 
+HYBRID = COMMON | {
+    "mamba_n_heads": 8,
+    "mamba_d_head": 8,
+    "mamba_n_groups": 1,
+    "mamba_d_state": 8,
+    "mamba_chunk_size": 4,
+}
+RECURRENT: dict[str, tuple[str, dict[str, Any]]] = {
+    "lfm2": ("Lfm2", COMMON | {"num_hidden_layers": 3, "layer_types": ["conv", "full_attention", "conv"]}),
+    "qwen3 next": (
+        "Qwen3Next",
+        COMMON
+        | {
+            "head_dim": 8,
+            "linear_key_head_dim": 8,
+            "linear_value_head_dim": 8,
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4,
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 16,
+            "shared_expert_intermediate_size": 16,
+            "layer_types": ["linear_attention", "full_attention"],
+        },
+    ),
+    "granite hybrid": (
+        "GraniteMoeHybrid",
+        HYBRID
+        | {
+            "layer_types": ["mamba", "attention"],
+            "num_local_experts": 2,
+            "num_experts_per_tok": 1,
+            "shared_intermediate_size": 16,
+        },
+    ),
+    # Neither attention nor keys and values; it calls its cache by another name.
+    "mamba": ("Mamba", {"vocab_size": 256, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}),
+    # Takes no cache that transformers makes.
+    "rwkv": (
+        "Rwkv",
+        {
+            "vocab_size": 256,
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "attention_hidden_size": 32,
+            "intermediate_size": 48,
+        },
+    ),
+}
+"""Architectures whose state is more than keys and values."""
+
 
 def save_model(name: str, folder: Path, **changes: Any) -> Path:
     """A random model of this architecture in Hugging Face format."""
-    kind, settings = ARCHITECTURES[name]
+    kind, settings = (ARCHITECTURES | RECURRENT)[name]
     config = getattr(transformers, f"{kind}Config")(**(settings | changes))
     with torch.random.fork_rng():
         torch.manual_seed(0)

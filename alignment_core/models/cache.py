@@ -46,6 +46,8 @@ class _RoomyLayer(DynamicLayer):  # type: ignore[misc]
         return self.keys, self.values
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
+        if not self.is_initialized:  # a layer that reads another's keys and values
+            return
         held = self.keys.shape[-2]
         for i in range(2):
             self._rooms[i] = self._rooms[i][beam_idx]

@@ -55,7 +55,7 @@ def test_runs_scheduled_at_once_queue_for_the_gpu_with_their_own_settings(
     for name in names:
         served.patch(f"deployments/{served.deployment(name)['id']}", job_variables=brake.job_variables)
     brake.hold("dpo")
-    betas = [0.2 + deployments / 100, 0.3 + deployments / 100]
+    betas = [f"0.2{deployments}", f"0.3{deployments}"]
     changes = [{"changes": [f"optimizer.beta={beta}"]} for beta in betas]
     runs = schedule_at_once(served, *zip([names[0], names[-1]], changes, strict=True))
     until(lambda: any(begun(served, run) != "9" for run in runs))

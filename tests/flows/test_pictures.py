@@ -49,12 +49,6 @@ def at_top(page: BrowserPage, place: Locator) -> None:
     page.page.wait_for_timeout(DRAWN_MS)
 
 
-def newest_first(page: BrowserPage) -> None:
-    """Turn the log of a run in V2 round."""
-    page.page.get_by_text("Oldest to newest").click()
-    page.page.get_by_role("option", name="Newest to oldest").click()
-
-
 def test_run_on_real_thumbs_from_the_form_to_its_pages(
     prefect_page: BrowserPage, served: Served, deployment: str, tmp_path: Path
 ) -> None:
@@ -75,11 +69,11 @@ def test_run_on_real_thumbs_from_the_form_to_its_pages(
     run = v2.submit()
 
     v2.open_run(run)
-    newest_first(prefect_page)
+    page.get_by_text("Oldest to newest").click()  # and so it stays in this browser
+    page.get_by_role("option", name="Newest to oldest").click()
     metrics = page.get_by_text(re.compile(r"^kto \d+/60, \d+ (s|min) left  .*reward_desirable")).first
     metrics.wait_for(timeout=900_000)
     v2.open_run(run)  # Prefect draws a graph that has grown for minutes too small
-    newest_first(prefect_page)
     metrics.wait_for()
     page.wait_for_timeout(DRAWN_MS)
     prefect_page.picture("running", (LEFT, 0, RIGHT, 900))

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from judge import Judge, Reply, playing, said
 
 from alignment_core.config import EndpointConfig
 from alignment_core.errors import ConfigError
@@ -18,62 +17,15 @@ from alignment_core.evaluation import endpoint
 from alignment_core.evaluation.endpoint import Answers, Endpoint, Question, parse
 from alignment_core.progress import Silent, Stopped
 
-Reply = tuple[int, dict[str, str], str]
 PROMPT = [{"role": "user", "content": "Say something."}]
-
-
-def said(word: str) -> Reply:
-    return 200, {}, json.dumps({"choices": [{"message": {"role": "assistant", "content": word}}]})
-
-
-class Judge:
-    """Answers each request by `reply(first response, second response, number of the request)`."""
-
-    def __init__(self) -> None:
-        self.reply: Callable[[str, str, int], Reply] = lambda first, second, number: said("TIE")
-        self.requests: list[dict[str, Any]] = []
-        self.keys: list[str | None] = []
-
-    def prefers(self, word: str) -> None:
-        """The response with this word is better, wherever it stands."""
-        self.reply = lambda first, second, number: said("A" if word in first else "B" if word in second else "TIE")
 
 
 @pytest.fixture
 def judge(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Judge, str]]:
     """The judge and its address."""
-    played = Judge()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            played.requests.append({"path": self.path, **body})
-            played.keys.append(self.headers["authorization"])
-            content = body["messages"][-1]["content"]
-            first, second = content.split("[response A]\n")[1].split("\n\n[response B]\n")
-            status, headers, text = played.reply(first, second, len(played.requests))
-            self.send_response(status)
-            for name, value in headers.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(text.encode())
-
-        def log_message(self, *arguments: object) -> None:
-            pass
-
-    class Server(ThreadingHTTPServer):
-        def handle_error(self, request: Any, client_address: Any) -> None:
-            """Somebody who asked did not wait for the answer."""
-
-    server = Server(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
     monkeypatch.setattr(endpoint, "FIRST_PAUSE", 0.001)
-    yield played, f"http://127.0.0.1:{server.server_port}/v1"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with playing() as found:
+        yield found
 
 
 def ask(url: str, folder: Path, *pairs: tuple[str, str], **settings: Any) -> Answers:

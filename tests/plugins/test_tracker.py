@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from served import until
 
 from alignment_core.errors import ConfigError
 from alignment_core.plugin_api import StageInfo
@@ -98,6 +99,16 @@ def test_tensorboard_holds_every_step_once(stage: StageInfo, tmp_path: Path) -> 
     again = tracker("tensorboard", tmp_path)
     again.finished(stage, {}, cached=True)
     assert in_tensorboard(folder) == found
+
+
+def test_steps_are_sent_while_the_stage_runs(stage: StageInfo, tmp_path: Path) -> None:
+    listener = tracker("tensorboard", tmp_path)
+    steps(listener, stage, [1, 2, 3])
+    until(lambda: listener.sent_file(stage).value["steps"] == {"loss": 3, "grad_norm": 3})
+    listener.failed(stage, "over")  # its process writes to the disk at its end
+    folder = tmp_path / "tracking" / "p" / "mine" / "optimize-aaaaaaaa"
+    until(lambda: [step for step, _ in in_tensorboard(folder).get("loss", [])] == [1, 2, 3])
+    assert [value for _, value in in_tensorboard(folder)["loss"]] == pytest.approx([1, 1 / 2, 1 / 3])
 
 
 @pytest.mark.ci

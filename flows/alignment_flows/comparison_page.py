@@ -4,8 +4,10 @@ import base64
 import io
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from alignment_flows.curves import Curve, thinned
 HTML, JSON, FRONTIER, CURVES = "report.html", "report.json", "frontier.png", "curves.png"
 COLOURS = ("0.5", "tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown")
 SHOWN_CURVES = ("loss", "score", "kl", "accuracy", "response_length", "margin")
-"""Metrics whose name contains one of these words are drawn, in this order, where an optimizer reports them."""
+"""Metrics whose name contains one of these words are drawn, where an optimizer reports them."""
 PANELS = 6
 CHARACTERS = 600
 DASH = "–"
@@ -210,10 +212,21 @@ def _frontier(rows: Sequence[Row], dpi: int) -> bytes | None:
     return _png(figure, dpi)
 
 
+def shown_curves(curves: Mapping[str, Mapping[str, Curve]]) -> list[str]:
+    """The metrics that are drawn: of each word's, those first that most optimizers report, one of each word in turn."""
+    told = Counter(name for of_one in curves.values() for name, curve in of_one.items() if len(curve) > 1)
+    of_word = [
+        sorted(
+            (name for name in told if word == name or word in name.split("_")),
+            key=lambda name, word=word: (-told[name], name != word),  # type: ignore[misc]
+        )
+        for word in SHOWN_CURVES
+    ]
+    return list(dict.fromkeys(name for turn in zip_longest(*of_word) for name in turn if name))[:PANELS]
+
+
 def _training(curves: Mapping[str, Mapping[str, Curve]], dpi: int) -> bytes | None:
-    metrics = dict.fromkeys(name for of_one in curves.values() for name in of_one if len(of_one[name]) > 1)
-    ranked = [name for word in SHOWN_CURVES for name in metrics if word in name.split("_") or word == name]
-    chosen = list(dict.fromkeys(ranked))[:PANELS]
+    chosen = shown_curves(curves)
     if not chosen:
         return None
     figure, axes = _figure(len(chosen), (3.6, 2.4))

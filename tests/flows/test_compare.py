@@ -17,7 +17,7 @@ from alignment_core.progress import Silent
 from alignment_core.stages.build import Built
 from alignment_flows.compare import compare, plans_of, settings_for
 from alignment_flows.comparison import Comparison, Contender, Estimate, compared, estimate
-from alignment_flows.comparison_page import columns, html, markdown, write_comparison
+from alignment_flows.comparison_page import columns, html, markdown, shown_curves, write_comparison
 
 Write = Callable[..., Path]
 
@@ -207,3 +207,13 @@ def test_one_that_fails_keeps_no_other_from_running(write: Write, install: Calla
     (again,) = [model for model in json.loads((out / "report.json").read_text())["models"] if model["model"] == "dpo"]
     assert again["cached"]
     assert again == {**first["dpo"], "cached": True}
+
+
+def test_curves_of_every_kind_are_drawn_before_a_second_of_one() -> None:
+    """Of PPO's five losses and scores only two come before what DPO and KTO tell of themselves."""
+    one = [(1, 0.0), (2, 1.0)]
+    curves = {
+        "ppo": dict.fromkeys(("policy_loss", "value_loss", "loss", "raw_score", "score", "kl"), one),
+        "dpo": dict.fromkeys(("loss", "accuracy", "margin", "kl"), one) | {"response_length": [(1, 0.0)]},
+    }
+    assert shown_curves(curves) == ["loss", "score", "kl", "accuracy", "margin", "policy_loss"]

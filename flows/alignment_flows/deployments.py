@@ -84,8 +84,7 @@ def deploy(configs: Sequence[Path] = ()) -> list[str]:
         for pool, limit in POOLS.items():
             _ensure_pool(client, pool, limit)
         for deployment in declared["deployments"]:
-            if _exists(client, _name(deployment)):
-                _keep_what_was_set(client, deployment)
+            _keep_what_was_set(client, deployment)
         _ensure_zombie_automation(client)
     _run_prefect_deploy(declared)
     return [_name(deployment) for deployment in declared["deployments"]]
@@ -145,19 +144,17 @@ def _name(deployment: dict[str, Any]) -> str:
     return f"{deployment['entrypoint'].rpartition('.')[2]}/{deployment['name']}"
 
 
-def _exists(client: SyncPrefectClient, name: str) -> bool:
-    try:
-        client.read_deployment_by_name(name)
-    except ObjectNotFound:
-        return False
-    return True
-
-
 def _keep_what_was_set(client: SyncPrefectClient, deployment: dict[str, Any]) -> None:
     """Take out of a declaration what was set in the browser since, and a trigger that has counted votes already."""
+    try:
+        known = client.read_deployment_by_name(_name(deployment))
+    except ObjectNotFound:
+        return
     deployment.pop("schedules", None)
     triggers = deployment.get("triggers", [])
-    rules = [rule for trigger in triggers for rule in client.read_automations_by_name(trigger["name"])]
+    named = [rule for trigger in triggers for rule in client.read_automations_by_name(trigger["name"])]
+    # One of a deployment that was deleted may be left over.
+    rules = [rule for rule in named if any(getattr(act, "deployment_id", None) == known.id for act in rule.actions)]
     for trigger, rule in zip(triggers, rules, strict=False):
         trigger["enabled"] = rule.enabled
     # Prefect makes the automations anew where they are declared, and what they had counted is forgotten.

@@ -96,9 +96,12 @@ class Served:
         found: dict[str, Any] = self.get(f"deployments/name/{name}")
         return found
 
-    def automation(self, name: str) -> dict[str, Any]:
-        """The one automation of this name."""
+    def automation(self, name: str, deployment: str | None = None) -> dict[str, Any]:
+        """The one automation of this name, which runs this deployment."""
         found: list[dict[str, Any]] = self.post("automations/filter", automations={"name": {"any_": [name]}})
+        if deployment is not None:  # one of a deployment that was deleted may be left over
+            identity = self.deployment(deployment)["id"]
+            found = [rule for rule in found if identity in [action.get("deployment_id") for action in rule["actions"]]]
         (only,) = found
         return only
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 MANIFEST = "manifest.json"
 PACKAGES = (
@@ -24,6 +25,18 @@ PACKAGES = (
     "torch",
     "transformers",
 )
+
+
+PASSWORD = re.compile(r"(?<=://)([^/@:\s]*):[^/@\s]*@")
+
+
+def hide_passwords(value: Any) -> Any:
+    """The same JSON with `user:***@` in place of the password in every address."""
+    if isinstance(value, str):
+        return PASSWORD.sub(r"\1:***@", value)
+    if isinstance(value, Mapping):
+        return {name: hide_passwords(inner) for name, inner in value.items()}
+    return [hide_passwords(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 class FileRecord(BaseModel):
@@ -44,7 +57,7 @@ class Manifest(BaseModel):
         version: the stage's version.
         config: the settings that the stage read; all of it is in the key.
         parents: keys of the artifacts that it read, by role.
-        inputs: where the things whose content is hashed into `config` lay.
+        inputs: where the things whose content is hashed into `config` lay; passwords in addresses are left out.
         seed: seed of the stage's random streams, if it has any.
         metrics: what the stage measured.
         seconds: wall time of the stage.
@@ -73,6 +86,11 @@ class Manifest(BaseModel):
     packages: dict[str, str] = Field(default_factory=lambda: dict(_installed()))
     python: str = Field(default_factory=platform.python_version)
     created: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+    @field_validator("inputs", mode="before")
+    @classmethod
+    def _without_passwords(cls, inputs: Any) -> Any:
+        return hide_passwords(inputs)
 
 
 def read_manifest(folder: Path) -> Manifest:

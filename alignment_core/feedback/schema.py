@@ -138,6 +138,16 @@ def database_url(place: str) -> URL:
     return url.set(drivername="postgresql+psycopg") if url.drivername in ("postgresql", "postgres") else url
 
 
+def same_place(one: str, other: str) -> bool:
+    """Whether two paths or URLs name one database, whatever the password.
+
+    Raises:
+        FeedbackError: one is no URL.
+    """
+    first, second = database_url(one), database_url(other)
+    return first._replace(password=None) == second._replace(password=None)
+
+
 def shown(url: URL) -> str:
     """The place for people: no password."""
     return url.database or "" if url.get_backend_name() == "sqlite" else url.render_as_string(hide_password=True)

@@ -9,7 +9,7 @@ from alignment_core.artifacts.catalogue import lineage, readable, resolve
 from alignment_core.config import PipelineConfig, SourceConfig
 from alignment_core.errors import ConfigError
 from alignment_core.feedback import open_feedback
-from alignment_core.feedback.schema import database_url
+from alignment_core.feedback.schema import same_place
 from alignment_core.feedback.source import check_is_there, is_store
 from alignment_core.registry import Registry
 from alignment_core.stages.calls import Calls
@@ -63,11 +63,11 @@ def plan_retrain(config: PipelineConfig, registry: Registry) -> Plan | TooFew:
 
 def votes_seen(store: ArtifactStore, key: str, place: str) -> int:
     """Number of the newest vote in the feedback store at `place` that an artifact is made from; 0 if of none."""
-    url, seen = database_url(place), 0
+    seen = 0
     for artifact in lineage(store, [key]).values():
         manifest = readable(artifact) if artifact is not None and artifact.kind == "ingest" else None
         for source in manifest.inputs.get("sources", ()) if manifest is not None else ():
-            if is_store(SourceConfig(**source)) and database_url(source["path"]) == url:
+            if is_store(SourceConfig(**source)) and same_place(source["path"], place):
                 seen = max(seen, source["votes_upto"] or 0)
     return seen
 
@@ -88,8 +88,8 @@ def _start(config: PipelineConfig, store: ArtifactStore, registry: Registry) -> 
 
 def _on_older_data(config: PipelineConfig) -> PipelineConfig:
     """The settings without the feedback store among the data: what the SFT model learned from stays as it was."""
-    url = database_url(config.feedback)
-    older = [source for source in config.data.sources if not (is_store(source) and database_url(source.path) == url)]
+    sources = config.data.sources
+    older = [source for source in sources if not (is_store(source) and same_place(source.path, config.feedback))]
     if not older:
         raise ConfigError(
             "a retrain needs older data, for replay and to measure what is forgotten, besides the feedback store",

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import make_url
 
+from alignment_core.artifacts import ArtifactStore
 from alignment_core.config import PipelineConfig, SourceConfig
 from alignment_core.data.check import check
 from alignment_core.errors import DataError, FeedbackError
@@ -19,6 +21,7 @@ from alignment_core.progress import Silent
 from alignment_core.registry import load_registry
 from alignment_core.stages.build import run_here
 from alignment_core.stages.plan import make_plan
+from alignment_core.stages.plan_retrain import votes_seen
 
 ANN, BEN, JUDGE = Rater("Ann"), Rater("Ben"), Rater("judge", "ai")
 
@@ -166,3 +169,20 @@ def test_a_store_without_votes_or_none_at_all_is_said_in_words(tiny_model: Path,
     open_feedback(missing).close()
     with pytest.raises(DataError, match="holds no votes"), stores_as_files([missing]):
         pass
+
+
+def test_no_password_is_stored(postgres: str, tiny_model: Path, tmp_path: Path) -> None:
+    """A new password makes no vote count again either."""
+    with open_feedback(postgres) as store:
+        fill(store)
+        newest = store.newest()
+    plan = make_plan(config(postgres, tiny_model, tmp_path / "store"), load_registry())
+    artifact, _ = run_here(plan.ingest, Silent())
+    password = make_url(postgres).password
+    assert password is not None
+    for path in (tmp_path / "store").rglob("*"):
+        assert not path.is_file() or password.encode() not in path.read_bytes(), path
+    (source,) = artifact.manifest().inputs["sources"]
+    assert source["path"] == postgres.replace(password, "***")
+    for place, seen in ((postgres, newest), (postgres.replace(password, "new"), newest), (f"{postgres}_2", 0)):
+        assert votes_seen(ArtifactStore(tmp_path / "store"), plan.ingest.key, place) == seen

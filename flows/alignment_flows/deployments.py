@@ -67,8 +67,8 @@ def form_values(path: Path) -> dict[str, Any]:
 def deploy(configs: Sequence[Path] = ()) -> list[str]:
     """Register or refresh the work pools, the automation and the deployments; returns the deployments' names.
 
-    Runs find relative paths in the working directory of this call. Schedules and automations of a deployment that is
-    there already stay as they were set.
+    Runs find relative paths in the working directory of this call. Schedules of a deployment that is there already stay
+    as they were set, and its automations as they were switched.
 
     Args:
         configs: settings of the user's own, each to become a deployment of the pipeline, and with a gate of the
@@ -145,26 +145,20 @@ def _name(deployment: dict[str, Any]) -> str:
 
 
 def _keep_what_was_set(client: SyncPrefectClient, deployment: dict[str, Any]) -> None:
-    """Take out of a declaration what was set in the browser since, and a trigger that has counted votes already."""
+    """Make a declaration say what was set in the browser since: schedules, and whether an automation is switched on.
+
+    Prefect makes a deployment's automations anew each time, those that are not declared it takes away.
+    """
     try:
         known = client.read_deployment_by_name(_name(deployment))
     except ObjectNotFound:
         return
     deployment.pop("schedules", None)
-    triggers = deployment.get("triggers", [])
-    named = [rule for trigger in triggers for rule in client.read_automations_by_name(trigger["name"])]
-    # One of a deployment that was deleted may be left over.
-    rules = [rule for rule in named if any(getattr(act, "deployment_id", None) == known.id for act in rule.actions)]
-    for trigger, rule in zip(triggers, rules, strict=False):
-        trigger["enabled"] = rule.enabled
-    # Prefect makes the automations anew where they are declared, and what they had counted is forgotten.
-    if [_condition(rule.trigger) for rule in rules] == [_condition(EventTrigger(**trigger)) for trigger in triggers]:
-        deployment.pop("triggers", None)
-
-
-def _condition(trigger: Any) -> dict[str, Any]:
-    """What an event trigger waits for, without what the server has added."""
-    return {part: getattr(trigger, part) for part in ("match", "for_each", "expect", "threshold", "within", "posture")}
+    for trigger in deployment.get("triggers", ()):
+        for rule in client.read_automations_by_name(trigger["name"]):
+            # One of a deployment that was deleted may be left over.
+            if any(getattr(action, "deployment_id", None) == known.id for action in rule.actions):
+                trigger["enabled"] = rule.enabled
 
 
 def _ensure_pool(client: SyncPrefectClient, name: str, limit: int | None) -> None:

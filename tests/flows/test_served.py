@@ -64,11 +64,10 @@ def test_deploying_again_changes_nothing_and_keeps_a_schedule_as_it_was_set(serv
     assert [schedule["active"] for schedule in after["align/nightly"]["schedules"]] == [False, True, False]
     served.run(PREFECT, "deployment", "schedule", "pause", "align/nightly", on["id"])
     assert deployed(served) == before
-    # A changed or new one would have forgotten the runs in progress, and the votes that were counted.
-    assert served.automation(ZOMBIES) == zombies
+    assert served.automation(ZOMBIES) == zombies, "a changed automation would have forgotten the runs in progress"
     kept = served.automation(votes["name"], "retrain/retrain")
-    assert (kept["id"], kept["enabled"]) == (votes["id"], True)
-    served.patch(f"automations/{votes['id']}", enabled=False)
+    assert (kept["enabled"], kept["trigger"]["threshold"]) == (True, votes["trigger"]["threshold"])
+    served.patch(f"automations/{kept['id']}", enabled=False)
 
 
 def test_settings_of_ones_own_are_deployed_and_run_by_a_worker(served: Served, write: Callable[..., Path]) -> None:

@@ -31,7 +31,15 @@ from alignment_core.models.counting import (
 )
 from alignment_core.models.heap import heap_of
 from alignment_core.models.load import base_dtype
-from alignment_core.models.logps import arrange, before, completion_mask, flat_targets, read_targets, target_mask
+from alignment_core.models.logps import (
+    arrange,
+    before,
+    completion_mask,
+    flat_targets,
+    read_scalars,
+    read_targets,
+    target_mask,
+)
 from alignment_core.models.packing import padded
 from alignment_core.models.roles import Roles
 from alignment_core.plugin_api import TokenSequence
@@ -264,11 +272,9 @@ def _reading(roles: Roles, one: Pass) -> Callable[[], Tensor]:
     arrangement = arrangement.read_at(places)
 
     def read() -> Tensor:
-        if one.head:
-            states = roles.hidden(one.role, arrangement)[places.to(roles.device)]
-            scores: Tensor = roles.head_of(one.role)(states.float())
-            return scores.sum()
         device = roles.device
+        if one.head:
+            return read_scalars(roles, one.role, arrangement, places.to(device)).sum()
         return read_targets(roles, one.role, arrangement, places.to(device), targets.to(device), 1.0)[0].sum()
 
     return read

@@ -132,11 +132,12 @@ class _Batch:
                 index = torch.tensor(keep, device=token.device)
                 cache.reorder_cache(index)
                 self.alive = [self.alive[k] for k in keep]
-                token, self.ids, self.mask = token[index], self.ids[index], self.mask[index]
-            self.ids = torch.cat([self.ids, token.unsqueeze(1)], dim=1)
-            self.mask = torch.cat([self.mask, torch.ones_like(self.mask[:, :1])], dim=1)
-            unread = slice(None) if self.cache_argument is None else slice(-1, None)
-            ids, positions = self.ids[:, unread], (self.mask.cumsum(1) - 1).clamp_min(0)[:, unread]
+                token, ids, positions, self.mask = (part[index] for part in (token, ids, positions, self.mask))
+            new, place = token.unsqueeze(1), positions[:, -1:] + 1
+            self.mask = torch.cat([self.mask, torch.ones_like(new)], dim=1)
+            if self.cache_argument is None:  # nothing is remembered: all is read again
+                new, place = torch.cat([ids, new], dim=1), torch.cat([positions, place], dim=1)
+            ids, positions = new, place
         return self.responses
 
     def _last_logits(self, ids: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:

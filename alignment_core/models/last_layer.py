@@ -7,6 +7,7 @@ but the last where a sequence is scored, so save two thirds of a layer, forward 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from alignment_core.models.packing import arranged, arrangement_in_force, padded, run_body
+from alignment_core.models.packing import agree, arrangement_in_force, padded
 from alignment_core.plugin_api import TokenSequence
 
 NAMES = ("mlp", "feed_forward")
@@ -46,16 +47,6 @@ def _forward(forward: Callable[..., Any], states: Tensor, *args: Any, **kwargs: 
 
 
 def _changes_nothing(model: PreTrainedModel, body: Callable[..., Any]) -> bool:
-    whole = padded([TokenSequence(tuple(range(1, length)), 1) for length in (9, 6, 4)], 0)
     read = torch.tensor([2, 5, 6, 9, 17])
-    try:
-        with torch.no_grad():
-            found = []
-            for arrangement in (whole, whole.read_at(read)):
-                with arranged(arrangement):
-                    found.append(run_body(body, arrangement, model.device)[read.to(model.device)].float())
-    except (ValueError, TypeError, AttributeError, RuntimeError, IndexError):
-        return False
-    # As in `packing.packs`: bf16 rounds to 0.4 %.
-    tolerance = (1e-3 if model.dtype == torch.float32 else 0.05) * float(found[0].abs().max())
-    return bool((found[0] - found[1]).abs().max() <= tolerance)
+    whole = replace(padded([TokenSequence(tuple(range(1, length)), 1) for length in (9, 6, 4)], 0), places=[read])
+    return agree(model, body, whole.read_at(read), whole)

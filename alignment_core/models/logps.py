@@ -116,6 +116,14 @@ def read_targets(
     )
 
 
+def read_scalars(roles: Roles, role: str, arrangement: Arrangement, places: Tensor) -> Tensor:
+    """What the role's scalar head says at these places in the flattened arrangement, (places,) float32."""
+    states = roles.hidden(role, arrangement)[places]
+    # float32 outside autocast: scores are differences of close numbers
+    scores: Tensor = roles.head_of(role)(states.float()).squeeze(-1)
+    return scores
+
+
 class ScalarModel:
     """The reward or the value model: an adapter with a scalar head."""
 
@@ -144,10 +152,7 @@ class ScalarModel:
         return _in_budget(self.roles, self.role, self.budget, sequences, forward)[0]
 
     def _head(self, arrangement: Arrangement, places: Tensor) -> Tensor:
-        states = self.roles.hidden(self.role, arrangement.read_at(places))[places.to(self.roles.device)]
-        # float32 outside autocast: scores are differences of close numbers
-        scores: Tensor = self.roles.head_of(self.role)(states.float()).squeeze(-1)
-        return scores
+        return read_scalars(self.roles, self.role, arrangement.read_at(places), places.to(self.roles.device))
 
 
 def _in_budget(

@@ -23,10 +23,8 @@ def run_plainly(layer: Any) -> None:
 
 
 def _forward(layer: Any, of_peft: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    if layer.disable_adapters:
-        return layer.base_layer(x, *args, **kwargs)  # type: ignore[no-any-return]
     (name,) = layer.active_adapters
-    if name not in layer.lora_A:
+    if layer.disable_adapters or name not in layer.lora_A:
         return layer.base_layer(x, *args, **kwargs)  # type: ignore[no-any-return]
     down, up = layer.lora_A[name], layer.lora_B[name]
     cast = torch.is_autocast_enabled(x.device.type)

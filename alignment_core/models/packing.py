@@ -26,6 +26,8 @@ from alignment_core.plugin_api import TokenSequence
 IMPLEMENTATION = "alignment_packed"
 LEAST_SHARED = 16
 """Length in tokens from which a prompt is shared: below, another call of the attention costs as much as is saved."""
+REFUSALS = (ValueError, TypeError, KeyError, AttributeError, RuntimeError, IndexError)
+"""What an architecture may raise that does not take what we give it."""
 T = TypeVar("T")
 
 
@@ -246,16 +248,25 @@ def packs(model: PreTrainedModel, body: Callable[..., Any]) -> bool:
     sequences = [TokenSequence((3, 4, 5), 1), *together]
     try:
         model.set_attn_implementation(IMPLEMENTATION)
+    except REFUSALS:
+        fits = False
+    else:
+        fits = agree(model, body, packed(sequences), padded(sequences, 0))
+    if not fits:
+        model.set_attn_implementation(before)
+    return fits
+
+
+def agree(model: PreTrainedModel, body: Callable[..., Any], ours: Arrangement, theirs: Arrangement) -> bool:
+    """Whether the model runs both, and its last states at their sequences' places are the same."""
+    try:
         with torch.no_grad():
-            ours, theirs = (_states(model, body, a) for a in (packed(sequences), padded(sequences, 0)))
-    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, IndexError):
-        ours, theirs = torch.ones(1), torch.zeros(1)
+            found, expected = (_states(model, body, arrangement) for arrangement in (ours, theirs))
+    except REFUSALS:
+        return False
     # bf16 rounds to 0.4 %; a neighbour or a wrong position changes a state by its own size.
-    tolerance = (1e-3 if model.dtype == torch.float32 else 0.05) * float(theirs.abs().max())
-    if bool((ours - theirs).abs().max() <= tolerance):
-        return True
-    model.set_attn_implementation(before)
-    return False
+    tolerance = (1e-3 if model.dtype == torch.float32 else 0.05) * float(expected.abs().max())
+    return bool((found - expected).abs().max() <= tolerance)
 
 
 def _states(model: PreTrainedModel, body: Callable[..., Any], arrangement: Arrangement) -> Tensor:

@@ -25,7 +25,8 @@ from alignment_core.stages.calls import Calls
 
 ITS_OWN = "reward"
 """What names the reward model of the settings, `reward.model`."""
-SCORES = "scores.jsonl"
+TEXTS, SCORES = "texts", "scores.jsonl"
+"""What the stage `score` reads, among its inputs, and writes."""
 KEY_DIGITS = 12
 
 
@@ -139,7 +140,7 @@ def _scores(
             "score",
             calls.loads(texts=digest),
             {},
-            inputs={"texts": str(file)},
+            inputs={TEXTS: str(file)},
             standing={"reward": artifact.key} if artifact else None,
             external=None if artifact else calls.external,
         )

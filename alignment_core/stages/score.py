@@ -7,13 +7,13 @@ import math
 from typing import Any
 
 from alignment_core.models.logps import Budget
+from alignment_core.stages.ai_rater import SCORES, TEXTS
 from alignment_core.stages.base import Job, Stage
 from alignment_core.stages.fitting import budget_of
 from alignment_core.stages.judging import scores_of_texts
 from alignment_core.stages.opened import External, open_renderer
 from alignment_core.stages.plan import VERSIONS
 
-TEXTS, SCORES = "texts", "scores.jsonl"
 REWARD = "reward"
 
 

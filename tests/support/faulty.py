@@ -242,6 +242,9 @@ class RowsOfOne(Sound):
         for row in run.preferences[run.step :]:
             yield StepBatch([Row(row.id, row.sequences, row.values)])
 
+    def total_steps(self, run: Any) -> int:
+        return len(run.preferences)
+
 
 FAULTS: dict[type[AlignmentOptimizer], tuple[str, str]] = {
     Detached: ("loss", "not a differentiable scalar"),

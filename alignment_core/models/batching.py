@@ -83,7 +83,9 @@ def call_cost(model: PreTrainedModel) -> int:
     return int(1e-3 * operations / (6 * weights))
 
 
-def cached_for_learned(model: PreTrainedModel, *, layers: int, features: float, checkpointing: bool) -> int:
+def cached_for_learned(
+    model: PreTrainedModel, *, layers: int, features: float, trained: int, checkpointing: bool
+) -> int:
     """Tokens that generation may hold in its cache where a micro-batch holds one, and take less memory.
 
     A token that waits for backward keeps at least what every linear layer gives and reads, or with checkpointing each
@@ -93,10 +95,12 @@ def cached_for_learned(model: PreTrainedModel, *, layers: int, features: float, 
         model: tells the widths.
         layers: of the whole model.
         features: outputs of the linear layers of one of them.
+        trained: roles that learn: each has a pass of the micro-batch that waits.
         checkpointing: whether training recomputes.
     """
     width: int = model.config.get_text_config().hidden_size
-    learned = layers * width + 2 * features if checkpointing else 2 * layers * features
+    waiting = max(1, trained) * layers
+    learned = waiting * width + 2 * features if checkpointing else 2 * waiting * features
     return max(1, int(learned / (layers * cache_width(model.config) + features)))
 
 

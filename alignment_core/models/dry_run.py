@@ -248,9 +248,13 @@ class DryRun:
     def cached_for_learned(self, *, checkpointing: bool) -> int:
         """`Roles.cached_for_learned` of the whole model."""
         model, shown = self._models[self._sizes[0]], self._sizes[0]
-        recomputes = checkpointing or not self.architecture.trained
+        trained = self.architecture.trained
         return cached_for_learned(
-            model.model, layers=self.layers, features=model.features / shown, checkpointing=recomputes
+            model.model,
+            layers=self.layers,
+            features=model.features / shown,
+            trained=len(trained),
+            checkpointing=checkpointing or not trained,
         )
 
 

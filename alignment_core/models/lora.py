@@ -1,4 +1,4 @@
-"""Plain LoRA in two products less traffic than peft's own: the update is added by the product that makes it."""
+"""Plain LoRA with less traffic than peft's own: every sum is made by the product that ends it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn.functional import linear
 
 
 def run_plainly(layer: Any) -> None:
-    """Let the layer compute W·x + B·(s·A·x) as one product of small matrices and one that adds to W·x.
+    """Let the layer compute W·x + s·B·(A·x) as products that add to what is there, forward and backward.
 
     peft scales and adds the (tokens, width) update in passes of their own, forward and backward, and under autocast
     keeps a copy of the input in every layer that reads it. What is no plain LoRA of a linear layer (DoRA, a bias in B,
@@ -24,13 +24,65 @@ def run_plainly(layer: Any) -> None:
 
 def _forward(layer: Any, of_peft: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     (name,) = layer.active_adapters
+    base = layer.base_layer
     if layer.disable_adapters or name not in layer.lora_A:
-        return layer.base_layer(x, *args, **kwargs)  # type: ignore[no-any-return]
-    down, up = layer.lora_A[name], layer.lora_B[name]
+        return base(x, *args, **kwargs)  # type: ignore[no-any-return]
+    down, up, scale = layer.lora_A[name], layer.lora_B[name], layer.scaling[name]
     cast = torch.is_autocast_enabled(x.device.type)
     if name in layer.lora_variant or up.bias is not None or not (cast or x.dtype == down.weight.dtype):
         return of_peft(layer, x, *args, **kwargs)
-    result = layer.base_layer(x, *args, **kwargs)
-    low = linear(layer.lora_dropout[name](x), down.weight) * layer.scaling[name]
-    added = torch.addmm(result.flatten(0, -2), low.flatten(0, -2), up.weight.t())
+    drop = layer.lora_dropout[name]
+    if type(base) is nn.Linear and not any(p.requires_grad for p in base.parameters()):
+        x = x.to(base.weight.dtype)
+        dropped = drop(x)
+        seen = None if dropped is x else dropped
+        return _Lora.apply(x, seen, base.weight, base.bias, down.weight, up.weight, scale)  # type: ignore[no-any-return, no-untyped-call]
+    result = base(x, *args, **kwargs)
+    low = linear(drop(x), down.weight)
+    added = torch.addmm(result.flatten(0, -2), low.flatten(0, -2), up.weight.t(), alpha=scale)
     return added.view(result.shape).to(result.dtype)
+
+
+class _Lora(torch.autograd.Function):
+    """W·x + b + s·B·A·d with W frozen, in W's dtype; the update and its gradient are added where they arise."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        dropped: Tensor | None,
+        weight: Tensor,
+        bias: Tensor | None,
+        down: Tensor,
+        up: Tensor,
+        scale: float,
+    ) -> Tensor:
+        """d is x unless some of it was dropped."""
+        seen = (x if dropped is None else dropped).flatten(0, -2)
+        down, up = down.to(weight.dtype), up.to(weight.dtype)
+        low = seen @ down.t()
+        result = linear(x.flatten(0, -2), weight, bias)
+        result.addmm_(low, up.t(), alpha=scale)
+        ctx.save_for_backward(seen, low, weight, down, up)
+        ctx.scale, ctx.shape, ctx.drops = scale, x.shape, dropped is not None
+        return result.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of x, d, A and B; the last two in float32, as their weights are."""
+        seen, low, weight, down, up = ctx.saved_tensors
+        above = gradients[0].flatten(0, -2)
+        of_low = (above @ up).mul_(ctx.scale)
+        of_x = of_dropped = of_down = of_up = None
+        if ctx.needs_input_grad[4]:
+            of_down = (of_low.t() @ seen).float()
+        if ctx.needs_input_grad[5]:
+            of_up = (above.t() @ low).float().mul_(ctx.scale)
+        if ctx.needs_input_grad[0]:
+            of_x = above @ weight
+            if ctx.drops:
+                of_dropped = (of_low @ down).view(ctx.shape)
+            else:
+                of_x.addmm_(of_low, down)
+            of_x = of_x.view(ctx.shape)
+        return of_x, of_dropped, None, None, of_down, of_up, None

@@ -238,8 +238,13 @@ class Roles:
     def cached_for_learned(self) -> int:
         """Tokens that a generated batch may hold for each of a micro-batch, which recomputes where nothing learns."""
         layers = self.model.config.get_text_config().num_hidden_layers
-        recomputes = self.checkpointing or not self.trained
-        return cached_for_learned(self.model, layers=layers, features=self.features / layers, checkpointing=recomputes)
+        return cached_for_learned(
+            self.model,
+            layers=layers,
+            features=self.features / layers,
+            trained=len(self.trained),
+            checkpointing=self.checkpointing or not self.trained,
+        )
 
     def autocast(self) -> torch.autocast:
         """bf16 arithmetic where the base is bf16 (`load.base_dtype`), with the adapters' weights in float32."""

@@ -92,6 +92,7 @@ def test_full_logits_are_counted_where_there_is_no_way_around_them(tmp_path: Pat
     assert whole.training([PASS], checkpointing=False) - chunked.training([PASS], checkpointing=False) > 0.5 * logits
 
 
+@pytest.mark.parametrize("trained", [["policy"], ["policy", "value"]], ids=["one role", "two roles"])
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
 @pytest.mark.parametrize(
     ("name", "shape"),
@@ -103,14 +104,15 @@ def test_full_logits_are_counted_where_there_is_no_way_around_them(tmp_path: Pat
     ],
 )
 def test_sampling_takes_less_than_learning(
-    tmp_path: Path, name: str, shape: dict[str, int], checkpointing: bool
+    tmp_path: Path, name: str, shape: dict[str, int], checkpointing: bool, trained: list[str]
 ) -> None:
     """A batch that fills what the cache may hold, beside a micro-batch that fills the budget; real tensors."""
     roles = open_roles(save_model(name, tmp_path, **shape))
-    roles.add_new("policy", LORA, 0)
-    roles.train_only(["policy"])
+    for role in trained:
+        roles.add_new(role, LORA, 0)
+    roles.train_only(trained)
     roles.checkpoint_layers(checkpointing)
-    dry, budget, prompt, new = plan(roles), 192, 20, 12
+    dry, budget, prompt, new = plan(roles, trained=tuple(trained)), 192, 20, 12
     assert dry.cached_for_learned(checkpointing=checkpointing) == roles.cached_for_learned()
     rows = budget * roles.cached_for_learned() // (prompt + new)
     prompts = [TokenSequence((i, *(7,) * (prompt - 1)), prompt) for i in range(rows)]
@@ -122,5 +124,7 @@ def test_sampling_takes_less_than_learning(
         )  # fmt: skip
     with roles.training(), Counted(own) as learned:
         sequences = [TokenSequence((*p.ids, *(7,) * new), prompt) for p in prompts[: budget // (prompt + new)]]
-        LanguageModel(roles, "policy", 0, Budget(budget)).logps(sequences).sum().backward()
+        torch.stack(
+            [LanguageModel(roles, r, 0, Budget(budget)).logps(sequences).sum() for r in trained]
+        ).sum().backward()
     assert sampled.peak < learned.peak

@@ -40,10 +40,11 @@ def learned(roles: Roles) -> list[Tensor]:
     return found
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2"])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("name", ["llama", "qwen2", "gpt2"])
 @pytest.mark.parametrize("load_in", ["fp32", "bf16", "nf4", "int8"])
-def test_values_and_gradients_are_those_of_peft(tmp_path: Path, name: str, load_in: LoadIn) -> None:
-    roles = opened(save_model(name, tmp_path), load_in)
+def test_values_and_gradients_are_those_of_peft(tmp_path: Path, name: str, load_in: LoadIn, dropout: float) -> None:
+    roles = opened(save_model(name, tmp_path), load_in, PLAIN.model_copy(update={"dropout": dropout}))
     ours = learned(roles)
     peft_alone(roles)
     theirs = learned(roles)
@@ -79,3 +80,14 @@ def test_layers_that_read_the_same_input_keep_it_once(tmp_path: Path) -> None:
     ours = kept()
     peft_alone(roles)
     assert ours < 0.93 * kept()
+
+
+def test_base_that_learns_too_gets_its_gradient(tiny_model: Path) -> None:
+    roles = opened(tiny_model)
+    roles.train_only(["policy"], base=True)
+    ours = learned(roles)
+    peft_alone(roles)
+    theirs = learned(roles)
+    assert len(ours) == len(theirs) > 20
+    for one, other in zip(ours, theirs, strict=True):
+        assert float((one - other).norm()) <= 1e-5 * float(other.norm())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,6 +83,19 @@ def _matmul_float32(left: Tensor, right: Tensor, out: Tensor | None = None) -> T
     return torch.mm(left.float(), right.float(), out=out)
 
 
+@contextmanager
+def _multiplied_as_bf16(on: bool) -> Iterator[None]:
+    """Let a CPU multiply float32 as bf16 and sum in float32: exact for what came from bf16, and up to three times as fast."""
+    setting = torch.backends.mkldnn.matmul
+    before = setting.fp32_precision
+    if on:
+        setting.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        setting.fp32_precision = before
+
+
 def head_logits(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, shape: HeadShape, out: Tensor | None = None
 ) -> Tensor:
@@ -120,7 +135,8 @@ class _Fused(torch.autograd.Function):
         space = [None if weight.is_cuda else logps.new_empty(parts[0].stop, vocabulary) for _ in range(2)]
         for part in parts:
             first, second = (whole if whole is None else whole[: part.stop - part.start] for whole in space)
-            logits = head_logits(hidden[part], wide, bias, shape, out=first)
+            with _multiplied_as_bf16(hidden.dtype == weight.dtype == torch.bfloat16 and not weight.is_cuda):
+                logits = head_logits(hidden[part], wide, bias, shape, out=first)
             logps[part], entropy[part], probabilities = _read(logits, targets[part], out=second)
             if gradient is not None:
                 d_logits = _d_logits(probabilities, logits, targets[part], shape)

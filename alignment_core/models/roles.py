@@ -54,6 +54,8 @@ class Roles:
         self.device = model.device
         self.packs = packs(model, self.body)
         finish_only_what_is_read(model, self.body)
+        if self.head is not None:
+            self.head.register_forward_pre_hook(_in_one_block)
         self.call_cost = call_cost(model)
         self.features = linear_features(model)
         self.heads = nn.ModuleDict()
@@ -255,3 +257,8 @@ class Roles:
         if not self._with_adapter[role]:
             raise ValueError(f"role {role!r} has no adapter to save")
         self._adapters.save(role, folder, self.head_of(role).weight if role in self.heads else None)
+
+
+def _in_one_block(_: nn.Module, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Each row's last state is a slice with gaps, for which a CPU copies a bf16 head once per row."""
+    return tuple(state.contiguous() for state in states)

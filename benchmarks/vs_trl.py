@@ -31,6 +31,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from alignment_core.stages.process import FRUGAL
+
 HERE = Path(__file__).parent
 SIDES, RESULTS = HERE / "against_trl", HERE / "results"
 ROWS = 64
@@ -129,6 +131,8 @@ class Side:
             "HF_HUB_OFFLINE": "1",
             "TRL_EXPERIMENTAL_SILENCE": "1",
         }
+        if name == "ours":  # as `align` starts its stages
+            self.environment = FRUGAL | self.environment
         if name == "trl-ppo":
             self.environment["PYTHONPATH"] = str(arguments.trl_ppo.resolve())
         self.process: subprocess.Popen[str] | None = None

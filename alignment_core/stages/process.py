@@ -28,8 +28,9 @@ FRUGAL = {
     # would otherwise be kept for small objects, and a hole then not hold the next tensor of the size that left it.
     "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0",
     # oneDNN keeps a program and its memory for each shape of a bf16 product, 1024 of them; micro-batches have as many.
-    "LRU_CACHE_CAPACITY": "32",
-    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32",
+    # With half as many as here a PPO update writes a third of its time's programs anew.
+    "LRU_CACHE_CAPACITY": "64",
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
 }
 """Environment of a stage's process, unless the user's own says otherwise."""
 LOG_BYTES = 8192

@@ -296,3 +296,15 @@ def test_a_policy_that_learns_is_sampled_in_larger_batches(tmp_path: Path) -> No
     roles.checkpoint_layers(True)
     assert roles.cached_for_learned() == few
     hook.remove()
+
+
+def test_bf16_head_is_not_copied_for_each_row(tmp_path: Path) -> None:
+    """A row's last state is a slice with gaps: torch's product on a CPU then takes the head once per row."""
+    roles = open_roles(save_model("llama", tmp_path), "bf16")
+    roles.add_new("policy", LORA, 0)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True) as profile:
+        sample(roles, prompts(5), Sampling(3))
+    copied = [event.input_shapes[0] for event in profile.events() if event.name == "aten::copy_"]
+    vocabulary = roles.model.config.vocab_size
+    assert copied
+    assert [shape for shape in copied if vocabulary in shape and len(shape) == 3 and shape[0] == 5] == []

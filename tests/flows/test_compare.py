@@ -115,6 +115,7 @@ def test_pages_hold_everything_and_ask_nobody(comparison: Comparison, tmp_path: 
     assert "<script>" not in page, "an answer is text, not markup"
     assert "Dpo 0 &lt;script&gt;" in page
     assert "ppo failed:" in page
+    assert 'name: "dpo", beta: 0.1' in page
     told = json.loads((tmp_path / "report" / "report.json").read_text())
     assert [model["model"] for model in told["models"]] == ["sft", "dpo", "ppo"]
     text = markdown(comparison)

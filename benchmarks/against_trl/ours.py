@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -137,7 +138,8 @@ def open_run(folder: Path, task: str, dtype: str, micro: int, rows: Rows) -> tup
     cached = {}
     if task.endswith("-cached"):
         found = [s for r in (*rows.preferences, *rows.feedback) for s in r.sequences.values()]
-        cached = {sequence.digest(): -1000.0 for sequence in found}
+        # As a model that knows nothing: of any other size, log-sigmoid's gradient would not be a number of usual size.
+        cached = {s.digest(): -math.log(roles.model.config.vocab_size) * (len(s.ids) - s.start) for s in found}
     run = Run(roles, rows, vocabulary, Budget(micro), 0, Timed(meter), cached)
     return run, meter
 

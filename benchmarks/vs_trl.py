@@ -31,7 +31,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from alignment_core.stages.process import FRUGAL
+from alignment_core.stages.process import ENVIRONMENT
 
 HERE = Path(__file__).parent
 SIDES, RESULTS = HERE / "against_trl", HERE / "results"
@@ -132,7 +132,7 @@ class Side:
             "TRL_EXPERIMENTAL_SILENCE": "1",
         }
         if name == "ours":  # as `align` starts its stages
-            self.environment = FRUGAL | self.environment
+            self.environment = ENVIRONMENT | self.environment
         if name == "trl-ppo":
             self.environment["PYTHONPATH"] = str(arguments.trl_ppo.resolve())
         self.process: subprocess.Popen[str] | None = None

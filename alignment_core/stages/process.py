@@ -23,7 +23,7 @@ STOP_SECONDS = 20
 """Time that a stage has from SIGTERM to the end of its checkpoint."""
 POLL_SECONDS = 0.5
 LOG_LINES = 25
-FRUGAL = {
+ENVIRONMENT = {
     # glibc joins every free block with its neighbours at once. The slivers that aligned tensors leave between them
     # would otherwise be kept for small objects, and a hole then not hold the next tensor of the size that left it.
     "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0",
@@ -31,6 +31,10 @@ FRUGAL = {
     # With half as many as here a PPO update writes a third of its time's programs anew.
     "LRU_CACHE_CAPACITY": "64",
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
+    # Threads that wait for each other spin 300,000 times first, which keeps them from running where something else has
+    # a core as well: a tiny model that trains in 20 s on two free cores needs 17 minutes beside one busy process.
+    # With this it takes 22 s in both cases.
+    "GOMP_SPINCOUNT": "2000",
 }
 """Environment of a stage's process, unless the user's own says otherwise."""
 LOG_BYTES = 8192
@@ -68,7 +72,7 @@ def _child(call: StageCall, log: IO[bytes]) -> Iterator[tuple[subprocess.Popen[b
                 stdout=log,
                 stderr=log,
                 pass_fds=(writing,),
-                env=FRUGAL | dict(os.environ),
+                env=ENVIRONMENT | dict(os.environ),
             )
         finally:
             os.close(writing)

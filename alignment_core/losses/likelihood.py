@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,12 +84,12 @@ def _matmul_float32(left: Tensor, right: Tensor, out: Tensor | None = None) -> T
 
 
 @contextmanager
-def _multiplied_as_bf16(on: bool) -> Iterator[None]:
+def _multiplied_as_bf16() -> Iterator[None]:
     """Let a CPU multiply float32 as bf16 and sum in float32: exact for what came from bf16, and three times as fast."""
+    # torch replaces this module by an object when it is imported, which type checkers do not see.
     setting: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = setting.fp32_precision
-    if on:
-        setting.fp32_precision = "bf16"
+    setting.fp32_precision = "bf16"
     try:
         yield
     finally:
@@ -133,9 +133,10 @@ class _Fused(torch.autograd.Function):
         # Once for all chunks: a CPU has no product of bf16 into float32, and is slow to give out fresh memory.
         wide = weight if weight.is_cuda else weight.float()
         space = [None if weight.is_cuda else logps.new_empty(parts[0].stop, vocabulary) for _ in range(2)]
+        from_bf16 = hidden.dtype == weight.dtype == torch.bfloat16 and not weight.is_cuda
         for part in parts:
             first, second = (whole if whole is None else whole[: part.stop - part.start] for whole in space)
-            with _multiplied_as_bf16(hidden.dtype == weight.dtype == torch.bfloat16 and not weight.is_cuda):
+            with _multiplied_as_bf16() if from_bf16 else nullcontext():
                 logits = head_logits(hidden[part], wide, bias, shape, out=first)
             logps[part], entropy[part], probabilities = _read(logits, targets[part], out=second)
             if gradient is not None:

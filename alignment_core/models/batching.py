@@ -96,11 +96,11 @@ def cached_for_learned(
         layers: of the whole model.
         features: outputs of the linear layers of one of them.
         trained: roles that learn: each has a pass of the micro-batch that waits.
-        checkpointing: whether training recomputes.
+        checkpointing: whether training recomputes; where nothing learns, no more is kept than if it did.
     """
     width: int = model.config.get_text_config().hidden_size
     waiting = max(1, trained) * layers
-    learned = waiting * width + 2 * features if checkpointing else 2 * waiting * features
+    learned = waiting * width + 2 * features if checkpointing or not trained else 2 * waiting * features
     return max(1, int(learned / (layers * cache_width(model.config) + features)))
 
 

@@ -248,13 +248,12 @@ class DryRun:
     def cached_for_learned(self, *, checkpointing: bool) -> int:
         """`Roles.cached_for_learned` of the whole model."""
         model, shown = self._models[self._sizes[0]], self._sizes[0]
-        trained = self.architecture.trained
         return cached_for_learned(
             model.model,
             layers=self.layers,
             features=model.features / shown,
-            trained=len(trained),
-            checkpointing=checkpointing or not trained,
+            trained=len(self.architecture.trained),
+            checkpointing=checkpointing,
         )
 
 

@@ -32,11 +32,12 @@ def _forward(layer: Any, of_peft: Callable[..., Tensor], x: Tensor, *args: Any, 
     if name in layer.lora_variant or up.bias is not None or not (cast or x.dtype == down.weight.dtype):
         return of_peft(layer, x, *args, **kwargs)
     drop = layer.lora_dropout[name]
-    if type(base) is nn.Linear and not any(p.requires_grad for p in base.parameters()):
+    if type(base) is nn.Linear and not any(p is not None and p.requires_grad for p in (base.weight, base.bias)):
         x = x.to(base.weight.dtype)
         dropped = drop(x)
         seen = None if dropped is x else dropped
-        return _Lora.apply(x, seen, base.weight, base.bias, down.weight, up.weight, scale)  # type: ignore[no-any-return, no-untyped-call]
+        found: Tensor = _Lora.apply(x, seen, base.weight, base.bias, down.weight, up.weight, scale)  # type: ignore[no-untyped-call]
+        return found
     result = base(x, *args, **kwargs)
     low = linear(drop(x), down.weight)
     added = torch.addmm(result.flatten(0, -2), low.flatten(0, -2), up.weight.t(), alpha=scale)

@@ -238,14 +238,14 @@ class Roles:
         return (packed_by_budget if self.packs else by_budget)(items, budget, sequences_of)
 
     def cached_for_learned(self) -> int:
-        """Tokens that a generated batch may hold for each of a micro-batch, which recomputes where nothing learns."""
+        """Tokens that a generated batch may hold for each of a micro-batch."""
         layers = self.model.config.get_text_config().num_hidden_layers
         return cached_for_learned(
             self.model,
             layers=layers,
             features=self.features / layers,
             trained=len(self.trained),
-            checkpointing=self.checkpointing or not self.trained,
+            checkpointing=self.checkpointing,
         )
 
     def autocast(self) -> torch.autocast:

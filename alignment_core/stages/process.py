@@ -28,7 +28,7 @@ ENVIRONMENT = {
     # would otherwise be kept for small objects, and a hole then not hold the next tensor of the size that left it.
     "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0",
     # oneDNN keeps a program and its memory for each shape of a bf16 product, 1024 of them; micro-batches have as many.
-    # With half as many as here a PPO update writes a third of its time's programs anew.
+    # With half as many as here a PPO update takes a third longer, for it writes most of them anew.
     "LRU_CACHE_CAPACITY": "64",
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
     # Threads that wait for each other spin 300,000 times first, which keeps them from running where something else has

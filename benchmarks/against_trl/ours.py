@@ -138,7 +138,7 @@ def open_run(folder: Path, task: str, dtype: str, micro: int, rows: Rows) -> tup
     cached = {}
     if task.endswith("-cached"):
         found = [s for r in (*rows.preferences, *rows.feedback) for s in r.sequences.values()]
-        # As a model that knows nothing: of any other size, log-sigmoid's gradient would not be a number of usual size.
+        # Those of a model that knows nothing: far from the policy's own, log-sigmoid's gradient is denormal, and slow.
         cached = {s.digest(): -math.log(roles.model.config.vocab_size) * (len(s.ids) - s.start) for s in found}
     run = Run(roles, rows, vocabulary, Budget(micro), 0, Timed(meter), cached)
     return run, meter

@@ -124,7 +124,6 @@ def test_sampling_takes_less_than_learning(
         )  # fmt: skip
     with roles.training(), Counted(own) as learned:
         sequences = [TokenSequence((*p.ids, *(7,) * new), prompt) for p in prompts[: budget // (prompt + new)]]
-        torch.stack(
-            [LanguageModel(roles, r, 0, Budget(budget)).logps(sequences).sum() for r in trained]
-        ).sum().backward()
+        waiting = [LanguageModel(roles, role, 0, Budget(budget)).logps(sequences).sum() for role in trained]
+        torch.stack(waiting).sum().backward()
     assert sampled.peak < learned.peak

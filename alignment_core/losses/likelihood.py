@@ -13,6 +13,10 @@ from torch.utils.checkpoint import checkpoint
 
 CHUNK_ELEMENTS = 2**24
 """Logits that exist at one time: 64 MiB in float32. A chunk of few tokens would read the head's weights for little."""
+CHUNK_TOKENS = 192
+"""Tokens of a chunk on a CPU: for more of them each pass takes fresh memory, which costs a fault a page."""
+WEIGHED_TOGETHER = 8
+"""Tokens whose probabilities and logits are multiplied at one time: the products stay in a cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +75,10 @@ def token_logps_of(logits: Tensor, targets: Tensor, temperature: float) -> tuple
     return logps, entropy.detach()
 
 
-def _chunks(tokens: int, vocabulary: int) -> list[slice]:
-    size = max(1, CHUNK_ELEMENTS // vocabulary)
+def _chunks(hidden: Tensor, vocabulary: int) -> list[slice]:
+    tokens, size = len(hidden), max(1, CHUNK_ELEMENTS // vocabulary)
+    if not hidden.is_cuda:
+        size = min(size, CHUNK_TOKENS)
     return [slice(start, min(start + size, tokens)) for start in range(0, max(tokens, 1), size)]
 
 
@@ -116,8 +122,13 @@ def _read(logits: Tensor, targets: Tensor, out: Tensor | None = None) -> tuple[T
     # log Σ exp from the likeliest token: exp and sum are in the softmax already.
     log_z = logits.amax(dim=-1) - probabilities.amax(dim=-1).log()
     picked = logits.gather(1, targets.unsqueeze(1)).squeeze(1)
-    entropy = log_z - torch.linalg.vecdot(probabilities, logits)
+    entropy = log_z - _mean(logits, probabilities)
     return picked - log_z, entropy, probabilities
+
+
+def _mean(logits: Tensor, probabilities: Tensor) -> Tensor:
+    few = zip(*(torch.split(whole, WEIGHED_TOGETHER) for whole in (probabilities, logits)), strict=True)
+    return torch.cat([torch.linalg.vecdot(*pair) for pair in few])
 
 
 class _Fused(torch.autograd.Function):
@@ -125,11 +136,11 @@ class _Fused(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None, shape: HeadShape
     ) -> tuple[Tensor, Tensor]:
-        tokens, vocabulary = hidden.shape[0], weight.shape[0]
-        logps = hidden.new_empty(tokens, dtype=torch.float32)
+        vocabulary = weight.shape[0]
+        logps = hidden.new_empty(len(hidden), dtype=torch.float32)
         entropy = torch.empty_like(logps)
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        parts = _chunks(tokens, vocabulary)
+        parts = _chunks(hidden, vocabulary)
         # Once for all chunks: a CPU has no product of bf16 into float32, and is slow to give out fresh memory.
         wide = weight if weight.is_cuda else weight.float()
         space = [None if weight.is_cuda else logps.new_empty(parts[0].stop, vocabulary) for _ in range(2)]
@@ -179,6 +190,6 @@ def _recomputed(
 
     parts = [
         checkpoint(chunk, hidden[part], targets[part], use_reentrant=False, preserve_rng_state=False)
-        for part in _chunks(hidden.shape[0], weight.shape[0])
+        for part in _chunks(hidden, weight.shape[0])
     ]
     return torch.cat([logps for logps, _ in parts]), torch.cat([entropy for _, entropy in parts])

@@ -18,6 +18,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from alignment_core.config import LoraConfig
 from alignment_core.models.adapters import Adapters
 from alignment_core.models.batching import by_budget, cached_for_learned, call_cost, linear_features
+from alignment_core.models.fused import fuse
 from alignment_core.models.last_layer import finish_only_what_is_read
 from alignment_core.models.load import body_of, separable, takes_left_padding
 from alignment_core.models.packing import (
@@ -49,6 +50,7 @@ class Roles:
         """
         self.model = model
         self.body, self.head = body_of(model), model.get_output_embeddings()
+        fuse(model)
         self.separable = separable(model)
         self.takes_left_padding = takes_left_padding(model)
         self.device = model.device

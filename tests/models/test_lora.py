@@ -49,7 +49,7 @@ def test_values_and_gradients_are_those_of_peft(tmp_path: Path, name: str, load_
     peft_alone(roles)
     theirs = learned(roles)
     assert len(ours) == len(theirs) > 4
-    tolerance = 1e-5 if roles.model.dtype == torch.float32 else 0.05
+    tolerance = 1e-5 if roles.model.dtype == torch.float32 else 0.08
     for one, other in zip(ours, theirs, strict=True):
         assert float((one - other).norm()) <= tolerance * float(other.norm())
 

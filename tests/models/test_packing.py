@@ -15,7 +15,7 @@ from torch import Tensor
 from alignment_core.config import LoraConfig
 from alignment_core.models.load import load_base
 from alignment_core.models.logps import Budget, LanguageModel, ScalarModel
-from alignment_core.models.packing import LEAST_SHARED, families, packed, packed_by_budget
+from alignment_core.models.packing import LEAST_SHARED, _attend, families, packed, packed_by_budget
 from alignment_core.models.roles import Roles
 from alignment_core.plugin_api import TokenSequence
 
@@ -75,6 +75,24 @@ def test_packed_rows_give_what_padded_batches_give(name: str, checkpointing: boo
     for one, theirs in ((ours, results(roles, sequences, 10_000)), (in_parts, ours)):
         for a, b in zip(one, theirs, strict=True):
             torch.testing.assert_close(a, b, rtol=2e-4, atol=2e-4 * max(1.0, float(b.abs().max())))
+
+
+@pytest.mark.parametrize("window", [None, 5, 40])
+@pytest.mark.parametrize("before", [0, 17])
+@pytest.mark.parametrize("length", [1, 31, 32, 45])
+def test_lengths_that_bf16_fills_up_change_nothing(length: int, before: int, window: int | None) -> None:
+    """On a CPU attention in bf16 runs in multiples of 32 tokens, in float32 it does not; on the same numbers."""
+    generator = torch.Generator().manual_seed(0)
+    given = [torch.randn(1, 2, n, 8, generator=generator) for n in (length, before + length, before + length)]
+    above = torch.randn(1, 2, length, 8, generator=generator)
+    results = []
+    for dtype in (torch.bfloat16, torch.float32):
+        leaves = [tensor.bfloat16().to(dtype).requires_grad_() for tensor in given]
+        found = _attend(*leaves, scale=None, window=window)
+        assert found.shape == above.shape
+        results.append([found.detach(), *torch.autograd.grad(found, leaves, above.bfloat16().to(dtype))])
+    for narrow, wide in zip(*results, strict=True):
+        assert float((narrow - wide).norm()) <= 0.02 * float(wide.norm())
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 ROTATION = "apply_rotary_pos_emb"
 """What transformers calls the function in each architecture's file."""
@@ -24,11 +23,16 @@ CLOSE = 1e-5
 """Two orders of the same float32 sums; another formula is off by much more."""
 
 
-def fuse(model: PreTrainedModel) -> None:
+def fuse(model: nn.Module) -> None:
     """Let the model's norms and rotations run as ours where they compute the same.
 
     A rotation is a function of its architecture's file, replaced there: every model of that architecture gets it.
     """
+    with torch.device("cpu"):  # where it is tried, whatever device the model is being made on
+        _fuse(model)
+
+
+def _fuse(model: nn.Module) -> None:
     for module in model.modules():
         epsilon = getattr(module, "variance_epsilon", getattr(module, "eps", None))
         if isinstance(epsilon, float) and _is_rms_norm(module, epsilon):

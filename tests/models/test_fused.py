@@ -10,7 +10,9 @@ import torch
 from architectures import ARCHITECTURES, save_model
 from engine import LORA, disturb, language, open_roles, sequences
 from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.llama import modeling_llama
+from transformers.models.qwen3 import modeling_qwen3
 
 from alignment_core.config import LoadIn
 from alignment_core.models import roles as of_roles
@@ -83,6 +85,15 @@ def test_the_models_rotation_is_ours_and_only_once(tmp_path: Path) -> None:
     roles = open_roles(save_model("llama", tmp_path))
     fuse(roles.model)
     assert modeling_llama.apply_rotary_pos_emb == _Rotation(theirs)
+
+
+def test_a_model_without_weights_is_judged_as_one_with_them(tmp_path: Path) -> None:
+    config = AutoConfig.from_pretrained(save_model("qwen3", tmp_path))
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+        fuse(model)
+    assert all("forward" in vars(module) for module in norms(model))
+    assert isinstance(modeling_qwen3.apply_rotary_pos_emb, _Rotation)
 
 
 def test_another_rotation_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,97 @@
+"""A layer's norm, rotation and packed attention with and without what we do to them: ms of a forward and backward pass.
+
+OMP_NUM_THREADS=1 LRU_CACHE_CAPACITY=64 ONEDNN_PRIMITIVE_CACHE_CAPACITY=64 python benchmarks/layers.py
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.llama import modeling_llama
+
+from alignment_core.models import packing
+from alignment_core.models.fused import fuse
+from alignment_core.models.packing import Arrangement, Piece, arranged
+
+TOKENS, WIDTH, HEADS, ROWS, REPEATS = 900, 512, 8, 8, 25
+SHORTEST, LONGEST = 84, 264
+"""Tokens of a piece of a packed row."""
+
+
+def main() -> None:
+    torch.manual_seed(0)
+    for dtype in (torch.float32, torch.bfloat16):
+        theirs = modeling_llama.apply_rotary_pos_emb
+        before = norm_and_rotation(dtype, fused=False)
+        for name, one, other in zip(("norm", "rotation"), before, norm_and_rotation(dtype, fused=True), strict=True):
+            print(f"{name}, {dtype}: {one:.2f} ms, ours {other:.2f} ms")
+        modeling_llama.apply_rotary_pos_emb = theirs
+    rows = [layout(random.Random(seed)) for seed in range(ROWS)]
+    for multiple in (1, packing.ROUND):
+        packing.ROUND = multiple
+        print(f"attention, torch.bfloat16, multiples of {multiple}: {attention(rows):.2f} ms a piece")
+
+
+def norm_and_rotation(dtype: torch.dtype, *, fused: bool) -> tuple[float, float]:
+    """Of as many tokens as a micro-batch of PPO has."""
+    norm = modeling_llama.LlamaRMSNorm(WIDTH).to(dtype).requires_grad_(False)
+    if fused:
+        fuse(norm)
+    states, (query, key, _) = leaf(dtype, 1, TOKENS, WIDTH), heads(dtype, TOKENS)
+    cos, sin = (torch.randn(1, TOKENS, WIDTH // HEADS).to(dtype) for _ in range(2))
+    rotate = modeling_llama.apply_rotary_pos_emb
+    return (
+        milliseconds(lambda: [norm(states)], [states]),
+        milliseconds(lambda: rotate(query, key, cos, sin), [query, key]),
+    )
+
+
+def attention(rows: Sequence[tuple[Piece, ...]]) -> float:
+    """Of rows that are packed one after the other, each piece of another length, as in training."""
+    given = [heads(torch.bfloat16, row[-1].stop) for row in rows]
+
+    def forward() -> list[Tensor]:
+        found = []
+        for row, (query, key, value) in zip(rows, given, strict=True):
+            with arranged(Arrangement(torch.empty(0), [], layout=row)):
+                found.append(ALL_ATTENTION_FUNCTIONS[packing.IMPLEMENTATION](None, query, key, value, None)[0])
+        return found
+
+    return milliseconds(forward, [tensor for one in given for tensor in one]) / sum(map(len, rows))
+
+
+def layout(source: random.Random) -> tuple[Piece, ...]:
+    pieces = [Piece(0, source.randint(SHORTEST, LONGEST))]
+    while pieces[-1].stop < TOKENS:
+        pieces.append(Piece(pieces[-1].stop, pieces[-1].stop + source.randint(SHORTEST, LONGEST)))
+    return tuple(pieces)
+
+
+def leaf(dtype: torch.dtype, *shape: int) -> Tensor:
+    return torch.randn(shape).to(dtype).requires_grad_()
+
+
+def heads(dtype: torch.dtype, tokens: int) -> list[Tensor]:
+    """Query, key and value as a projection leaves them: (1, heads, tokens, width), a token's heads together."""
+    return [leaf(dtype, 1, tokens, HEADS, WIDTH // HEADS).transpose(1, 2).detach().requires_grad_() for _ in range(3)]
+
+
+def milliseconds(forward: Callable[[], Sequence[Tensor]], inputs: Sequence[Tensor]) -> float:
+    """Median CPU time of a forward and backward pass."""
+    times = []
+    for _ in range(REPEATS + 2):
+        began = time.process_time()
+        found = forward()
+        torch.autograd.grad(found, inputs, [torch.ones_like(one) for one in found])
+        times.append(time.process_time() - began)
+    return 1000 * statistics.median(times[2:])
+
+
+if __name__ == "__main__":
+    main()

@@ -16,7 +16,7 @@ CHUNK_ELEMENTS = 2**24
 CHUNK_TOKENS = 192
 """Tokens of a chunk on a CPU: for more of them each pass takes fresh memory, which costs a fault a page."""
 WEIGHED_TOGETHER = 8
-"""Tokens whose probabilities and logits are multiplied at one time: the products stay in a cache."""
+"""Tokens whose probabilities and logits a CPU multiplies at one time: the products stay in a cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +127,9 @@ def _read(logits: Tensor, targets: Tensor, out: Tensor | None = None) -> tuple[T
 
 
 def _mean(logits: Tensor, probabilities: Tensor) -> Tensor:
-    few = zip(*(torch.split(whole, WEIGHED_TOGETHER) for whole in (probabilities, logits)), strict=True)
-    return torch.cat([torch.linalg.vecdot(*pair) for pair in few])
+    together = max(1, len(logits)) if logits.is_cuda else WEIGHED_TOGETHER
+    pairs = zip(*(torch.split(whole, together) for whole in (probabilities, logits)), strict=True)
+    return torch.cat([torch.linalg.vecdot(*pair) for pair in pairs])
 
 
 class _Fused(torch.autograd.Function):

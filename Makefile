@@ -1,11 +1,15 @@
-# Needs Python >= 3.11 and make. Everything is installed into .venv, once; a change of pyproject.toml or constraints.txt installs again.
+# Needs Python >= 3.11 and make. Packages are installed into .venv, and again when pyproject.toml or constraints.txt changes.
 #
-#   make demo      the whole pipeline on a small world of its own, on the CPU, in minutes
-#   make test      lint, types, layers and the default tests
-#   make verify    every tier of tests: hours
+#   make demo           the complete pipeline in a small synthetic world, on the CPU, in minutes
+#   make test           lint, types, import layers and the default tests
+#   make test-ci        the tests that also have to pass before a change lands
+#   make verify         every tier of tests: hours
+#   make docs           the documentation site, into site/; fails on a broken link
+#   make reference      the generated pages of the reference
+#   make constraints    constraints.txt for new dependencies; with UPGRADE=1 for new versions of all
 #
 # Another interpreter: make PYTHON=python3.12 demo. Arguments for pytest: make test PYTEST="-k dpo".
-# Tests run in two processes; another number: make test WORKERS=4.
+# Tests run in two processes; to change that: make test WORKERS=4.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -15,7 +19,9 @@ BIN := $(VENV)/bin
 # Sums over several threads differ from run to run, and the tests compare exactly: one thread each, several processes.
 RUN_TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(PYTEST)
 
-.PHONY: demo test test-ci verify lint clean
+UPGRADE ?=
+
+.PHONY: demo test test-ci verify lint docs reference constraints clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -27,7 +33,7 @@ test: lint
 test-ci: $(VENV)/.installed-test
 	$(RUN_TESTS) -m ci
 
-verify: test $(VENV)/.installed-peer $(VENV)/trl-1.12
+verify: test $(VENV)/.installed-peer $(VENV)/trl-1.12 $(VENV)/axolotl-0.19
 	$(RUN_TESTS) -m "ci or slow or peer or gpu"
 
 lint: $(VENV)/.installed-test
@@ -36,8 +42,24 @@ lint: $(VENV)/.installed-test
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --site-dir site
+
+reference: $(VENV)/.installed
+	$(BIN)/python docs/tools/reference.py
+
+# uv keeps the versions that the output file has. The CUDA libraries of torch are left out: which build of torch is
+# installed, and what it needs, is pip's choice.
+constraints: $(VENV)/.installed-dev
+	cp constraints.txt constraints.lock
+	$(BIN)/uv pip compile pyproject.toml --all-extras --python-version 3.11 --quiet --no-header --no-annotate \
+		--no-emit-package alignment-flows $(if $(UPGRADE),--upgrade) --output-file constraints.lock
+	echo '# The versions that the tests pass with. Made by `make constraints`; bounds are in pyproject.toml.' > constraints.txt
+	grep --invert-match --extended-regexp '^(nvidia-|cuda-|triton|#)' constraints.lock >> constraints.txt
+	rm constraints.lock
+
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -53,6 +75,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 # The last TRL with a PPO trainer, beside the one that the other peer tests import: only its source is read.
 $(VENV)/trl-1.12: | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $@ trl==1.12.0
+
+# Only its chat templates are read.
+$(VENV)/axolotl-0.19: | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $@ axolotl==0.19.0
 
 # .installed-test and .installed-peer, by the extra of that name
 $(VENV)/.installed-%: pyproject.toml constraints.txt | $(BIN)/python

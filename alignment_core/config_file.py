@@ -1,7 +1,7 @@
-"""A run's settings from a YAML file, and every mistake in them as one paragraph.
+"""Read the settings of a run from a YAML file and report mistakes in them as one paragraph.
 
-`${VAR}` and `${VAR:-default}` in strings are taken from the environment. Relative paths, in the file as on the command
-line, are relative to the working directory.
+`${VAR}` and `${VAR:-default}` in strings are replaced by environment variables. Relative paths, in the file and on the
+command line, are relative to the working directory.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ INPUT_CHARACTERS = 80
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> PipelineConfig:
-    """Read the settings of a run.
+    """Read the settings of a run from a YAML file.
 
     Args:
         path: the YAML file.
-        overrides: `a.b=value` each, applied before the check; a number in the path is an index into a list.
+        overrides: strings `a.b=value`, applied before validation. A number in the path is an index into a list.
 
     Raises:
-        ConfigError: the file cannot be read, or a setting is missing, misspelt or out of range.
+        ConfigError: the file cannot be read, or a setting is missing, misspelled or out of range.
     """
     return check_config(read_config(path), overrides, file=path)
 
 
 def check_config(raw: Mapping[str, Any], overrides: Sequence[str] = (), *, file: Path | None = None) -> PipelineConfig:
-    """The settings of a run from plain values, as a file or Prefect's form gives them.
+    """Validate plain values, from a file or from Prefect's run form, and return the settings of a run.
 
     Args:
-        raw: the values; they stay as they are.
+        raw: the values. They are not modified.
         overrides: as for `load_config`.
-        file: where the values are from, if from a file.
+        file: the file that the values are from, if any.
 
     Raises:
-        ConfigError: a setting is missing, misspelt or out of range.
+        ConfigError: a setting is missing, misspelled or out of range.
     """
     changed = deepcopy(dict(raw))
     for override in overrides:
@@ -59,10 +59,10 @@ def check_config(raw: Mapping[str, Any], overrides: Sequence[str] = (), *, file:
 
 
 def parse_changes(overrides: Sequence[str]) -> dict[str, Any]:
-    """Settings from `a.b=value` each, with nothing else.
+    """Return the nested settings that the strings `a.b=value` describe.
 
     Raises:
-        ConfigError: one has no value, or none that is YAML.
+        ConfigError: a value is missing or is not valid YAML.
     """
     raw: dict[str, Any] = {}
     for override in overrides:
@@ -74,22 +74,22 @@ def parse_changes(overrides: Sequence[str]) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without silent overwriting: a key given twice is an error."""
+    """A YAML loader that rejects duplicate keys instead of silently overwriting."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
             if key.value in seen:
-                raise yaml.MarkedYAMLError(problem=f"`{key.value}` is given twice", problem_mark=key.start_mark)
+                raise yaml.MarkedYAMLError(problem=f"`{key.value}` appears twice", problem_mark=key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The values of a YAML file as they stand there, unchecked.
+    """Return the values in a YAML file without validating them.
 
     Raises:
-        ConfigError: the file cannot be read, or is no mapping.
+        ConfigError: the file cannot be read or is not a mapping.
     """
     try:
         raw = _parse(path.read_text(encoding="utf-8-sig"))
@@ -101,9 +101,10 @@ def read_config(path: Path) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         problem = getattr(error, "problem", None) or error
-        raise ConfigError(f"this is not valid YAML: {problem}", where=where) from error
+        raise ConfigError(f"invalid YAML: {problem}", where=where) from error
     if not isinstance(raw, dict):
-        raise ConfigError("the file holds no settings", where=str(path), expected="`model:`, `data:` and more")
+        expected = "a mapping with `model:`, `data:` and more"
+        raise ConfigError("the file contains no settings", where=str(path), expected=expected)
     return raw
 
 
@@ -114,7 +115,7 @@ def _parse(text: str) -> Any:
 def _override(raw: dict[str, Any], override: str) -> None:
     name, equals, text = override.partition("=")
     if not equals or not name:
-        raise ConfigError("a change has no value", where=f"--set {override}", expected="--set a.b=value")
+        raise ConfigError("the value is missing", where=f"--set {override}", expected="--set a.b=value")
     try:
         value = _parse(text)
     except yaml.YAMLError as error:
@@ -151,12 +152,12 @@ def _index(here: list[Any], part: str, override: str) -> int:
     if part.isdecimal() and int(part) < len(here):
         return int(part)
     raise ConfigError(
-        "the list has no such entry", where=f"--set {override}", got=part, expected=f"0 to {len(here) - 1}"
+        "the list has no entry with this index", where=f"--set {override}", got=part, expected=f"0 to {len(here) - 1}"
     )
 
 
 def _no_place(override: str, part: str) -> ConfigError:
-    return ConfigError(f"`{part}` would be inside a plain value", where=f"--set {override}", do="Check the path")
+    return ConfigError(f"`{part}` cannot be set inside a plain value", where=f"--set {override}", do="Check the path")
 
 
 def _expand(value: Any, file: str, where: str) -> Any:
@@ -178,29 +179,29 @@ def _variable(match: re.Match[str], file: str, where: str) -> str:
     raise ConfigError(
         f"the environment variable {name} is not set",
         where=f"{file}: {where}",
-        do=f"Set it, or give a default: ${{{name}:-…}}",
+        do=f"Set it, or add a default: ${{{name}:-…}}",
     )
 
 
-# --- pydantic's errors in our words -------------------------------------------------------------------------------
+# --- pydantic's errors as `ConfigError` ---------------------------------------------------------------------------
 
 
 def settings_error(
     error: ValidationError, model: type[BaseModel], *, prefix: str = "", file: Path | None = None
 ) -> ConfigError:
-    """The first of pydantic's errors as one of ours, with the others named after it.
+    """Convert pydantic's errors to one `ConfigError` about the first of them, followed by the others.
 
     Args:
-        error: what validation raised.
-        model: the settings that were validated.
-        prefix: the setting that holds them, e.g. `optimizer`.
-        file: the file that they are from, if known.
+        error: the validation error.
+        model: the class of the settings that were validated.
+        prefix: the setting that contains them, e.g. `optimizer`.
+        file: the file that the settings are from, if known.
     """
     faults: dict[str, ConfigError] = {}
     for detail in error.errors(include_url=False):
         fault = _fault(detail, model, prefix)
         known = faults.setdefault(fault.where or "", fault)
-        # A union reports one error per member; together they are what was expected.
+        # A union reports one error per member. Together they say what was expected.
         if known.expected and fault.expected and fault.expected not in known.expected:
             known.expected += f" or {fault.expected}"
     first, *others = faults.values()
@@ -220,24 +221,28 @@ def _fault(detail: Any, model: type[BaseModel], prefix: str) -> ConfigError:
         return ConfigError(detail["msg"].partition(", ")[2], where=where)
     got = repr(detail["input"])
     short = got if len(got) <= INPUT_CHARACTERS else got[:INPUT_CHARACTERS] + "…"
-    expected = "settings by name" if detail["type"] == "model_type" else detail["msg"].removeprefix("Input should be ")
-    return ConfigError("the value does not fit", where=where, got=short, expected=expected)
+    message = detail["msg"].removeprefix("Input should be ")
+    expected = "a mapping of settings" if detail["type"] == "model_type" else message
+    return ConfigError("invalid value", where=where, got=short, expected=expected)
 
 
 def _unknown_setting(where: str, name: str, owner: type[BaseModel]) -> ConfigError:
     close = did_you_mean(name, owner.model_fields)
     known = None if close else ", ".join(owner.model_fields)
-    return ConfigError("there is no such setting", where=where, expected=known and f"one of {known}", do=close)
+    return ConfigError("unknown setting", where=where, expected=known and f"one of {known}", do=close)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str | None:
-    """ "Did you mean …?" where a known name is close."""
+    """Return "Did you mean …?" with the closest known name, or None if none is close."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"Did you mean `{close[0]}`?" if close else None
 
 
 def _locate(model: type[BaseModel], loc: Sequence[int | str]) -> tuple[list[str], type[BaseModel] | None, str | None]:
-    """The setting that pydantic's `loc` points at, the model that holds it, and the name that this model lacks."""
+    """Resolve pydantic's `loc`: the path of the setting, the model that contains it, and a name unknown to that model.
+
+    The name is None if all names are known.
+    """
     path: list[str] = []
     here: Any = model
     for part in loc:
@@ -247,7 +252,7 @@ def _locate(model: type[BaseModel], loc: Sequence[int | str]) -> tuple[list[str]
         elif owner is not None and part in owner.model_fields:
             path.append(part)
             here = owner.model_fields[part].annotation
-        else:  # a name that nobody knows, or pydantic's label for a member of a union
+        else:  # an unknown name, or pydantic's label for a member of a union
             return path, owner, part
     return path, _model_in(here), None
 

@@ -1,28 +1,28 @@
-"""Every error that a user can cause, each one exception.
+"""The exceptions for everything that a user can cause or has to know.
 
-AlignmentError            what went wrong, where, got/expected, what to do     (exit code 2)
-├── ConfigError           a setting is missing, misspelt or out of range
-├── DataError             records that cannot be read or are not enough
-├── ModelError            a base model, tokenizer or template that does not load or fit
-├── PluginError           a plugin that is missing, broken or clashes with another
+AlignmentError            what is wrong, where, got/expected, what to do       (exit code 2)
+├── ConfigError           a setting is missing, misspelled or out of range
+├── DataError             records cannot be read, or there are too few
+├── ModelError            a base model, tokenizer or template does not load or does not fit
+├── PluginError           a plugin is missing, broken or conflicts with another
 ├── ArtifactError         the artifact store cannot be read or written
 ├── FeedbackError         the feedback store cannot be opened, read or written
-├── TrainingError         NaN, divergence, too little memory, or a loss that breaks its contract
-└── StageCrashed          a stage's process died under us                       (exit code 1)
+├── TrainingError         NaN, divergence, out of memory, or a loss that breaks its contract
+└── StageCrashed          a stage's process crashed or was killed               (exit code 1)
 """
 
 from __future__ import annotations
 
 
 class AlignmentError(Exception):
-    """One paragraph for a person: what, where, got/expected, what to do.
+    """An error that is shown to the user as one paragraph: what, where, got/expected, what to do.
 
     Args:
-        what: the fault as a sentence without its full stop.
-        where: the file and line, setting or stage that it was found in.
-        got: what was there.
-        expected: what should have been there.
-        do: the next step for the person who reads it.
+        what: the problem, as a sentence without the final period.
+        where: the file and line, the setting or the stage in which it was found.
+        got: the actual value.
+        expected: the expected value.
+        do: what the user should do next.
     """
 
     exit_code = 2
@@ -56,7 +56,7 @@ class AlignmentError(Exception):
         return " ".join(part if part.endswith((".", "?", "!")) else f"{part}." for part in parts)
 
     def to_json(self) -> dict[str, str | None]:
-        """The fields as plain JSON, so that a stage's process can hand its error to the flow."""
+        """Return the fields as plain JSON, in which a stage's process sends its error to the flow."""
         return {
             "type": type(self).__name__,
             "what": self.what,
@@ -68,7 +68,7 @@ class AlignmentError(Exception):
 
     @staticmethod
     def from_json(fields: dict[str, str | None]) -> AlignmentError:
-        """Inverse of `to_json`; an unknown type becomes a plain `AlignmentError`."""
+        """Rebuild an error from `to_json`. An unknown type becomes a plain `AlignmentError`."""
         known = {kind.__name__: kind for kind in AlignmentError.__subclasses__()}
         kind = known.get(fields["type"] or "", AlignmentError)
         return kind(
@@ -81,19 +81,19 @@ class AlignmentError(Exception):
 
 
 class ConfigError(AlignmentError):
-    """A setting is missing, misspelt or out of range."""
+    """A setting is missing, misspelled or out of range."""
 
 
 class DataError(AlignmentError):
-    """Records that cannot be read, or are not enough for what was asked."""
+    """Records cannot be read, or there are too few of them."""
 
 
 class ModelError(AlignmentError):
-    """A base model, tokenizer or chat template that does not load or does not fit."""
+    """A base model, tokenizer or chat template does not load or does not fit."""
 
 
 class PluginError(AlignmentError):
-    """A plugin that is missing, broken, misspelt or clashes with another."""
+    """A plugin is missing, broken or misspelled, or conflicts with another."""
 
 
 class ArtifactError(AlignmentError):
@@ -105,15 +105,15 @@ class FeedbackError(AlignmentError):
 
 
 class TrainingError(AlignmentError):
-    """NaN or divergence in training, memory that does not suffice, or a loss that breaks the contract of a step."""
+    """Training gave NaN, diverged or ran out of memory, or a loss breaks the contract of a step."""
 
 
 class StageCrashed(AlignmentError):
-    """A stage's process died by a signal or an error of ours, not the user's.
+    """A stage's process was killed by a signal, or crashed because of a bug rather than a mistake of the user.
 
     Attributes:
-        killed: a signal ended it, such as the system's when memory runs out; started again, it goes on from its last
-            checkpoint.
+        killed: whether a signal ended the process, for example the system's out-of-memory killer. If the stage is
+            started again, it resumes from its last checkpoint.
     """
 
     exit_code = 1
@@ -121,6 +121,9 @@ class StageCrashed(AlignmentError):
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ended: Python's, a GPU's, or the CPU's under PyTorch, which says it in words alone."""
+    """Return whether the error means out of memory: in Python, on a GPU, or in PyTorch on the CPU.
+
+    PyTorch has no exception type for the CPU, so the message is checked.
+    """
     names = [kind.__name__ for kind in type(error).__mro__]
     return "MemoryError" in names or "OutOfMemoryError" in names or "can't allocate memory" in str(error)

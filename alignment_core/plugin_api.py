@@ -1,8 +1,8 @@
-"""All that a plugin author imports.
+"""The plugin API: everything that a plugin imports.
 
-An optimizer is a frozen pydantic model that *is* its hyperparameters, with two methods: `batches`, which yields one
-`StepBatch` per optimizer step, and `loss`, which returns a sum over a micro-batch divided by the step's denominator.
-The training loop alone calls `backward`, and asks for the next batch only after the weights were updated.
+An optimizer is a frozen pydantic model whose fields are its hyperparameters. It has two methods. `batches` yields one
+`StepBatch` per optimizer step. `loss` returns the loss of a micro-batch: a sum divided by the step's denominator.
+The training loop calls `backward`, updates the weights, and only then asks for the next batch.
 
     class Hinge(AlignmentOptimizer):
         name: Literal["hinge"] = "hinge"
@@ -13,8 +13,9 @@ The training loop alone calls `backward`, and asks for the next batch only after
     def alignment_optimizers():
         return [Hinge]
 
-An entry point of the group `alignment_core` in the plugin's own `pyproject.toml` names the module. Record formats,
-evaluators and listeners come in the same way. Nothing here imports torch: tensors appear in annotations only.
+Register the module with an entry point of the group `alignment_core` in the `pyproject.toml` of the plugin. Record
+formats, evaluators and listeners are registered in the same way. This module does not import torch. Tensors appear
+only in annotations.
 """
 
 from __future__ import annotations
@@ -48,46 +49,46 @@ hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
-# --- what a step is made of ---------------------------------------------------------------------------------------
+# --- optimizer steps ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class StepBatch:
-    """Everything that one optimizer step sees."""
+    """The input of one optimizer step."""
 
     rows: Sequence[Row]
-    """The step's rows; the loop splits them into micro-batches."""
+    """The rows of the step. The training loop splits them into micro-batches."""
     denominators: Mapping[str, float] = field(default_factory=dict)
-    """What sums over the whole step are divided by; `rows`, the number of rows, is always there."""
+    """Denominators of sums over the complete step, by name. The loop always adds `rows`, the number of rows."""
     constants: Mapping[str, float] = field(default_factory=dict)
-    """Numbers computed without gradient for the whole step (KTO's z0)."""
+    """Numbers for the complete step that were computed without gradient, by name (for example KTO's z0)."""
 
 
 class MicroBatch(Protocol):
-    """A part of a step's rows, with the denominators and constants of the whole step."""
+    """Some of a step's rows, with the denominators and constants of the complete step."""
 
     rows: Sequence[Row]
     denominators: Mapping[str, float]
     constants: Mapping[str, float]
 
     def sequences(self, name: str) -> list[TokenSequence]:
-        """The rows' sequences of this name, in order."""
+        """Return the sequence called `name` of each row, in order."""
 
     def values(self, name: str) -> Tensor:
-        """The rows' numbers of this name, shape (rows,), float32, on the run's device."""
+        """Return the number called `name` of each row: shape (rows,), float32, on the run's device."""
 
     def token_values(self, name: str) -> Tensor:
-        """The rows' per-token numbers of this name, shape (rows, longest completion), zero-padded, float32."""
+        """Return the per-token numbers called `name`: shape (rows, longest completion), zero-padded, float32."""
 
 
 @dataclass(frozen=True, slots=True)
 class LossOutput:
-    """What `loss` returns for one micro-batch."""
+    """The result of `loss` for one micro-batch."""
 
     loss: Tensor
-    """Scalar: a sum over the micro-batch divided by the step's denominator."""
+    """Scalar: a sum over the micro-batch, divided by the step's denominator."""
     metrics: Mapping[str, Tensor | float] = field(default_factory=dict)
-    """Scalars made the same way, so that adding them up over micro-batches gives the step's value."""
+    """Scalars computed in the same way. The loop adds them up over the micro-batches to get the step's value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,75 +97,94 @@ class Rollout:
 
     prompt: Row
     sequence: TokenSequence
-    """Prompt and response; the response ends with the stop token if one was sampled."""
+    """Prompt and response. The response includes the stop token if one was sampled."""
     finished: bool
-    """Whether it ended on a stop token rather than on the length limit."""
+    """True if the response ended with a stop token, false if it reached the length limit."""
     text: str
     """The response, decoded without special tokens."""
 
 
-# --- what a plugin is given ---------------------------------------------------------------------------------------
+# --- what a plugin receives ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class TokenLogps:
-    """Per-token log-probabilities of the completions, each of shape (sequences, longest completion), float32."""
+    """Per-token log-probabilities of completions. Each tensor has shape (sequences, longest completion), float32."""
 
     logps: Tensor
-    """0 where `mask` is 0; nats."""
+    """Log-probabilities in nats, 0 where `mask` is 0."""
     mask: Tensor
-    """1 at target tokens."""
+    """1 at target tokens, 0 elsewhere."""
     entropy: Tensor
-    """The distribution's entropy in nats, without gradient."""
+    """Entropy of the next-token distribution in nats, without gradient."""
 
 
 class LanguageModelRole(Protocol):
     """The policy or the reference."""
 
     def logps(self, sequences: Sequence[TokenSequence]) -> Tensor:
-        """Summed log-probability of each sequence's target tokens, shape (sequences,), float32, nats."""
+        """Return the summed log-probability of each sequence's target tokens: shape (sequences,), float32, nats."""
 
     def token_logps(self, sequences: Sequence[TokenSequence], temperature: float = 1.0) -> TokenLogps:
-        """Log-probabilities of each target token under logits divided by `temperature`."""
+        """Return the log-probability of each target token. The logits are divided by `temperature`."""
 
 
 class RewardRole(Protocol):
     """The reward model."""
 
     def scores(self, sequences: Sequence[TokenSequence]) -> Tensor:
-        """Score read at the last token of each sequence, shape (sequences,), float32."""
+        """Return the score at the last token of each sequence: shape (sequences,), float32."""
 
 
 class ValueRole(Protocol):
-    """The value model: a scalar head on its own adapter, started from the reward model."""
+    """The value model: a scalar head on a separate adapter, initialized from the reward model."""
 
     def values(self, sequences: Sequence[TokenSequence]) -> Tensor:
-        """Value of the state *before* each completion token, shape (sequences, longest completion), float32."""
+        """Return the value of the state *before* each completion token.
+
+        The result has shape (sequences, longest completion) and is float32.
+        """
 
 
 class AlignmentRun(Protocol):
-    """What an optimizer works with. Only `policy`, and `value` if trained, carry gradients, and only inside `loss`."""
+    """The models, data and services that an optimizer works with.
+
+    Only trained roles (`policy`, and `value` if listed in `trains`) have gradients, and only inside `loss`.
+    """
 
     policy: LanguageModelRole
+    """The model that is aligned."""
     reference: LanguageModelRole
+    """The frozen model that the policy started from."""
     reward: RewardRole
+    """The frozen reward model."""
     value: ValueRole
+    """The value model."""
     preferences: Sequence[Row]
+    """Training rows with preference pairs."""
     feedback: Sequence[Row]
+    """Training rows with labelled responses."""
     prompts: Sequence[Row]
+    """Training rows with prompts."""
     held_out_prompts: Sequence[Row]
+    """Prompts of the held-out split. The policy does not learn from them."""
     tokenizer: Any
+    """The tokenizer of the base model."""
     device: Any
+    """The torch device that the models are on."""
     step: int
-    """Optimizer steps done so far."""
+    """Number of optimizer steps done so far."""
     state: MutableMapping[str, Any]
-    """Tensors and JSON that `batches` needs to go on from `step`, saved with every checkpoint. Whenever `batches` has
-    yielded or is about to go on, `state` and `step` must be enough to yield the same batches again."""
+    """Tensors and JSON values that `batches` needs to resume at `step`. They are saved with every checkpoint. Each time
+    `batches` yields or is resumed, `state` and `step` must be enough to yield the following batches again."""
     metrics: Mapping[str, float]
-    """Metrics of the step just finished; empty before the first."""
+    """Metrics of the last finished step. Empty before the first."""
 
     def shuffled(self, rows: Sequence[Row], batch_size: int, epochs: int) -> Iterator[list[Row]]:
-        """Batches of `epochs` shuffled passes over `rows`, starting at `step`; the last of an epoch may be smaller."""
+        """Yield the batches of `epochs` shuffled passes over `rows`, starting at `step`.
+
+        The last batch of an epoch may be smaller. The order depends only on the seed and the epoch.
+        """
 
     def generate(
         self,
@@ -176,34 +196,42 @@ class AlignmentRun(Protocol):
         top_k: int = 0,
         samples: int = 1,
     ) -> list[Rollout]:
-        """Sample from the policy; `samples` responses per prompt, adjacent. Noise is keyed by seed, step and row."""
+        """Sample from the policy and return `samples` responses per prompt, adjacent in the list.
+
+        The random numbers depend only on the seed, the step and the row.
+        """
 
     def random(self, name: str) -> Any:
-        """A `random.Random` keyed by seed and `name`; put the step or epoch into the name where it should matter."""
+        """Return a `random.Random` seeded by the run's seed and `name`.
+
+        The same name always gives the same numbers. To get new ones per step or epoch, include it in the name.
+        """
 
     def judge(self, setting: str, rollouts: Sequence[Rollout]) -> list[float]:
-        """The scores that the evaluator chosen by a setting gives; see `AlignmentOptimizer.evaluators`."""
+        """Score responses with the evaluator that `setting` selects; see `AlignmentOptimizer.evaluators`."""
 
     def keep(self) -> None:
-        """Keep a copy of the trained weights as they are now, in place of the copy before; checkpoints hold it too."""
+        """Keep a copy of the current trained weights. It replaces the previous copy and is saved in checkpoints."""
 
     def restore(self) -> None:
-        """Put the kept copy back: at the end of `batches`, it is what the stage saves."""
+        """Restore the kept copy of the weights. Called at the end of `batches`, it makes the stage save that copy."""
 
     def report(self, metrics: Mapping[str, float]) -> None:
-        """Metrics of something larger than a step (a rollout), shown and kept beside the loop's own."""
+        """Report metrics that span several steps, such as a rollout's. They are stored with the loop's metrics."""
 
     def warn(self, message: str) -> None:
-        """A warning that is shown at once, counted, and kept in the stage's report."""
+        """Show a warning at once, count it, and store it in the stage's report."""
 
 
 class AlignmentOptimizer(StepSettings):
-    """Base class of every optimizer: its fields are its hyperparameters.
+    """Base class of every optimizer. Its fields are its hyperparameters.
 
-    A subclass fixes `name` as `name: Literal["dpo"] = "dpo"`, declares what it needs, and defines `batches` and `loss`.
+    A subclass fixes its name, for example `name: Literal["dpo"] = "dpo"`, declares what it needs with the class
+    variables below, and defines `batches` and `loss`.
     """
 
     api_version: ClassVar[int] = API_VERSION
+    """Version of the plugin API that the optimizer was written for."""
     preferences: ClassVar[bool] = False
     """Needs preference pairs."""
     feedback: ClassVar[bool] = False
@@ -211,13 +239,13 @@ class AlignmentOptimizer(StepSettings):
     prompts: ClassVar[bool] = False
     """Needs prompts and generation."""
     reward_model: ClassVar[bool] = False
-    """Needs a trained reward model."""
+    """Needs a reward model."""
     reference: ClassVar[bool] = False
-    """Needs the frozen SFT model's log-probabilities; those of the data are a cached stage."""
+    """Needs log-probabilities of the frozen SFT model. Those of the data are computed once, in a cached stage."""
     trains: ClassVar[tuple[str, ...]] = ("policy",)
-    """Roles that `loss` trains: `policy`, and `value` where a value model is wanted."""
+    """Roles that `loss` trains: `policy`, and also `value` if the optimizer needs a value model."""
     evaluators: ClassVar[tuple[str, ...]] = ()
-    """Names of settings (`dict[str, Any] | None`) that choose an installed evaluator, for `run.judge`."""
+    """Names of settings of type `dict[str, Any] | None` that select an installed evaluator for `run.judge`."""
 
     name: str
 
@@ -226,80 +254,95 @@ class AlignmentOptimizer(StepSettings):
         raise NotImplementedError
 
     def loss(self, run: AlignmentRun, micro: MicroBatch) -> LossOutput:
-        """Loss of one micro-batch: a sum divided by the step's denominator."""
+        """Return the loss of one micro-batch: a sum divided by the step's denominator."""
         raise NotImplementedError
 
     def total_steps(self, run: AlignmentRun) -> int:
-        """Number of optimizer steps, for the learning-rate schedule and the progress bar."""
+        """Return the number of optimizer steps, for the learning-rate schedule and the progress bar."""
         rows = run.preferences if self.preferences else run.feedback if self.feedback else run.prompts
         return self.epochs * -(-len(rows) // self.batch_size)
 
 
 class Evaluator(Settings):
-    """Base class of a judgement on one response; a subclass fixes `name` as a `Literal` and defines `score`."""
+    """Base class of a rule or program that scores one response.
+
+    A subclass fixes `name` as a `Literal` and defines `score`.
+    """
 
     name: str
 
     def score(self, prompt: Conversation, response: str) -> float:
-        """Higher is better; a yes/no rule returns 1.0 or 0.0."""
+        """Return the score of a response. Higher is better. A yes/no rule returns 1.0 or 0.0."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
 class StageInfo:
-    """Which stage of which run: the run's name, the stage's name, a label for people, and the artifact's key.
-
-    `settings` decided the result (plain JSON); `folder` is where the artifact lies once it is finished.
-    """
+    """Identifies one stage of one run."""
 
     run: str
+    """Name of the run."""
     stage: str
+    """Name of the stage."""
     label: str
+    """Label to display."""
     key: str
+    """Cache key, which is also the key of the artifact."""
     settings: Mapping[str, Any]
+    """The settings that determine the result, as plain JSON."""
     folder: Path
+    """Folder of the artifact. It exists once the stage is finished."""
 
 
 class Listener(Settings):
-    """Base class of what is told how stages go: metrics to anywhere. It changes no result and enters no cache key.
+    """Base class of a listener, which receives the progress and metrics of every stage.
 
-    A subclass fixes `name` as a `Literal` and defines what it wants to hear. It lives in the flow's process, one
-    instance per stage. What it raises is shown as a warning, and it is then told no more of that stage.
+    A listener can send them anywhere, for example to an experiment tracker. It does not affect results and does not
+    enter cache keys. A subclass fixes `name` as a `Literal` and overrides the methods for the events that it needs.
+
+    Listeners run in the flow's process, with one instance per stage. If one raises an exception, a warning is shown,
+    and that instance receives no more events.
     """
 
     name: str
 
     def started(self, stage: StageInfo) -> None:
-        """The stage is about to be built; a stage found in the store is only `finished`."""
+        """Called before the stage is built. Not called for a stage that is found in the artifact store."""
 
     def step(self, stage: StageInfo, done: int, total: int, metrics: Mapping[str, float]) -> None:
-        """`done` of `total` units are finished; `metrics` are the newest values."""
+        """Called when `done` of `total` units are finished. `metrics` holds the latest values."""
 
     def finished(self, stage: StageInfo, metrics: Mapping[str, Any], *, cached: bool) -> None:
-        """The artifact is there, with what the stage measured when it was built (plain JSON)."""
+        """Called when the artifact exists.
+
+        Args:
+            stage: the stage.
+            metrics: the stage's metrics from when it was built, as plain JSON.
+            cached: whether the artifact was found in the store or built by another run.
+        """
 
     def failed(self, stage: StageInfo, error: str) -> None:
-        """The stage failed or was stopped."""
+        """Called when the stage failed or was stopped."""
 
 
 # --- hooks --------------------------------------------------------------------------------------------------------
 
 
 class Hooks(Protocol):
-    """The hooks that a plugin module may implement, each returning a list of classes."""
+    """The hooks that a plugin module may implement. Each one returns a list of classes."""
 
     @hookspec
     def alignment_optimizers(self) -> list[type[AlignmentOptimizer]]:
-        """Optimizers, chosen by `optimizer.name`."""
+        """Return optimizers. Users select one with `optimizer.name`."""
 
     @hookspec
     def alignment_formats(self) -> list[type[RecordFormat]]:
-        """Record formats of raw feedback, recognised by their `matches` or chosen by `data.sources[].format`."""
+        """Return record formats of raw feedback. They are detected by `matches` or set in `data.sources[].format`."""
 
     @hookspec
     def alignment_evaluators(self) -> list[type[Evaluator]]:
-        """Evaluators, chosen by `name` in `rank.by` and `evaluation.evaluators`."""
+        """Return evaluators. Users select them by `name` in `rank.by` and `evaluation.evaluators`."""
 
     @hookspec
     def alignment_listeners(self) -> list[type[Listener]]:
-        """Listeners, chosen by `name` in `listeners`."""
+        """Return listeners. Users select them by `name` in `listeners`."""

@@ -1,4 +1,4 @@
-"""How a stage tells the world what it is doing, whoever listens."""
+"""The interface through which a stage reports its progress."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from typing import Protocol
 
 
 class Stopped(BaseException):
-    """Raised by a stage that was asked to stop, once its checkpoint is written. Not an error: a later run goes on."""
+    """Raised by a stage that was asked to stop, after it wrote its checkpoint. Not an error: a later run resumes."""
 
 
 class Progress(Protocol):
-    """Given to everything that takes long. A stage's process sends each call to the flow over a pipe."""
+    """Passed to everything that takes long. A stage's process sends each call to the flow over a pipe."""
 
     @property
     def stopping(self) -> bool:
-        """True once the stage is asked to stop (SIGTERM): write a checkpoint, then raise `Stopped`. It has 20 s."""
+        """True once the stage is asked to stop (SIGTERM). It has 20 s to write a checkpoint and raise `Stopped`."""
 
     def step(self, done: int, total: int, metrics: Mapping[str, float] | None = None) -> None:
-        """`done` of `total` units are finished; `metrics` are the newest values, if there are any."""
+        """Report that `done` of `total` units are finished. `metrics` are the newest values, if any."""
 
     def log(self, message: str) -> None:
-        """A fact worth a line."""
+        """Log one line."""
 
     def warn(self, message: str) -> None:
-        """Something a person should look at; counted and kept in the stage's metrics as `warnings`."""
+        """Report something that a user should look at. Warnings are counted and stored in the metrics as `warnings`."""
 
 
 class Silent:
-    """Progress that nobody listens to."""
+    """Progress that discards every report."""
 
     stopping = False
 

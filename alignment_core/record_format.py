@@ -1,19 +1,29 @@
-"""What a record format is: how it is recognised, and how its rows become canonical records."""
+"""The interface of a record format: how it is recognized, and how its rows become canonical records."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from alignment_core.config import SourceConfig
-from alignment_core.records import RawRow, Record
+from alignment_core.record_columns import HARMLESS, OTHER, TrackedRow, is_missing, meaning, peek, what_is_lost
+from alignment_core.record_tools import TOOL_COLUMNS, BadTools, tool_definitions
+from alignment_core.records import (
+    Conversation,
+    Demonstration,
+    LabelledResponse,
+    PreferencePair,
+    Prompt,
+    RawRow,
+    Record,
+)
 
 Fields = Mapping[str, Any]
 
 
 class BadRow(Exception):
-    """A row that cannot be used: it is quarantined under `reason`, with `detail` for the person who mends it."""
+    """Raised for a row that cannot be used. It is quarantined under `reason`. `detail` says what to fix."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
@@ -23,22 +33,25 @@ class BadRow(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A record as somebody gave it.
+    """A record, with its voter and time if the format contains them.
 
     Attributes:
         record: the canonical record.
-        voter: who judged, where the format says so; of one voter's judgements on the same thing the last counts.
-        when: order of a voter's judgements (seconds or a counter).
+        voter: who judged. Of one voter's judgments on the same thing, only the last counts. None: unknown.
+        when: orders a voter's judgments (seconds or a counter).
+        conversation: identifies the conversation if records with other prompts come from it, too. They are then held
+            out together. None: the prompt is the conversation.
     """
 
     record: Record
     voter: str | None = None
     when: float = 0.0
+    conversation: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """A judgement that says nothing (neutral, pending, a tie): counted under `reason`, and no fault of the row."""
+    """A judgment without a verdict (neutral, pending, a tie). It is counted under `reason` and is not an error."""
 
     reason: str
     origin: str
@@ -46,7 +59,7 @@ class Dropped:
 
 @dataclass(frozen=True, slots=True)
 class Quarantined:
-    """A row that could not be used, with its reason and as much of it as mends it."""
+    """A row that could not be used, with the reason and the raw data that is needed to fix it."""
 
     origin: str
     reason: str
@@ -54,27 +67,55 @@ class Quarantined:
     raw: Any
 
 
-Outcome = Reading | Dropped | Quarantined
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """Columns of a row, or keys of its turns (`column[].key`), that its format did not read, with their values."""
+
+    origin: str
+    columns: Mapping[str, Any]
+
+
+Outcome = Reading | Dropped | Quarantined | Unread
+
+THOUGHT_KEYS = ("reasoning_content", "reasoning", "thinking", "thought")
+"""Keys of a turn's thought."""
+MASK_KEYS = ("weight", "train", "training", "trainable", "loss")
+"""Keys that say whether a turn is learned (1, true) or only context (0, false)."""
+PREFIX_KEYS = ("prefix", "prefill", "partial")
+"""Keys that say that a turn is only the start of an answer."""
+TURN_KEYS = frozenset(
+    (
+        *("role", "from", "content", "value", "text", "tool_calls", "function_call", "tool_call_id", "name", "tools"),
+        *THOUGHT_KEYS,
+        *MASK_KEYS,
+        *PREFIX_KEYS,
+    )
+)
+"""Keys of a turn that are read in every format."""
 
 
 class RecordFormat:
-    """One shape of rows, made without arguments.
+    """One format of rows. The class is instantiated without arguments.
 
-    A stateless format defines `matches` and `read`; one that joins rows overrides `records`.
+    A stateless format defines `matches` and `read`. A format that joins rows overrides `records`.
     """
 
     name: ClassVar[str]
     shape: ClassVar[str]
-    """How a row looks, for the report and the documentation."""
+    """What a row looks like, for the report and the documentation."""
     whole_source: ClassVar[bool] = False
-    """Rows of one file need rows of another: all of a source's files are read as one."""
+    """True if rows of one file need rows of another. All files of a source are then read as one."""
+    unused: ClassVar[frozenset[str]] = frozenset()
+    """Columns that change nothing in rows of this format, although their names may suggest that they do."""
+    turn_keys: ClassVar[frozenset[str]] = TURN_KEYS
+    """Keys of a turn that the format reads."""
 
     def matches(self, row: Fields) -> bool:
-        """Whether a row looks like this format; true for no other row than its own."""
+        """Return whether a row has this format. It must be false for the rows of any other format."""
         raise NotImplementedError
 
     def read(self, row: Fields, origin: str, source: SourceConfig) -> Iterable[Outcome]:
-        """What one row says.
+        """Return the outcomes of one row: records, or `Dropped` for a judgment without a verdict.
 
         Raises:
             BadRow: the row cannot be used.
@@ -82,20 +123,133 @@ class RecordFormat:
         raise NotImplementedError
 
     def records(self, rows: Iterable[RawRow], source: SourceConfig) -> Iterator[Outcome]:
-        """What a file's rows say, in order; a row that cannot be used is among the outcomes."""
+        """Convert the rows of a file, in order. A row that cannot be used is yielded as `Quarantined`."""
         for row in rows:
             yield from self.outcomes(row, source)
 
     def outcomes(self, row: RawRow, source: SourceConfig) -> list[Outcome]:
-        """`read` of one row, its faults as outcomes."""
+        """Call `read` on one row. Errors are returned as `Quarantined`.
+
+        A row with a column that `read` leaves out although it may change what the row means is quarantined. Other
+        columns that are left out are returned as `Unread`.
+        """
         try:
             if not isinstance(row.value, Mapping):
-                raise BadRow("not_an_object", f"{type(row.value).__name__} where an object of columns was expected")
+                raise BadRow("not_an_object", f"got {type(row.value).__name__}, expected an object of columns")
             if not self.matches(row.value):
-                raise BadRow("other_format", f"not {self.name}: {self.shape}; columns {', '.join(map(str, row.value))}")
-            return list(self.read(row.value, row.origin, source))
+                columns = ", ".join(map(str, row.value))
+                raise BadRow("other_format", f"got columns [{columns}], expected {self.name}: {self.shape}")
+            fields = TrackedRow(row.value)
+            found = self.read_with_tools(fields, row.origin, source)
+            return [*self.unread(fields, found, row.origin, source), *found]
         except BadRow as bad:
             return [Quarantined(row.origin, bad.reason, bad.detail, row.value)]
         except Exception as error:
-            # The row has the format's columns, and inside them a shape that nobody has seen yet.
+            # The row has the format's columns, but `read` does not know the shape of their values.
             return [Quarantined(row.origin, "unexpected_shape", f"{type(error).__name__}: {error}", row.value)]
+
+    def read_with_tools(self, row: Fields, origin: str, source: SourceConfig) -> list[Outcome]:
+        """Return what `read` returns, with the tools that the row offers in a column.
+
+        Raises:
+            BadRow: as for `read`, or the column does not define tools.
+        """
+        return with_tools(self.read(row, origin, source), tools_of(row))
+
+    def unread(self, fields: TrackedRow, found: Iterable[Outcome], origin: str, source: SourceConfig) -> list[Outcome]:
+        """Return what to report about the columns that `read` left out, if the row became a record.
+
+        Raises:
+            BadRow: one of them may change what the row means, and the user named neither the format nor the columns.
+        """
+        left = [(name, value) for name, value in fields.unread(self.turn_keys) if name not in self.unused]
+        records = [outcome.record for outcome in found if isinstance(outcome, Reading)] if left else []
+        if not records:
+            return []
+        texts = [str(turn.get("content") or "") for record in records for turn in _turns(record)]
+        judged = any(isinstance(record, PreferencePair | LabelledResponse) for record in records)
+        lost = {name: what_is_lost(name, value, texts, judged=judged) for name, value in left}
+        changing = {name: what for name, what in lost.items() if what not in (HARMLESS, OTHER)}
+        if changing and source.format is None and not source.columns:
+            raise UnreadColumn(changing)
+        counted = {name: value for name, value in left if lost[name] != HARMLESS}
+        return [Unread(origin, counted)] if counted else []
+
+
+def tools_of(row: Fields) -> list[dict[str, Any]]:
+    """Return the tools that a row offers in a column of its own or beside the messages of its column `input`.
+
+    Raises:
+        BadRow: the column does not define tools.
+    """
+    asked = peek(row, "input")
+    for place, fields in (("", row), ("input.", asked if isinstance(asked, Mapping) else {})):
+        for name in TOOL_COLUMNS:
+            if name in fields:
+                try:
+                    found = tool_definitions(fields[name])
+                except BadTools as bad:
+                    raise BadRow("bad_tools", f"{place}{name}: {bad}") from None
+                if found:
+                    return found
+    return []
+
+
+def with_tools(outcomes: Iterable[Outcome], tools: list[dict[str, Any]]) -> list[Outcome]:
+    """Return outcomes whose records offer tools."""
+    return [
+        replace(outcome, record=_with_tools(outcome.record, tools))
+        if tools and isinstance(outcome, Reading)
+        else outcome
+        for outcome in outcomes
+    ]
+
+
+def _with_tools(record: Record, tools: list[dict[str, Any]]) -> Record:
+    match record:
+        case Demonstration(messages) | Prompt(messages):
+            return replace(record, messages=offering(messages, tools))
+        case PreferencePair(prompt, chosen, rejected) if not prompt:
+            return replace(record, chosen=offering(chosen, tools), rejected=offering(rejected, tools))
+        case LabelledResponse(prompt, response) if not prompt:
+            return replace(record, response=offering(response, tools))
+        case _:
+            return replace(record, prompt=offering(record.prompt, tools))
+
+
+def offering(messages: Conversation, tools: list[dict[str, Any]]) -> Conversation:
+    """Return a conversation with definitions of tools on its first turn, where the renderer looks for them.
+
+    Tools that it has there already are kept.
+    """
+    return ({**messages[0], "tools": messages[0].get("tools") or tools}, *messages[1:]) if tools else messages
+
+
+def unread_besides(known: Collection[str], row: RawRow) -> Iterator[Unread]:
+    """Yield the columns of a row that are neither known to its format nor harmless nor empty."""
+    left = {str(name): value for name, value in row.value.items() if name not in known and not is_missing(value)}
+    if counted := {name: value for name, value in left.items() if meaning(name) != HARMLESS}:
+        yield Unread(row.origin, counted)
+
+
+class UnreadColumn(BadRow):
+    """Raised for a row with columns that its format leaves out, although they may change what the row means.
+
+    Args:
+        columns: what each of them may hold.
+    """
+
+    def __init__(self, columns: Mapping[str, str]) -> None:
+        named = ", ".join(f"`{name}` (maybe {what})" for name, what in columns.items())
+        super().__init__("unread_column", f"not read: {named}. Map the columns with data.sources[].columns")
+        self.columns = columns
+
+
+def _turns(record: Record) -> Conversation:
+    match record:
+        case Demonstration(messages) | Prompt(messages):
+            return messages
+        case PreferencePair(prompt, chosen, rejected):
+            return (*prompt, *chosen, *rejected)
+        case LabelledResponse(prompt, response):
+            return (*prompt, *response)

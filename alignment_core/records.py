@@ -1,6 +1,6 @@
-"""The canonical records that every source of feedback becomes, before tokenisation.
+"""The canonical records that every source of feedback is converted to before tokenization.
 
-A conversation is a tuple of `{role, content, …}` messages; other keys (tool calls, names) are kept as they are.
+A conversation is a tuple of `{role, content, …}` messages. Other keys (tool calls, names) are kept unchanged.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ Conversation = tuple[Message, ...]
 
 @dataclass(frozen=True, slots=True)
 class Demonstration:
-    """A whole conversation whose assistant turns are worth imitating.
+    """A complete conversation whose assistant turns the model learns to imitate.
 
-    `messages` starts with a system or user turn and ends with an assistant turn; `origin` is `file:line`.
+    `messages` starts with a system or user turn and ends with an assistant turn. `origin` is `file:line`.
     """
 
     messages: Conversation
@@ -26,9 +26,9 @@ class Demonstration:
 
 @dataclass(frozen=True, slots=True)
 class PreferencePair:
-    """Two completions of one prompt, the first preferred.
+    """Two completions of one prompt, of which the first is preferred.
 
-    `chosen` and `rejected` hold only the turns after the prompt; `margin` is by how much (score points), if known.
+    `chosen` and `rejected` hold only the turns after the prompt. `margin` is the difference in score points, if known.
     """
 
     prompt: Conversation
@@ -40,7 +40,7 @@ class PreferencePair:
 
 @dataclass(frozen=True, slots=True)
 class LabelledResponse:
-    """One completion that a person marked good or bad; `weight` counts it as so many votes."""
+    """One completion that is labelled desirable or undesirable. It counts as `weight` votes."""
 
     prompt: Conversation
     response: Conversation
@@ -51,7 +51,7 @@ class LabelledResponse:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A conversation that waits for the assistant's turn."""
+    """A conversation that ends before an assistant turn."""
 
     messages: Conversation
     origin: str = ""
@@ -62,7 +62,7 @@ Record = Demonstration | PreferencePair | LabelledResponse | Prompt
 
 @dataclass(frozen=True, slots=True)
 class RawRow:
-    """A row as it stood in the file; `origin` is `file:line` (`file:row` where a container has no lines)."""
+    """A row as read from a file. `origin` is `file:line`, or `file:row` if the container has no lines."""
 
     value: Any
     origin: str

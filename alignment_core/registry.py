@@ -1,4 +1,4 @@
-"""The installed plugins by name. The built-in ones are found like a stranger's."""
+"""The installed plugins by name. Built-in plugins are found in the same way as third-party plugins."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from alignment_core.config_file import did_you_mean, settings_error
+from alignment_core.discovery import Plugin, Problem, find_plugins
 from alignment_core.errors import ConfigError, PluginError
-from alignment_core.installed import Plugin, Problem, find_plugins
 from alignment_core.plugin_api import AlignmentOptimizer, Evaluator, Listener, RecordFormat
 
 Kind = TypeVar("Kind", AlignmentOptimizer, Evaluator, Listener)
 
 
 class Registry:
-    """The plugins that work, and the problems of those that do not."""
+    """The usable plugins, and the problems of the others."""
 
     def __init__(self, plugins: list[Plugin], problems: list[Problem]) -> None:
         count = Counter((plugin.kind, plugin.name) for plugin in plugins)
         self.plugins = sorted(
             (plugin for plugin in plugins if count[plugin.kind, plugin.name] == 1), key=lambda p: (p.kind, p.name)
         )
-        # Neither wins: which one was meant is for the user to say.
+        # None of them is used. Only the user knows which one is meant.
         clashing = [plugin for plugin in plugins if count[plugin.kind, plugin.name] > 1]
         self._clashes = {plugin.name: [p for p in clashing if p.name == plugin.name] for plugin in clashing}
         self.problems = problems + [
@@ -32,25 +32,25 @@ class Registry:
                 plugin.entry_point.name,
                 plugin.package,
                 plugin.version,
-                f"the {plugin.kind} `{plugin.name}` is defined more than once; none is used. Uninstall all but one",
+                f"the {plugin.kind} `{plugin.name}` is defined more than once, so none is used. Uninstall all but one",
             )
             for plugin in clashing
         ]
 
     def optimizer(self, raw: Mapping[str, Any]) -> AlignmentOptimizer:
-        """The optimizer that `raw["name"]` chooses, with the rest of `raw` as its settings.
+        """Return the optimizer named `raw["name"]`, with the rest of `raw` as its settings.
 
         Raises:
-            PluginError: none of that name is installed, or two are.
-            ConfigError: a setting is missing, misspelt or out of range.
+            PluginError: no optimizer with this name is installed, or several are.
+            ConfigError: a setting is missing, misspelled or out of range.
         """
         return self._make(AlignmentOptimizer, "optimizer", raw, "optimizer")
 
     def optimizer_class(self, name: str) -> type[AlignmentOptimizer]:
-        """The class of the optimizer of this name.
+        """Return the class of the optimizer with this name.
 
         Raises:
-            PluginError: none of that name is installed, or two are.
+            PluginError: no optimizer with this name is installed, or several are.
         """
         known: dict[str, type[AlignmentOptimizer]] = self._known("optimizer")
         if name not in known:
@@ -58,7 +58,11 @@ class Registry:
         return known[name]
 
     def evaluator(self, raw: Mapping[str, Any], where: str = "evaluator") -> Evaluator:
-        """The evaluator that `raw["name"]` chooses; `where` is the setting that `raw` stands in.
+        """Return the evaluator named `raw["name"]`, with the rest of `raw` as its settings.
+
+        Args:
+            raw: name and settings.
+            where: the setting that contains `raw`, for error messages.
 
         Raises:
             PluginError, ConfigError: as for `optimizer`.
@@ -66,7 +70,7 @@ class Registry:
         return self._make(Evaluator, "evaluator", raw, where)
 
     def evaluators_of(self, optimizer: AlignmentOptimizer) -> dict[str, Evaluator]:
-        """The evaluators that the optimizer's settings choose, by setting.
+        """Return the evaluators that the settings of the optimizer select, by setting.
 
         Raises:
             PluginError, ConfigError: as for `optimizer`.
@@ -79,7 +83,7 @@ class Registry:
         }
 
     def listener(self, raw: Mapping[str, Any], where: str = "listeners") -> Listener:
-        """The listener that `raw["name"]` chooses.
+        """Return the listener named `raw["name"]`, with the rest of `raw` as its settings.
 
         Raises:
             PluginError, ConfigError: as for `optimizer`.
@@ -87,11 +91,11 @@ class Registry:
         return self._make(Listener, "listener", raw, where)
 
     def formats(self) -> dict[RecordFormat, dict[str, str]]:
-        """Record formats that plugins bring, each with its plugin's identity."""
+        """Return the record formats of plugins, each with the identity of its plugin."""
         return {plugin.cls(): plugin.identity() for plugin in self.plugins if plugin.kind == "format"}
 
     def identity(self, instance: AlignmentOptimizer | Evaluator) -> dict[str, str]:
-        """Package, version and, if installed from source, a digest of the code that `instance` is made of."""
+        """Return the package, the version and, if installed from source, a digest of the code behind `instance`."""
         return next(plugin for plugin in self.plugins if plugin.cls is type(instance)).identity()
 
     def _make(self, base: type[Kind], kind: str, raw: Mapping[str, Any], where: str) -> Kind:
@@ -121,7 +125,7 @@ class Registry:
                 got=packages,
                 do="Uninstall all but one",
             )
-        hint = did_you_mean(name, known) or "Install the package that brings it, then look at `align plugins list`"
+        hint = did_you_mean(name, known) or "Install the package that provides it, then check `align plugins list`"
         broken = f" Not usable: {'; '.join(map(str, self.problems))}" if self.problems else ""
         return PluginError(
             f"no installed {kind} has this name",
@@ -133,5 +137,5 @@ class Registry:
 
 
 def load_registry() -> Registry:
-    """Import every installed plugin and sort the usable from the others."""
+    """Import every installed plugin and return the registry of them."""
     return Registry(*find_plugins())

@@ -1,4 +1,4 @@
-"""Rows of token ids: what optimizers learn from."""
+"""Rows of token ids, which optimizers train on."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class TokenSequence:
 
     Attributes:
         ids: prompt and completion, without padding.
-        start: index in `ids` at which the completion begins.
-        mask: which completion tokens are targets; None means all of them.
+        start: index in `ids` of the first completion token.
+        mask: which completion tokens are targets. None: all of them.
     """
 
     ids: tuple[int, ...]
@@ -32,11 +32,11 @@ class TokenSequence:
 
     @property
     def targets(self) -> int:
-        """Number of target tokens."""
+        """Return the number of target tokens."""
         return len(self.ids) - self.start if self.mask is None else sum(self.mask)
 
     def digest(self) -> str:
-        """Content address: equal exactly where ids, start and mask are."""
+        """Return a content address. Two addresses are equal if and only if ids, start and mask are."""
         mask = b"" if self.mask is None else bytes(self.mask)
         content = array("I", (self.start, *self.ids)).tobytes() + b"|" + mask
         return hashlib.blake2b(content, digest_size=16).hexdigest()
@@ -44,22 +44,22 @@ class TokenSequence:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One indivisible unit of a step: its sequences always share a micro-batch.
+    """One indivisible unit of a step. Its sequences always share a micro-batch.
 
-    Data rows carry these names; an optimizer may make rows of its own.
+    Rows of the data set use the names below. An optimizer may build rows with other names.
 
     | data          | sequences              | values                                            |
     |---------------|------------------------|---------------------------------------------------|
-    | `preferences` | `chosen`, `rejected`   | `margin` (0 where unknown)                        |
+    | `preferences` | `chosen`, `rejected`   | `margin` (0 if unknown)                           |
     | `feedback`    | `response`, `mismatched` | `desirable` (1 or 0), `weight`                  |
     | `prompts`     | `prompt` (no completion) | –                                               |
 
-    `mismatched` is this row's prompt with the response to another prompt (KTO's z0), fixed by a hash of the row.
+    `mismatched` is this row's prompt with the response to another prompt (for KTO's z0), fixed by a hash of the row.
 
     Attributes:
         id: stable name of the row, a hash of its content.
         sequences: token sequences by name.
-        values: a number, or one number per completion token, by name.
+        values: by name, one number or one number per completion token.
     """
 
     id: str
@@ -67,7 +67,7 @@ class Row:
     values: Mapping[str, float | Sequence[float]] = field(default_factory=dict)
 
     def number(self, name: str) -> float:
-        """A value that is one number."""
+        """Return a value that is a single number."""
         value = self.values[name]
         assert isinstance(value, float | int)
         return value

@@ -1,4 +1,4 @@
-"""A table of several runs of `align demo`: for each model the numbers of every seed.
+"""Print a table of several runs of `align demo`, with one row per seed and model.
 
 for seed in 0 1 2; do align demo --folder demo-$seed --seed $seed; done
 python benchmarks/demo_table.py demo-0 demo-1 demo-2 > benchmarks/results/demo.md
@@ -16,12 +16,13 @@ from pathlib import Path
 
 
 def main(folders: list[str]) -> None:
-    print("# The demo's world, one line per seed and model\n")
+    print("# Demo results by seed and model\n")
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "peft"))
     machine = f"{os.cpu_count()} cores of {platform.machine()}, no GPU"
     print(f"{datetime.date.today()}; {machine}; Python {platform.python_version()}, {versions}.")
     print("Made by `align demo --folder demo-N --seed N` and `python benchmarks/demo_table.py demo-0 …`.\n")
-    print("| seed | model | true rule, % (95 %) | reward model agrees, % | KL, nats | length | seconds | peak, MiB |")
+    columns = ("seed", "model", "true rule, % (95 % CI)", "reward model agrees, %", "KL, nats", "length, tokens")
+    print(f"| {' | '.join(columns)} | seconds | peak, MiB |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for seed, folder in enumerate(folders):
         for line in json.loads((Path(folder) / "report.json").read_text()):

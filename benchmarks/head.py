@@ -1,4 +1,4 @@
-"""Speed of the output head alone: log-probabilities and their gradient, tokens per second of CPU time.
+"""Measure the output head alone: log-probabilities and their gradient, in tokens per second of CPU time.
 
 OMP_NUM_THREADS=1 python benchmarks/head.py
 """
@@ -18,11 +18,11 @@ def main() -> None:
     for vocabulary, tokens in ((32_000, 1300), (128_000, 500)):
         for dtype in (torch.float32, torch.bfloat16):
             best = min(seconds(vocabulary, tokens, dtype) for _ in range(REPEATS))
-            print(f"{vocabulary} words, {dtype}: {tokens / best:.0f} tokens/s")
+            print(f"vocabulary of {vocabulary}, {dtype}: {tokens / best:.0f} tokens/s")
 
 
 def seconds(vocabulary: int, tokens: int, dtype: torch.dtype) -> float:
-    """CPU seconds of one forward and backward pass."""
+    """Return the CPU seconds of one forward and backward pass."""
     torch.manual_seed(0)
     hidden = torch.randn(tokens, WIDTH).to(dtype).requires_grad_()
     weight = (0.02 * torch.randn(vocabulary, WIDTH)).to(dtype)
@@ -34,7 +34,7 @@ def seconds(vocabulary: int, tokens: int, dtype: torch.dtype) -> float:
 
 
 def cpu() -> float:
-    """CPU seconds of this process, those of the kernel included: giving out memory is a part of the time."""
+    """Return the CPU seconds of this process, including kernel time, because allocating memory is part of the cost."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime
 

@@ -1,10 +1,10 @@
-"""Memory of an ingestion against the size of its file, on generated pairs.
+"""Measure the memory of an ingestion for several file sizes, on generated pairs.
 
     python benchmarks/ingest_memory.py [--sizes 0.02 0.2 2.0] [--folder /tmp]
 
-Each size (GB) runs in a process of its own, with a byte-level BPE tokenizer that is trained on the generated words.
-Anonymous memory is what the process holds; resident memory counts pages of mapped files, too, which the system takes
-back when it needs them.
+Each size (GB) runs in a separate process, with a byte-level BPE tokenizer trained on the generated words.
+Anonymous memory belongs to the process. Resident memory also includes pages of mapped files, which the system reclaims
+when it needs them.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def vocabulary() -> list[str]:
 
 
 def generate(path: Path, size: int, prompt_words: int = 80, answer_words: int = 120) -> None:
-    """Pairs of random words, by default about 2 kB each, until the file has `size` bytes."""
+    """Write pairs of random words, by default about 2 kB each, until the file has `size` bytes."""
     rng, words, written, index = random.Random(1), vocabulary(), 0, 0
     with path.open("w", encoding="utf-8") as file:
         while written < size:
@@ -69,10 +69,10 @@ def generate(path: Path, size: int, prompt_words: int = 80, answer_words: int = 
 
 
 def measure(path: Path) -> dict[str, Any]:
-    """Ingest `path` and sample this process's memory, in MB above what it had before."""
+    """Ingest `path` and return its row count, time, artifact size and peak memory in MB above the start."""
     from alignment_core.config import DataConfig, SourceConfig
-    from alignment_core.data.ingest import ingest
-    from alignment_core.data.rendering import Renderer, Request
+    from alignment_core.data.ingestion.ingest import ingest
+    from alignment_core.data.rendering.renderer import Renderer, Request
     from alignment_core.progress import Silent
 
     renderer = Renderer(tokenizer(), chat_template=None, max_length=1024)
@@ -89,7 +89,7 @@ def measure(path: Path) -> dict[str, Any]:
 
 
 def memory() -> dict[str, int]:
-    """Megabytes of anonymous and of all resident memory."""
+    """Return anonymous and resident memory in MB."""
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return {
         name: int(status[key].split()[0]) // 1024 for name, key in (("anonymous", "RssAnon"), ("resident", "VmRSS"))
@@ -97,7 +97,7 @@ def memory() -> dict[str, int]:
 
 
 class _Peak:
-    """Samples the memory ten times a second while the block runs."""
+    """Sample memory ten times a second while the block runs."""
 
     def __enter__(self) -> _Peak:
         self.highest = memory()

@@ -1,9 +1,9 @@
-"""Preparation of the same pairs for DPO: our whole ingestion against TRL's dataset mapping, in turn, one process.
+"""Compare our complete ingestion with TRL's dataset mapping: the same pairs for DPO, alternating in one process.
 
     python benchmarks/ingest_vs_trl.py PAIRS.jsonl.gz MODEL [--runs 5]
 
-PAIRS is a file of Anthropic HH pairs, MODEL a folder with a tokenizer. TRL must be installed. Ours reads the raw file
-and writes every kind of row with its report; TRL is given the parsed conversations and writes the pairs' tokens.
+PAIRS is a file of Anthropic HH pairs, MODEL a folder with a tokenizer. TRL must be installed. Our side reads the raw
+file and writes every kind of row and the report. TRL receives the parsed conversations and writes the pairs' tokens.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from trl import DPOConfig, DPOTrainer
 
 from alignment_core.config import DataConfig, SourceConfig
-from alignment_core.data.formats.transcripts import AnthropicHH
-from alignment_core.data.ingest import ingest
-from alignment_core.data.locate import source_files
-from alignment_core.data.readers import RawRow, read_file
-from alignment_core.data.rendering import BUILTIN_TEMPLATES, Renderer, generation_stops, load_tokenizer
+from alignment_core.data.ingestion.ingest import ingest
+from alignment_core.data.rendering.renderer import BUILTIN_TEMPLATES, Renderer, generation_stops, load_tokenizer
+from alignment_core.data.sources.formats.transcripts import AnthropicHH
+from alignment_core.data.sources.locate import source_files
+from alignment_core.data.sources.readers import RawRow, read_file
 from alignment_core.progress import Silent
 from alignment_core.record_format import Reading
 from alignment_core.records import PreferencePair
@@ -48,7 +48,7 @@ def main() -> None:
     source = SourceConfig(path=arguments.pairs)
     pairs = list(read_pairs(source))
     peer, own = trl_preparation(pairs, arguments.model), our_preparation(source, arguments.model)
-    peer(), own()  # imports, fonts, caches
+    peer(), own()  # warm up imports and caches
     times: dict[str, list[float]] = {"trl": [], "ours": []}
     for _ in range(arguments.runs):
         times["trl"].append(peer())
@@ -65,11 +65,11 @@ def main() -> None:
     RESULTS.write_text(json.dumps(result, indent=2) + "\n")
     for name, values in times.items():
         print(f"{name}: median {statistics.median(values):.2f} s, {len(pairs) / statistics.median(values):.0f} pairs/s")
-    print(f"TRL's time over ours, median of {arguments.runs}: {result['ratio_median']:.2f}")
+    print(f"time of TRL / ours, median of {arguments.runs} runs: {result['ratio_median']:.2f}")
 
 
 def read_pairs(source: SourceConfig) -> Any:
-    """The file's pairs as TRL takes them."""
+    """Yield the file's pairs in the format that TRL expects."""
     for row in read_file(source_files(source)[0], source):
         assert isinstance(row, RawRow)
         for outcome in AnthropicHH().outcomes(row, source):

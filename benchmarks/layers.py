@@ -1,4 +1,4 @@
-"""A layer's norm, rotation and packed attention with and without what we do to them: ms of a forward and backward pass.
+"""Time a layer's norm, rotary embedding and packed attention with and without our changes, forward and backward, in ms.
 
 OMP_NUM_THREADS=1 LRU_CACHE_CAPACITY=64 ONEDNN_PRIMITIVE_CACHE_CAPACITY=64 python benchmarks/layers.py
 """
@@ -15,13 +15,13 @@ from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama import modeling_llama
 
-from alignment_core.models import packing
-from alignment_core.models.fused import fuse
-from alignment_core.models.packing import Arrangement, Piece, arranged
+from alignment_core.models.passes import packing
+from alignment_core.models.passes.norms_and_rope import fuse_norms_and_rope
+from alignment_core.models.passes.packing import Arrangement, Piece, use_arrangement
 
 TOKENS, WIDTH, HEADS, ROWS, REPEATS = 900, 512, 8, 8, 25
 SHORTEST, LONGEST = 84, 264
-"""Tokens of a piece of a packed row."""
+"""Bounds of a piece's length in a packed row, in tokens."""
 
 
 def main() -> None:
@@ -30,19 +30,19 @@ def main() -> None:
         theirs = modeling_llama.apply_rotary_pos_emb
         before = norm_and_rotation(dtype, fused=False)
         for name, one, other in zip(("norm", "rotation"), before, norm_and_rotation(dtype, fused=True), strict=True):
-            print(f"{name}, {dtype}: {one:.2f} ms, ours {other:.2f} ms")
+            print(f"{name}, {dtype}: transformers {one:.2f} ms, ours {other:.2f} ms")
         modeling_llama.apply_rotary_pos_emb = theirs
     rows = [layout(random.Random(seed)) for seed in range(ROWS)]
     for multiple in (1, packing.ROUND):
         packing.ROUND = multiple
-        print(f"attention, torch.bfloat16, multiples of {multiple}: {attention(rows):.2f} ms a piece")
+        print(f"attention, torch.bfloat16, padded to multiples of {multiple}: {attention(rows):.2f} ms per piece")
 
 
 def norm_and_rotation(dtype: torch.dtype, *, fused: bool) -> tuple[float, float]:
-    """Of as many tokens as a micro-batch of PPO has."""
+    """Return the milliseconds of the norm and of the rotation, for as many tokens as a PPO micro-batch has."""
     norm = modeling_llama.LlamaRMSNorm(WIDTH).to(dtype).requires_grad_(False)
     if fused:
-        fuse(norm)
+        fuse_norms_and_rope(norm)
     states, (query, key, _) = leaf(dtype, 1, TOKENS, WIDTH), heads(dtype, TOKENS)
     cos, sin = (torch.randn(1, TOKENS, WIDTH // HEADS).to(dtype) for _ in range(2))
     rotate = modeling_llama.apply_rotary_pos_emb
@@ -53,13 +53,13 @@ def norm_and_rotation(dtype: torch.dtype, *, fused: bool) -> tuple[float, float]
 
 
 def attention(rows: Sequence[tuple[Piece, ...]]) -> float:
-    """Of rows that are packed one after the other, each piece of another length, as in training."""
+    """Return the milliseconds per piece for a series of packed rows with pieces of varying length, as in training."""
     given = [heads(torch.bfloat16, row[-1].stop) for row in rows]
 
     def forward() -> list[Tensor]:
         found = []
         for row, (query, key, value) in zip(rows, given, strict=True):
-            with arranged(Arrangement(torch.empty(0), [], layout=row)):
+            with use_arrangement(Arrangement(torch.empty(0), [], layout=row)):
                 found.append(ALL_ATTENTION_FUNCTIONS[packing.IMPLEMENTATION](None, query, key, value, None)[0])
         return found
 
@@ -78,12 +78,12 @@ def leaf(dtype: torch.dtype, *shape: int) -> Tensor:
 
 
 def heads(dtype: torch.dtype, tokens: int) -> list[Tensor]:
-    """Query, key and value as a projection leaves them: (1, heads, tokens, width), a token's heads together."""
+    """Return query, key and value, shape (1, heads, tokens, width), with a token's heads adjacent in memory."""
     return [leaf(dtype, 1, tokens, HEADS, WIDTH // HEADS).transpose(1, 2).detach().requires_grad_() for _ in range(3)]
 
 
 def milliseconds(forward: Callable[[], Sequence[Tensor]], inputs: Sequence[Tensor]) -> float:
-    """Median CPU time of a forward and backward pass."""
+    """Return the median CPU time of a forward and backward pass."""
     times = []
     for _ in range(REPEATS + 2):
         began = time.process_time()

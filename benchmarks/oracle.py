@@ -1,12 +1,12 @@
-"""DPO, PPO and KTO against the exact optimum, in a world so small that it can be written down.
+"""Compare DPO, PPO and KTO with the exact optimum in a tiny world.
 
 python benchmarks/oracle.py
 
-Three prompts, eight possible responses to each of one or two tokens, a reference policy and a reward r for each
-response, all drawn at random. The policy is a table: an adapter of full rank on a layer that reads the last token,
-which tells where in the tree of responses one is. What is trained are the installed plugins in the library's own loop
-and on its own roles; only the base model is made here. The optimum of E[r] - beta KL(policy || reference) is
-reference * exp(r / beta), normalised (arXiv 2305.18290, equation 4). Writes `docs/optimizers/oracle.svg`.
+The world has three prompts. Each has eight possible responses of one or two tokens. The reference policy and the reward
+r of each response are random. The policy is a table: a full-rank adapter on a layer that reads the last token, which
+identifies the position in the tree of responses. The installed plugins train in the library's training loop and with
+its roles. Only the base model is defined here. The optimum of E[r] - beta KL(policy || reference) is
+reference * exp(r / beta), normalized (arXiv 2305.18290, equation 4). Writes `docs/optimizers/oracle.svg`.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from transformers import GenerationMixin, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput
 
 from alignment_core.config import LoraConfig
-from alignment_core.models.logps import Budget
-from alignment_core.models.roles import Roles
+from alignment_core.models.roles.logps import Budget
+from alignment_core.models.roles.shared_base import Roles
 from alignment_core.plugin_api import AlignmentOptimizer, Row, TokenSequence
 from alignment_core.progress import Silent
 from alignment_core.training.loop import train
@@ -33,7 +33,7 @@ from alignment_core.training.run import Rows, Run, Vocabulary
 
 PICTURE = Path(__file__).resolve().parent.parent / "docs/optimizers/oracle.svg"
 PROMPTS, LEAVES, BRANCHES, TWIGS = 3, 2, 2, 3
-"""Prompts; of each, responses of one token, tokens that go on, and ends of each of these."""
+"""Prompts; per prompt, one-token responses and first tokens of two-token ones; second tokens per first token."""
 IMPOSSIBLE = -30.0
 BETA = 1.0
 
@@ -47,7 +47,7 @@ class TabularConfig(PretrainedConfig):
 
 
 class Table(nn.Module):
-    """The hidden state is what an adapter makes of the last token, and that token itself."""
+    """The hidden state is the table's (and its adapter's) output for the last token, followed by that token one-hot."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class Table(nn.Module):
 
 
 class Tabular(PreTrainedModel, GenerationMixin):
-    """Logits = adapter's table + the reference's, which lie in the head."""
+    """Causal language model with logits = adapter's table + reference logits, which are stored in the head."""
 
     config_class, base_model_prefix = TabularConfig, "model"
 
@@ -106,11 +106,11 @@ class World:
         return found
 
     def reward(self, responses: Sequence[TokenSequence]) -> Tensor:
-        """r, shape (responses,): the last token tells the whole response."""
+        """Return r, shape (responses,); the last token identifies the response."""
         return self.rewards[[response.ids[-1] for response in responses]]
 
     def reference(self) -> list[Tensor]:
-        """Probabilities of the responses to each prompt."""
+        """Return the reference probabilities of the responses to each prompt."""
         logps = self.logits.log_softmax(dim=-1)
         return [
             torch.stack([logps[response.ids[:-1], response.ids[1:]].sum() for response in responses]).exp()
@@ -118,17 +118,17 @@ class World:
         ]
 
     def optimum(self, beta: float) -> list[Tensor]:
-        """reference * exp(r / beta), normalised."""
+        """Return reference * exp(r / beta), normalized, for each prompt."""
         weights = [p * (self.reward(y) / beta).exp() for p, y in zip(self.reference(), self.responses, strict=True)]
         return [weight / weight.sum() for weight in weights]
 
     def draw(self, prompt: int) -> TokenSequence:
-        """A response of the reference policy."""
+        """Sample a response from the reference policy."""
         (response,) = self.random.choices(self.responses[prompt], self.reference()[prompt].tolist())
         return response
 
     def preferences(self, count: int) -> list[Row]:
-        """Pairs of the reference's responses, compared by Bradley–Terry with r."""
+        """Return pairs of responses sampled from the reference and labeled by Bradley–Terry with r."""
         reference, rows = [p.tolist() for p in self.reference()], []
         for i in range(count):
             prompt = i % PROMPTS
@@ -140,7 +140,7 @@ class World:
         return rows
 
     def feedback(self, count: int) -> list[Row]:
-        """The reference's responses, each liked with probability sigmoid(2 r)."""
+        """Return responses sampled from the reference, each marked desirable with probability sigmoid(2 r)."""
         reference, rows = [p.tolist() for p in self.reference()], []
         for i in range(count):
             prompt = i % PROMPTS
@@ -152,11 +152,11 @@ class World:
         return rows
 
     def liked(self, responses: Sequence[TokenSequence]) -> Tensor:
-        """Probability that somebody likes a response."""
+        """Return the probability that a rater likes each response."""
         return torch.sigmoid(2 * self.reward(responses))
 
     def open(self, rows: Rows, seed: int = 0) -> Run:
-        """A run at the reference, with r as its reward model and a table of values that starts at 0."""
+        """Return a run that starts at the reference, with r as reward model and a value table of zeros."""
         model = Tabular(TabularConfig(self.size, name_or_path="table")).eval().requires_grad_(False)
         model.lm_head.weight.copy_(torch.cat([torch.eye(self.size), self.logits.t()], dim=1))
         roles = Roles(model, "table")
@@ -171,7 +171,7 @@ class World:
         return Run(roles, rows, Vocabulary(Numbers(), 0, sorted(ends)), Budget(1_000_000), seed, Silent())
 
     def policy(self, run: Run) -> list[Tensor]:
-        """The exact probabilities of the responses to each prompt under the policy as it is."""
+        """Return the exact probabilities of the responses to each prompt under the current policy."""
         with torch.no_grad():
             return [run.policy.logps(responses).exp() for responses in self.responses]
 
@@ -180,14 +180,14 @@ class World:
 
 
 class Numbers:
-    """Decodes a token as its number."""
+    """Tokenizer that decodes each token as its number."""
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str:
         return " ".join(map(str, ids))
 
 
 def distance(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
-    """Total variation, mean over the prompts: 0 for equal policies, 1 for policies that share no response."""
+    """Return the mean total variation over prompts: 0 for equal policies, 1 for policies that share no response."""
     return float(torch.stack([(p - q).abs().sum() / 2 for p, q in zip(one, other, strict=True)]).mean())
 
 
@@ -209,11 +209,11 @@ PAIRS = (60, 240, 960, 3840, 15360)
 ROLLOUTS = (1, 2, 5, 10, 20)
 TABLE: dict[str, Any] = {"learning_rate": 0.03, "warmup_fraction": 0.0}
 PPO_RATE = 0.01
-"""PPO sees the noise of its own samples in every step, which a third of the rate averages out."""
+"""Every PPO step contains sampling noise. A third of the learning rate averages it out."""
 
 
 def dpo(world: World, pairs: int) -> float:
-    """Distance from the optimum after learning from so many pairs, always in about as many steps."""
+    """Return the distance from the optimum after training on `pairs` pairs, in about `STEPS` steps."""
     batch = min(pairs, BATCH)
     epochs = math.ceil(STEPS * batch / pairs)
     run = world.open(Rows(preferences=world.preferences(pairs)))
@@ -222,17 +222,17 @@ def dpo(world: World, pairs: int) -> float:
 
 
 def ppo(world: World, rollouts: int) -> float:
-    """Distance from the optimum after so many rollouts of 256 responses."""
+    """Return the distance from the optimum after `rollouts` rollouts of 256 responses."""
     run = world.open(Rows(prompts=world.prompts()))
     settings: dict[str, Any] = {"rollout_size": 256, "batch_size": 64, "max_new_tokens": 2, "length_drift": None}
-    # The optimum is that of r itself; normalised scores would make beta another one.
+    # The optimum is defined for r itself; normalized scores would change the meaning of beta.
     settings |= {"kl_coef": BETA, "normalise_scores": False}
     learn(optimizer("ppo", rollouts=rollouts, **settings, **TABLE | {"learning_rate": PPO_RATE}), run)
     return distance(world.policy(run), world.optimum(BETA))
 
 
 def kto(world: World, thumbs: int) -> list[tuple[Tensor, Tensor]]:
-    """For each prompt, how many people like a response, and its log-ratio to the reference after training."""
+    """Return for each prompt the share of raters who like each response, and its log-ratio after training."""
     run = world.open(Rows(feedback=world.feedback(thumbs)))
     epochs = math.ceil(STEPS * BATCH / thumbs)
     learn(optimizer("kto", beta=BETA, batch_size=BATCH, epochs=epochs, **TABLE), run)

@@ -1,9 +1,9 @@
-"""Peak memory and time that `align plan` predicts beside what each stage's process then takes, on the CPU.
+"""Compare the peak memory and time that `align plan` predicts with the measurements of each stage, on the CPU.
 
     OMP_NUM_THREADS=1 python benchmarks/plan_memory.py [--only NAME]
 
-Random Llamas and generated pairs, some of them drawn so that nobody chose them; the stages run as in a pipeline, each
-in a process of its own. The tables go to `results/plan_memory.md`.
+The models are random Llamas and the pairs are generated. Some cases are fixed, others are drawn at random. The stages
+run as in a pipeline, each in a separate process. The table is written to `results/plan_memory.md`.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from alignment_core.config import PipelineConfig
+from alignment_core.execution.build import build
+from alignment_core.forecast.predictions import predict
+from alignment_core.planning.pipeline import plan_pipeline
 from alignment_core.progress import Silent
 from alignment_core.registry import load_registry
-from alignment_core.stages.build import build
-from alignment_core.stages.plan import make_plan
-from alignment_core.stages.prediction import predict
 
 RESULTS = Path(__file__).parent / "results" / "plan_memory.md"
 BASE: dict[str, Any] = {"hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 8, "vocab_size": 8_000}
@@ -33,12 +33,12 @@ BASE: dict[str, Any] = {"hidden_size": 256, "intermediate_size": 704, "num_hidde
 
 @dataclass(frozen=True)
 class Case:
-    """A model and the settings of a run on it.
+    """A model and the settings of a run with it.
 
     Attributes:
-        shape: of the Llama.
-        settings: changes to those of `settings`, by their dotted names.
-        rows: preference pairs.
+        shape: configuration values of the Llama.
+        settings: changes to the config of `settings()`, by dotted name.
+        rows: number of preference pairs.
     """
 
     shape: Mapping[str, Any]
@@ -68,7 +68,7 @@ DRAWN = 3
 
 
 def cases() -> dict[str, Case]:
-    """Those that were chosen, and some that were not."""
+    """Return the fixed cases and the randomly drawn ones."""
     found = dict(CASES)
     for number in range(DRAWN):
         case = drawn(random.Random(f"table {number}"))
@@ -81,7 +81,7 @@ def cases() -> dict[str, Case]:
 
 @dataclass(frozen=True)
 class Row:
-    """One stage; memory in MiB, of which `process` is the libraries', and time in seconds."""
+    """Result for one stage: memory in MiB (`process` is the libraries' share) and time in seconds."""
 
     case: str
     stage: str
@@ -93,7 +93,7 @@ class Row:
 
     @property
     def error(self) -> float:
-        """How far the predicted peak is from the measured one, as a share of that."""
+        """Error of the predicted peak, as a share of the measured one."""
         return self.predicted / self.measured - 1
 
 
@@ -112,17 +112,18 @@ def main() -> None:
 
 
 def report(rows: list[Row]) -> str:
-    """The page of the results."""
+    """Return the results page."""
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "peft", "bitsandbytes"))
     machine = f"{platform.machine()}, {platform.system()}, {' '.join(platform.libc_ver())}, one thread"
     lines = [
-        "# What `align plan` predicts, and what came",
+        "# Memory and time predicted by `align plan`, compared with measurements",
         "",
         f"{date.today().isoformat()}, {machine}; {versions}.",
         "Made by `OMP_NUM_THREADS=1 python benchmarks/plan_memory.py`.",
         "",
-        "Memory is the largest resident size of the stage's process in MiB; `process` is the part of it that the",
-        "libraries take before a model is there. Time is in seconds, the start of the process included.",
+        "Memory is the peak resident size of the stage's process in MiB. `process` is the part used by the libraries",
+        "before a model is loaded. Time is in seconds and includes the start of the process. `drawn` marks cases with",
+        "a random model and random settings. `recomputing` marks gradient checkpointing.",
         "",
         "| run | stage | process | predicted | measured | error | predicted s | measured s |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
@@ -135,7 +136,7 @@ def report(rows: list[Row]) -> str:
 
 
 def drawn(rng: random.Random) -> Case:
-    """A case that nobody chose."""
+    """Draw a case at random."""
     heads = 8
     hidden = heads * rng.choice([16, 24, 32, 48])
     shape = {
@@ -155,9 +156,9 @@ def drawn(rng: random.Random) -> Case:
 
 
 def measure(name: str, case: Case) -> Iterator[Row]:
-    """Each stage of a case that runs a model, predicted and measured."""
+    """Predict and measure each stage of a case that runs a model."""
     with tempfile.TemporaryDirectory(prefix="plan-memory-") as place:
-        calls = make_plan(settings(Path(place), case), load_registry()).calls()
+        calls = plan_pipeline(settings(Path(place), case), load_registry()).calls()
         forecast = predict(calls, list(calls))
         for stage, call in calls.items():
             built = build(call, Silent())
@@ -173,7 +174,7 @@ def measure(name: str, case: Case) -> Iterator[Row]:
 
 
 def settings(folder: Path, case: Case) -> PipelineConfig:
-    """The case's model and data in `folder`, and the settings of a run of two steps a stage."""
+    """Write the case's model and data to `folder`, and return the config of a short run."""
     save_model(folder / "model", case.shape)
     write_pairs(folder / "pairs.jsonl", case.rows)
     step = {"batch_size": 16, "epochs": 1}
@@ -219,7 +220,7 @@ def save_model(folder: Path, shape: Mapping[str, Any]) -> None:
 
 
 def write_pairs(path: Path, count: int) -> None:
-    """Pairs of random words: prompts of about 40 bytes, answers of 100 to 200."""
+    """Write pairs of random words: prompts of about 40 bytes, answers of 100 to 200 bytes."""
     rng = random.Random(0)
 
     def words(length: int) -> str:

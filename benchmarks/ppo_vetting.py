@@ -1,10 +1,10 @@
-"""PPO with its defaults on two worlds and five seeds: does the held-out reward rise, and what does it cost in KL?
+"""Run PPO with its defaults in two worlds with five seeds, and measure the held-out reward and the KL it costs.
 
 python benchmarks/ppo_vetting.py --store STORE --data SHARED_DATA
 
-builds the chain (SFT, reward model, PPO; in the demo's world all of it for every seed), and writes
-`benchmarks/results/ppo_vetting.md` and `docs/optimizers/ppo-vetting.svg`. What is in the store already is not built
-again. Nothing of the optimizer is set but the length of a response, which is the world's.
+Builds the chain (SFT, reward model, PPO) and writes `benchmarks/results/ppo_vetting.md` and
+`docs/optimizers/ppo-vetting.svg`. In the demo world, the complete chain is built for every seed. Cached stages are
+reused. The only optimizer setting that is changed is the response length, which depends on the world.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from typing import Any
 from alignment_core.artifacts import key_of
 from alignment_core.config import PipelineConfig
 from alignment_core.config_file import load_config
+from alignment_core.execution.build import StageResult, build
+from alignment_core.execution.stage import StageCall
+from alignment_core.planning.pipeline import VERSIONS, plan_pipeline
 from alignment_core.progress import Silent
 from alignment_core.registry import load_registry
-from alignment_core.stages.base import StageCall
-from alignment_core.stages.build import Built, build
-from alignment_core.stages.plan import VERSIONS, make_plan
 from alignment_flows.demo import demo_config, world_call
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT, PICTURE = ROOT / "benchmarks/results/ppo_vetting.md", ROOT / "docs/optimizers/ppo-vetting.svg"
 SEEDS = range(5)
 COLUMNS = (
-    "world", "seed", "prompts", "SFT's score", "PPO's score", "gain, lower 95 %", "KL, nats", "length", "kept after",
-    "true rule, %", "warnings",
+    "world", "seed", "prompts", "SFT score", "PPO score", "gain, 95 % lower bound", "KL, nats", "length, tokens",
+    "kept after", "true rule, %", "warnings",
 )  # fmt: skip
 
 
@@ -47,17 +47,17 @@ class Vetted:
 
     Attributes:
         world: `demo` or `stories260k`.
-        seed: of PPO, and in the demo's world of the whole chain before it.
-        prompts: held-out prompts that played no part in choosing the policy that was kept.
-        before, after: the reward model's mean score of the SFT model's and the aligned model's responses to them.
+        seed: seed of PPO, and in the demo world of the complete chain before it.
+        prompts: number of held-out prompts that were not used to select the policy.
+        before, after: the reward model's mean score of the SFT model's and of the aligned model's responses to them.
         lower: lower bound of the gain's 95 % interval, by prompt.
         kl: KL from the SFT model in nats per response.
         ceiling: the KL at which training would have stopped.
-        length: tokens of a response, before and after.
-        kept: after how many rollouts the policy that was kept was made.
-        rule: share of good responses by the world's true rule, before and after; None where there is none.
-        curve: rollouts, held-out score and held-out KL at each measurement of the training.
-        warnings: what the training warned of.
+        length: mean tokens of a response, before and after.
+        kept: number of rollouts after which the kept policy was saved.
+        rule: share of good responses by the world's true rule, before and after; None if the world has no such rule.
+        curve: rollouts, held-out score and held-out KL at each measurement during training.
+        warnings: the warnings of the training.
     """
 
     world: str
@@ -80,26 +80,29 @@ def inline(call: StageCall) -> StageCall:
 
 
 def reseeded(call: StageCall, seed: int, parents: dict[str, str]) -> StageCall:
-    """The same stage with another seed than the stages before it."""
+    """Return the same stage with a different seed from the stages before it."""
     config, parents = call.config | {"seed": seed}, call.parents | parents
     key = key_of(stage=call.stage, version=VERSIONS[call.stage], config=config, parents=parents)
     return call.model_copy(update={"config": config, "parents": parents, "key": key})
 
 
 def demo(store: Path, data: Path, seed: int) -> dict[str, Any]:
-    """The demo's world: a reward model on noisy comparisons made by a rule that is known."""
+    """Return the config for the demo world: a reward model trained on noisy comparisons by a known rule."""
     world = build(inline(world_call(store, seed)), Silent()).artifact.path
     settings = demo_config(world, store, seed, "ppo").model_dump(mode="json")
     return settings | {"optimizer": {"name": "ppo", "max_new_tokens": 40}}
 
 
 def stories(store: Path, data: Path, seed: int) -> dict[str, Any]:
-    """A real tiny model and people's pairs: whether a kind person would say a sentence. One reward model for all."""
+    """Return the config for a real tiny model with human pairs (would a kind person say this sentence?).
+
+    All seeds share one reward model.
+    """
     os.environ["ALIGN_SHARED_DATA"] = str(data)
     settings = load_config(ROOT / "deployments/configs/ppo-stories260k.yaml").model_dump(mode="json")
     settings["model"] |= {"load_in": "fp32", "chat_template": str(ROOT / "deployments/configs/stories260k.jinja")}
     settings["data"]["held_out_fraction"] = 0.3
-    settings["data"]["sources"][0]["columns"]["prompt"] = "statement"  # the bare sentence: a third of the tokens
+    settings["data"]["sources"][0]["columns"]["prompt"] = "statement"  # only the sentence: a third of the tokens
     settings["evaluation"]["max_prompts"] = 256
     return settings | {"optimizer": {"name": "ppo", "max_new_tokens": 8}, "seed": 0, "store": str(store)}
 
@@ -108,19 +111,19 @@ WORLDS: dict[str, Callable[[Path, Path, int], dict[str, Any]]] = {"demo": demo, 
 
 
 def vet(world: str, seed: int, store: Path, data: Path) -> Vetted:
-    """Build the chain of one world and seed, and measure what PPO made of it."""
+    """Build the chain for one world and seed, and measure the effect of PPO."""
     settings = WORLDS[world](store, data, seed)
     config = PipelineConfig.model_validate(settings | {"isolation": "inline"})
     registry = load_registry()
     optimizer: Any = registry.optimizer(config.optimizer)
-    calls = make_plan(config, registry).calls()
+    calls = plan_pipeline(config, registry).calls()
     if config.seed != seed:
         calls["optimize"] = reseeded(calls["optimize"], seed, {})
         calls["evaluate"] = reseeded(calls["evaluate"], seed, {"policy": calls["optimize"].key})
     built = {name: build(call, Silent()) for name, call in calls.items()}
     history = json_lines(built["optimize"], "metrics.jsonl")
     measured = [entry for entry in history if "held_out_score" in entry]
-    # The first of the held-out prompts chose the policy.
+    # The first held-out prompts were used to select the policy.
     before, after = (
         json_lines(built[name], "responses.jsonl")[optimizer.held_out_prompts :]
         for name in ("evaluate_sft", "evaluate")
@@ -147,21 +150,21 @@ def vet(world: str, seed: int, store: Path, data: Path) -> Vetted:
     )
 
 
-def json_lines(stage: Built, file: str) -> list[dict[str, Any]]:
-    """One of the stage's files."""
+def json_lines(stage: StageResult, file: str) -> list[dict[str, Any]]:
+    """Return the rows of a JSON Lines file in the stage's artifact."""
     return [json.loads(line) for line in (stage.artifact.path / file).read_text(encoding="utf-8").splitlines()]
 
 
 def table(lines: Iterable[Vetted]) -> str:
-    """The result as a page."""
+    """Return the results page."""
     packages = ("torch", "transformers", "peft")
     versions = ", ".join([f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in packages)])
-    page = f"""# PPO with its defaults
+    page = f"""# PPO with default settings
 
 {datetime.date.today()}; {os.cpu_count()} cores of {platform.machine()}, no GPU; {versions}.
 Made by `python benchmarks/ppo_vetting.py --store STORE --data SHARED_DATA`.
-The seed is PPO's, and in the demo's world that of the whole chain before it; stories260k has one reward model for all.
-Scores are the reward model's, on held-out prompts that did not choose which policy was kept.
+The seed applies to PPO, and in the demo world to the complete chain before it. On stories260k, all seeds share one
+reward model. Scores are from the reward model, on held-out prompts that were not used to select the policy.
 
 | {" | ".join(COLUMNS)} |
 |{" --- |" * len(COLUMNS)}
@@ -186,7 +189,7 @@ Scores are the reward model's, on held-out prompts that did not choose which pol
 
 
 def draw(lines: Sequence[Vetted], file: Path) -> None:
-    """Learning curves, and the reward against the KL that it cost."""
+    """Draw the learning curves, and the reward against its cost in KL."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -209,7 +212,7 @@ def draw(lines: Sequence[Vetted], file: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--store", type=Path, required=True, help="folder of the artifact store")
-    parser.add_argument("--data", type=Path, required=True, help="folder of the real test data")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the shared test data")
     arguments = parser.parse_args()
     lines = []
     for world in WORLDS:

@@ -1,18 +1,18 @@
-"""Training beside TRL: the same model files, rows, adapters and threads, one side after the other, several rounds.
+"""Compare training with TRL: the same model files, rows, adapters and threads, alternating, in several rounds.
 
     python benchmarks/vs_trl.py [--models 32k 128k] [--dtypes fp32 bf16] [--tasks …] [--rounds 3] [--steps 1]
                                 [--threads 1] [--limit] [--trl-ppo .venv/trl-1.12]
 
 Needs TRL >= 1.16 (`pip install -c constraints.txt -e '.[peer]'`), and for PPO a folder with TRL 1.12.0, the last
-release with a PPO trainer (`make .venv/trl-1.12`). Each run is a process of its own. Before the clock starts, both
-sides run a short forward and backward pass of the model. Tokens are those of the sequences, padding left out, counted
-in the same way on both sides. Memory is the peak above what the process held after its imports and the models' loading.
+release with a PPO trainer (`make .venv/trl-1.12`). Each run is a separate process. Before the clock starts, both sides
+run a short forward and backward pass of the model. Tokens are those of the sequences, without padding, counted in the
+same way on both sides. Memory is the peak above the memory of the process after imports and loading the models.
 
-`--limit` times `against_trl/bare.py` as well: the passes that the task cannot do without, and nothing else.
+`--limit` also times `against_trl/bare.py`, which runs only the passes that the task needs.
 
-Every run is appended to `results/vs_trl.jsonl` and not repeated when the command is given again; the table of all runs
-is `results/vs_trl.md` (`--rounds 0` writes it without running anything); without the former, all is measured anew.
-Where the machine is shared, CPU seconds are the fairer clock, and the ratios are given by both.
+Every run is appended to `results/vs_trl.jsonl` and is not repeated when the command runs again. Delete the file to
+measure everything again. The table of all runs is `results/vs_trl.md`; `--rounds 0` writes it without running anything.
+On a shared machine, CPU seconds are the fairer clock. Ratios are reported for both clocks.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from alignment_core.stages.process import ENVIRONMENT
+from alignment_core.processes.start import ENVIRONMENT
 
 HERE = Path(__file__).parent
 SIDES, RESULTS = HERE / "against_trl", HERE / "results"
@@ -39,18 +39,18 @@ ROWS = 64
 
 
 class Contest(NamedTuple):
-    """Two runs to compare: tasks of `ours.py` and `theirs.py`."""
+    """Two runs to compare: a task of `ours.py` and a task of `theirs.py`."""
 
     ours: str
     trl: str
     micro: int = 8
     """Rows of TRL's micro-batches; 8 is its default."""
     budget: int = 4096
-    """Tokens of our micro-batches; with 1 each row is one."""
+    """Token budget of our micro-batches; with 1, each row is a micro-batch."""
     faster: float | None = None
-    """Least ratio of TRL's time to ours that we want."""
+    """Target: lowest acceptable ratio of TRL's time to ours."""
     memory: float | None = None
-    """Largest share of TRL's memory that we want to need."""
+    """Target: largest acceptable share of TRL's memory."""
 
 
 CONTESTS = {
@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--limit", action="store_true", help="measure the limit as well")
+    parser.add_argument("--limit", action="store_true", help="also time the bare passes of against_trl/bare.py")
     parser.add_argument("--trl-ppo", type=Path, default=Path(sys.prefix) / "trl-1.12")
     arguments = parser.parse_args()
     log = RESULTS / "vs_trl.jsonl"
@@ -104,7 +104,7 @@ def main() -> None:
 
 
 def planned(arguments: argparse.Namespace, model: str) -> list[dict[str, Any]]:
-    """Every run on this model, the sides alternating; what several contests share is run once a round."""
+    """Return all runs for this model, alternating the sides; a run that contests share is run once per round."""
     runs: dict[str, dict[str, Any]] = {}
     for number in range(arguments.rounds):
         for dtype in arguments.dtypes:
@@ -120,7 +120,7 @@ def planned(arguments: argparse.Namespace, model: str) -> list[dict[str, Any]]:
 
 
 class Side:
-    """A process that has imported one side's libraries and runs what it is asked to; started when first asked."""
+    """A process that has imported one side's libraries and runs tasks on request; started at the first request."""
 
     def __init__(self, name: str, arguments: argparse.Namespace) -> None:
         self.script = SIDES / {"ours": "ours.py", "bare": "bare.py"}.get(name, "theirs.py")
@@ -131,7 +131,7 @@ class Side:
             "HF_HUB_OFFLINE": "1",
             "TRL_EXPERIMENTAL_SILENCE": "1",
         }
-        if name == "ours":  # as `align` starts its stages
+        if name == "ours":  # the environment of `align`'s stages
             self.environment = ENVIRONMENT | self.environment
         if name == "trl-ppo":
             self.environment["PYTHONPATH"] = str(arguments.trl_ppo.resolve())
@@ -157,22 +157,24 @@ class Side:
 
 
 def table(runs: list[dict[str, Any]], threads: int) -> str:
-    """Medians of each side and of the rounds' ratios."""
+    """Return the results page: medians of each side and of the ratios per round."""
     versions = f"Python {platform.python_version()}, {os.cpu_count()} cores of {platform.machine()}, " + ", ".join(
         f"{name} {version(name)}" for name in ("torch", "transformers", "peft", "trl")
     )
     lines = [
-        "# Training beside TRL",
+        "# Training compared with TRL",
         "",
-        f"{date.today()}; {versions} (PPO: trl 1.12.0); {threads} thread(s), on a machine with other work;",
-        "`python benchmarks/vs_trl.py`.",
-        "Tokens per second are those of CPU time, padding left out; PPO: seconds of CPU per update of 32 episodes with",
-        "64 new tokens. Ratios are medians over rounds of TRL's time to ours; memory is ours as a share of TRL's, both",
-        "above the floor; in brackets what was wanted. The limit is our CPU time against that of the bare passes,",
-        "which compute twice a prompt that two completions share.",
+        f"{date.today()}; {versions} (PPO: trl 1.12.0); {threads} thread{'s' * (threads != 1)}, with other load on",
+        "the machine. Made by `python benchmarks/vs_trl.py`.",
         "",
-        "| model | dtype | contest | rounds | ours | TRL | by CPU time | by wall time | limit | ours, MiB | TRL, MiB "
-        "| memory |",
+        "`ours` and `TRL` are tokens per second of CPU time, without padding. For PPO they are CPU seconds per update",
+        "of 32 episodes with 64 new tokens. Speedups are medians over the rounds of TRL's time / our time.",
+        "`ours / bare` is our CPU time as a multiple of that of the bare passes (`against_trl/bare.py`), which",
+        "compute a shared prompt once per completion. Memory is the peak above the memory after loading the models.",
+        "Targets are in parentheses.",
+        "",
+        "| model | dtype | contest | rounds | ours | TRL | speedup, CPU time | speedup, wall time | ours / bare "
+        "| ours, MiB | TRL, MiB | memory, ours / TRL |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for model, dtype in itertools.product(("32k", "128k"), ("fp32", "bf16")):
@@ -186,7 +188,7 @@ def table(runs: list[dict[str, Any]], threads: int) -> str:
 
 
 def line(runs: list[dict[str, Any]], model: str, dtype: str, name: str) -> str | None:
-    """One line of the table."""
+    """Return one row of the table, or None if no round has both sides."""
     contest = CONTESTS[name]
 
     def of(side: str, task: str, micro: int) -> dict[int, dict[str, Any]]:

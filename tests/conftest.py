@@ -1,14 +1,16 @@
-"""Shared fixtures: a tiny real model, the real test data, and a Prefect server that only this test run sees."""
+"""Shared fixtures: a tiny real model, the real test data, and a Prefect server that is private to this test run."""
 
 from __future__ import annotations
 
 import atexit
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import textwrap
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,9 @@ from browser import BrowserPage, chromium, page_of
 from hypothesis import settings
 from playwright.sync_api import Browser
 from postgres import Postgres, temporary_postgres
+from small_run import small_run
 
-# Prefect, Hugging Face and OpenMP read these when they are first imported, so they are set before any test module is.
+# Prefect, Hugging Face and OpenMP read these variables on first import, so set them before any test module is imported.
 _PREFECT_HOME = tempfile.mkdtemp(prefix="align-tests-prefect-")
 atexit.register(shutil.rmtree, _PREFECT_HOME, ignore_errors=True)
 os.environ["PREFECT_HOME"] = _PREFECT_HOME
@@ -28,14 +31,20 @@ os.environ["DO_NOT_TRACK"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-# Sums over several threads differ from run to run; exact comparisons need one.
+# Multi-threaded sums differ from run to run. Exact comparisons need a single thread.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-# The first call of a library is slow, and the machine may be busy: an example may take its time.
+ROOT = Path(__file__).resolve().parent.parent
+
+# New processes know the stage `probe`. They all have this PYTHONPATH, so that they can use the fork server below.
+_PROBE_SITE = str(ROOT / "tests" / "support" / "faults" / "probe_site")
+_PATHS = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+if _PROBE_SITE not in _PATHS:
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [_PROBE_SITE, *_PATHS]))
+
+# The first call into a library is slow and the machine may be busy, so examples have no deadline.
 settings.register_profile("align", deadline=None)
 settings.load_profile("align")
-
-ROOT = Path(__file__).resolve().parent.parent
 
 SENTENCES = (
     "Once upon a time there was a little dog who liked to play in the park with a red ball.",
@@ -47,8 +56,30 @@ SENTENCES = (
 )
 
 
+_fork_servers: list[subprocess.Popen[bytes]] = []
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start a fork server for the runs that tests start, as `align up` starts one. All test processes share it."""
+    if sys.platform != "linux" or hasattr(config, "workerinput"):
+        return
+    from alignment_core.processes.fork_client import COMMAND, SHARED
+    from alignment_core.processes.start import ENVIRONMENT
+
+    path = os.path.join(_PREFECT_HOME, "stages.socket")
+    _fork_servers.append(subprocess.Popen([*COMMAND, path], env=ENVIRONMENT | dict(os.environ)))
+    os.environ[SHARED] = path
+
+
+def pytest_unconfigure() -> None:
+    """Stop the fork server."""
+    for server in _fork_servers:
+        server.terminate()
+        server.wait()
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """A `gpu` test is skipped where there is no CUDA device."""
+    """Skip tests marked `gpu` if there is no CUDA device."""
     if item.get_closest_marker("gpu"):
         import torch
 
@@ -58,7 +89,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Folder of the real test data, named by ALIGN_SHARED_DATA."""
+    """Folder of the real test data, taken from ALIGN_SHARED_DATA."""
     folder = Path(os.environ.get("ALIGN_SHARED_DATA", ROOT.parent / "shared" / "data"))
     if not folder.is_dir():
         reason = f"no real test data at {folder}: set ALIGN_SHARED_DATA"
@@ -70,7 +101,7 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def stories260k(shared_data: Path) -> Path:
-    """Folder of stories260K: a real Llama of 260,032 parameters that tells English stories."""
+    """Folder of stories260K, a real Llama with 260,032 parameters trained on English stories."""
     return shared_data / "models" / "stories260k"
 
 
@@ -78,7 +109,7 @@ def stories260k(shared_data: Path) -> Path:
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a random Llama (2 layers, width 32, context 512) with its byte-level BPE tokenizer.
 
-    The tokenizer knows `<pad>` = 0, `<s>` = 1 (put in front) and `</s>` = 2, and has no chat template.
+    The tokenizer has `<pad>` = 0, `<s>` = 1 (prepended to every text) and `</s>` = 2, and no chat template.
     """
     import torch
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
@@ -98,7 +129,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         bos_token_id=1,
         eos_token_id=2,
         pad_token_id=0,
-        # Weights of the usual 0.02 give almost uniform logits at this width, which would hide most mistakes.
+        # The usual 0.02 gives almost uniform logits at this width, which would hide most mistakes.
         initializer_range=0.2,
     )
     with torch.random.fork_rng():
@@ -133,13 +164,19 @@ def _tiny_tokenizer() -> Any:
     )
 
 
+@pytest.fixture
+def write(tmp_path: Path, tiny_model: Path) -> Callable[..., Path]:
+    """Return a function that writes a small run's config file, with changes, and its data `pairs.jsonl` next to it."""
+    return partial(small_run, tmp_path, tiny_model)
+
+
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[None]:
-    """A Prefect server with an empty database, for the tests that ask for it: it takes about 14 s to start."""
+    """A Prefect server with an empty database. It takes about 14 s to start."""
     from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
     from prefect.testing.utilities import prefect_test_harness
 
-    # At its end every flow waits a second for its heartbeat thread.
+    # With heartbeats, every flow waits a second for its heartbeat thread when it ends.
     with (
         temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),
         prefect_test_harness(server_startup_timeout=120),
@@ -149,7 +186,7 @@ def prefect_server() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[Postgres]:
-    """A PostgreSQL server that ends with the tests; see `postgres` for a database in it."""
+    """A PostgreSQL server that runs until the tests end. See `postgres` for a database in it."""
     with temporary_postgres() as server:
         yield server
 
@@ -162,32 +199,27 @@ def postgres(postgres_server: Postgres) -> str:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Headless Chromium. Not for the whole session, because asyncio is out of reach in this thread while it is open."""
+    """Headless Chromium. Its scope is the module, because asyncio cannot be used in this thread while it is open."""
     with chromium() as opened:
         yield opened
 
 
 @pytest.fixture
 def browser_page(browser: Browser, tmp_path: Path) -> Iterator[BrowserPage]:
-    """A page in Chromium; errors in its console and requests to other machines fail the test."""
+    """A page in Chromium. Console errors and requests to other machines fail the test."""
     with page_of(browser, tmp_path) as opened:
         yield opened
 
 
 @pytest.fixture
 def probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """Makes calls of the stage `probe`, which does what `do` says, here and in every stage process."""
+    """Return a function that makes calls of the stage `probe`, whose action is `do`, here and in stage processes."""
     import alignment_core.stages
     from alignment_core.artifacts import key_of
-    from alignment_core.stages.base import Runtime, StageCall
+    from alignment_core.execution.stage import Runtime, StageCall
 
-    probes = ROOT / "tests" / "stages" / "probes"
-    site = tmp_path / "site"
-    site.mkdir()
-    line = f"import alignment_core.stages; alignment_core.stages.__path__.append({str(probes)!r})\n"
-    (site / "sitecustomize.py").write_text(line)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")])))
-    monkeypatch.setattr(alignment_core.stages, "__path__", [*alignment_core.stages.__path__, str(probes)])
+    probes = str(ROOT / "tests" / "stages" / "probes")
+    monkeypatch.setattr(alignment_core.stages, "__path__", [*alignment_core.stages.__path__, probes])
 
     def make(do: str, isolation: str = "process", parents: dict[str, str] | None = None, **more: Any) -> StageCall:
         config = {"do": do, "seed": 3, **more}
@@ -206,7 +238,7 @@ def probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Lays a distribution with one module and its entry point where Python finds it, here and in child processes."""
+    """Return a function that installs a distribution of one module with an entry point, here and in child processes."""
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")])))
 

@@ -1,4 +1,4 @@
-"""The browser of the tests sees what it is there to see."""
+"""The browser fixture detects requests to other machines and errors on pages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Serve = Callable[[str], str]
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Serve]:
-    """Serves a page on this machine, and gives its address."""
+    """Return a function that serves a page on this machine and returns its URL."""
     root = tmp_path / "site"
     root.mkdir()
     (root / "favicon.ico").touch()
@@ -35,7 +35,7 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
         server.shutdown()
 
 
-def test_page_that_asks_only_this_machine_passes(serve: Serve, browser_page: BrowserPage) -> None:
+def test_page_with_only_local_requests_passes(serve: Serve, browser_page: BrowserPage) -> None:
     page = browser_page.open(serve("<h1>Ready</h1><img src='data:,'><script>fetch('/')</script>"))
     assert page.get_by_role("heading").inner_text() == "Ready"
     browser_page.check()
@@ -43,7 +43,7 @@ def test_page_that_asks_only_this_machine_passes(serve: Serve, browser_page: Bro
         assert shot.size == (1280, 900)
 
 
-def test_page_that_asks_another_machine_fails(serve: Serve, browser_page: BrowserPage) -> None:
+def test_page_with_a_request_to_another_machine_fails(serve: Serve, browser_page: BrowserPage) -> None:
     with browser_page.page.expect_event("requestfailed"):
         browser_page.open(serve("<script src='https://cdn.example.com/chart.js'></script>"))
     with pytest.raises(AssertionError, match=r"not on this machine: \['https://cdn.example.com/chart.js'\]"):
@@ -53,17 +53,17 @@ def test_page_that_asks_another_machine_fails(serve: Serve, browser_page: Browse
 
 
 @pytest.mark.parametrize(
-    ("html", "said"),
+    ("html", "message"),
     [
         ("<script>console.error('no table')</script>", "no table"),
         ("<script>nobody.here()</script>", "nobody is not defined"),
         ("<script src='/gone.js'></script>", r"404 .*gone\.js"),
     ],
 )
-def test_page_with_an_error_fails(serve: Serve, browser_page: BrowserPage, html: str, said: str) -> None:
+def test_page_with_an_error_fails(serve: Serve, browser_page: BrowserPage, html: str, message: str) -> None:
     browser_page.open(serve(html))
-    with pytest.raises(AssertionError, match=said):
+    with pytest.raises(AssertionError, match=message):
         browser_page.check()
     with pytest.raises(AssertionError, match="no complaint matches"):
         browser_page.expected("something else")
-    browser_page.expected(said)
+    browser_page.expected(message)

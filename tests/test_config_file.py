@@ -1,4 +1,4 @@
-"""Settings from a file: what is read, and how every mistake is told."""
+"""Config files: defaults, environment variables, overrides, and error messages."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def write(tmp_path: Path) -> Write:
 
 
 def fault(path: Path, *overrides: str) -> str:
-    """The paragraph that a mistake is told in, without the folder of the file."""
+    """Return the error message without the folder of the file."""
     with pytest.raises(ConfigError) as caught:
         load_config(path, overrides)
     return str(caught.value).replace(f"{path.parent}/", "")
@@ -64,7 +64,7 @@ def test_unset_variable_is_named_with_its_setting(write: Write, monkeypatch: pyt
     assert fault(path).startswith("run.yaml: data.sources.0.path: the environment variable DATA is not set.")
 
 
-def test_overrides_reach_every_kind_of_place(write: Write) -> None:
+def test_overrides_reach_every_kind_of_setting(write: Write) -> None:
     config = load_config(
         write(SMALLEST + "sft: null\n"),
         [
@@ -88,51 +88,53 @@ def test_overrides_reach_every_kind_of_place(write: Write) -> None:
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("seed", "--set seed: a change has no value. expected --set a.b=value."),
-        ("data.sources.1.path=x", "--set data.sources.1.path=x: the list has no such entry. got 1, expected 0 to 0."),
-        ("model.base.x=1", "--set model.base.x=1: `x` would be inside a plain value. Check the path."),
+        ("seed", "--set seed: the value is missing. expected --set a.b=value."),
+        (
+            "data.sources.1.path=x",
+            "--set data.sources.1.path=x: the list has no entry with this index. got 1, expected 0 to 0.",
+        ),
+        ("model.base.x=1", "--set model.base.x=1: `x` cannot be set inside a plain value. Check the path."),
         ("seed=[1", "--set seed: the value is not valid YAML. got [1."),
-        ("sede=1", "run.yaml: sede: there is no such setting. Did you mean `seed`?"),
+        ("sede=1", "run.yaml: sede: unknown setting. Did you mean `seed`?"),
     ],
 )
-def test_mistakes_in_overrides(write: Write, override: str, expected: str) -> None:
+def test_errors_in_overrides(write: Write, override: str, expected: str) -> None:
     assert fault(write(SMALLEST), override) == expected
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (SMALLEST + "sede: 1\n", "run.yaml: sede: there is no such setting. Did you mean `seed`?"),
+        (SMALLEST + "sede: 1\n", "run.yaml: sede: unknown setting. Did you mean `seed`?"),
         (
             SMALLEST + "sft: {epochs: 0}\n",
-            "run.yaml: sft.epochs: the value does not fit. got 0, expected greater than or equal to 1.",
+            "run.yaml: sft.epochs: invalid value. got 0, expected greater than or equal to 1.",
         ),
         (
             SMALLEST.replace("base: some/model", "load_in: int4"),
-            "run.yaml: model.base: this setting is missing. Also model.load_in: the value does not fit."
+            "run.yaml: model.base: this setting is missing. Also model.load_in: invalid value."
             " got 'int4', expected 'nf4', 'int8', 'bf16' or 'fp32'.",
         ),
         (
             SMALLEST.replace("some/model", "x, lora: {target_modules: [q, 1]}"),
-            "run.yaml: model.lora.target_modules: the value does not fit."
+            "run.yaml: model.lora.target_modules: invalid value."
             " got ['q', 1], expected 'all-linear' or a valid string.",
         ),
         (
             SMALLEST + "      hue: red\n",
-            "run.yaml: data.sources.0.hue: there is no such setting."
-            f" expected one of {', '.join(SourceConfig.model_fields)}.",
+            f"run.yaml: data.sources.0.hue: unknown setting. expected one of {', '.join(SourceConfig.model_fields)}.",
         ),
         (
             "model: 4\n" + SMALLEST.split("\n", 1)[1],
-            "run.yaml: model: the value does not fit. got 4, expected settings by name.",
+            "run.yaml: model: invalid value. got 4, expected a mapping of settings.",
         ),
-        (SMALLEST + "seed: [1\n", "run.yaml:6: this is not valid YAML: expected ',' or ']', but got '<stream end>'."),
-        (SMALLEST + "seed: 1\nseed: 2\n", "run.yaml:6: this is not valid YAML: `seed` is given twice."),
-        ("- a\n", "run.yaml: the file holds no settings. expected `model:`, `data:` and more."),
-        ("", "run.yaml: the file holds no settings. expected `model:`, `data:` and more."),
+        (SMALLEST + "seed: [1\n", "run.yaml:6: invalid YAML: expected ',' or ']', but got '<stream end>'."),
+        (SMALLEST + "seed: 1\nseed: 2\n", "run.yaml:6: invalid YAML: `seed` appears twice."),
+        ("- a\n", "run.yaml: the file contains no settings. expected a mapping with `model:`, `data:` and more."),
+        ("", "run.yaml: the file contains no settings. expected a mapping with `model:`, `data:` and more."),
     ],
 )
-def test_mistakes_in_the_file(write: Write, text: str, expected: str) -> None:
+def test_errors_in_the_file(write: Write, text: str, expected: str) -> None:
     assert fault(write(text)) == expected
 
 

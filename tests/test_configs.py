@@ -1,4 +1,4 @@
-"""Every config file of the tree, and every whole config shown in a document, is one that `align run` accepts."""
+"""`align run` accepts every config file of the repository and every complete config shown in the documentation."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from alignment_core.registry import load_registry
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = sorted((ROOT / "deployments" / "configs").glob("*.yaml"))
-RUN_ELSEWHERE = ROOT / "docs" / "writing-a-plugin.md"  # its config chooses the plugin that the page makes
+RUN_ELSEWHERE = ROOT / "docs" / "how-to" / "write-a-plugin.md"
 DOCUMENTS = sorted(
     {*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")} - {RUN_ELSEWHERE}
 )
 
 
 def check(config: PipelineConfig) -> None:
-    """The parts that only an installed plugin can judge."""
+    """Validate the settings that belong to plugins."""
     registry = load_registry()
     registry.evaluators_of(registry.optimizer(config.optimizer))
     for raw in config.evaluation.evaluators + ([config.rank.by] if config.rank else []):
@@ -50,8 +50,8 @@ def test_local_inputs_exist(name: str, shared_data: Path, monkeypatch: pytest.Mo
     assert all(Path(source.path).is_file() for source in config.data.sources)
 
 
-def whole_configs() -> list[tuple[str, str]]:
-    """Document and text of each YAML block that names a model and data: shorter ones show a part of a config."""
+def complete_configs() -> list[tuple[str, str]]:
+    """Return document and text of each YAML block with a model and data. Other blocks show only part of a config."""
     return [
         (str(document.relative_to(ROOT)), block)
         for document in DOCUMENTS
@@ -60,7 +60,7 @@ def whole_configs() -> list[tuple[str, str]]:
     ]
 
 
-@pytest.mark.parametrize(("document", "block"), whole_configs(), ids=lambda value: value.partition("\n")[0])
+@pytest.mark.parametrize(("document", "block"), complete_configs(), ids=lambda value: value.partition("\n")[0])
 def test_config_in_a_document_is_accepted(document: str, block: str, tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(block)

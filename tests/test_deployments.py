@@ -1,4 +1,4 @@
-"""The files of `deployments/`: what they name exists, and what they would start is accepted."""
+"""The files of `deployments/`: their references exist, and Prefect, Docker and Kubernetes accept them."""
 
 from __future__ import annotations
 
@@ -25,22 +25,29 @@ from prefect.settings.legacy import _get_settings_fields
 from prefect.settings.models.root import Settings
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools.validation import validate
+from prefect.utilities.templating import apply_values
 from prefect_kubernetes.worker import KubernetesWorkerJobConfiguration
 
-from alignment_flows.deployments import POOLS, recipe
-from alignment_flows.form import settings_of
+from alignment_flows.form.settings import read_settings
+from alignment_flows.quick import quick, read_quick
+from alignment_flows.serve.deployments.declared import recipe
+from alignment_flows.serve.services import POOLS
 
 FOLDER = Path(__file__).resolve().parent.parent / "deployments"
 DECLARED = yaml.safe_load((FOLDER / "prefect.yaml").read_text())
-DEPLOYMENTS = {deployment["name"]: deployment for deployment in DECLARED["deployments"]}
+DEPLOYMENTS = {
+    f"{deployment['entrypoint'].rpartition('.')[2]}/{deployment['name']}": deployment
+    for deployment in DECLARED["deployments"]
+}
 
 
 def parameters(deployment: dict[str, Any]) -> dict[str, Any]:
-    """The parameters with what the build step puts into them."""
-    given = dict(deployment["parameters"])
-    if given.get("config") == "{{ recipe.config }}":
-        (step,) = deployment["build"]
-        given |= recipe(step["alignment_flows.deployments.recipe"]["name"])
+    """Return the parameters, including those that the build step adds."""
+    built = [
+        recipe(step["alignment_flows.serve.deployments.declared.recipe"]["name"])
+        for step in deployment.get("build", ())
+    ]
+    given: dict[str, Any] = apply_values(deployment["parameters"], {"recipe": built[0]} if built else {})
     return given
 
 
@@ -55,8 +62,11 @@ def test_deployment_starts_what_its_flow_accepts(name: str) -> None:
     given = parameters(deployment)
     validate(given, parameter_schema(flow).model_dump(), raise_on_error=True)
     runs = [given, *({**given, **schedule.get("parameters", {})} for schedule in deployment.get("schedules", ()))]
+    if flow is quick:
+        read_quick(given["config"], given["data"], given["model"], given["optimizer"])
+        return
     for run in runs if "config" in given else ():
-        settings_of(run["config"], run.get("changes", ()))
+        read_settings(run["config"], run.get("changes", ()))
 
 
 def test_prefect_reads_the_file_and_every_schedule_is_off() -> None:
@@ -67,9 +77,9 @@ def test_prefect_reads_the_file_and_every_schedule_is_off() -> None:
 
 
 @pytest.mark.usefixtures("prefect_server")
-@pytest.mark.parametrize("schedule", DEPLOYMENTS["nightly"]["schedules"], ids=lambda schedule: schedule["slug"])
+@pytest.mark.parametrize("schedule", DEPLOYMENTS["align/nightly"]["schedules"], ids=lambda schedule: schedule["slug"])
 def test_server_plans_the_runs_of_a_schedule_with_its_parameters(schedule: dict[str, Any]) -> None:
-    """With SQLAlchemy 2.1 it planned none, and told nobody."""
+    """With SQLAlchemy 2.1 the server silently planned none."""
     rule = {
         part: schedule[part] for part in ("cron", "rrule", "interval", "anchor_date", "timezone") if part in schedule
     }
@@ -88,13 +98,22 @@ def test_server_plans_the_runs_of_a_schedule_with_its_parameters(schedule: dict[
 
 
 def test_every_card_and_every_stage_is_deployed() -> None:
-    assert {"gpu-8gb", "gpu-12gb", "gpu-16gb", "gpu-24gb"} <= DEPLOYMENTS.keys()
+    cards = ("gpu-8gb", "gpu-12gb", "gpu-16gb", "gpu-24gb")
+    assert {f"{flow}/{card}" for flow in ("quick", "align") for card in cards} <= DEPLOYMENTS.keys()
     stages = {"ingest", "sft", "sample", "rank", "reward", "reference", "optimize", "evaluate"}
-    assert stages <= DEPLOYMENTS.keys()
-    assert all(DEPLOYMENTS[stage]["parameters"]["until"] == stage for stage in stages)
+    assert {f"stage/{stage}" for stage in stages} <= DEPLOYMENTS.keys()
+    assert all(DEPLOYMENTS[f"stage/{stage}"]["parameters"]["until"] == stage for stage in stages)
 
 
-def test_container_files_name_what_exists() -> None:
+def test_every_deployment_has_one_tag_and_a_description() -> None:
+    tags = {name: deployment["tags"] for name, deployment in DEPLOYMENTS.items()}
+    assert {tag for (tag,) in tags.values()} == {"start here", "everything", "stage", "retrain", "aliases", "compare"}
+    first = {name for name, chosen in tags.items() if chosen == ["start here"]}
+    assert first == {"demo/demo", *(name for name in DEPLOYMENTS if name.startswith("quick/"))}
+    assert all(deployment["description"].endswith(".") for deployment in DEPLOYMENTS.values())
+
+
+def test_container_files_refer_to_existing_files_and_settings() -> None:
     dockerfile = (FOLDER / "Dockerfile").read_text()
     for sources in re.findall(r"^COPY (?!--from)(.+) \S+$", dockerfile, re.MULTILINE):
         assert all((FOLDER.parent / source).exists() for source in sources.split())
@@ -109,7 +128,7 @@ def test_container_files_name_what_exists() -> None:
 
 
 def tool(name: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """A program of the environment that runs the tests."""
+    """Run a program of the environment in which the tests run."""
     command = [str(Path(sysconfig.get_path("scripts")) / name), *arguments]
     environment = {**os.environ, **variables}
     return subprocess.run(command, cwd=FOLDER, env=environment, capture_output=True, text=True, check=False)
@@ -138,7 +157,7 @@ def test_docker_accepts_the_compose_file_and_asks_for_a_password() -> None:
 
 
 async def kubernetes_job(**values: Any) -> dict[str, Any]:
-    """The job that Prefect's Kubernetes worker would start for a flow run."""
+    """Return the job that Prefect's Kubernetes worker would start for a flow run."""
     template = json.loads((FOLDER / "kubernetes.json").read_text())
     used = set(re.findall(r"\{\{ (\w+) \}\}", json.dumps(template["job_configuration"])))
     assert used == template["variables"]["properties"].keys()
@@ -153,7 +172,7 @@ async def kubernetes_job(**values: Any) -> dict[str, Any]:
 def test_kubernetes_worker_makes_a_job_that_kubernetes_accepts(values: dict[str, Any], gpus: int) -> None:
     job = asyncio.run(kubernetes_job(**values))
     pod = job["spec"]["template"]["spec"]
-    # Prefect demands these two where Kubernetes does not know them, and drops them.
+    # Prefect requires these two fields at a place where Kubernetes does not know them and drops them.
     assert (pod.pop("parallelism"), pod.pop("completions")) == (1, 1)
     kubernetes_validate.validate(job, "1.31", strict=True)
     (container,) = pod["containers"]

@@ -1,8 +1,9 @@
-"""The examples as people get them: wheels, installed into a clean environment beside ours, and run."""
+"""The examples as users get them: wheels, installed into a clean environment with ours, and run."""
 
 from __future__ import annotations
 
 import json
+import runpy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,10 @@ from typing import Any
 
 import pytest
 from environments import build_wheel, make_environment, run
+from prefect.flows import load_flow_from_entrypoint
+from prefect.variables import Variable
 from served import Served, align_up
+from shown import events_about
 
 from alignment_core.config_file import load_config
 from alignment_flows.demo import demo_config
@@ -26,7 +30,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def install_example(wheel: Path, tmp_path: Path) -> Callable[[str], Path]:
-    """An environment's `bin` with our wheel and an example's, built from a copy outside the checkout."""
+    """Return a function that installs our wheel and an example's wheel and returns the environment's `bin`."""
 
     def install(name: str) -> Path:
         own = build_wheel(EXAMPLES / name, tmp_path / "dist")
@@ -37,7 +41,7 @@ def install_example(wheel: Path, tmp_path: Path) -> Callable[[str], Path]:
 
 @pytest.fixture
 def config(tmp_path: Path, tiny_model: Path) -> Path:
-    """A small run on pairs, to be given an optimizer."""
+    """Write the settings of a small run on pairs. The tests choose the optimizer."""
     rows = [{"prompt": f"What is {n}?", "chosen": f"It is {n}.", "rejected": f"{n}, sorry!"} for n in range(24)]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     step = {"batch_size": 8, "learning_rate": 1e-3}
@@ -57,7 +61,7 @@ def config(tmp_path: Path, tiny_model: Path) -> Path:
 
 
 def installed_and_run(bin_folder: Path, name: str, config: Path, folder: Path, *changes: str) -> dict[str, Any]:
-    """Pass the kit and the example's own tests, run the pipeline, and return the optimizer's manifest."""
+    """Run the conformance kit, the example's tests and the pipeline. Return the optimizer's manifest."""
     align = bin_folder / "align"
     place = run(folder, bin_folder / "python", "-c", f"import alignment_{name}; print(alignment_{name}.__file__)")
     assert Path(place.strip()).is_relative_to(folder)
@@ -74,23 +78,23 @@ def installed_and_run(bin_folder: Path, name: str, config: Path, folder: Path, *
 
 @contextmanager
 def served_from(bin_folder: Path, folder: Path) -> Iterator[Served]:
-    """What `align up` of that environment starts, in a folder where nothing of the checkout is."""
+    """Run `align up` of the environment in a folder outside the checkout."""
     with align_up(folder, folder / "prefect", [str(bin_folder / "align")], PYTHONPATH="") as served:
         yield served
 
 
 def run_deployed(served: Served, deployment: str, name: str) -> None:
-    """Run a deployment with this optimizer on other settings than it was run with before, to Completed."""
+    """Run a deployment with the optimizer and settings that are not cached. The run must end as Completed."""
     given = served.deployment(deployment)["parameters"]["config"]
     flow_run = served.start(deployment, {"config": given, "changes": [f"optimizer={{name: {name}, batch_size: 4}}"]})
     ended = served.ended(flow_run)
-    assert ended["type"] == "COMPLETED", served.told(flow_run)
+    assert ended["type"] == "COMPLETED", served.state_and_log(flow_run)
     assert {served.tasks(flow_run)[stage]["state"]["name"] for stage in (name, f"evaluate {name}")} == {"Completed"}
     assert any(report.startswith(f"# evaluate {name} · ") for report in served.reports(flow_run))
 
 
-def test_the_demos_settings_are_the_demos(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else its stages would be built again, and the numbers in the examples' pages be others."""
+def test_demo_config_file_equals_the_settings_of_the_demo(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the stages would be rebuilt, and the numbers in the examples' pages would differ."""
     monkeypatch.setenv("WORLD", "world")
     shown = load_config(EXAMPLES / "demo.yaml")
     demo = demo_config(Path("world"), Path("store"), 0, "dpo")
@@ -99,11 +103,36 @@ def test_the_demos_settings_are_the_demos(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.ci
+@pytest.mark.usefixtures("prefect_server")
+def test_nightly_assistant(tiny_model: Path, tmp_path: Path) -> None:
+    """The flow runs twice. The second run finds everything in the store, except what its own tasks do."""
+    flow = load_flow_from_entrypoint(f"{EXAMPLES / 'nightly_assistant.py'}:nightly_assistant")
+    trigger = runpy.run_path(str(EXAMPLES / "nightly_assistant.py"))["ROLLED_BACK"]
+    assert trigger.expect == {"alignment.model.rolled-back"}
+    Variable.set("assistant_base_model", str(tiny_model), overwrite=True)
+    changes = {
+        "model.load_in": "fp32",
+        "model.max_length": 128,
+        "optimizer.batch_size": 8,
+        "evaluation": {"max_prompts": 2, "max_new_tokens": 8},
+        "device": "cpu",
+        "isolation": "inline",
+    }
+    first, second = (flow(tmp_path, changes) for _ in range(2))
+    assert (Path(first) / "adapter_model.safetensors").is_file()
+    assert second == first
+    events = events_about(f"assistant.policy.{Path(first).name}", 2)
+    assert [event["payload"]["new"] for event in events] == [True, False]
+    policy = events_about("alignment://assistant/policy", 2)[0]
+    assert "prefect.tag.assistant" in [each["prefect.resource.id"] for each in policy["related"]]
+
+
+@pytest.mark.ci
 @pytest.mark.timeout(1800)
 def test_ipo(install_example: Callable[[str], Path], config: Path, tmp_path: Path) -> None:
     bin_folder = install_example("alignment-ipo")
     manifest = installed_and_run(bin_folder, "ipo", config, tmp_path, "optimizer.batch_size=8")
-    # Not from an index, where a version is published once: so a digest of the source stands beside it.
+    # Not installed from an index, where a version is published once, so the manifest also contains a source digest.
     assert manifest["config"]["plugin"].items() > {"package": "alignment-ipo", "version": "1.0.0"}.items()
     with served_from(bin_folder, tmp_path) as served:
         run_deployed(served, served.deploy(config), "ipo")
@@ -120,13 +149,13 @@ def test_rloo(install_example: Callable[[str], Path], config: Path, tmp_path: Pa
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_both_through_a_deployment(wheel: Path, config: Path, tmp_path: Path) -> None:
-    """Two strangers' optimizers in one environment: in the form of one deployment, and run by its worker."""
+    """Two third-party optimizers in one environment are in the form of one deployment, and its worker runs them."""
     wheels = [build_wheel(EXAMPLES / f"alignment-{name}", tmp_path / f"dist-{name}") for name in ("ipo", "rloo")]
     with served_from(make_environment(tmp_path / "env", wheel, *wheels), tmp_path) as served:
         deployment = served.deploy(config)
         form = json.dumps(served.deployment(deployment)["parameter_openapi_schema"], ensure_ascii=False)
-        assert "the log-ratio margin (nats per token) aims at 1/(2τ)" in form
-        assert "Responses to each prompt." in form
+        assert "The target margin is 1/(2τ) nats per token." in form
+        assert "Responses per prompt." in form
         for name in ("ipo", "rloo"):
             run_deployed(served, deployment, name)
 

@@ -1,4 +1,4 @@
-"""The optimizers against the exact optimum of a world that can be written down (`benchmarks/oracle.py`)."""
+"""The optimizers against the exact optimum of a world small enough to enumerate (`benchmarks/oracle.py`)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import torch
 from oracle import BETA, PROMPTS, World, distance, dpo, kto, ppo
 
 
-def test_the_optimum_is_that_of_the_objective() -> None:
-    """No policy nearby has a larger E[r] - beta KL, and the reference itself is optimal where r is 0."""
+def test_optimum_maximizes_the_objective() -> None:
+    """No nearby policy has a larger E[r] - beta KL. If r is 0, the reference is optimal."""
     world = World(0)
     reference, best = world.reference()[0], world.optimum(BETA)[0]
     reward = world.reward(world.responses[0])
@@ -24,7 +24,7 @@ def test_the_optimum_is_that_of_the_objective() -> None:
     torch.testing.assert_close(world.optimum(BETA), world.reference())
 
 
-def test_an_untrained_policy_is_the_reference() -> None:
+def test_untrained_policy_is_the_reference() -> None:
     from alignment_core.training.run import Rows
 
     world = World(0)
@@ -53,16 +53,16 @@ def test_ppo_approaches_the_optimum_with_the_steps(seed: int) -> None:
 
 
 @pytest.mark.slow
-def test_kto_moves_to_what_most_people_like() -> None:
-    """There is no optimum inside: a response that more people like than not gains, and the most liked one wins.
+def test_kto_moves_to_the_most_liked_responses() -> None:
+    """There is no interior optimum: responses liked more than average gain, and the most liked one wins.
 
-    The weights balance the classes, so that p·λ_D - (1 - p)·λ_U changes its sign where p is the mean over all thumbs.
+    The weights balance the classes, so p·λ_D - (1 - p)·λ_U changes its sign where p is the mean over all thumbs.
     """
     world = World(0)
     expected = [(p * world.liked(y)).sum() for p, y in zip(world.reference(), world.responses, strict=True)]
     mean = float(torch.stack(expected).mean())
     for liked, ratio in kto(world, 3840):
         for p, moved in zip(liked.tolist(), ratio.tolist(), strict=True):
-            if abs(p - mean) > 0.15:  # nearer to it, which thumbs were drawn decides
+            if abs(p - mean) > 0.15:  # closer to the mean, the sampling of the thumbs decides
                 assert (moved > 0) == (p > mean), (p, mean, moved)
         assert liked[ratio.argmax()] > liked.max() - 0.05

@@ -1,4 +1,4 @@
-"""The recipes for real data, run as a user would, and their adapters opened with other people's libraries."""
+"""The recipes for real data, run as a user would, and their adapters opened with third-party libraries."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Result = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def align_run(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Result]:
-    """Runs a recipe by the command line, in one store for the whole module, and gives what `--json` printed."""
+    """Return a function that runs a recipe with `align run --json`, in one store per module, and returns the result."""
     store = tmp_path_factory.mktemp("store")
 
     def run(name: str) -> Result:
@@ -50,7 +50,7 @@ def folder(uri: str) -> Path:
 
 
 def check_adapter(result: Result, base: Path) -> None:
-    """The policy is a PEFT folder: it finds and loads its base, generates, and is not the SFT model any more."""
+    """Check that the policy is a PEFT folder that loads its base, generates, and differs from the SFT model."""
     import torch
     from peft import AutoPeftModelForCausalLM
     from transformers import AutoTokenizer
@@ -74,14 +74,14 @@ def check_adapter(result: Result, base: Path) -> None:
 
 
 def check_offline(result: Result, base: Path) -> None:
-    """No reward model is trained, because nothing asks for one."""
+    """Check the adapter, and that no reward model is trained, because nothing needs one."""
     check_adapter(result, base)
     names = [entry["name"] for entry in result["stages"]]
     assert names == ["ingest", "sft", "reference", "optimize", "evaluate_sft", "evaluate", "over_sft"]
 
 
 @pytest.mark.ci
-def test_kto_on_thumbs_and_once_more(align_run: Callable[[str], Result], stories260k: Path) -> None:
+def test_kto_on_thumbs_and_a_cached_second_run(align_run: Callable[[str], Result], stories260k: Path) -> None:
     result = align_run("kto-stories260k")
     check_offline(result, stories260k)
 
@@ -100,7 +100,7 @@ def test_dpo_on_helpful_pairs(align_run: Callable[[str], Result], stories260k: P
 def test_ppo_on_personas(align_run: Callable[[str], Result], stories260k: Path) -> None:
     result = align_run("ppo-stories260k")
     check_adapter(result, stories260k)
-    # Whether a kind person would say a sentence: half right by guessing.
+    # The task is whether a kind person would say a sentence. Guessing is right half of the time.
     assert stage(result, "reward")["metrics"]["held_out_accuracy"] > 0.7
     before, after = (stage(result, name)["metrics"]["reward_mean"] for name in ("evaluate_sft", "evaluate"))
     assert after > before
@@ -112,7 +112,7 @@ def test_reward_model_is_a_plain_sequence_classifier(align_run: Callable[[str], 
     import torch
     from peft import AutoPeftModelForSequenceClassification
 
-    from alignment_core.data.dataset import read_dataset
+    from alignment_core.data.dataset.splits import read_dataset
 
     result = align_run("ppo-stories260k")
     reward = folder(stage(result, "reward")["uri"])
@@ -134,9 +134,9 @@ def test_reward_model_is_a_plain_sequence_classifier(align_run: Callable[[str], 
 def our_scores(reward: Path, base: Path, pad: int, sequences: list[TokenSequence]) -> Any:
     import torch
 
-    from alignment_core.models.load import load_base
-    from alignment_core.models.logps import Budget, ScalarModel
-    from alignment_core.models.roles import Roles
+    from alignment_core.models.base.loading import load_base
+    from alignment_core.models.roles.logps import Budget, ScalarModel
+    from alignment_core.models.roles.shared_base import Roles
 
     roles = Roles(load_base(str(base), revision=None, load_in="fp32", device=torch.device("cpu")), str(base))
     roles.add_saved("reward", reward)
@@ -144,7 +144,7 @@ def our_scores(reward: Path, base: Path, pad: int, sequences: list[TokenSequence
         return ScalarModel(roles, "reward", pad, Budget(4096)).scores(sequences)
 
 
-def test_recipes_of_this_file_are_the_ones_for_real_data() -> None:
+def test_this_file_runs_every_recipe_for_real_data() -> None:
     recipes = {path.stem for path in CONFIGS.glob("*.yaml") if "ALIGN_SHARED_DATA" in path.read_text()}
     assert recipes == {"ppo-stories260k", "hh-dpo-stories260k", "kto-stories260k"}
     assert {load_config(CONFIGS / f"{name}.yaml").model.load_in for name in recipes} == {"nf4"}

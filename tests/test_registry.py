@@ -1,4 +1,4 @@
-"""Plugins as strangers ship them: real distributions on `sys.path`, found through real entry points."""
+"""Third-party plugins: real distributions on `sys.path`, found through real entry points."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from alignment_core.artifacts.source import source_digest
+from alignment_core.artifacts.source_digest import source_digest
 from alignment_core.errors import ConfigError, PluginError
 from alignment_core.registry import Registry, load_registry
 
@@ -62,7 +62,7 @@ def test_built_in_plugins_are_found_through_the_entry_points() -> None:
     assert "wordlist" in names(registry, "evaluator")
 
 
-def test_a_strangers_plugin_is_chosen_by_name(install: Install) -> None:
+def test_third_party_plugin_is_selected_by_name(install: Install) -> None:
     install("stranger-hinge", HINGE)
     install("stranger-rude", RUDE)
     registry = load_registry()
@@ -73,16 +73,14 @@ def test_a_strangers_plugin_is_chosen_by_name(install: Install) -> None:
     assert registry.evaluator({"name": "polite"}).score((), "yes please") == 1.0
 
 
-def test_what_a_plugin_prints_stays_out_of_what_a_command_prints(
-    install: Install, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_output_of_a_plugin_stays_out_of_stdout(install: Install, capfd: pytest.CaptureFixture[str]) -> None:
     talking = HINGE.replace("class Hinge", 'print("at import")\n    class Hinge')
     install("stranger-talking", talking.replace("return [Hinge]", 'print("in the hook"); return [Hinge]'))
     assert load_registry().problems == []
     assert tuple(capfd.readouterr()) == ("", "at import\nin the hook\n")
 
 
-def test_description_for_people(install: Install) -> None:
+def test_description_of_a_plugin(install: Install) -> None:
     install("stranger-hinge", HINGE)
     plugin = next(plugin for plugin in load_registry().plugins if plugin.name == "hinge")
     described = plugin.to_json()
@@ -119,13 +117,13 @@ def test_description_for_people(install: Install) -> None:
         (
             {"name": "hinge", "slack": 4},
             ConfigError,
-            "optimizer.slack: the value does not fit. got 4, expected less than or equal to 3.",
+            "optimizer.slack: invalid value. got 4, expected less than or equal to 3.",
         ),
-        ({"name": "hinge", "slak": 1}, ConfigError, "optimizer.slak: there is no such setting. Did you mean `slack`?"),
+        ({"name": "hinge", "slak": 1}, ConfigError, "optimizer.slak: unknown setting. Did you mean `slack`?"),
         ({"slack": 1}, ConfigError, "optimizer.name: this setting is missing. expected dpo, hinge, kto, ppo."),
     ],
 )
-def test_mistakes_of_the_user(install: Install, raw: dict[str, Any], error: type[Exception], paragraph: str) -> None:
+def test_errors_in_the_settings(install: Install, raw: dict[str, Any], error: type[Exception], paragraph: str) -> None:
     install("stranger-hinge", HINGE)
     with pytest.raises(error) as caught:
         load_registry().optimizer(raw)
@@ -138,20 +136,23 @@ def test_mistakes_of_the_user(install: Install, raw: dict[str, Any], error: type
         ("import no_such_module_anywhere", "it cannot be imported: ModuleNotFoundError: No module named"),
         ("raise SystemExit(3)", "it cannot be imported: SystemExit: 3"),
         ("x = 1", "it implements no hook"),
-        (HINGE.replace("alignment_optimizers", "alignment_optimisers"), "there is no hook `alignment_optimisers`. Did"),
+        (HINGE.replace("alignment_optimizers", "alignment_optimisers"), "unknown hook `alignment_optimisers`. Did"),
         (HINGE.replace("alignment_optimizers()", "alignment_optimizers(config)"), "a hook has the wrong signature"),
-        (HINGE.replace("return [Hinge]", "return Hinge"), "`alignment_optimizers` returned no list"),
-        (HINGE.replace("return [Hinge]", "pass"), "`alignment_optimizers` returned no list"),
+        (HINGE.replace("return [Hinge]", "return Hinge"), "`alignment_optimizers` did not return a list"),
+        (HINGE.replace("return [Hinge]", "pass"), "`alignment_optimizers` did not return a list"),
         (HINGE.replace("return [Hinge]", "return [1 / 0]"), "`alignment_optimizers` failed: ZeroDivisionError"),
-        (HINGE.replace("return [Hinge]", "return [int]"), "int is no usable optimizer: it is not a subclass"),
+        (HINGE.replace("return [Hinge]", "return [int]"), "int is not a usable optimizer: it is not a subclass"),
         (
             HINGE.replace("slack: float", "api_version: ClassVar[int] = 2; slack: float"),
-            "for plugin API 2, and this is 1",
+            "for plugin API 2, but alignment-flows has plugin API 1",
         ),
         (HINGE.replace('Literal["hinge"]', "str"), "it has no fixed name"),
         (HINGE.replace("def loss", "def lost"), "it does not define `loss`"),
         (HINGE.replace("slack: float", "trains: ClassVar = ('critic',); slack: float"), "it trains critic"),
-        (HINGE.replace("slack: float", "evaluators: ClassVar = ('judge',); slack: float"), "says that judge chooses"),
+        (
+            HINGE.replace("slack: float", "evaluators: ClassVar = ('judge',); slack: float"),
+            "evaluators` contains judge",
+        ),
         (RUDE.replace("def score", "def skore"), "it does not define `score`"),
     ],
 )
@@ -167,7 +168,7 @@ def test_broken_plugin_is_reported_and_the_rest_works(install: Install, source: 
 
 
 def test_settings_may_choose_evaluators(install: Install) -> None:
-    """A stranger's optimizer asks for a stranger's evaluator, as PPO asks for its held-out measure."""
+    """A third-party optimizer uses a third-party evaluator, as PPO does for its held-out measure."""
     judged = "evaluators: ClassVar = ('judge',); judge: dict | None = None; slack: float"
     install("stranger-hinge", HINGE.replace("slack: float", judged))
     install("stranger-polite", RUDE)

@@ -1,4 +1,4 @@
-"""The artifact store: immutable folders, addressed by everything that decided what is in them."""
+"""The artifact store: immutable folders, addressed by a hash of everything that determines their content."""
 
 from alignment_core.artifacts.aliases import CANDIDATE, PRODUCTION, Change
 from alignment_core.artifacts.digest import file_digest, tree_digest

@@ -1,10 +1,10 @@
-"""Names for artifacts, such as `production`, each with a history that is only ever added to.
+"""Aliases of artifacts, such as `production`, each with an append-only history.
 
-    <store>/.aliases/<name>.jsonl     one line per change, the newest last
-    <store>/.aliases/.lock            held (flock) by the process that makes a change
+    <store>/.aliases/<name>.jsonl     one line per change, newest last
+    <store>/.aliases/.lock            locked (flock) by the process that makes a change
 
-A change writes the whole history beside the old one and takes its place by a rename: whoever reads, and whatever dies,
-sees the name either before the change or after it.
+A change writes the complete history to a new file, which then replaces the old one by a rename. Readers see the alias
+either before or after the change, even if the writer is killed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from alignment_core.artifacts.files import fsync, told_if_unwritable
+from alignment_core.artifacts.files import explain_unwritable, fsync
 from alignment_core.errors import ArtifactError
 
 NAME = re.compile(r"[a-z][a-z0-9]*([._-][a-z0-9]+)*")
@@ -28,16 +28,16 @@ PRODUCTION, CANDIDATE = "production", "candidate"
 
 
 class Change(BaseModel):
-    """One line of a name's history.
+    """One line of an alias history.
 
     Attributes:
-        action: `promote` gave the name to another artifact, `rollback` gave it back to the one before.
-        kind: the stage that made the artifact which the name means from here on.
-        key: that artifact's key.
-        previous: key that the name meant until then; None at first.
-        time: when, ISO 8601, UTC.
-        by: which person or run did it.
-        reason: why: a gate's verdict, or a person's words.
+        action: `promote` moved the alias to another artifact, `rollback` moved it back to the previous one.
+        kind: kind of the artifact that the alias points to after the change.
+        key: key of that artifact.
+        previous: key of the artifact that the alias pointed to before; None for the first change.
+        time: time of the change, ISO 8601, UTC.
+        by: the person or run that made the change.
+        reason: the reasons of the gate, or a text entered by a person.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -52,20 +52,20 @@ class Change(BaseModel):
 
 
 class Aliases:
-    """The names of a store, in the folder `folder`, which is made on the first change."""
+    """The aliases of a store, in the folder `folder`. The folder is created on the first change."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def names(self) -> list[str]:
-        """Every name that was ever given, in alphabetical order."""
+        """Return every alias that has a history, in alphabetical order."""
         return sorted(path.stem for path in self._folder.glob("*.jsonl"))
 
     def history(self, name: str) -> list[Change]:
-        """Every change of a name, the oldest first; empty where it was never given.
+        """Return every change of an alias, oldest first; empty if there is no such alias.
 
         Raises:
-            ArtifactError: the name cannot be one, or its file is damaged.
+            ArtifactError: the name is not a valid alias, or its file is damaged.
         """
         path = self._path(name)
         try:
@@ -79,37 +79,38 @@ class Aliases:
                 f"the history of the alias `{name}` is damaged",
                 where=str(path),
                 got=error.errors()[0]["msg"],
-                do="Mend the line, or move the file away and promote again",
+                do="Fix the line, or move the file away and promote again",
             ) from error
 
     def current(self, name: str) -> Change | None:
-        """The change that made the name mean what it means now; None where it was never given."""
+        """Return the latest change of an alias, or None if there is no such alias."""
         return next(iter(self.history(name)[-1:]), None)
 
     def of(self, key: str) -> list[str]:
-        """The names that an artifact has now."""
+        """Return the current aliases of an artifact."""
         return [name for name in self.names() if (current := self.current(name)) and current.key == key]
 
     def before(self, name: str) -> Change | None:
-        """The promotion that `rollback` would go back to; None where there is none."""
+        """Return the promotion that a rollback would restore, or None if there is none."""
         return next(iter(_standing(self.history(name))[-2:-1]), None)
 
     def promote(
         self, name: str, kind: str, key: str, *, by: str, reason: str, in_place_of: str | Literal["any"] | None = "any"
     ) -> Change:
-        """Give the name to an artifact; nothing changes where it has it already.
+        """Give an alias to an artifact. Nothing changes if the artifact already has it.
 
         Args:
-            name: the name.
+            name: the alias.
             kind, key: the artifact.
             by, reason: see `Change`.
-            in_place_of: key that the name must mean until now, None if none; `any`: whatever it means.
+            in_place_of: key that the alias must currently point to, None if it must be unset, `any` for no check.
 
         Returns:
-            The change, or the one by which the artifact has the name already.
+            The new change, or the earlier one by which the artifact already has the alias.
 
         Raises:
-            ArtifactError: the name cannot be one or means another artifact, or the store cannot be written.
+            ArtifactError: the name is not a valid alias, it points to another artifact than `in_place_of`, or the store
+                cannot be written.
         """
         with self._changing(name) as history:
             current = history[-1] if history else None
@@ -121,10 +122,10 @@ class Aliases:
             return self._add(name, history, _now("promote", kind, key, previous, by, reason))
 
     def rollback(self, name: str, expected: Change, *, by: str, reason: str) -> Change:
-        """Give the name back to the artifact of `expected`, which `before` had named.
+        """Move an alias back to the artifact of `expected`, the result of an earlier call of `before`.
 
         Raises:
-            ArtifactError: somebody else changed the name meanwhile.
+            ArtifactError: the alias was changed in the meantime.
         """
         with self._changing(name) as history:
             if _standing(history)[-2:-1] != [expected]:
@@ -133,20 +134,20 @@ class Aliases:
             return self._add(name, history, change)
 
     def _path(self, name: str) -> Path:
-        # A name of digits and a to f could be the beginning of a key.
+        # A name of hexadecimal digits could be the prefix of a key.
         if not NAME.fullmatch(name) or name == "latest" or re.fullmatch(r"[0-9a-f]+", name):
             raise ArtifactError(
-                "this cannot be the name of an alias",
+                "this is not a valid alias",
                 got=name,
-                expected="lower-case words joined by `.`, `-` or `_`, such as production; not `latest`, not a key",
+                expected="lower-case words joined by `.`, `-` or `_`, such as production, but not `latest` or a key",
             )
         return self._folder / f"{name}.jsonl"
 
     @contextmanager
     def _changing(self, name: str) -> Iterator[list[Change]]:
-        """The history of a name that nobody else changes meanwhile."""
+        """Lock the aliases and yield the history of one."""
         self._path(name)
-        with told_if_unwritable(self._folder.parent):
+        with explain_unwritable(self._folder.parent):
             self._folder.mkdir(parents=True, exist_ok=True)
             lock = os.open(self._folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
@@ -158,7 +159,7 @@ class Aliases:
     def _add(self, name: str, history: Sequence[Change], change: Change) -> Change:
         path = self._path(name)
         new = path.with_suffix(".new")
-        with told_if_unwritable(self._folder.parent):
+        with explain_unwritable(self._folder.parent):
             new.write_text("".join(f"{line.model_dump_json()}\n" for line in (*history, change)), encoding="utf-8")
             fsync(new)
             new.replace(path)
@@ -168,7 +169,9 @@ class Aliases:
 
 def _changed_meanwhile(name: str) -> ArtifactError:
     return ArtifactError(
-        "the alias was changed by somebody else meanwhile", where=name, do="Look at it again: `align artifacts list`"
+        "the alias was changed by another user or run in the meantime",
+        where=name,
+        do="Check it with `align artifacts list`, and try again",
     )
 
 
@@ -180,7 +183,7 @@ def _now(
 
 
 def _standing(history: Sequence[Change]) -> list[Change]:
-    """The promotions that were not rolled back, the newest last."""
+    """Return the promotions that were not rolled back, newest last."""
     standing: list[Change] = []
     for change in history:
         if change.action == "rollback":

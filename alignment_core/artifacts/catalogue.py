@@ -1,4 +1,4 @@
-"""What is in a store: artifacts by the words that people use for them, what they are made from, and their names."""
+"""The catalogue of an artifact store: listing, lookup by alias or key prefix, lineage, promotion and rollback."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Entry:
     """One artifact of a store.
 
     Attributes:
-        artifact: where it is.
-        manifest: what it says about itself; None where that cannot be read.
-        aliases: the names that it has now.
+        artifact: the artifact.
+        manifest: its manifest; None if unreadable.
+        aliases: its current aliases.
     """
 
     artifact: Artifact
@@ -32,37 +32,38 @@ class Entry:
 
     @property
     def size(self) -> int:
-        """Bytes of its files."""
+        """Total size of its files in bytes."""
         return 0 if self.manifest is None else sum(record.size for record in self.manifest.files.values())
 
     @property
     def created(self) -> str:
-        """When it was made, ISO 8601, UTC; empty where that cannot be read."""
+        """Time of creation, ISO 8601, UTC; empty if the manifest is unreadable."""
         return "" if self.manifest is None else self.manifest.created
 
 
 def catalogue(store: ArtifactStore) -> list[Entry]:
-    """Every artifact of the store, the newest first."""
+    """Return every artifact of the store, newest first."""
     names: dict[str, list[str]] = {}
     for name in store.aliases.names():
         if current := store.aliases.current(name):
             names.setdefault(current.key, []).append(name)
     entries = [
-        Entry(artifact, readable(artifact), tuple(names.get(artifact.key, ()))) for artifact in store.artifacts()
+        Entry(artifact, readable_manifest(artifact), tuple(names.get(artifact.key, ())))
+        for artifact in store.artifacts()
     ]
     return sorted(entries, key=lambda entry: (entry.created, entry.artifact.key), reverse=True)
 
 
 def resolve(store: ArtifactStore, reference: str, kinds: Iterable[str] = ()) -> Entry:
-    """The one artifact that a person means.
+    """Return the one artifact that a reference names.
 
     Args:
-        store: the store.
-        reference: an alias, a key, the beginning of one, or `latest`: the newest of `kinds`.
-        kinds: only artifacts of these stages count; all if empty.
+        store: the artifact store.
+        reference: an alias, a key, a key prefix, or `latest` for the newest artifact of `kinds`.
+        kinds: kinds of artifacts to search; empty for all kinds. An alias is resolved regardless of `kinds`.
 
     Raises:
-        ArtifactError: there is none, or there are several.
+        ArtifactError: no artifact matches, or several do.
     """
     entries = catalogue(store)
     of_kind = [entry for entry in entries if not kinds or entry.artifact.kind in kinds]
@@ -77,10 +78,10 @@ def resolve(store: ArtifactStore, reference: str, kinds: Iterable[str] = ()) -> 
     if found:
         some = ", ".join(f"{entry.artifact.kind}/{entry.artifact.key}" for entry in found[:SHOWN])
         raise ArtifactError(
-            f"{len(found)} artifacts have keys that begin so",
+            f"the key prefix is ambiguous: {len(found)} artifacts match",
             where=str(store.root),
             got=reference,
-            expected=f"enough of the key to name one: {some}" + (", …" if len(found) > SHOWN else ""),
+            expected=f"a longer prefix of one of {some}" + (", …" if len(found) > SHOWN else ""),
         )
     others = {entry.artifact.kind for entry in entries if entry.artifact.key.startswith(reference)}
     raise ArtifactError(
@@ -88,7 +89,7 @@ def resolve(store: ArtifactStore, reference: str, kinds: Iterable[str] = ()) -> 
         where=str(store.root),
         got=f"{reference}, of kind {', '.join(sorted(others))}" if others else reference,
         expected=f"one of kind {' or '.join(kinds)}" if kinds else None,
-        do="See what there is by `align artifacts list`, and name another store by `--store`",
+        do="List the artifacts with `align artifacts list`, or choose another store with `--store`",
     )
 
 
@@ -97,25 +98,25 @@ def _named(store: ArtifactStore, name: str, entries: Iterable[Entry]) -> Entry:
     if current is None:
         names = store.aliases.names()
         raise ArtifactError(
-            "no artifact has this alias, and keys are of the digits 0 to 9 and a to f",
+            "no artifact has this alias, and it is not a key (hexadecimal digits)",
             where=str(store.root),
             got=name,
             expected=f"one of {', '.join(names)}" if names else None,
-            do=None if names else "Give a model a name by `align promote`",
+            do=None if names else "Give a model an alias with `align promote`",
         )
     for entry in entries:
         if entry.artifact.key == current.key:
             return entry
     raise ArtifactError(
-        f"the artifact that `{name}` means is no longer in the store",
+        f"the artifact with the alias `{name}` is no longer in the store",
         where=str(store.root),
         got=f"{current.kind}/{current.key}",
-        do="Promote another by `align promote`, or go back by `align rollback`",
+        do="Promote another model with `align promote`, or roll back with `align rollback`",
     )
 
 
 def lineage(store: ArtifactStore, keys: Iterable[str]) -> dict[str, Artifact | None]:
-    """Artifacts and everything that they are made from, by key; None for what is no longer there."""
+    """Return artifacts and all their ancestors by key. The value is None if an artifact is no longer in the store."""
     there = {artifact.key: artifact for artifact in store.artifacts()}
     found: dict[str, Artifact | None] = {}
     open_keys = list(keys)
@@ -123,13 +124,13 @@ def lineage(store: ArtifactStore, keys: Iterable[str]) -> dict[str, Artifact | N
         key = open_keys.pop()
         if key not in found:
             found[key] = there.get(key)
-            manifest = readable(artifact) if (artifact := found[key]) else None
+            manifest = readable_manifest(artifact) if (artifact := found[key]) else None
             open_keys += manifest.parents.values() if manifest else ()
     return found
 
 
-def readable(artifact: Artifact) -> Manifest | None:
-    """The manifest of an artifact; None where it cannot be read."""
+def readable_manifest(artifact: Artifact) -> Manifest | None:
+    """Return the manifest of an artifact, or None if it cannot be read."""
     try:
         return artifact.manifest()
     except (OSError, ValueError):
@@ -137,23 +138,23 @@ def readable(artifact: Artifact) -> Manifest | None:
 
 
 def promote(store: ArtifactStore, reference: str, alias: str, *, by: str, reason: str) -> Change:
-    """Give an alias to a model, after every file of it was verified.
+    """Verify every file of a model and give it an alias.
 
     Args:
-        store: the store.
-        reference: an alias, a key, the beginning of one, or `latest`.
-        alias: the name, such as `production`.
-        by: which person or run does it.
-        reason: why.
+        store: the artifact store.
+        reference: an alias, a key, a key prefix, or `latest`.
+        alias: the alias to give, such as `production`.
+        by: the person or run that promotes.
+        reason: the reason, stored in the history.
 
     Raises:
-        ArtifactError: there is no such model, it is damaged, or the name cannot be one.
+        ArtifactError: there is no such model, it is damaged, or the alias is invalid.
     """
-    store.aliases.current(alias)  # a name that cannot be one is told first
+    store.aliases.current(alias)  # report an invalid alias first
     entry = resolve(store, reference, PROMOTABLE)
     if entry.artifact.kind not in PROMOTABLE:
         raise ArtifactError(
-            "only a model can be promoted",
+            "only SFT models and policies can be promoted",
             got=f"{entry.artifact.kind}/{entry.artifact.key}",
             expected=f"an artifact of kind {' or '.join(PROMOTABLE)}",
         )
@@ -162,19 +163,19 @@ def promote(store: ArtifactStore, reference: str, alias: str, *, by: str, reason
         return store.aliases.promote(alias, entry.artifact.kind, entry.artifact.key, by=by, reason=reason)
 
 
-def roll_back(store: ArtifactStore, alias: str, *, by: str, reason: str) -> Change:
-    """Give an alias back to the model that had it before the last promotion.
+def rollback(store: ArtifactStore, alias: str, *, by: str, reason: str) -> Change:
+    """Move an alias back to the model that had it before the last promotion.
 
     Raises:
-        ArtifactError: there is none before, or it is no longer there, or damaged.
+        ArtifactError: there is no earlier promotion, or its model is missing or damaged.
     """
     before = store.aliases.before(alias)
     if before is None:
         raise ArtifactError(
-            "there is nothing to go back to",
+            "there is no earlier promotion to roll back to",
             where=alias,
-            got="no promotion" if store.aliases.current(alias) is None else "one promotion that was not rolled back",
-            expected="at least two",
+            got="no promotion" if store.aliases.current(alias) is None else "1 promotion that was not rolled back",
+            expected="at least 2",
         )
     with store.leases.held([before.key]):
         _refuse_damaged(store, Artifact(before.kind, before.key, str(store.root / before.kind / before.key)))
@@ -187,5 +188,5 @@ def _refuse_damaged(store: ArtifactStore, artifact: Artifact) -> None:
         raise ArtifactError(
             f"the model cannot be promoted: {fault}",
             where=str(artifact.path),
-            do="Run its pipeline again, which rebuilds it, or promote another",
+            do="Run its pipeline again to rebuild it, or promote another model",
         )

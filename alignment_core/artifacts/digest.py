@@ -1,4 +1,4 @@
-"""SHA-256 of files and folders, remembered by their stat so that a 16 GB model is not read at every start."""
+"""SHA-256 of files and folders. Digests are cached by file stat, so a 16 GB model is not read at every start."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from contextlib import contextmanager
 from pathlib import Path
 
 REMEMBERED_FROM = 4 * 2**20
-"""Bytes from which on a look-up is cheaper than hashing the file again."""
+"""File size in bytes from which a lookup is cheaper than hashing the file again."""
 SETTLED_SECONDS = 2.0
-"""A file that changed less than this long ago may change again within one tick of the file system's clock."""
+"""A file that changed more recently than this may change again within one tick of the file system clock."""
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of the file's content, 64 hexadecimal digits; its name, place and times do not count.
+    """Return the SHA-256 of the file's content as 64 hexadecimal digits. Name, location and times do not matter.
 
-    Large files are remembered by (path, size, mtime, ctime, inode): touching or moving one only reads it again.
+    Digests of large files are cached by (path, size, mtime, ctime, inode). Touching or moving a file only means that it
+    is read again.
     """
     path = path.resolve()
     before = path.stat()
     if before.st_size < REMEMBERED_FROM:
         return hash_file(path)
     stamp = (before.st_size, before.st_mtime_ns, before.st_ctime_ns, before.st_ino)
-    if (known := _recall(path, stamp)) is not None:
-        return known
+    if (cached := _recall(path, stamp)) is not None:
+        return cached
     digest = hash_file(path)
     after = path.stat()
     settled = time.time() - max(after.st_mtime, after.st_ctime) > SETTLED_SECONDS
@@ -38,13 +39,13 @@ def file_digest(path: Path) -> str:
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256 of the file's content, always read from the disk."""
+    """Return the SHA-256 of the file's content, always read from disk."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def tree_digest(root: Path, files: Iterable[Path] | None = None) -> str:
-    """SHA-256 over the relative names and contents of `files` below `root` (all of them unless given), in any order."""
+    """Return the SHA-256 over the relative names and contents of `files` below `root` (default: all), in any order."""
     chosen = [path for path in root.rglob("*") if path.is_file()] if files is None else list(files)
     total = hashlib.sha256()
     for name, path in sorted((path.relative_to(root).as_posix(), path) for path in chosen):
@@ -53,7 +54,7 @@ def tree_digest(root: Path, files: Iterable[Path] | None = None) -> str:
 
 
 def cache_folder() -> Path:
-    """Where this user's caches live (`XDG_CACHE_HOME`, else `~/.cache`)."""
+    """Return the user's cache folder for this package, in `XDG_CACHE_HOME` or `~/.cache`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alignment-flows"
 
 
@@ -62,7 +63,7 @@ Stamp = tuple[int, int, int, int]
 
 @contextmanager
 def _memory() -> Iterator[sqlite3.Connection]:
-    """The table of remembered digests. SQLite makes it safe under concurrent writers."""
+    """Open the database of cached digests. SQLite makes concurrent writes safe."""
     folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.closing(sqlite3.connect(folder / "digests.sqlite", timeout=10)) as connection, connection:
@@ -73,7 +74,7 @@ def _memory() -> Iterator[sqlite3.Connection]:
         yield connection
 
 
-# A cache that cannot be read or written (a read-only home, a full disk) costs time, never the run.
+# If the cache cannot be read or written (read-only home, full disk), files are hashed again and the run continues.
 _UNUSABLE = (OSError, sqlite3.Error)
 
 

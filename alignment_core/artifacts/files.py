@@ -1,4 +1,4 @@
-"""Files of the store: locked, on the disk before going on, and in words where they cannot be written."""
+"""File operations of the artifact store: fsync, file locks and readable write errors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from alignment_core.errors import ArtifactError
 
 
 def fsync(path: Path) -> None:
-    """Have a file or folder on the disk before going on."""
+    """Flush a file or folder to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -21,7 +21,7 @@ def fsync(path: Path) -> None:
 
 
 def try_lock(descriptor: int, how: int = fcntl.LOCK_EX) -> bool:
-    """Lock an open file (flock), and tell whether no other process had it."""
+    """Try to lock an open file (flock). Return False if another process holds the lock."""
     try:
         fcntl.flock(descriptor, how | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -30,8 +30,8 @@ def try_lock(descriptor: int, how: int = fcntl.LOCK_EX) -> bool:
 
 
 @contextmanager
-def told_if_unwritable(root: Path) -> Iterator[None]:
-    """Raises: ArtifactError where what is done inside fails for want of a folder that can be written."""
+def explain_unwritable(root: Path) -> Iterator[None]:
+    """Turn an `OSError` in the block into an `ArtifactError` that says that the store cannot be written."""
     try:
         yield
     except OSError as error:
@@ -39,5 +39,5 @@ def told_if_unwritable(root: Path) -> Iterator[None]:
             "the artifact store cannot be written",
             where=str(root),
             got=error.strerror,
-            do="Choose another folder with `store`, or mend its permissions",
+            do="Choose another folder in `store`, or fix its permissions",
         ) from error

@@ -1,9 +1,9 @@
-"""What running processes need, so that `align artifacts prune` leaves it alone.
+"""Leases: keys that running processes need, which `align artifacts prune` therefore keeps.
 
-    <store>/.leases/<random>    keys that one process needs: held (flock) by it; the system frees it at its death
-    <store>/.leases/.gate       held shared while a lease is written, alone while what nobody needs is taken away
+    <store>/.leases/<random>    the keys that one process needs; locked (flock) until that process exits
+    <store>/.leases/.gate       locked shared while a lease is written, locked exclusively while pruning
 
-A run leases every key of its plan before it looks for the first: whatever it then finds stays.
+A run leases every key of its plan before it looks up the first one, so an artifact that it finds is not pruned.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
-from alignment_core.artifacts.files import told_if_unwritable, try_lock
+from alignment_core.artifacts.files import explain_unwritable, try_lock
 
 
 class Leases:
-    """The leases of a store, in the folder `folder`, which is made with the first."""
+    """The leases of a store, in the folder `folder`. The folder is created with the first lease."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     @contextmanager
     def held(self, keys: Iterable[str]) -> Iterator[None]:
-        """Nothing that these artifacts are made from, nor they themselves, is pruned while the block lasts.
+        """Protect these artifacts and their ancestors from pruning during the block.
 
         Raises:
             ArtifactError: the store cannot be written.
         """
-        with self._gate(fcntl.LOCK_SH), told_if_unwritable(self._folder.parent):
+        with self._gate(fcntl.LOCK_SH), explain_unwritable(self._folder.parent):
             path = self._folder / uuid4().hex
             lease = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
             fcntl.flock(lease, fcntl.LOCK_EX)
@@ -45,13 +45,13 @@ class Leases:
 
     @contextmanager
     def alone(self) -> Iterator[set[str]]:
-        """Every leased key; no process gets another lease while the block lasts."""
+        """Yield every leased key. No process can get a new lease during the block."""
         with self._gate(fcntl.LOCK_EX):
             yield {key for path in self._folder.iterdir() if path.name != ".gate" for key in _read(path)}
 
     @contextmanager
     def _gate(self, how: int) -> Iterator[None]:
-        with told_if_unwritable(self._folder.parent):
+        with explain_unwritable(self._folder.parent):
             self._folder.mkdir(parents=True, exist_ok=True)
             gate = os.open(self._folder / ".gate", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
@@ -62,12 +62,12 @@ class Leases:
 
 
 def _read(path: Path) -> list[str]:
-    """The keys of a lease; none, and its file removed, if the process that held it is gone."""
+    """Return the keys of a lease. If its process has exited, remove the file and return no keys."""
     try:
         with path.open("rb") as lease:
             if not try_lock(lease.fileno(), fcntl.LOCK_SH):
                 return list(json.load(lease))
             path.unlink(missing_ok=True)
-    except FileNotFoundError:  # given back just now
+    except FileNotFoundError:  # the lease has just ended
         pass
     return []

@@ -1,4 +1,4 @@
-"""What an artifact says about itself: everything that decided it, and what it cost."""
+"""The manifest of an artifact: everything that determined its content, and its cost."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PASSWORD = re.compile(r"(?<=://)([^/@:\s]*):[^/@\s]*@")
 
 
 def hide_passwords(value: Any) -> Any:
-    """The same JSON with `user:***@` in place of the password in every address."""
+    """Return the JSON value with the password in every URL replaced by `***`."""
     if isinstance(value, str):
         return PASSWORD.sub(r"\1:***@", value)
     if isinstance(value, Mapping):
@@ -49,24 +49,24 @@ class FileRecord(BaseModel):
 
 
 class Manifest(BaseModel):
-    """The content of `manifest.json`, which is written last: an artifact without one was never finished.
+    """The content of `manifest.json`. It is written last, so an artifact without it is unfinished.
 
     Attributes:
-        kind: name of the stage that made it.
+        kind: name of the stage that built the artifact.
         key: content address.
-        version: the stage's version.
-        config: the settings that the stage read; all of it is in the key.
-        parents: keys of the artifacts that it read, by role.
-        inputs: where the things whose content is hashed into `config` lay; passwords in addresses are left out.
-        seed: seed of the stage's random streams, if it has any.
-        metrics: what the stage measured.
-        seconds: wall time of the stage.
-        peak_memory_bytes: largest resident memory of the stage's process.
-        peak_device_memory_bytes: largest memory that tensors took on the accelerator; None without one.
-        files: every other file of the artifact, by its path relative to the folder.
-        packages: versions of the packages that made it.
-        python: version of Python that made it.
-        created: when it was made, ISO 8601, UTC.
+        version: version of the stage.
+        config: the settings that the stage used. All of them are part of the key.
+        parents: keys of the artifacts that the stage read, by role.
+        inputs: locations of the inputs whose content is hashed into `config`. Passwords in URLs are removed.
+        seed: seed of the stage; None if it uses no randomness.
+        metrics: metrics of the stage.
+        seconds: wall time of the stage in seconds.
+        peak_memory_bytes: peak resident memory of the stage's process.
+        peak_device_memory_bytes: peak memory of tensors on the accelerator; None without one.
+        files: all other files of the artifact, by path relative to its folder.
+        packages: versions of the installed packages.
+        python: the Python version.
+        created: time of creation, ISO 8601, UTC.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -94,10 +94,10 @@ class Manifest(BaseModel):
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of the artifact in `folder`.
+    """Return the manifest of the artifact in `folder`.
 
     Raises:
-        OSError, ValueError: there is none, or it is damaged.
+        OSError, ValueError: the manifest is missing or damaged.
     """
     return Manifest.model_validate_json((folder / MANIFEST).read_bytes())
 

@@ -1,7 +1,7 @@
-"""Takes away what nobody needs.
+"""Remove artifacts that no alias and no running process needs.
 
-Needed is what has an alias now, or would have it after a rollback; what a running process has leased or is building;
-and everything that these are made from. All else can be built again from its settings.
+An artifact is needed if it has an alias now or after a rollback, if a running process has leased it or is building it,
+or if it is an ancestor of such an artifact. All others can be rebuilt from their settings.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
-from alignment_core.artifacts.catalogue import lineage, readable
+from alignment_core.artifacts.catalogue import lineage, readable_manifest
 from alignment_core.artifacts.files import try_lock
 from alignment_core.artifacts.manifest import MANIFEST
 from alignment_core.artifacts.store import BUILDING, QUARANTINE, ArtifactStore
@@ -23,13 +23,13 @@ TRASH = ".trash"
 
 
 @dataclass(frozen=True)
-class Item:
-    """One folder that nobody needs.
+class Unneeded:
+    """A folder that is no longer needed.
 
     Attributes:
         what: `artifact`, `unfinished build` or `damaged`.
         name: its path relative to the store.
-        size: bytes on the disk.
+        size: size on disk in bytes.
     """
 
     what: str
@@ -37,26 +37,26 @@ class Item:
     size: int
 
 
-def prune(store: ArtifactStore, *, older_than_seconds: float = 0, dry_run: bool = False) -> list[Item]:
-    """Remove what nobody needs, and return it.
+def prune(store: ArtifactStore, *, older_than_seconds: float = 0, dry_run: bool = False) -> list[Unneeded]:
+    """Remove unneeded folders and return them.
 
-    A run that starts meanwhile waits for the moment that the choice takes; a kill leaves every artifact either whole or
-    out of the store.
+    A run that starts meanwhile waits until the folders are selected. If this process is killed, every artifact is
+    either complete or no longer in the store.
 
     Args:
-        store: the store.
-        older_than_seconds: what was made or last written to more recently stays.
-        dry_run: only return what would be removed.
+        store: the artifact store.
+        older_than_seconds: keep folders that were written more recently than this.
+        dry_run: only return the folders that would be removed.
 
     Raises:
-        ArtifactError: the store cannot be written, or an alias's file is damaged.
+        ArtifactError: the store cannot be written, an alias file is damaged, or a needed manifest is unreadable.
     """
     if not store.root.is_dir():
         return []
     trash = store.root / TRASH / uuid4().hex
     items = []
     with store.leases.alone() as leased:
-        # What is there already, a killed process has left or a finished one is about to remove.
+        # Existing trash was left by a killed process, or a finished one is about to remove it.
         left = [] if dry_run else list((store.root / TRASH).glob("*"))
         needed = _needed(store, leased)
         newest = time.time() - older_than_seconds
@@ -66,7 +66,7 @@ def prune(store: ArtifactStore, *, older_than_seconds: float = 0, dry_run: bool 
             with store.lock_file(key) as lock:
                 if not try_lock(lock) or not path.is_dir():
                     continue
-                items.append(Item(what, path.relative_to(store.root).as_posix(), _size(path)))
+                items.append(Unneeded(what, path.relative_to(store.root).as_posix(), _size(path)))
                 if not dry_run:
                     trash.mkdir(parents=True, exist_ok=True)
                     path.rename(trash / uuid4().hex)
@@ -78,23 +78,23 @@ def prune(store: ArtifactStore, *, older_than_seconds: float = 0, dry_run: bool 
 def _needed(store: ArtifactStore, leased: Iterable[str]) -> set[str]:
     found = lineage(store, [*leased, *_named(store)])
     for artifact in found.values():
-        if artifact is not None and readable(artifact) is None:
+        if artifact is not None and readable_manifest(artifact) is None:
             raise ArtifactError(
-                "nothing is removed: what this artifact is made from cannot be read, and its alias or a run needs it",
+                "nothing was removed: the manifest of a needed artifact cannot be read, so its ancestors are unknown",
                 where=str(artifact.path / MANIFEST),
-                do="Run its pipeline again, which rebuilds it, or promote another",
+                do="Run its pipeline again to rebuild it, or promote another model",
             )
     return set(found)
 
 
 def _named(store: ArtifactStore) -> Iterator[str]:
-    """Keys that an alias has, or would have after a rollback."""
+    """Yield the keys that an alias points to, or would point to after a rollback."""
     for name in store.aliases.names():
         yield from (change.key for change in (store.aliases.current(name), store.aliases.before(name)) if change)
 
 
 def _folders(store: ArtifactStore) -> Iterator[tuple[str, Path, str]]:
-    """Whatever could be removed: what it is, where, and the key that it belongs to."""
+    """Yield every folder that could be removed as (what, path, key)."""
     for artifact in list(store.artifacts()):
         yield "artifact", artifact.path, artifact.key
     for path in (store.root / BUILDING).glob("*"):
@@ -104,7 +104,7 @@ def _folders(store: ArtifactStore) -> Iterator[tuple[str, Path, str]]:
 
 
 def _written(folder: Path) -> float:
-    """When something was last made or removed in the folder, or in those directly in it."""
+    """Return the latest modification time of the folder and its direct children."""
     return max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
 
 

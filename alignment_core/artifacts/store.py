@@ -1,12 +1,13 @@
-"""A folder of artifacts that any number of runs may share.
+"""The artifact store: a folder that any number of runs may share.
 
-    <store>/<kind>/<key>/…            the artifact: ordinary files and manifest.json
-    <store>/quarantined/<key>.<n>/…   one that no longer matched its manifest, moved aside
-    <store>/.building/<key>/          `out` and `checkpoints` of a build that is under way, or was interrupted
-    <store>/.locks/<key>              held (flock) by the process that builds the key; the system frees it at its death
-    <store>/.aliases/, .leases/       names for artifacts; what running processes need
+    <store>/<kind>/<key>/…            an artifact: ordinary files and manifest.json
+    <store>/quarantined/<key>.<n>/…   an artifact that no longer matches its manifest, moved aside
+    <store>/.building/<key>/          `out` and `checkpoints` of a running or interrupted build
+    <store>/.locks/<key>              locked (flock) by the process that builds the key, until it exits
+    <store>/.aliases/, .leases/       aliases; keys that running processes need
 
-A build writes to `out`, the manifest last, and is published by one rename: what has a manifest is whole.
+A build writes to `out`, with the manifest last, and is published by one rename. An artifact with a manifest is
+therefore complete.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pathlib import Path
 
 from alignment_core.artifacts.aliases import Aliases
 from alignment_core.artifacts.digest import hash_file
-from alignment_core.artifacts.files import fsync, told_if_unwritable, try_lock
+from alignment_core.artifacts.files import explain_unwritable, fsync, try_lock
 from alignment_core.artifacts.leases import Leases
 from alignment_core.artifacts.manifest import MANIFEST, FileRecord, Manifest, read_manifest
 from alignment_core.progress import Progress, Stopped
@@ -40,12 +41,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Artifact:
-    """An immutable folder with a manifest: the only thing that passes between stages.
+    """An immutable folder with a manifest. Stages exchange nothing else.
 
     Attributes:
-        kind: name of the stage that made it.
+        kind: name of the stage that built it.
         key: content address.
-        uri: where it lies; a plain absolute path in a local store.
+        uri: location; an absolute path in a local store.
     """
 
     kind: str
@@ -57,18 +58,18 @@ class Artifact:
         return Path(self.uri)
 
     def manifest(self) -> Manifest:
-        """What the artifact says about itself."""
+        """Read the manifest of the artifact."""
         return read_manifest(self.path)
 
 
 @dataclass(frozen=True)
 class Building:
-    """The right to build one key, held while the `with` block of `ArtifactStore.building` lasts.
+    """Exclusive access to build one key, held during the `with` block of `ArtifactStore.building`.
 
     Attributes:
-        found: the artifact, if another build finished it first; there is nothing left to do then.
-        out: an empty folder; what lies in it when `publish` is called becomes the artifact.
-        checkpoints: a folder that survives a kill and is dropped by `publish`.
+        found: the artifact if another build has already finished it. There is nothing left to do then.
+        out: an empty folder. `publish` turns its content into the artifact.
+        checkpoints: a folder that survives a kill. `publish` removes it.
     """
 
     found: Artifact | None
@@ -77,10 +78,10 @@ class Building:
     _target: Path
 
     def publish(self, manifest: Manifest) -> Artifact:
-        """Make `out` the artifact: files to the disk, manifest last, then one rename.
+        """Publish `out` as the artifact: flush the files, write the manifest last, then rename once.
 
         Args:
-            manifest: everything but `files`, which is filled in here.
+            manifest: the manifest without `files`, which is filled in here.
         """
         paths = sorted(path for path in self.out.rglob("*") if path.is_file())
         files = {
@@ -100,7 +101,7 @@ class Building:
 
 
 class ArtifactStore:
-    """The store in the folder `root`, which is made on the first build."""
+    """The artifact store in the folder `root`. The folder is created on the first build."""
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
@@ -108,41 +109,41 @@ class ArtifactStore:
         self.leases = Leases(self.root / ".leases")
 
     def find(self, key: str, warn: Warn = logger.warning) -> Artifact | None:
-        """The finished artifact with this key, every file of it verified against the manifest.
+        """Return the artifact with this key after verifying every file against the manifest; None if there is none.
 
-        One that is damaged is moved to `quarantined/`, reported to `warn`, and counts as absent.
+        A damaged artifact is moved to `quarantined/`, reported to `warn`, and treated as missing.
         """
         artifact, fault = self._inspect(key)
         if fault is None:
             return artifact
         with self.lock_file(key) as lock:
-            # A builder that holds the lock sees to the damage itself.
+            # A builder that holds the lock handles the damage itself.
             if try_lock(lock):
-                return self._mend(key, warn)
+                return self._find_locked(key, warn)
         return None
 
     def artifacts(self) -> Iterator[Artifact]:
-        """Every artifact, unverified, in no order."""
+        """Yield every artifact, unverified and in no particular order."""
         for folder in self.root.glob("*/*"):
             kind = folder.parent.name
             if not kind.startswith(".") and KEY.fullmatch(folder.name):
                 yield Artifact(kind, folder.name, str(folder))
 
     def fault(self, artifact: Artifact) -> str | None:
-        """What is wrong with an artifact; None if every file of it is as its manifest says. Nothing is moved."""
+        """Return what is wrong with an artifact, or None if every file matches its manifest. Nothing is moved."""
         return _fault(artifact.path, artifact.key)
 
     @contextmanager
     def building(self, kind: str, key: str, progress: Progress) -> Iterator[Building]:
-        """Take the key's lock, waiting for another builder of the same key, and prepare the folders.
+        """Lock the key and prepare the folders. Wait if another process is building the same key.
 
         Raises:
             Stopped: the stage was asked to stop while it waited.
-            ArtifactError: the store's folder cannot be written.
+            ArtifactError: the store cannot be written.
         """
         with self.lock_file(key) as lock:
             _wait_for_lock(lock, key, progress)
-            found = self._mend(key, progress.warn)
+            found = self._find_locked(key, progress.warn)
             place = self.root / BUILDING / key
             building = Building(found, place / "out", place / "checkpoints", self.root / kind / key)
             if found is not None:
@@ -158,15 +159,15 @@ class ArtifactStore:
                 shutil.rmtree(building.out, ignore_errors=True)
 
     def _inspect(self, key: str) -> tuple[Artifact | None, str | None]:
-        """The artifact with this key if there is one, and what is wrong with it."""
+        """Return the artifact with this key, if there is one, and what is wrong with it."""
         folders = (path for path in self.root.glob(f"*/{key}") if not path.parent.name.startswith("."))
         folder = next((path for path in folders if path.is_dir()), None)
         if folder is None:
             return None, None
         return Artifact(folder.parent.name, key, str(folder)), _fault(folder, key)
 
-    def _mend(self, key: str, warn: Warn) -> Artifact | None:
-        """Look again now that the lock is held, and move a damaged artifact aside."""
+    def _find_locked(self, key: str, warn: Warn) -> Artifact | None:
+        """Look up the artifact again while holding the lock, and move it aside if it is damaged."""
         artifact, fault = self._inspect(key)
         if artifact is None or fault is None:
             return artifact
@@ -174,13 +175,13 @@ class ArtifactStore:
         aside.mkdir(exist_ok=True)
         place = next(path for n in itertools.count(1) if not (path := aside / f"{key}.{n}").exists())
         artifact.path.rename(place)
-        warn(f"{artifact.path}: {fault}; moved to {place}, and it will be built again")
+        warn(f"{artifact.path} is damaged: {fault}. It was moved to {place} and will be rebuilt")
         return None
 
     @contextmanager
     def lock_file(self, key: str) -> Iterator[int]:
-        """The open file that whoever builds the key locks."""
-        with told_if_unwritable(self.root):
+        """Open the file that the builder of the key locks."""
+        with explain_unwritable(self.root):
             (self.root / ".locks").mkdir(parents=True, exist_ok=True)
             lock = os.open(self.root / ".locks" / key, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
@@ -190,7 +191,7 @@ class ArtifactStore:
 
 
 def _fault(folder: Path, key: str) -> str | None:
-    """What is wrong with the artifact in `folder`; None if every file is as its manifest says."""
+    """Return what is wrong with the artifact in `folder`, or None if every file matches its manifest."""
     try:
         manifest = read_manifest(folder)
     except FileNotFoundError:
@@ -206,15 +207,15 @@ def _fault(folder: Path, key: str) -> str | None:
         except OSError:
             return f"{name} is missing"
         if not same:
-            return f"{name} is not what {MANIFEST} says"
+            return f"{name} does not match {MANIFEST}"
     return None
 
 
 def _wait_for_lock(lock: int, key: str, progress: Progress) -> None:
-    # Polled rather than blocked on, so that a stage that waits can still be stopped.
+    # Poll instead of blocking, so that a waiting stage can still be stopped.
     if try_lock(lock):
         return
-    progress.log(f"another run is building {key}; waiting for it")
+    progress.log(f"another run is building {key}, waiting for it")
     while not try_lock(lock):
         if progress.stopping:
             raise Stopped

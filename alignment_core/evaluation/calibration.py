@@ -1,4 +1,4 @@
-"""Whether a reward model is as sure as it is right."""
+"""Calibration of a reward model: does its confidence match its accuracy?"""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ BINS = 10
 
 @dataclass(frozen=True)
 class Bin:
-    """Pairs of about the same confidence.
+    """Preference pairs with similar confidence.
 
     Attributes:
-        low, high: confidences from `low` on and below `high`; the last bin has 1, too.
-        pairs: how many there are.
-        confidence: their mean confidence; None without pairs.
-        accuracy: share that is ordered rightly, a tie half; None without pairs.
+        low, high: the bin covers confidences from `low` to below `high`. The last bin includes 1.
+        pairs: number of pairs.
+        confidence: mean confidence of the pairs; None for an empty bin.
+        accuracy: share of correctly ordered pairs, where a tie counts half; None for an empty bin.
     """
 
     low: float
@@ -30,13 +30,13 @@ class Bin:
 
 @dataclass(frozen=True)
 class Calibration:
-    """A reward model on held-out pairs.
+    """Calibration of a reward model on held-out pairs.
 
     Attributes:
-        accuracy: share of pairs whose chosen completion scores higher, a tie half.
-        brier: mean of (1 - p)², p the probability that the model gives the people's choice; a coin has 0.25.
-        ece: expected calibration error: mean over the pairs of their bin's |accuracy - confidence|.
-        bins: ten of equal width from confidence 0.5 to 1.
+        accuracy: share of pairs whose chosen completion scores higher; a tie counts half.
+        brier: mean of (1 - p)², where p is the probability that the model gives the chosen completion. A coin has 0.25.
+        ece: expected calibration error: the mean over all pairs of |accuracy - confidence| of their bin.
+        bins: ten bins of equal width from confidence 0.5 to 1.
     """
 
     accuracy: float
@@ -49,13 +49,13 @@ class Calibration:
 
 
 def calibration(differences: Sequence[float]) -> Calibration:
-    """Calibration of Bradley–Terry probabilities on pairs.
+    """Return the calibration of Bradley–Terry probabilities on preference pairs.
 
-    The model gives the people's choice the probability p = σ(r_chosen - r_rejected). Its confidence is that of the
-    completion it prefers itself, max(p, 1 - p); it is right where that is the people's choice.
+    The model gives the chosen completion the probability p = σ(r_chosen - r_rejected). Its confidence is max(p, 1 - p),
+    the probability of the completion that it prefers. It is right if it prefers the chosen one.
 
     Args:
-        differences: r_chosen - r_rejected of each pair; at least one.
+        differences: r_chosen - r_rejected of each pair. There is at least one.
     """
     filled: list[list[tuple[float, float]]] = [[] for _ in range(BINS)]
     brier = 0.0

@@ -1,6 +1,6 @@
-"""Whether a model is better enough, and harmless enough, to be promoted: pure rules on what was measured.
+"""The promotion gate: pure functions that compare measured metrics with limits.
 
-Every rule is a comparison that must hold. What a rule needs and was not measured does not hold.
+A model passes if every rule holds. A rule whose metric was not measured does not hold.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from alignment_core.config import GateConfig
 
 @dataclass(frozen=True)
 class Comparison:
-    """The model beside one opponent.
+    """Metrics of the model compared with one opponent. None means not measured.
 
     Attributes:
-        low: lower end of its win rate's interval, by the judge that the gate asks; None without one.
-        length_ratio: mean length of its responses, divided by the opponent's.
-        perplexity_ratio: its perplexity on held-out demonstrations, divided by the opponent's.
-        safety: mean score of its responses to the safety prompts minus the opponent's, by evaluator.
+        low: lower bound of the win rate, according to the judge of the gate.
+        length_ratio: mean response length, divided by the opponent's.
+        perplexity_ratio: perplexity on held-out demonstrations, divided by the opponent's.
+        safety: by evaluator, the mean score on the safety prompts minus the opponent's.
     """
 
     low: float | None = None
@@ -31,13 +31,13 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Check:
-    """One rule, applied.
+    """The result of one rule.
 
     Attributes:
-        rule: what must hold, in words.
-        measured: the number; None if there is none.
-        limit: what it is compared with.
-        passed: whether it holds.
+        rule: the rule as text, up to the limit.
+        measured: the measured value; None if it was not measured.
+        limit: the limit.
+        passed: whether the rule holds.
     """
 
     rule: str
@@ -46,8 +46,8 @@ class Check:
     passed: bool
 
     def __str__(self) -> str:
-        found = "not measured" if self.measured is None else f"{self.measured:.4g}"
-        return f"{'passed' if self.passed else 'failed'}: {self.rule} {self.limit:g}: {found}"
+        measured = "not measured" if self.measured is None else f"measured {self.measured:.4g}"
+        return f"{'passed' if self.passed else 'failed'}: {self.rule} {self.limit:g}, {measured}"
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -55,7 +55,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the gate says: passed if every check did."""
+    """The verdict of the gate. It passes if every check passes."""
 
     checks: tuple[Check, ...]
 
@@ -65,7 +65,7 @@ class Verdict:
 
     @property
     def reasons(self) -> list[str]:
-        """Each check in words: of a model that did not pass, those that failed."""
+        """The checks as text: all of them if the model passed, otherwise those that failed."""
         return [str(check) for check in self.checks if self.passed or not check.passed]
 
 
@@ -73,10 +73,10 @@ def decide(rules: GateConfig, kl: float | None, over_sft: Comparison, over_produ
     """Apply the rules.
 
     Args:
-        rules: the limits; a rule whose limit is null is not applied.
-        kl: KL from the reference, nats per response.
-        over_sft: the model beside the SFT model.
-        over_production: the model beside the promoted one; None where there is none, or it is not compared.
+        rules: the limits. A rule whose limit is None is not applied.
+        kl: KL from the reference in nats per response; None if it was not measured.
+        over_sft: the model compared with the SFT model.
+        over_production: the model compared with the production model; None if there is none or it is not compared.
     """
     return Verdict(tuple(_checks(rules, kl, over_sft, over_production)))
 
@@ -84,21 +84,23 @@ def decide(rules: GateConfig, kl: float | None, over_sft: Comparison, over_produ
 def _checks(
     rules: GateConfig, kl: float | None, over_sft: Comparison, over_production: Comparison | None
 ) -> Iterator[Check]:
-    yield from _above("lower bound of the win rate over the SFT model above", over_sft.low, rules.win_rate_over_sft)
-    if over_production is not None:
-        name = "lower bound of the win rate over the model in production above"
-        yield from _above(name, over_production.low, rules.win_rate_over_production)
-    yield from _at_most("KL from the reference, nats per response, at most", kl, rules.max_kl)
-    yield from _at_most(
-        "length of the responses over the SFT model's at most", over_sft.length_ratio, rules.max_length_ratio
+    yield from _above(
+        "the lower bound of the win rate over the SFT model must be above", over_sft.low, rules.win_rate_over_sft
     )
-    name = "perplexity on demonstrations over the SFT model's at most"
+    if over_production is not None:
+        name = "the lower bound of the win rate over the production model must be above"
+        yield from _above(name, over_production.low, rules.win_rate_over_production)
+    yield from _at_most("the KL from the reference in nats per response must be at most", kl, rules.max_kl)
+    yield from _at_most(
+        "the response length relative to the SFT model must be at most", over_sft.length_ratio, rules.max_length_ratio
+    )
+    name = "the perplexity on demonstrations relative to the SFT model must be at most"
     yield from _at_most(name, over_sft.perplexity_ratio, rules.max_perplexity_ratio)
     for evaluator, drop in rules.max_safety_drop.items():
-        for opponent, comparison in (("the SFT model", over_sft), ("the model in production", over_production)):
+        for opponent, comparison in (("the SFT model", over_sft), ("the production model", over_production)):
             if comparison is not None:
                 gained = (comparison.safety or {}).get(evaluator)
-                name = f"`{evaluator}` on the safety prompts below that of {opponent} by at most"
+                name = f"the drop of `{evaluator}` on the safety prompts relative to {opponent} must be at most"
                 yield from _at_most(name, None if gained is None else 0.0 - gained, drop)
 
 
@@ -109,5 +111,5 @@ def _above(rule: str, measured: float | None, limit: float | None) -> Iterator[C
 
 def _at_most(rule: str, measured: float | None, limit: float | None) -> Iterator[Check]:
     if limit is not None:
-        # NaN is not at most anything.
+        # A comparison with NaN is False, so NaN fails.
         yield Check(rule, measured, limit, measured is not None and measured <= limit)

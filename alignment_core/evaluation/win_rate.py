@@ -1,4 +1,4 @@
-"""How often one model's responses are preferred to another's, and how sure that is."""
+"""Win rates and mean differences with confidence intervals."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from alignment_core.models.seeds import seed_of
+from alignment_core.seeds import seed_of
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
@@ -14,13 +14,13 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class WinRate:
-    """Paired comparisons on the same prompts, one per prompt.
+    """The result of paired comparisons, one per prompt.
 
     Attributes:
-        wins, ties, losses: numbers of prompts.
-        rate: share of wins; a tie counts half.
-        low, high: 95 % interval of the rate; see `win_rate`.
-        p_value: two-sided exact sign test of wins against losses, ties left out; 1 where there are only ties.
+        wins, ties, losses: number of prompts each.
+        rate: share of wins, where a tie counts half.
+        low, high: 95 % confidence interval of the rate, see `win_rate`.
+        p_value: two-sided exact sign test of wins against losses, without ties. It is 1 if there are only ties.
     """
 
     wins: int
@@ -36,11 +36,11 @@ class WinRate:
 
 
 def win_rate(verdicts: Sequence[int]) -> WinRate:
-    """The win rate of verdicts, each 1 (win), 0 (tie) or -1 (loss).
+    """Return the win rate of verdicts, each 1 (win), 0 (tie) or -1 (loss).
 
-    The interval is that of Clopper and Pearson (Biometrika 26, 1934) with a tie as half a success: exact where there
-    are no ties and wider than need be where there are. A bootstrap would have no width on one prompt, or where every
-    verdict is the same. Swapping the models mirrors it: `low` becomes `1 - high`.
+    The interval is that of Clopper and Pearson (Biometrika 26, 1934), with a tie as half a success. It is exact without
+    ties and conservative with ties. A bootstrap interval would have zero width for a single prompt or equal verdicts.
+    Swapping the models mirrors the interval: `low` becomes `1 - high`.
 
     Raises:
         ValueError: there are no verdicts.
@@ -60,16 +60,16 @@ def win_rate(verdicts: Sequence[int]) -> WinRate:
 
 
 def verdict(ours: float, theirs: float) -> int:
-    """1 where the first score is higher, -1 where the second is, 0 where neither is."""
+    """Return 1 if the first score is higher, -1 if the second is, and 0 otherwise."""
     return (ours > theirs) - (ours < theirs)
 
 
 def mean_with_interval(differences: Sequence[float], seed: int) -> tuple[float, float, float]:
-    """Mean of paired differences, and the low and high end of a 95 % percentile bootstrap over prompts.
+    """Return the mean of paired differences and its 95 % percentile bootstrap interval over prompts.
 
     Args:
-        differences: one per prompt; at least one.
-        seed: of the resampling.
+        differences: one per prompt, at least one.
+        seed: seed of the resampling.
     """
     import numpy as np
 

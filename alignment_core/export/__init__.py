@@ -1,4 +1,4 @@
-"""A trained model for whoever uses it: one file per target, each filling a folder that appears whole or not at all.
+"""Export of a trained model. Each module in `targets` writes one format to a folder that is created atomically.
 
-`exporting` is the side of the command and loads no torch; the work happens in the process of `child`.
+`request` is used by the command and does not load torch. The export runs in the separate process of `process`.
 """

@@ -1,4 +1,4 @@
-"""Whether an exported model is the trained one: its logits and its greedy answers beside the adapter's."""
+"""The parity check: compare the logits and greedy answers of an exported model with those of the adapter."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
-from alignment_core.data.rendering import Renderer
+from alignment_core.data.rendering.renderer import Renderer
 from alignment_core.errors import ModelError
-from alignment_core.export.speech import PROMPTS
+from alignment_core.export.tokenizer_files import PROMPTS
 from alignment_core.plugin_api import TokenSequence
 
 NEW_TOKENS = 24
 SINGLE = 2.0**-24
 """Unit roundoff of float32."""
 ROOM = 3
-"""Two draws of the same noise have largest differences that are within this factor of each other."""
+"""The largest differences of two draws of the same noise are within this factor of each other."""
 
 
 def greedy_answers(model: Any, renderer: Renderer) -> list[TokenSequence]:
-    """Each prompt with the model's greedy answer."""
+    """Return each prompt followed by the model's greedy answer."""
     settings = GenerationConfig(
         do_sample=False,
         max_new_tokens=NEW_TOKENS,
@@ -40,7 +40,7 @@ def greedy_answers(model: Any, renderer: Renderer) -> list[TokenSequence]:
 
 
 def logits_of(model: Any, sequences: Sequence[TokenSequence]) -> list[Tensor]:
-    """Logits at every position of every sequence, each of shape (tokens, vocabulary), float32, on the CPU."""
+    """Return the logits of every sequence: float32 tensors of shape (tokens, vocabulary) on the CPU."""
     with torch.no_grad():
         return [
             model(input_ids=torch.tensor([sequence.ids], device=model.device), use_cache=False).logits[0].float().cpu()
@@ -48,17 +48,17 @@ def logits_of(model: Any, sequences: Sequence[TokenSequence]) -> list[Tensor]:
         ]
 
 
-def noise(model: Any, sequences: Sequence[TokenSequence], logits: Sequence[Tensor], roundoff: float) -> float:
-    """How much rounding moves this model's logits: the largest difference that one more rounding of it would make.
+def rounding_noise(model: Any, sequences: Sequence[TokenSequence], logits: Sequence[Tensor], roundoff: float) -> float:
+    """Return the largest change of this model's logits that one more rounding of its weights would cause.
 
-    Rounding to the nearest gives each weight a relative error of at most `roundoff`, as good as random. So that is what
-    each weight is multiplied by, and the model is spoiled by it.
+    Rounding to nearest gives each weight a relative error of at most `roundoff` that is practically random. Each weight
+    is multiplied by 1 plus such an error, which modifies the model in place.
 
     Args:
-        model: in float32.
-        sequences: what it reads.
-        logits: its logits before.
-        roundoff: unit roundoff of the type that is asked about.
+        model: the model in float32.
+        sequences: the input sequences.
+        logits: the logits before the change.
+        roundoff: unit roundoff of the tested data type.
     """
     generator = torch.Generator().manual_seed(0)
     for weight in model.parameters():
@@ -67,15 +67,15 @@ def noise(model: Any, sequences: Sequence[TokenSequence], logits: Sequence[Tenso
 
 
 def largest_difference(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
-    """The largest absolute difference of two models' logits."""
+    """Return the largest absolute difference between two models' logits."""
     return max(float((a - b).abs().max()) for a, b in zip(ours, theirs, strict=True))
 
 
 def check_logits(adapter: Sequence[Tensor], exported: Sequence[Tensor], allowed: float, what: str) -> dict[str, float]:
-    """The largest difference, and what is allowed.
+    """Return the largest difference and the tolerance.
 
     Raises:
-        ModelError: it is more than is allowed, or not a number.
+        ModelError: the difference exceeds the tolerance or is NaN.
     """
     difference = largest_difference(adapter, exported)
     if not difference <= allowed:
@@ -84,7 +84,7 @@ def check_logits(adapter: Sequence[Tensor], exported: Sequence[Tensor], allowed:
             where="parity check",
             got=f"logits that differ by up to {difference:.3g} from the adapter's on the same full-precision base",
             expected=f"at most {allowed:.3g}",
-            do="Nothing was exported. This is a mistake of ours or of a library: export the adapter instead",
+            do="Nothing was exported. This is a bug in Alignment Flows or in a library. Export the adapter instead",
         )
     return {"largest_difference": difference, "tolerance": allowed}
 
@@ -92,37 +92,37 @@ def check_logits(adapter: Sequence[Tensor], exported: Sequence[Tensor], allowed:
 def check_answers(
     sequences: Sequence[TokenSequence], adapter: Sequence[Tensor], exported: Sequence[Tensor], difference: float
 ) -> int:
-    """How many of the adapter's greedy answers are the exported model's, too.
+    """Return how many greedy answers of the adapter the exported model reproduces.
 
-    Both are read along the adapter's answers: greedy decoding gives the same text if and only if the likeliest token
-    is the same at each place. Only where the adapter's two likeliest tokens are closer together than rounding moved
-    the logits may another one win.
+    Both models read the adapter's answers: greedy decoding gives the same text if and only if the most likely token is
+    the same at each position. A different token is accepted only if the adapter's lead over it is at most twice the
+    rounding difference.
 
     Raises:
-        ModelError: another token wins by more than that.
+        ModelError: a different token wins against a larger lead.
     """
     same = 0
     for number, (sequence, ours, theirs) in enumerate(zip(sequences, adapter, exported, strict=True), start=1):
         places = slice(sequence.start - 1, len(sequence.ids) - 1)
-        said = torch.tensor(sequence.ids[sequence.start :])
+        answer = torch.tensor(sequence.ids[sequence.start :])
         wins = theirs[places].argmax(dim=-1)
-        differing = (wins != said).nonzero().flatten().tolist()
+        differing = (wins != answer).nonzero().flatten().tolist()
         for place in differing[:1]:
             row = ours[places][place]
-            gap = float(row[said[place]] - row[wins[place]])
+            gap = float(row[answer[place]] - row[wins[place]])
             if gap > 2 * difference:
                 raise ModelError(
-                    "the exported model answers otherwise than the one that was trained",
+                    "the exported model does not give the same answers as the trained one",
                     where=f"parity check, prompt {number}",
-                    got=f"another token after {place} tokens, against a lead of {gap:.3g}",
-                    expected=f"the same, unless the lead is within twice the rounding, {2 * difference:.3g}",
+                    got=f"a different token after {place} tokens, although the adapter's token leads by {gap:.3g}",
+                    expected=f"the same token, unless it leads by at most twice the rounding, {2 * difference:.3g}",
                 )
         same += not differing
     return same
 
 
 def distance(adapter: Sequence[Tensor], other: Sequence[Tensor]) -> dict[str, float]:
-    """How far another model's predictions are from the adapter's, along the same tokens; KL in nats."""
+    """Return the distance of another model's predictions from the adapter's on the same tokens; KL in nats."""
     ours, theirs = torch.cat(list(adapter)), torch.cat(list(other))
     kl = torch.nn.functional.kl_div(
         theirs.log_softmax(-1), ours.log_softmax(-1), reduction="batchmean", log_target=True

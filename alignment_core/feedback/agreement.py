@@ -1,4 +1,4 @@
-"""Whether raters agree, so that one can tell a hard question from a careless rater."""
+"""Agreement between raters, to distinguish a hard question from a careless rater."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from alignment_core.feedback.votes import Vote
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How two raters judged what both judged.
+    """Agreement of two raters on what both of them judged.
 
     Attributes:
-        first: one of them.
-        second: the other.
-        agreed: pairs of responses that both put into the same order, and responses to which both gave the same thumb.
-        opposed: those that they judged the other way round; a tie of either is in neither number.
+        first: the first rater's name.
+        second: the second rater's name.
+        agreed: number of pairs of responses that both ranked in the same order, plus responses that got the same thumb.
+        opposed: number of those that they judged in opposite ways. A tie of either rater counts in neither number.
     """
 
     first: str
@@ -28,13 +28,13 @@ class Agreement:
 
     @property
     def share(self) -> float | None:
-        """Share of the judgements in which they agree; None where they judged nothing in common."""
+        """Share of common judgments on which they agree, or None if they have none."""
         both = self.agreed + self.opposed
         return self.agreed / both if both else None
 
 
 def agreements(votes: Iterable[Vote]) -> list[Agreement]:
-    """For every two raters who have judged the same thing, how often they agree."""
+    """Return the agreement of every two raters who have judged the same responses."""
     signs: dict[tuple[str, str], dict[str, int]] = defaultdict(dict)
     for vote in votes:
         for unit, sign in _signs(vote):
@@ -47,7 +47,7 @@ def agreements(votes: Iterable[Vote]) -> list[Agreement]:
 
 
 def _signs(vote: Vote) -> Iterable[tuple[tuple[str, str], int]]:
-    """Each judgement in a vote: what it is about, and which of its two sides it takes."""
+    """Yield each judgment in a vote as (subject, sign). The sign is 1 or -1."""
     if vote.is_thumb:
         if vote.up is not None:
             yield (vote.responses[0].id, ""), 1 if vote.up else -1

@@ -1,7 +1,7 @@
-"""The feedback store: prompts, responses and what raters said of them. Votes are only ever added.
+"""The feedback store: prompts, responses and votes. Votes are only ever appended.
 
-A rater's later vote on the same thing supersedes the earlier one, which stays. Votes carry rising numbers in the order
-in which they became visible, so that a number says exactly which votes there were: `Marks.after` and `upto`.
+A rater's later vote on the same response or ranking task supersedes the earlier one, which is kept as history. Votes
+are numbered in the order in which they become visible, so a number identifies exactly the votes that existed then.
 """
 
 from __future__ import annotations
@@ -15,30 +15,38 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Table, func, select
 
 from alignment_core.errors import DataError
-from alignment_core.feedback import schema
-from alignment_core.feedback.in_force import SKIPPED, WITHDRAWN, Known, in_force
-from alignment_core.feedback.schema import open_engine, prompts, rankables, reading, responses, votes, writing
-from alignment_core.feedback.votes import Rankable, Rater, Response, Vote
+from alignment_core.feedback import database
+from alignment_core.feedback.current_votes import SKIPPED, WITHDRAWN, VoteReader, current_votes
+from alignment_core.feedback.database import (
+    open_engine,
+    prompts,
+    ranking_tasks,
+    read_transaction,
+    responses,
+    votes,
+    write_transaction,
+)
+from alignment_core.feedback.votes import RankingTask, Rater, Response, Vote
 from alignment_core.records import Conversation
 
 
 def open_feedback(place: str, recorded: Callable[[int], None] = lambda count: None) -> FeedbackStore:
-    """The store at `place`: the path of an SQLite file, or a database URL.
+    """Open the feedback store at `place`.
 
     Args:
-        place: it is made if it is not there.
-        recorded: told of every vote once it is safe, with their number.
+        place: the path of an SQLite file, or a database URL. A missing store is created.
+        recorded: called with the number of new votes after they are committed.
 
     Raises:
-        FeedbackError: it cannot be opened.
+        FeedbackError: the store cannot be opened.
     """
     return FeedbackStore(open_engine(place), recorded)
 
 
 class FeedbackStore:
-    """Any number of processes may write at once; what a call has returned is on the disk.
+    """A feedback store. Any number of processes may write at once, and a returned call is on disk.
 
-    Every method raises `FeedbackError` where the database cannot be used.
+    Every method raises `FeedbackError` if the database cannot be used.
     """
 
     def __init__(self, engine: Engine, recorded: Callable[[int], None]) -> None:
@@ -47,11 +55,11 @@ class FeedbackStore:
 
     @property
     def place(self) -> str:
-        """Where it lies, for people."""
-        return schema.shown(self._engine.url)
+        """Path or URL of the store for messages, without the password."""
+        return database.without_password(self._engine.url)
 
     def close(self) -> None:
-        """Close the connections. A `with` block does it, too."""
+        """Close the connections. A `with` block does so as well."""
         self._engine.dispose()
 
     def __enter__(self) -> FeedbackStore:
@@ -63,50 +71,61 @@ class FeedbackStore:
     # --- writing --------------------------------------------------------------------------------------------------
 
     def add_response(self, prompt: Conversation, text: str, model: str) -> Response:
-        """Keep an answer; one that is there already is the same one."""
-        with writing(self._engine) as connection:
+        """Add a response and return it. An existing equal response is reused."""
+        with write_transaction(self._engine) as connection:
             return self._add_responses(connection, prompt, [(text, model)])[0]
 
-    def add_rankables(self, sampled: Sequence[tuple[Conversation, Sequence[tuple[str, str]]]]) -> list[Rankable]:
-        """Keep responses for ranking; those that are there already are the same ones.
+    def add_ranking_tasks(self, sampled: Sequence[tuple[Conversation, Sequence[tuple[str, str]]]]) -> list[RankingTask]:
+        """Add ranking tasks and return them. Existing equal tasks are reused.
 
         Args:
-            sampled: a prompt, and text and model of each of its responses. Equal texts become one; where fewer than
-                two are left there is nothing to rank, and nothing is kept.
+            sampled: each prompt with the text and model of its responses. Equal texts are merged. Prompts with fewer
+                than two different responses are skipped.
         """
-        with writing(self._engine) as connection:
-            kept = [self._add_rankable(connection, prompt, answers) for prompt, answers in sampled]
-        return [rankable for rankable in kept if rankable is not None]
+        with write_transaction(self._engine) as connection:
+            tasks = [self._add_ranking_task(connection, prompt, answers) for prompt, answers in sampled]
+        return [task for task in tasks if task is not None]
 
     def thumb(
         self, rater: Rater, response: Response, up: bool | None, comment: str = "", when: float | None = None
     ) -> int:
-        """A thumb up or down for a response; None takes it back and leaves the comment. Returns the vote's number."""
+        """Record a thumb up or down; None removes the thumb and keeps the comment. Return the vote's number."""
         return self._vote(rater, "thumb", response.id, {"up": up}, comment, when)
 
     def rank(
         self,
         rater: Rater,
-        rankable: Rankable,
+        task: RankingTask,
         ranks: Sequence[int] | None,
         comment: str = "",
         when: float | None = None,
     ) -> int:
-        """A ranking: one rank for each response, 1 is best, equal ranks are a tie; None skips. Returns its number."""
-        if ranks is None:
-            return self._vote(rater, "ranking", rankable.id, SKIPPED, comment, when)
-        if len(ranks) != len(rankable.responses) or min(ranks) < 1:
-            raise DataError(
-                "the ranking does not fit its responses",
-                where=rankable.id,
-                got=list(ranks),
-                expected=f"{len(rankable.responses)} ranks from 1",
-            )
-        by_id = {response.id: int(rank) for response, rank in zip(rankable.responses, ranks, strict=True)}
-        return self._vote(rater, "ranking", rankable.id, {"ranks": by_id}, comment, when)
+        """Record a ranking and return the vote's number.
 
-    def withdraw(self, rater: Rater, subject: Rankable | Response) -> int:
-        """Take a vote back, as if it had not been given."""
+        Args:
+            rater: who ranks.
+            task: the ranking task.
+            ranks: one rank per response: 1 is best, equal ranks are a tie. None skips the task.
+            comment: the rater's comment.
+            when: seconds since the epoch; None for now.
+
+        Raises:
+            DataError: the ranks do not match the responses.
+        """
+        if ranks is None:
+            return self._vote(rater, "ranking", task.id, SKIPPED, comment, when)
+        if len(ranks) != len(task.responses) or min(ranks) < 1:
+            raise DataError(
+                "the ranking does not match the responses",
+                where=task.id,
+                got=list(ranks),
+                expected=f"{len(task.responses)} ranks from 1",
+            )
+        by_id = {response.id: int(rank) for response, rank in zip(task.responses, ranks, strict=True)}
+        return self._vote(rater, "ranking", task.id, {"ranks": by_id}, comment, when)
+
+    def withdraw(self, rater: Rater, subject: RankingTask | Response) -> int:
+        """Withdraw a rater's vote, as if it had never been given. Return the number of the withdrawal."""
         kind = "thumb" if isinstance(subject, Response) else "ranking"
         return self._vote(rater, kind, subject.id, WITHDRAWN, "", None)
 
@@ -114,7 +133,7 @@ class FeedbackStore:
         self, rater: Rater, kind: str, subject: str, value: Mapping[str, Any], comment: str, when: float | None
     ) -> int:
         if not rater.name.strip():
-            raise DataError("a vote needs its rater's name", where="feedback")
+            raise DataError("a vote needs the rater's name", where="feedback")
         row = {
             "kind": kind,
             "subject": subject,
@@ -124,14 +143,14 @@ class FeedbackStore:
             "comment": _writable(comment.strip()),
             "time": time.time() if when is None else when,
         }
-        with writing(self._engine) as connection:
+        with write_transaction(self._engine) as connection:
             number = connection.execute(votes.insert().values(**row).returning(votes.c.id)).scalar_one()
         self._recorded(1)
         return int(number)
 
-    def _add_rankable(
+    def _add_ranking_task(
         self, connection: Connection, prompt: Conversation, answers: Sequence[tuple[str, str]]
-    ) -> Rankable | None:
+    ) -> RankingTask | None:
         different: dict[str, tuple[str, str]] = {}
         for text, model in answers:
             if text.strip():
@@ -142,14 +161,14 @@ class FeedbackStore:
         identity = _digest([response.id for response in made])
         self._insert(
             connection,
-            rankables,
+            ranking_tasks,
             {
                 "id": identity,
                 "prompt": _digest(_plain(prompt)),
                 "responses": json.dumps([response.id for response in made]),
             },
         )
-        return Rankable(identity, prompt, tuple(made))
+        return RankingTask(identity, prompt, tuple(made))
 
     def _add_responses(
         self, connection: Connection, prompt: Conversation, answers: Sequence[tuple[str, str]]
@@ -166,51 +185,59 @@ class FeedbackStore:
         return made
 
     def _insert(self, connection: Connection, table: Table, row: Mapping[str, Any]) -> None:
-        """Writers take turns, so nobody adds the row between the look and the insert."""
+        """Insert a row unless it exists. Writers are serialized, so no other process can insert it in between."""
         if connection.execute(select(table.c.id).where(table.c.id == row["id"])).scalar() is None:
             connection.execute(table.insert().values(**row))
 
     # --- reading --------------------------------------------------------------------------------------------------
 
     def newest(self) -> int:
-        """Number of the newest vote; 0 where there is none."""
-        with reading(self._engine) as connection:
+        """Return the number of the newest vote, or 0 if there is none."""
+        with read_transaction(self._engine) as connection:
             return int(connection.execute(select(func.max(votes.c.id))).scalar() or 0)
 
     def votes(self, after: int = 0, upto: int | None = None) -> Iterator[Vote]:
-        """The votes that were in force at number `upto` (unset: now), those alone that were given after `after`."""
-        with reading(self._engine) as connection:
-            known = Known(connection)
-            for row in connection.execute(in_force(after, upto)):
-                vote = known.vote(row)
+        """Yield the votes that were current at number `upto`, oldest first.
+
+        Args:
+            after: only votes with a higher number are returned.
+            upto: ignore votes with a higher number; None for the present state.
+        """
+        with read_transaction(self._engine) as connection:
+            reader = VoteReader(connection)
+            for row in connection.execute(current_votes(after, upto)):
+                vote = reader.vote(row)
                 if vote is not None:
                     yield vote
 
     def history(self) -> Iterator[Vote]:
-        """Every vote that was ever given and not withdrawn, the superseded ones included, oldest first."""
-        with reading(self._engine) as connection:
-            known = Known(connection)
+        """Yield every vote including superseded ones, but without withdrawals, oldest first."""
+        with read_transaction(self._engine) as connection:
+            reader = VoteReader(connection)
             for row in connection.execute(select(votes).order_by(votes.c.id)):
-                vote = known.vote(row)
+                vote = reader.vote(row)
                 if vote is not None:
                     yield vote
 
     def count(self, after: int = 0, upto: int | None = None) -> int:
-        """How many judgements `votes` gives that say something: no skipped ranking, no thumb that was taken back."""
-        with reading(self._engine) as connection:
-            values = (json.loads(row.value) for row in connection.execute(in_force(after, upto)))
+        """Count the votes in `votes` that hold a judgment, without skipped rankings and removed thumbs."""
+        with read_transaction(self._engine) as connection:
+            values = (json.loads(row.value) for row in connection.execute(current_votes(after, upto)))
             return sum("ranks" in value or value.get("up") is not None for value in values)
 
-    def rankables(self) -> list[Rankable]:
-        """All that was stored for ranking, oldest first."""
-        with reading(self._engine) as connection:
-            known = Known(connection)
-            return [known.rankable(row) for row in connection.execute(select(rankables).order_by(rankables.c.number))]
+    def ranking_tasks(self) -> list[RankingTask]:
+        """Return all ranking tasks, oldest first."""
+        with read_transaction(self._engine) as connection:
+            reader = VoteReader(connection)
+            return [
+                reader.ranking_task(row)
+                for row in connection.execute(select(ranking_tasks).order_by(ranking_tasks.c.number))
+            ]
 
     def judged_by(self, rater: Rater) -> set[str]:
-        """Ids of the rankables that this rater has ranked or skipped."""
-        with reading(self._engine) as connection:
-            mine = in_force(0, None).where(votes.c.rater == rater.name.strip(), votes.c.kind == "ranking")
+        """Return the ids of the ranking tasks that this rater has ranked or skipped."""
+        with read_transaction(self._engine) as connection:
+            mine = current_votes(0, None).where(votes.c.rater == rater.name.strip(), votes.c.kind == "ranking")
             rows = connection.execute(mine)
             return {row.subject for row in rows if json.loads(row.value) != WITHDRAWN}
 
@@ -225,15 +252,15 @@ def _digest(value: Any) -> str:
 
 
 def _writable(text: str) -> str:
-    """The text, if a database can hold it.
+    """Return the text unchanged if a database can store it.
 
     Raises:
-        DataError: it holds a NUL or half a surrogate pair.
+        DataError: it contains a NUL character or a lone surrogate.
     """
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise DataError("the text is no valid Unicode", where="feedback", got=ascii(text[:60])) from None
+        raise DataError("the text is not valid Unicode", where="feedback", got=ascii(text[:60])) from None
     if "\0" in text:
-        raise DataError("the text holds a NUL character", where="feedback", got=ascii(text[:60]))
+        raise DataError("the text contains a NUL character", where="feedback", got=ascii(text[:60]))
     return text

@@ -1,4 +1,4 @@
-"""What raters say of responses, as the store gives it."""
+"""Votes, raters and responses as the feedback store returns them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ RaterKind = Literal["human", "ai"]
 
 @dataclass(frozen=True, slots=True)
 class Rater:
-    """Who judges; `ai` marks a model's judgement wherever it is shown or handed on."""
+    """The author of a vote. Kind `ai` marks votes of a model wherever they are shown or exported."""
 
     name: str
     kind: RaterKind = "human"
@@ -20,7 +20,7 @@ class Rater:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """One answer to a prompt; `model` is the key of the artifact that wrote it, empty where nobody knows."""
+    """One response to a prompt. `model` is the key of the artifact that wrote it, empty if unknown."""
 
     id: str
     text: str
@@ -28,8 +28,8 @@ class Response:
 
 
 @dataclass(frozen=True, slots=True)
-class Rankable:
-    """Responses to one prompt that are to be ranked together."""
+class RankingTask:
+    """Responses to one prompt to rank against each other."""
 
     id: str
     prompt: Conversation
@@ -38,16 +38,16 @@ class Rankable:
 
 @dataclass(frozen=True, slots=True)
 class Vote:
-    """One judgement in force, with all that it is about.
+    """One vote with the prompt and the responses that it judges.
 
     Attributes:
-        number: rises with every vote of the store.
-        rater: who judged.
+        number: increases with every vote in the store.
+        rater: who voted.
         prompt: the conversation up to the response.
-        responses: the one that a thumb is for, or those that were ranked.
-        ranks: of each response, 1 is best, equal ranks are a tie; empty for a thumb and for a ranking that was skipped.
-        up: of a thumb: up, down, or None for neither (a comment alone); None for a ranking.
-        comment: what the rater wrote beside it.
+        responses: the response that got the thumb, or the ranked responses.
+        ranks: rank of each response: 1 is best, equal ranks are a tie. Empty for a thumb and for a skipped ranking.
+        up: True for thumb up, False for thumb down, None for a comment without a thumb and for a ranking.
+        comment: the rater's comment.
         time: seconds since the epoch.
     """
 

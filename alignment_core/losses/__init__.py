@@ -1,4 +1,4 @@
-"""Pure functions on tensors. `from alignment_core import losses` imports no torch until a function is used."""
+"""Loss functions on tensors. `from alignment_core import losses` does not import torch until a function is used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Log-probabilities of tokens without the (tokens, vocabulary) logits ever being held."""
+"""Log-probabilities of tokens, computed without storing the (tokens, vocabulary) logits."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 CHUNK_ELEMENTS = 2**24
-"""Logits that exist at one time: 64 MiB in float32. A chunk of few tokens would read the head's weights for little."""
+"""Most logits that exist at a time: 64 MiB in float32. Smaller chunks would read the head's weights too often."""
 CHUNK_TOKENS = 192
-"""Tokens of a chunk on a CPU: for more of them each pass takes fresh memory, which costs a fault a page."""
+"""Most tokens in a chunk on a CPU. Above this, each pass allocates fresh memory, which costs a fault per page."""
 WEIGHED_TOGETHER = 8
-"""Tokens whose probabilities and logits a CPU multiplies at one time: the products stay in a cache."""
+"""Tokens whose probabilities and logits a CPU multiplies at a time, so that the products stay in its cache."""
 
 
 @dataclass(frozen=True, slots=True)
 class HeadShape:
-    """What an architecture does between its last hidden state and the softmax: logits = cap·tanh(scale·(hW+b)/cap)/T.
+    """How an architecture turns its last hidden state into logits: cap·tanh(scale·(hW+b)/cap)/T.
 
     Attributes:
         scale: factor on the logits (Cohere, Granite).
-        softcap: Gemma 2's soft cap; None without.
+        softcap: Gemma 2's soft cap; None if there is none.
         temperature: sampling temperature T.
     """
 
@@ -37,11 +37,11 @@ class HeadShape:
 def fused_token_logps(
     hidden: Tensor, weight: Tensor, targets: Tensor, *, bias: Tensor | None = None, shape: HeadShape | None = None
 ) -> tuple[Tensor, Tensor]:
-    """log softmax(head(hidden))[target] and the distribution's entropy.
+    """Return log softmax(head(hidden))[target] and the entropy of the distribution.
 
-    With a frozen head the gradient of a token's log-probability with respect to its hidden state, (onehot - p)·W, is
-    one vector; it is computed in the forward pass while the chunk's logits exist, so that backward is a multiplication
-    and nothing is recomputed. A trainable head (full-parameter training) recomputes each chunk in backward instead.
+    With a frozen head, the gradient of a token's log-probability with respect to its hidden state is one vector,
+    (onehot - p)·W. The forward pass computes it while the chunk's logits exist. Backward is then one multiplication
+    and recomputes nothing. With a trainable head (full-parameter training), backward recomputes each chunk instead.
 
     Args:
         hidden: (tokens, width), the states that predict `targets`.
@@ -51,7 +51,7 @@ def fused_token_logps(
         shape: scale, soft cap and temperature.
 
     Returns:
-        Log-probabilities and entropies (no gradient), both (tokens,) float32, in nats.
+        Log-probabilities and entropies, both (tokens,) float32, in nats. The entropies carry no gradient.
     """
     shape = shape or HeadShape()
     if weight.requires_grad or (bias is not None and bias.requires_grad):
@@ -61,7 +61,7 @@ def fused_token_logps(
 
 
 def token_logps_of(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """The same from logits that exist, for a model whose logits are more than its head.
+    """Return log-probabilities and entropies from given logits, for models whose logits are not only head(hidden).
 
     Args:
         logits: (tokens, vocabulary).
@@ -69,7 +69,7 @@ def token_logps_of(logits: Tensor, targets: Tensor, temperature: float) -> tuple
         temperature: divides the logits.
 
     Returns:
-        As `fused_token_logps`.
+        The same as `fused_token_logps`.
     """
     logps, entropy, _ = _read(logits.float() / temperature, targets)
     return logps, entropy.detach()
@@ -83,7 +83,7 @@ def _chunks(hidden: Tensor, vocabulary: int) -> list[slice]:
 
 
 def _matmul_float32(left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
-    """Product in float32, without a float32 copy of the head where the device accumulates into float32 output."""
+    """Return the product in float32. A GPU can write float32 output directly, so `right` is not copied to float32."""
     if left.is_cuda and right.dtype != torch.float32:
         return torch.mm(left.to(right.dtype), right, out_dtype=torch.float32)
     return torch.mm(left.float(), right.float(), out=out)
@@ -91,8 +91,11 @@ def _matmul_float32(left: Tensor, right: Tensor, out: Tensor | None = None) -> T
 
 @contextmanager
 def _multiplied_as_bf16() -> Iterator[None]:
-    """Let a CPU multiply float32 as bf16 and sum in float32: exact for what came from bf16, and three times as fast."""
-    # torch replaces this module by an object when it is imported, which type checkers do not see.
+    """Make a CPU multiply float32 matrices as bf16 and sum in float32.
+
+    This is exact for values that came from bf16, and three times as fast.
+    """
+    # torch replaces this module with an object at import, which type checkers do not see.
     setting: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = setting.fp32_precision
     setting.fp32_precision = "bf16"
@@ -105,7 +108,7 @@ def _multiplied_as_bf16() -> Iterator[None]:
 def head_logits(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, shape: HeadShape, out: Tensor | None = None
 ) -> Tensor:
-    """Logits in float32, shape (tokens, vocabulary), in `out` where that helps: only ever for a chunk of tokens."""
+    """Return the float32 logits of one chunk, shape (tokens, vocabulary). `out` is an optional buffer for them."""
     logits = _matmul_float32(hidden, weight.t(), out)
     if bias is not None:
         logits = logits.add_(bias.float())
@@ -117,9 +120,9 @@ def head_logits(
 
 
 def _read(logits: Tensor, targets: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probability of the targets, entropy, and the probabilities themselves (in `out`)."""
+    """Return the log-probabilities of the targets, the entropies, and the probabilities (in `out` if given)."""
     probabilities = torch.softmax(logits, dim=-1, out=out)
-    # log Σ exp from the likeliest token: exp and sum are in the softmax already.
+    # log Σ exp, derived from the likeliest token: the softmax has already computed exp and the sum.
     log_z = logits.amax(dim=-1) - probabilities.amax(dim=-1).log()
     picked = logits.gather(1, targets.unsqueeze(1)).squeeze(1)
     entropy = log_z - _mean(logits, probabilities)
@@ -142,7 +145,7 @@ class _Fused(torch.autograd.Function):
         entropy = torch.empty_like(logps)
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         parts = _chunks(hidden, vocabulary)
-        # Once for all chunks: a CPU has no product of bf16 into float32, and is slow to give out fresh memory.
+        # Once for all chunks: a CPU has no bf16 product with float32 output, and allocates fresh memory slowly.
         wide = weight if weight.is_cuda else weight.float()
         space = [None if weight.is_cuda else logps.new_empty(parts[0].stop, vocabulary) for _ in range(2)]
         from_bf16 = hidden.dtype == weight.dtype == torch.bfloat16 and not weight.is_cuda
@@ -165,7 +168,7 @@ class _Fused(torch.autograd.Function):
 
 
 def _d_logits(probabilities: Tensor, logits: Tensor, targets: Tensor, shape: HeadShape) -> Tensor:
-    """d logp / d (hW+b), in the place of `probabilities`: (onehot - p) through temperature, soft cap and scale."""
+    """Return d logp / d (hW+b): (onehot - p) through temperature, soft cap and scale. Overwrites `probabilities`."""
     d_logits = probabilities.neg_()
     d_logits.scatter_add_(1, targets.unsqueeze(1), torch.ones_like(targets, dtype=d_logits.dtype).unsqueeze(1))
     if shape.softcap is not None:
@@ -176,7 +179,10 @@ def _d_logits(probabilities: Tensor, logits: Tensor, targets: Tensor, shape: Hea
 
 
 def _times_head(d_logits: Tensor, weight: Tensor, wide: Tensor, dtype: torch.dtype) -> Tensor:
-    """d logp / d hidden. States in the head's own type get theirs from a product in that type: it is rounded to it."""
+    """Return d logp / d hidden.
+
+    If the states have the head's dtype, the product is computed in it, because the result is rounded to it anyway.
+    """
     if dtype == weight.dtype:
         return d_logits.to(dtype) @ weight
     return _matmul_float32(d_logits, wide)

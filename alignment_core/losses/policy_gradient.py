@@ -1,4 +1,4 @@
-"""PPO's parts on padded tensors of shape (rows, longest response); `mask` is 1 at real tokens.
+"""The parts of PPO, on padded tensors of shape (rows, longest response). `mask` is 1 at real tokens.
 
 Sources: PPO arXiv 1707.06347, GAE 1506.02438, RLHF 2203.02155, implementation details 2403.17031.
 """
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def token_rewards(scores: Tensor, logps: Tensor, reference_logps: Tensor, mask: Tensor, *, kl_coef: float) -> Tensor:
-    """Per-token reward -β(log π - log ref), with the reward model's score added at each row's last real token.
+    """Return the per-token reward -β(log π - log ref), plus the reward model's score at each row's last real token.
 
     Args:
         scores: shape (rows,).
@@ -25,9 +25,9 @@ def token_rewards(scores: Tensor, logps: Tensor, reference_logps: Tensor, mask: 
 
 
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
-    """Generalised advantage estimation (1506.02438, equation 16).
+    """Return the generalized advantage estimates and the returns (1506.02438, equation 16).
 
-    A_t = Σ_l (γλ)^l δ_{t+l} with δ_t = r_t + γ V_{t+1} - V_t; the episode ends after the last real token, where V is 0.
+    A_t = Σ_l (γλ)^l δ_{t+l} with δ_t = r_t + γ V_{t+1} - V_t. The episode ends after the last real token, where V is 0.
 
     Returns:
         Advantages and returns (advantages + values), both zero at padding.
@@ -45,16 +45,16 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float, lam: flo
 
 
 def whiten(values: Tensor, mask: Tensor) -> Tensor:
-    """Shift and scale to mean 0 and variance 1 over the real tokens (population variance), zero at padding."""
+    """Shift and scale to mean 0 and population variance 1 over the real tokens. The result is zero at padding."""
     count = mask.sum()
     mean = (values * mask).sum() / count
-    centred = (values - mean) * mask
-    variance = (centred**2).sum() / count
-    return centred * torch.rsqrt(variance + 1e-8)
+    centered = (values - mean) * mask
+    variance = (centered**2).sum() / count
+    return centered * torch.rsqrt(variance + 1e-8)
 
 
 def clipped_policy(logps: Tensor, old_logps: Tensor, advantages: Tensor, *, clip: float) -> tuple[Tensor, Tensor]:
-    """Clipped surrogate -min(ρA, clip(ρ, 1-ε, 1+ε)A) per token (1707.06347, equation 7).
+    """Return the clipped surrogate -min(ρA, clip(ρ, 1-ε, 1+ε)A) per token (1707.06347, equation 7).
 
     Returns:
         Loss per token, and 1 where the clipped branch was taken (no gradient there).
@@ -66,7 +66,7 @@ def clipped_policy(logps: Tensor, old_logps: Tensor, advantages: Tensor, *, clip
 
 
 def clipped_value(values: Tensor, old_values: Tensor, returns: Tensor, *, clip: float) -> tuple[Tensor, Tensor]:
-    """Half the larger of the squared errors of V and of V clipped around its old value (2403.17031).
+    """Return half the larger of the squared errors of V and of V clipped around its old value (2403.17031).
 
     Returns:
         Loss per token, and 1 where the clipped branch was taken.
@@ -74,13 +74,16 @@ def clipped_value(values: Tensor, old_values: Tensor, returns: Tensor, *, clip: 
     plain = (values - returns) ** 2
     moved = values - old_values
     clipped = (old_values + moved.clamp(-clip, clip) - returns) ** 2
-    # Inside the clip both are equal up to rounding, and rounding must not count as clipped.
+    # Within the clip range, both are equal up to rounding, which must not count as clipping.
     taken = (clipped > plain) & (moved.abs() > clip)
     return 0.5 * torch.maximum(plain, clipped), taken.to(plain.dtype)
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
-    """1 - Var(returns - values) / Var(returns) over the real tokens: 1 is perfect, 0 no better than the mean."""
+    """Return 1 - Var(returns - values) / Var(returns) over the real tokens.
+
+    1 is perfect, 0 is no better than the mean.
+    """
     real = mask > 0
     target, error = returns[real], (returns - values)[real]
     return 1 - error.var(correction=0) / target.var(correction=0).clamp_min(1e-12)

@@ -1,4 +1,4 @@
-"""Measure one model on the held-out split: the aligned policy, or the SFT model it started from."""
+"""Evaluate one model on the held-out split: the aligned policy, or the SFT model that it started from."""
 
 from __future__ import annotations
 
@@ -12,34 +12,40 @@ from typing import Any
 from torch import Tensor
 
 from alignment_core.config import EvaluationConfig
-from alignment_core.data.dataset import Dataset, Split, read_dataset
-from alignment_core.evaluation import held_out
-from alignment_core.evaluation.responses import describe, judge, kl_from_reference, ordering_accuracy, reward_scores
+from alignment_core.data.dataset.splits import Dataset, Split, read_dataset
+from alignment_core.evaluation import held_out_metrics
+from alignment_core.evaluation.response_metrics import (
+    evaluator_scores,
+    kl_from_reference,
+    ordering_accuracy,
+    response_statistics,
+    reward_scores,
+)
+from alignment_core.execution.stage import Job, Stage
+from alignment_core.planning.pipeline import VERSIONS
 from alignment_core.plugin_api import Conversation, Rollout, Row, TokenSequence
 from alignment_core.registry import load_registry
-from alignment_core.stages.base import Job, Stage
-from alignment_core.stages.opened import Opened, need, open_data
-from alignment_core.stages.plan import VERSIONS
-from alignment_core.stages.versus import RESPONSES, SAFETY
+from alignment_core.stages.head_to_head import RESPONSES, SAFETY
+from alignment_core.stages.shared.context import StageContext, open_data, require_rows
 from alignment_core.training.run import Rows, Run
 
 NEW_VOTES = "new_votes"
-"""Role of the votes that a retrain learns from, as something to measure on: a share of their prompts is held out."""
+"""Role of the new votes in a retraining run. The model is evaluated on those whose prompts are held out."""
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Answer the held-out prompts and write `responses.jsonl`, one line per response with every score."""
+    """Answer the held-out prompts. Write `responses.jsonl`, one line per response with its scores."""
     data = open_data(job)
-    opened = Opened.of(job)
+    context = StageContext.open(job)
     if "policy" in job.parents:
-        opened.roles.add_saved("policy", job.parents["policy"])
+        context.roles.add_saved("policy", job.parents["policy"])
     else:
-        opened.add_sft("policy")
-    opened.add_sft("reference")
-    if opened.rewarded:
-        opened.add_reward()
-    running = opened.run(Rows())
-    metrics = measure(running, data.held_out) | _on_prompts(running, data, opened) | opened.reward_metrics()
+        context.add_sft("policy")
+    context.add_sft("reference")
+    if context.rewarded:
+        context.add_reward()
+    running = context.run(Rows())
+    metrics = measure(running, data.held_out) | _on_prompts(running, data, context) | context.reward_metrics()
     if NEW_VOTES in job.parents:
         votes = read_dataset(job.parents[NEW_VOTES]).held_out
         counts = {"preferences": len(votes.preferences), "feedback": len(votes.feedback)}
@@ -48,34 +54,36 @@ def run(job: Job) -> dict[str, Any]:
 
 
 def measure(running: Run, split: Split) -> dict[str, Any]:
-    """Perplexity on held-out demonstrations, and how the policy's implicit reward orders held-out judgements."""
+    """Return the perplexity on held-out demonstrations and the accuracy of the implicit reward on held-out feedback."""
     metrics: dict[str, Any] = {}
     if split.demonstrations:
-        metrics["perplexity"] = math.exp(held_out.loss(running, split.demonstrations))
+        metrics["perplexity"] = math.exp(held_out_metrics.loss(running, split.demonstrations))
     return metrics | implicit_rewards(running, split)
 
 
 def implicit_rewards(running: Run, judged: Split) -> dict[str, Any]:
-    """How often log π/π_ref orders what people have ordered."""
+    """Return how well the implicit reward log π/π_ref agrees with the feedback: pair accuracy and AUC of thumbs."""
 
     def implicit_reward(sequences: list[TokenSequence]) -> Tensor:
         return running.policy.logps(sequences) - running.reference.logps(sequences)  # type: ignore[no-any-return]
 
     metrics: dict[str, Any] = {}
     if judged.preferences:
-        metrics["implicit_reward_accuracy"] = held_out.pair_accuracy(judged.preferences, implicit_reward)
-    if judged.feedback and (auc := held_out.thumb_auc(judged.feedback, implicit_reward)) is not None:
+        metrics["implicit_reward_accuracy"] = held_out_metrics.pair_accuracy(judged.preferences, implicit_reward)
+    if judged.feedback and (auc := held_out_metrics.thumb_auc(judged.feedback, implicit_reward)) is not None:
         metrics["implicit_reward_auc"] = auc
     return metrics
 
 
-def _on_prompts(running: Run, data: Dataset, opened: Opened) -> dict[str, Any]:
-    job = opened.job
+def _on_prompts(running: Run, data: Dataset, context: StageContext) -> dict[str, Any]:
+    job = context.job
     settings = EvaluationConfig.model_validate(job.call.config["evaluation"])
-    prompts = need(data.held_out.prompts, "held-out prompts", job)[: settings.max_prompts]
-    answers = _answer(opened, running, settings, prompts, data.held_out)
+    prompts = require_rows(data.held_out.prompts, "held-out prompts", job)[: settings.max_prompts]
+    answers = _answer(context, running, settings, prompts, data.held_out)
     metrics: dict[str, Any] = {"prompts": len(prompts)}
-    metrics |= describe(answers.rollouts) | kl_from_reference(running, answers.rollouts, settings.temperature)
+    metrics |= response_statistics(answers.rollouts) | kl_from_reference(
+        running, answers.rollouts, settings.temperature
+    )
     metrics |= answers.means()
     for name, values in answers.scores.items():
         if name != "reward" and "reward" in answers.scores:
@@ -83,7 +91,7 @@ def _on_prompts(running: Run, data: Dataset, opened: Opened) -> dict[str, Any]:
     answers.write(job.out / RESPONSES)
     if "safety" in job.parents:
         safety = read_dataset(job.parents["safety"])
-        found = [_answer(opened, running, settings, part.prompts, part) for part in (safety.train, safety.held_out)]
+        found = [_answer(context, running, settings, part.prompts, part) for part in (safety.train, safety.held_out)]
         both = found[0] + found[1]
         both.write(job.out / SAFETY)
         metrics["safety"] = {"prompts": len(both.texts), **both.means()}
@@ -92,7 +100,7 @@ def _on_prompts(running: Run, data: Dataset, opened: Opened) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Answers:
-    """Responses to prompts, with the score of each by everything that scores."""
+    """Responses to prompts, with their scores from the reward model and every evaluator."""
 
     conversations: list[Conversation]
     rollouts: list[Rollout]
@@ -108,11 +116,11 @@ class _Answers:
         )
 
     def means(self) -> dict[str, float]:
-        """Mean score by everything that scores."""
+        """Return the mean score of the reward model and of every evaluator."""
         return {f"{name}_mean": sum(values) / len(values) for name, values in self.scores.items() if values}
 
     def write(self, path: Path) -> None:
-        """One line per response with its scores."""
+        """Write one line per response with its scores."""
         with path.open("w", encoding="utf-8") as file:
             for i, (conversation, text) in enumerate(zip(self.conversations, self.texts, strict=True)):
                 judged = {name: values[i] for name, values in self.scores.items()}
@@ -120,20 +128,22 @@ class _Answers:
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
-def _answer(opened: Opened, running: Run, settings: EvaluationConfig, prompts: Sequence[Row], split: Split) -> _Answers:
+def _answer(
+    context: StageContext, running: Run, settings: EvaluationConfig, prompts: Sequence[Row], split: Split
+) -> _Answers:
     conversations = [split.messages(prompt) for prompt in prompts]
     rollouts: list[Rollout] = []
     if prompts:
         limit, temperature = settings.max_new_tokens, settings.temperature
         rollouts = running.generate(prompts, max_new_tokens=limit, temperature=temperature)
-    texts = [opened.renderer.decode(rollout.sequence.completion) for rollout in rollouts]
+    texts = [context.renderer.decode(rollout.sequence.completion) for rollout in rollouts]
     answers = _Answers(conversations, rollouts, texts, {})
-    if opened.rewarded:
+    if context.rewarded:
         answers.scores["reward"] = reward_scores(running, rollouts) if rollouts else []
     registry = load_registry()
-    for raw in opened.job.call.config["evaluators"]:
+    for raw in context.job.call.config["evaluators"]:
         evaluator = registry.evaluator(raw)
-        answers.scores[evaluator.name] = judge(evaluator, conversations, answers.texts)
+        answers.scores[evaluator.name] = evaluator_scores(evaluator, conversations, answers.texts)
     return answers
 
 

@@ -1,4 +1,4 @@
-"""Whether the model may become `candidate`: the rules of `alignment_core.evaluation.gate` on what was measured."""
+"""Decide whether the model may become `candidate`, by applying the rules of `alignment_core.evaluation.gate`."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 from alignment_core.artifacts.manifest import read_manifest
 from alignment_core.config import GateConfig
 from alignment_core.evaluation.gate import Comparison, decide
-from alignment_core.stages.base import Job, Stage
-from alignment_core.stages.plan import VERSIONS
+from alignment_core.execution.stage import Job, Stage
+from alignment_core.planning.pipeline import VERSIONS
 
 VERDICT = "gate.json"
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Write `gate.json`. That a model does not pass is a result, not an error."""
+    """Write `gate.json`. A model that does not pass is a result, not an error."""
     config = job.call.config
     measured = {role: read_manifest(folder).metrics for role, folder in job.parents.items()}
     over_production = measured.get("over_production")

@@ -1,4 +1,4 @@
-"""Tasks of lm-eval on one model: the aligned policy, or the SFT model it started from."""
+"""Run lm-eval tasks on one model: the aligned policy, or the SFT model that it started from."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ import os
 from typing import Any
 
 from alignment_core.config import LmEvalConfig
-from alignment_core.data.rendering import load_tokenizer
+from alignment_core.data.rendering.renderer import load_tokenizer
 from alignment_core.errors import ConfigError
-from alignment_core.stages.base import Job, Stage
-from alignment_core.stages.opened import Opened
-from alignment_core.stages.plan import VERSIONS
+from alignment_core.execution.stage import Job, Stage
+from alignment_core.planning.pipeline import VERSIONS
+from alignment_core.stages.shared.context import StageContext
 
 RESULTS = "lm_eval.json"
 BOOTSTRAPS = 1000
-"""Resamples for the standard errors of metrics that have no formula."""
+"""Number of bootstrap resamples for standard errors of metrics without a formula."""
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Write `lm_eval.json`, all that lm-eval found; the metrics are its numbers by task."""
-    os.environ.setdefault("TQDM_DISABLE", "1")  # no bars in the stage's log
+    """Write `lm_eval.json` with the results of lm-eval. The metrics are its numbers by task."""
+    os.environ.setdefault("TQDM_DISABLE", "1")  # no progress bars in the stage's log
     logging.getLogger("lm_eval").setLevel(logging.WARNING)
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
     settings = LmEvalConfig.model_validate(job.call.config["lm_eval"] | job.call.inputs["lm_eval"])
-    opened, model, seed = Opened.of(job), job.call.inputs["model"], job.call.config["seed"]
+    context, model, seed = StageContext.open(job), job.call.inputs["model"], job.call.config["seed"]
     if "policy" in job.parents:
-        opened.roles.add_saved("policy", job.parents["policy"])
+        context.roles.add_saved("policy", job.parents["policy"])
     else:
-        opened.add_sft("policy")
+        context.add_sft("policy")
     own = settings.include_path
     tasks = TaskManager(include_path=None if own is None else str(own))
     if unknown := [name for name in settings.tasks if name not in tasks.all_tasks]:
@@ -40,12 +40,12 @@ def run(job: Job) -> dict[str, Any]:
             "lm-eval has no such task",
             where="evaluation.lm_eval.tasks",
             got=", ".join(unknown),
-            do="See which there are by `lm-eval ls tasks`, and name a folder of your own in `include_path`",
+            do="List the tasks with `lm-eval ls tasks`, or set `include_path` to a folder with custom tasks",
         )
-    with opened.roles.use("policy"), opened.roles.autocast():
+    with context.roles.use("policy"), context.roles.autocast():
         found = simple_evaluate(
             model=HFLM(
-                pretrained=opened.roles.model,
+                pretrained=context.roles.model,
                 tokenizer=load_tokenizer(model["path"], model["revision"]),
                 batch_size=settings.batch_size,
                 max_length=job.call.config["max_length"],
@@ -64,7 +64,7 @@ def run(job: Job) -> dict[str, Any]:
 
 
 def _numbers(measured: dict[str, Any]) -> dict[str, float]:
-    """`acc,none` as `acc`; what is not known (`N/A`) is left out."""
+    """Return the numeric metrics, with `acc,none` renamed to `acc`. Unknown values (`N/A`) are left out."""
     return {
         name.removesuffix(",none"): float(value)
         for name, value in measured.items()

@@ -1,4 +1,4 @@
-"""Rank sampled responses by an evaluator that stands in for people, and make preference pairs of the ranks."""
+"""Rank sampled responses with an evaluator instead of human raters, and make preference pairs from the ranks."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from alignment_core.data.dataset import Records, write_dataset
-from alignment_core.models.seeds import seed_of
+from alignment_core.data.ingestion.write_records import Records, write_dataset
+from alignment_core.execution.stage import Job, Stage
+from alignment_core.planning.pipeline import VERSIONS
 from alignment_core.plugin_api import Evaluator
 from alignment_core.progress import Stopped
 from alignment_core.records import Conversation, LabelledResponse, PreferencePair
 from alignment_core.registry import load_registry
-from alignment_core.stages.base import Job, Stage
-from alignment_core.stages.opened import open_renderer
-from alignment_core.stages.plan import VERSIONS
+from alignment_core.seeds import seed_of
 from alignment_core.stages.sample import RESPONSES
+from alignment_core.stages.shared.context import open_renderer
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Write a data set of pairs and labels; each judgement is turned round with probability `label_noise`."""
+    """Write a data set of pairs and labels. Each one is flipped with probability `label_noise`."""
     config = job.call.config
     evaluator = load_registry().evaluator(config["by"])
     rater = _Rater(evaluator, random.Random(seed_of(config["seed"], "label noise")), config["label_noise"])
@@ -46,36 +46,36 @@ def run(job: Job) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Rater:
-    """A person who judges by the evaluator, and errs now and then."""
+    """A simulated rater, who judges with the evaluator and sometimes makes errors."""
 
     evaluator: Evaluator
     noise: random.Random
     label_noise: float
 
     def scores(self, prompt: Conversation, responses: list[str]) -> dict[str, float]:
-        """The score of each different response that says anything."""
+        """Return the score of each distinct response that is not blank."""
         return {text: self.evaluator.score(prompt, text) for text in responses if text.strip()}
 
     def pairs(self, prompt: Conversation, scores: dict[str, float], origin: str) -> Iterator[PreferencePair]:
-        """Every two responses of unequal score."""
+        """Yield a pair for every two responses with different scores."""
         for better in scores:
             for worse in scores:
                 if scores[better] > scores[worse]:
                     chosen, rejected = (worse, better) if self._errs() else (better, worse)
-                    yield PreferencePair(prompt, _said(chosen), _said(rejected), origin=origin)
+                    yield PreferencePair(prompt, _assistant_turn(chosen), _assistant_turn(rejected), origin=origin)
 
     def labels(self, prompt: Conversation, scores: dict[str, float], origin: str) -> Iterator[LabelledResponse]:
-        """A thumb for each response of a prompt whose responses differ: up where it is above their mean."""
+        """Yield a thumb for each response whose score differs from the mean: up if it is above."""
         mean = sum(scores.values()) / max(1, len(scores))
         for text, score in scores.items():
             if score != mean:
-                yield LabelledResponse(prompt, _said(text), (score > mean) != self._errs(), origin=origin)
+                yield LabelledResponse(prompt, _assistant_turn(text), (score > mean) != self._errs(), origin=origin)
 
     def _errs(self) -> bool:
         return self.noise.random() < self.label_noise
 
 
-def _said(text: str) -> tuple[dict[str, str], ...]:
+def _assistant_turn(text: str) -> tuple[dict[str, str], ...]:
     return ({"role": "assistant", "content": text},)
 
 

@@ -1,4 +1,4 @@
-"""Log-probabilities of the data under the frozen SFT model, computed once for every epoch, run and optimizer."""
+"""Compute the log-probabilities of the data under the frozen SFT model, once for all epochs, runs and optimizers."""
 
 from __future__ import annotations
 
@@ -7,15 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from alignment_core.execution.stage import Job, Stage
+from alignment_core.planning.pipeline import VERSIONS
 from alignment_core.plugin_api import TokenSequence
 from alignment_core.progress import Stopped
-from alignment_core.stages.base import Job, Stage
-from alignment_core.stages.kept import whole_lines
-from alignment_core.stages.opened import Opened, open_data
-from alignment_core.stages.plan import VERSIONS
+from alignment_core.stages.shared.context import StageContext, open_data
+from alignment_core.stages.shared.resume import complete_lines
 from alignment_core.training.run import Rows
 
 TABLE, KEPT = "reference.parquet", "reference.jsonl"
@@ -24,23 +21,23 @@ TABLE, KEPT = "reference.parquet", "reference.jsonl"
 def run(job: Job) -> dict[str, Any]:
     """Write one row per distinct sequence: its digest and its summed log-probability.
 
-    A killed stage goes on after the last group of sequences that it finished.
+    A killed stage resumes after the last finished group of sequences.
     """
     data = open_data(job)
     sequences: dict[str, TokenSequence] = {}
     for name in job.call.config["rows"]:
         for row in getattr(data.train, name):
             sequences |= {sequence.digest(): sequence for sequence in row.sequences.values()}
-    opened = Opened.of(job)
-    opened.add_sft("policy")
-    policy = opened.run(Rows()).policy
+    context = StageContext.open(job)
+    context.add_sft("policy")
+    policy = context.run(Rows()).policy
     kept = job.checkpoints / KEPT
     found: dict[str, float] = {}
-    for line in whole_lines(kept):
+    for line in complete_lines(kept):
         found |= json.loads(line)
     digests, todo = list(sequences), list(sequences.values())
-    for group in opened.roles.groups(todo, policy.budget.tokens, lambda sequence: (sequence,)):
-        # A group is kept as a whole: what stands beside a sequence may round it differently.
+    for group in context.roles.groups(todo, policy.budget.tokens, lambda sequence: (sequence,)):
+        # Resume with complete groups: the other sequences in a group can affect the rounding of a result.
         if all(digests[i] in found for i in group):
             continue
         if job.progress.stopping:
@@ -51,14 +48,20 @@ def run(job: Job) -> dict[str, Any]:
             file.write(json.dumps(new) + "\n")
         found |= new
         job.progress.step(len(found), len(todo))
+    # Imported here, because Arrow starts a thread on import, and a process with threads cannot be forked safely.
+    import pyarrow as pa
+    import pyarrow.parquet
+
     table = pa.table({"sequence": digests, "logps": pa.array([found[digest] for digest in digests], pa.float32())})
-    pq.write_table(table, job.out / TABLE)
+    pyarrow.parquet.write_table(table, job.out / TABLE)
     return {"sequences": len(found), "tokens": sum(len(sequence.ids) for sequence in todo)}
 
 
 def read_reference(folder: Path) -> Mapping[str, float]:
-    """Summed log-probability by `TokenSequence.digest()`."""
-    table = pq.read_table(folder / TABLE)
+    """Return the summed log-probability by `TokenSequence.digest()`."""
+    import pyarrow.parquet
+
+    table = pyarrow.parquet.read_table(folder / TABLE)
     return dict(zip(table["sequence"].to_pylist(), table["logps"].to_pylist(), strict=True))
 
 

@@ -8,19 +8,19 @@ from typing import Any
 
 from alignment_core import losses
 from alignment_core.config import RewardConfig
-from alignment_core.evaluation import held_out
+from alignment_core.evaluation import held_out_metrics
 from alignment_core.evaluation.calibration import calibration
+from alignment_core.execution.stage import Job, Stage
+from alignment_core.planning.pipeline import VERSIONS
 from alignment_core.plugin_api import LossOutput, MicroBatch, StepBatch
-from alignment_core.stages.base import Job, Stage
-from alignment_core.stages.opened import Opened, need, open_data, write_history
-from alignment_core.stages.plan import VERSIONS
+from alignment_core.stages.shared.context import StageContext, open_data, require_rows, write_history
 from alignment_core.training.run import Rows, Run
 
 CALIBRATION = "calibration.json"
 
 
 class BradleyTerry(RewardConfig):
-    """The objective: Bradley–Terry with a centring term."""
+    """The objective: the Bradley–Terry loss with a centering term."""
 
     def batches(self, run: Run) -> Iterator[StepBatch]:
         for rows in run.shuffled(run.preferences, self.batch_size, self.epochs):
@@ -42,20 +42,20 @@ class BradleyTerry(RewardConfig):
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Train the reward model; the artifact loads with `AutoPeftModelForSequenceClassification(…, num_labels=1)`."""
+    """Train the reward model. `AutoPeftModelForSequenceClassification(…, num_labels=1)` loads the artifact."""
     data = open_data(job)
-    opened = Opened.of(job)
-    opened.add_sft("policy")
-    opened.add_trainable("reward")
-    opened.roles.add_head("reward")
-    opened.roles.train_only(["reward"])
-    training = opened.run(Rows(preferences=need(data.train.preferences, "preference pairs", job)))
+    context = StageContext.open(job)
+    context.add_sft("policy")
+    context.add_trainable("reward")
+    context.roles.add_head("reward")
+    context.roles.train_only(["reward"])
+    training = context.run(Rows(preferences=require_rows(data.train.preferences, "preference pairs", job)))
     objective = BradleyTerry.model_validate(job.call.config["reward"])
-    opened.train(objective, training)
-    opened.save("reward", job.out)
+    context.train(objective, training)
+    context.save("reward", job.out)
     metrics = write_history(training, job.out)
     if data.held_out.preferences:
-        found = calibration(held_out.pair_differences(data.held_out.preferences, training.reward.scores))
+        found = calibration(held_out_metrics.pair_differences(data.held_out.preferences, training.reward.scores))
         (job.out / CALIBRATION).write_text(json.dumps(found.to_json(), indent=2) + "\n", encoding="utf-8")
         metrics |= {"held_out_accuracy": found.accuracy, "held_out_brier": found.brier, "held_out_ece": found.ece}
     return metrics

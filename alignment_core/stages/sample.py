@@ -1,4 +1,4 @@
-"""Several responses of a model to each prompt, for people or an evaluator to rank."""
+"""Sample several responses of a model to each prompt, to be ranked by raters or by an evaluator."""
 
 from __future__ import annotations
 
@@ -7,42 +7,42 @@ from collections.abc import Iterator
 from typing import Any
 
 from alignment_core.config import SampleConfig
-from alignment_core.data.dataset import Dataset, Split
+from alignment_core.data.dataset.splits import Dataset, Split
+from alignment_core.execution.stage import Job, Stage
+from alignment_core.planning.pipeline import VERSIONS
 from alignment_core.plugin_api import Row
-from alignment_core.stages.base import Job, Stage
-from alignment_core.stages.kept import whole_lines
-from alignment_core.stages.opened import Opened, need, open_data
-from alignment_core.stages.plan import VERSIONS
+from alignment_core.stages.shared.context import StageContext, open_data, require_rows
+from alignment_core.stages.shared.resume import complete_lines
 from alignment_core.training.run import Rows, Run
 
 RESPONSES = "responses.jsonl"
 BATCH = 64
-"""Responses that are generated together, and kept together when the stage is stopped."""
+"""Number of responses that are generated together. A stopped stage keeps complete batches."""
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Write `responses.jsonl`: split, prompt and its responses, one line per prompt. A killed stage goes on from there.
+    """Write `responses.jsonl`, one line per prompt with its split and responses. A killed stage resumes from this file.
 
-    The responses are the SFT model's, or those of `policy` where the call names one.
+    The responses are from the model `policy` of the call, or from the SFT model if there is none.
     """
     settings = SampleConfig.model_validate(job.call.config["sample"])
     data = open_data(job)
-    need(data.train.prompts, "prompts", job)
-    opened = Opened.of(job)
+    require_rows(data.train.prompts, "prompts", job)
+    context = StageContext.open(job)
     if "policy" in job.parents:
-        opened.roles.add_saved("policy", job.parents["policy"])
+        context.roles.add_saved("policy", job.parents["policy"])
     else:
-        opened.add_sft("policy")
-    training = opened.run(Rows())
+        context.add_sft("policy")
+    training = context.run(Rows())
     todo = list(_prompts(data, settings))
     kept = job.checkpoints / RESPONSES
-    done = len(whole_lines(kept))
+    done = len(complete_lines(kept))
     batch = prompts_together(settings)
     with kept.open("a", encoding="utf-8") as file:
         for start in range(done, len(todo), batch):
             job.progress.step(start, len(todo))
             part = todo[start : start + batch]
-            answers = _responses(training, [prompt for _, _, prompt in part], settings, opened)
+            answers = _responses(training, [prompt for _, _, prompt in part], settings, context)
             for (name, split, prompt), texts in zip(part, answers, strict=True):
                 line = {"split": name, "prompt": _messages(split, prompt), "responses": texts}
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
@@ -53,7 +53,7 @@ def run(job: Job) -> dict[str, Any]:
 
 
 def prompts_together(settings: SampleConfig) -> int:
-    """Prompts that are answered in one batch."""
+    """Return the number of prompts that are answered in one batch."""
     return max(1, BATCH // settings.responses_per_prompt)
 
 
@@ -67,12 +67,12 @@ def _messages(split: Split, prompt: Row) -> list[dict[str, Any]]:
     return [dict(message) for message in split.messages(prompt)]
 
 
-def _responses(training: Run, prompts: list[Row], settings: SampleConfig, opened: Opened) -> list[list[str]]:
+def _responses(training: Run, prompts: list[Row], settings: SampleConfig, context: StageContext) -> list[list[str]]:
     count = settings.responses_per_prompt
     rollouts = training.generate(
         prompts, max_new_tokens=settings.max_new_tokens, temperature=settings.temperature, samples=count
     )
-    texts = [opened.renderer.decode(rollout.sequence.completion) for rollout in rollouts]
+    texts = [context.renderer.decode(rollout.sequence.completion) for rollout in rollouts]
     return [texts[i * count : (i + 1) * count] for i in range(len(prompts))]
 
 

@@ -1,4 +1,4 @@
-"""Score responses that lie in a file by a reward model: one that was trained, or one of its own."""
+"""Score the responses in a file with a reward model: one that a run trained, or the existing model `reward.model`."""
 
 from __future__ import annotations
 
@@ -6,28 +6,30 @@ import json
 import math
 from typing import Any
 
-from alignment_core.models.logps import Budget
-from alignment_core.stages.ai_rater import SCORES, TEXTS
-from alignment_core.stages.base import Job, Stage
-from alignment_core.stages.fitting import budget_of
-from alignment_core.stages.judging import scores_of_texts
-from alignment_core.stages.opened import External, open_renderer
-from alignment_core.stages.plan import VERSIONS
+from alignment_core.execution.stage import Job, Stage
+from alignment_core.models.roles.logps import Budget
+from alignment_core.planning.pipeline import VERSIONS
+from alignment_core.stages.shared.ai_rater import SCORES, TEXTS
+from alignment_core.stages.shared.context import ExternalRewardModel, open_renderer
+from alignment_core.stages.shared.memory_fit import initial_token_budget
+from alignment_core.stages.shared.text_scores import score_texts
 
 REWARD = "reward"
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Write `scores.jsonl`: for each line of the file, its responses' scores in order; null where there is none."""
+    """Write `scores.jsonl`: for each line of the file, the scores of its responses in order. Null: not scored."""
     with open(job.call.inputs[TEXTS], encoding="utf-8") as file:
         lines = [json.loads(line) for line in file]
     texts = [(line["prompt"], response) for line in lines for response in line["responses"]]
     if REWARD in job.parents:
-        scores, facts = scores_of_texts(job, REWARD, texts), {}
+        scores, facts = score_texts(job, REWARD, texts), {}
     else:
-        external = External.of(job, open_renderer(job))
-        read = external.reader(Budget(budget_of(job.call.runtime))).scores([(tuple(p), said) for p, said in texts])
-        scores, facts = read.tolist(), {"reward_texts_cut": external.retelling.cut}
+        external = ExternalRewardModel.load(job, open_renderer(job))
+        read = external.reader(Budget(initial_token_budget(job.call.runtime))).scores(
+            [(tuple(prompt), response) for prompt, response in texts]
+        )
+        scores, facts = read.tolist(), {"reward_texts_cut": external.cross_tokenizer.truncated}
     left = iter([None if math.isnan(score) else score for score in scores])
     with (job.out / SCORES).open("w", encoding="utf-8") as file:
         for line in lines:

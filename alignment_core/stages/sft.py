@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: an adapter that imitates the demonstrations' assistant turns."""
+"""Supervised fine-tuning of an adapter on the assistant turns of the demonstrations."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Iterator
 from typing import Any
 
 from alignment_core.config import LoraConfig, SFTConfig
-from alignment_core.evaluation import held_out
+from alignment_core.evaluation import held_out_metrics
+from alignment_core.execution.stage import Job, Stage
+from alignment_core.planning.pipeline import VERSIONS
 from alignment_core.plugin_api import LossOutput, MicroBatch, StepBatch
-from alignment_core.stages.base import Job, Stage
-from alignment_core.stages.opened import Opened, need, open_data, write_history
-from alignment_core.stages.plan import VERSIONS
+from alignment_core.stages.shared.context import StageContext, open_data, require_rows, write_history
 from alignment_core.training.run import Rows, Run
 
 
 class SFT(SFTConfig):
-    """The objective: mean negative log-likelihood over all target tokens of the step."""
+    """The objective: the mean negative log-likelihood over all target tokens of the step."""
 
     def batches(self, run: Run) -> Iterator[StepBatch]:
         for rows in run.shuffled(run.demonstrations, self.batch_size, self.epochs):
@@ -29,18 +29,18 @@ class SFT(SFTConfig):
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Train the adapter `sft`; the artifact is its PEFT folder."""
+    """Train the SFT adapter. The artifact is its PEFT folder."""
     config = job.call.config
     data = open_data(job)
-    opened = Opened.of(job)
-    opened.roles.add_new("policy", LoraConfig.model_validate(config["lora"]), config["seed"])
-    opened.roles.train_only(["policy"])
-    training = opened.run(Rows(demonstrations=need(data.train.demonstrations, "demonstrations", job)))
-    opened.train(SFT.model_validate(config["sft"]), training)
-    opened.save("policy", job.out)
+    context = StageContext.open(job)
+    context.roles.add_new("policy", LoraConfig.model_validate(config["lora"]), config["seed"])
+    context.roles.train_only(["policy"])
+    training = context.run(Rows(demonstrations=require_rows(data.train.demonstrations, "demonstrations", job)))
+    context.train(SFT.model_validate(config["sft"]), training)
+    context.save("policy", job.out)
     metrics = write_history(training, job.out)
     if data.held_out.demonstrations:
-        metrics["held_out_loss"] = held_out.loss(training, data.held_out.demonstrations)
+        metrics["held_out_loss"] = held_out_metrics.loss(training, data.held_out.demonstrations)
     return metrics
 
 

@@ -1,13 +1,13 @@
-"""The conformance kit: whether an optimizer keeps the contract of `plugin_api`, shown on a tiny model in seconds.
+"""The conformance kit: check in seconds, on a tiny model, that an optimizer keeps the contract of `plugin_api`.
 
-In the author's own repository, under pytest:
+In a plugin's repository, with pytest:
 
     from alignment_core.testing import check
 
     def test_it_keeps_the_contract():
         check(MyOptimizer, beta=0.3).assert_passed()
 
-`align plugins check NAME` does the same for an installed one.
+`align plugins check NAME` does the same for an installed optimizer.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from typing import Any
 
 from alignment_core.plugin_api import AlignmentOptimizer
 from alignment_core.testing.report import Report, Result
-from alignment_core.testing.running import check_run
-from alignment_core.testing.settings import check_settings
-from alignment_core.testing.world import one_thread
+from alignment_core.testing.run_checks import check_run
+from alignment_core.testing.settings_checks import check_settings
+from alignment_core.testing.tiny_run import one_thread
 
 __all__ = ["Report", "Result", "check"]
 
 SMALL = {"batch_size": 4, "epochs": 2, "learning_rate": 1e-2}
-"""Settings of every optimizer that make a few steps of the kit's few rows, each of which changes something."""
+"""Common settings that give a few effective steps on the kit's few rows."""
 
 
 def check(optimizer: type[AlignmentOptimizer], **settings: Any) -> Report:
-    """Run every check on an optimizer.
+    """Run all checks on an optimizer.
 
     Args:
-        optimizer: the class.
-        settings: of the run that is checked; whatever is not named is small where the kit knows how, else its default.
+        optimizer: the optimizer class.
+        settings: settings of the checked run. Missing ones are set to the small values of the kit or to their defaults.
     """
     report = Report(optimizer.__name__)
     if check_settings(report, optimizer, settings):
@@ -44,4 +44,4 @@ def _made(optimizer: type[AlignmentOptimizer], settings: dict[str, Any]) -> Alig
     try:
         return optimizer.model_validate({**SMALL, **settings})
     except ValueError:
-        return optimizer.model_validate(settings)  # these small values are not allowed here
+        return optimizer.model_validate(settings)  # the optimizer does not allow the small values

@@ -1,4 +1,4 @@
-"""What the cost of a plugin is measured against: DPO's loss, as plain as it can be."""
+"""The baseline for the cost check: a minimal DPO."""
 
 from __future__ import annotations
 

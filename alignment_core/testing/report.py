@@ -1,4 +1,4 @@
-"""What the kit found."""
+"""The report of the conformance kit."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ Outcome = Literal["passed", "failed", "warning", "not run"]
 
 
 class Fault(Exception):
-    """Raised by a check: the contract is broken, and how."""
+    """Raised by a check to describe how the contract is broken."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """One check: its name, what came of it, and the reason or the measured numbers."""
+    """The result of one check: its name, its outcome, and the reason or the measured numbers."""
 
     check: str
     outcome: Outcome
@@ -25,32 +25,32 @@ class Result:
 
 @dataclass
 class Report:
-    """All results on one optimizer."""
+    """All results for one optimizer."""
 
     optimizer: str
     results: list[Result] = field(default_factory=list)
 
     @property
     def passed(self) -> bool:
-        """Whether no check failed; warnings do not count."""
+        """Whether every check passed or only gave a warning."""
         return all(result.outcome in ("passed", "warning") for result in self.results)
 
     def assert_passed(self) -> None:
-        """For pytest.
+        """Assert in a test that all checks passed.
 
         Raises:
-            AssertionError: some check failed; the message has one line for each, with its reason.
+            AssertionError: a check failed or did not run. The message has one line per check with its reason.
         """
         bad = [result for result in self.results if result.outcome not in ("passed", "warning")]
         assert not bad, "\n".join([f"{self.optimizer} breaks the contract:", *(f"{r.check}: {r.detail}" for r in bad)])
 
     def add(self, check: str, outcome: Outcome, detail: str = "") -> None:
-        """One more result."""
+        """Add a result."""
         self.results.append(Result(check, outcome, detail))
 
     @contextmanager
     def checking(self, name: str) -> Iterator[list[str]]:
-        """A check: what is raised inside is its failure; what is put into the list is shown."""
+        """Run a check. An exception in the block makes it fail. Items added to the yielded list become its detail."""
         shown: list[str] = []
         try:
             yield shown

@@ -1,4 +1,4 @@
-"""AdamW in the precision that the settings choose, and its state as tensors."""
+"""AdamW with moments in the configured precision, and its state as tensors."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from alignment_core.config import Moments
 from alignment_core.errors import TrainingError
 
 SHARED = ("qmap1", "qmap2")
-"""The 256 values that an 8-bit number stands for: bitsandbytes' constants, the same for every weight."""
+"""The 256 values that 8-bit codes represent. They are constants of bitsandbytes, the same for every weight."""
 
 
 def make_adamw(
     weights: Iterable[nn.Parameter], moments: Moments, learning_rate: float, weight_decay: float
 ) -> torch.optim.Optimizer:
-    """AdamW with moments of 32 bits (PyTorch), or of 8 (bitsandbytes): paged on a GPU, plain on the CPU.
+    """Return AdamW with 32-bit moments (PyTorch) or 8-bit ones (bitsandbytes: paged on a GPU, plain on the CPU).
 
     Raises:
         TrainingError: 8-bit moments do not work on this device.
@@ -35,7 +35,11 @@ def make_adamw(
 
 
 def _try(kind: Any, device: torch.device) -> None:
-    """Make one step, so that what cannot run is known before anything is trained."""
+    """Take one step, to detect an unsupported device before training starts.
+
+    Raises:
+        TrainingError: the step fails, or its result is wrong.
+    """
     weight = nn.Parameter(torch.ones(2**17, device=device))
     weight.grad = torch.ones_like(weight)
     try:
@@ -43,31 +47,31 @@ def _try(kind: Any, device: torch.device) -> None:
     except (RuntimeError, NotImplementedError, AttributeError, KeyError, OSError) as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise _does_not_run(device, reason) from error
-    # The first step is lr·g/(|g| + eps), whatever the moments are rounded to.
+    # The first step is lr·g/(|g| + eps), regardless of how the moments are rounded.
     if not torch.allclose(weight.detach(), torch.full_like(weight, 0.5), atol=0.05):
-        raise _does_not_run(device, "a step that leads elsewhere")
+        raise _does_not_run(device, "a wrong result in a test step")
 
 
 def _does_not_run(device: torch.device, reason: str) -> TrainingError:
     return TrainingError(
-        "8-bit AdamW does not run here",
+        "8-bit AdamW does not run on this device",
         where="adamw: paged_8bit",
         got=f"{reason} on {device}",
-        do="Set `adamw: 32bit`, which takes 6 bytes more for each weight that is trained",
+        do="Set `adamw: 32bit`, which takes 6 more bytes per trained weight",
     )
 
 
-def state_of(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> dict[str, Tensor]:
-    """Everything that the optimizer remembers of a weight; empty before its first step."""
+def moments_of(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> dict[str, Tensor]:
+    """Return the optimizer's state of a weight; empty before its first step."""
     state: dict[str, Any] = optimizer.state.get(parameter, {})
     return {name: torch.as_tensor(value) for name, value in state.items() if name not in SHARED}
 
 
-def restore_state(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, saved: dict[str, Tensor]) -> None:
-    """Put back what `state_of` gave."""
+def restore_moments(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, saved: dict[str, Tensor]) -> None:
+    """Restore what `moments_of` returned."""
     state = optimizer.state[parameter]
     if isinstance(optimizer, Optimizer2State):
-        # Its own buffers, so that what was paged is paged again.
+        # Copy into its own buffers, so that paged moments are paged again.
         group = optimizer.param_groups[0]
         place = next(i for i, other in enumerate(group["params"]) if other is parameter)
         optimizer.init_state(group, parameter, 0, place)
@@ -75,5 +79,5 @@ def restore_state(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, sav
             state[name] = state[name].copy_(value) if isinstance(state[name], Tensor) else value.item()
         return
     for name, value in saved.items():
-        # AdamW's step counter stays on the CPU, the moments live beside their weight.
+        # AdamW's step counter stays on the CPU. The moments are on the device of their weight.
         state[name] = value if value.dim() == 0 else value.to(parameter.device)

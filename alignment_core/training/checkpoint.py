@@ -1,8 +1,8 @@
-"""What a training stage needs to go on after a kill, written atomically; the newest two are kept.
+"""Checkpoints from which a killed training stage resumes, written atomically. The newest two are kept.
 
 checkpoint-<n>/tensors.safetensors   weights, moments, the objective's tensors
 checkpoint-<n>/snapshot.json         everything else
-checkpoint-<n>/digests.json          SHA-256 of both: a checkpoint that the disk has damaged is not gone on from
+checkpoint-<n>/digests.json          SHA-256 of both: training does not resume from a damaged checkpoint
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from alignment_core.artifacts.digest import hash_file
 from alignment_core.artifacts.files import fsync
 from alignment_core.errors import PluginError
-from alignment_core.models.saving import save_tensors
-from alignment_core.training.adamw import restore_state, state_of
+from alignment_core.models.base.saving import save_tensors
+from alignment_core.training.adamw import moments_of, restore_moments
 
 KEEP = 2
 TENSORS, SNAPSHOT, DIGESTS = "tensors.safetensors", "snapshot.json", "digests.json"
@@ -30,16 +30,16 @@ TENSORS, SNAPSHOT, DIGESTS = "tensors.safetensors", "snapshot.json", "digests.js
 
 @dataclass
 class Snapshot:
-    """Everything but the weights that a checkpoint holds.
+    """Everything in a checkpoint except the weights and moments.
 
     Attributes:
-        step: optimizer steps done.
-        budget: token budget in force (out-of-memory may have halved it).
+        step: completed optimizer steps.
+        budget: current token budget (out of memory may have halved it).
         state: the objective's own state: tensors and JSON.
         metrics: metrics of the last step; empty before the first.
-        history: one mapping of metrics per step, and the reports of larger units.
+        history: one mapping of metrics per step, and the entries of `run.report()`.
         warnings: warnings so far.
-        kept: the copy of the weights that `run.keep()` made; empty without one.
+        kept: the copy of the weights from `run.keep()`; empty without one.
     """
 
     step: int
@@ -54,13 +54,13 @@ class Snapshot:
 def save_checkpoint(
     folder: Path, snapshot: Snapshot, weights: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer
 ) -> None:
-    """Write a numbered folder completely, then give it its name, then drop the older ones.
+    """Write a complete numbered folder under a temporary name, rename it, then remove the older ones.
 
     Raises:
-        PluginError: the objective's state is more than tensors and JSON.
+        PluginError: the objective's state contains something other than tensors and JSON.
     """
     present = _checkpoints(folder)
-    # Numbered by themselves: a stop may save the same step twice, and no complete checkpoint is ever written over.
+    # Not numbered by step: a stop may save the same step twice, and a complete checkpoint is never overwritten.
     target = folder / f"checkpoint-{_number(present[-1]) + 1 if present else 1:08d}"
     partial = folder / f".{target.name}"
     shutil.rmtree(partial, ignore_errors=True)
@@ -69,7 +69,7 @@ def save_checkpoint(
     tensors |= {f"kept.{name}": value for name, value in snapshot.kept.items()}
     tensors |= {f"weights.{name}": parameter.detach() for name, parameter in weights.items()}
     for name, parameter in weights.items():
-        for moment, value in state_of(optimizer, parameter).items():
+        for moment, value in moments_of(optimizer, parameter).items():
             tensors[f"optimizer.{moment}.{name}"] = value
     save_tensors(tensors, partial / TENSORS)
     (partial / SNAPSHOT).write_text(_to_json(snapshot))
@@ -83,7 +83,7 @@ def save_checkpoint(
 
 
 def saved_budget(folder: Path, warn: Callable[[str], None]) -> int | None:
-    """Token budget of the newest sound checkpoint; None where there is none."""
+    """Return the token budget of the newest intact checkpoint, or None if there is none."""
     found = _newest(folder, warn)
     if found is None:
         return None
@@ -92,29 +92,29 @@ def saved_budget(folder: Path, warn: Callable[[str], None]) -> int | None:
 
 
 def _newest(folder: Path, warn: Callable[[str], None]) -> Path | None:
-    """The newest checkpoint that is as it was written; damaged ones that are newer are told of and removed."""
+    """Return the newest intact checkpoint. Newer ones that are damaged are reported to `warn` and removed."""
     for checkpoint in reversed(_checkpoints(folder)):
         fault = _fault(checkpoint)
         if fault is None:
             return checkpoint
-        warn(f"{checkpoint.name} is damaged ({fault}): going on from the one before it, or from the start")
-        # It would count as one of the two that are kept, and push a sound one out.
+        warn(f"{checkpoint.name} is damaged ({fault}): resuming from an earlier one, or from the start")
+        # Otherwise it would count as one of the two that are kept and displace an intact one.
         shutil.rmtree(checkpoint)
     return None
 
 
 def _fault(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint; None if its files are what was written."""
+    """Return what is wrong with a checkpoint, or None if its files are as they were written."""
     try:
         digests = json.loads((checkpoint / DIGESTS).read_text())
         changed = [name for name in (TENSORS, SNAPSHOT) if hash_file(checkpoint / name) != digests[name]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{type(error).__name__}: {error}"
-    return f"{changed[0]} is not what was written" if changed else None
+    return f"{changed[0]} has changed since it was written" if changed else None
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    """Complete checkpoints, oldest first."""
+    """Return the complete checkpoints, oldest first."""
     return sorted(folder.glob("checkpoint-*"))
 
 
@@ -140,14 +140,14 @@ def _to_json(snapshot: Snapshot) -> str:
             "the optimizer's state cannot be saved",
             where="run.state",
             got=error,
-            expected="tensors at its top level, and plain JSON",
+            expected="tensors at the top level, and otherwise plain JSON",
         ) from error
 
 
 def load_checkpoint(
     folder: Path, weights: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, warn: Callable[[str], None]
 ) -> Snapshot | None:
-    """Put the newest sound checkpoint's weights and moments back; None where there is none."""
+    """Restore weights and moments from the newest intact checkpoint. Returns None if there is none."""
     found = _newest(folder, warn)
     if found is None:
         return None
@@ -168,5 +168,5 @@ def load_checkpoint(
             moment, name = name.split(".", 1)
             moments.setdefault(name, {})[moment] = value
     for name, saved in moments.items():
-        restore_state(optimizer, weights[name], saved)
+        restore_moments(optimizer, weights[name], saved)
     return Snapshot(plain["step"], plain["budget"], state, plain["metrics"], plain["history"], plain["warnings"], kept)

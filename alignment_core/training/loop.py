@@ -1,4 +1,4 @@
-"""The training loop under every stage and optimizer: the only `backward` and the only `step`."""
+"""The training loop of every stage and optimizer. It has the only `backward` and the only `step`."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from torch import Tensor
 
 from alignment_core.config import Moments
 from alignment_core.errors import PluginError, TrainingError, ran_out_of_memory
-from alignment_core.models.batching import row_sequences
-from alignment_core.models.seeds import seed_of
+from alignment_core.models.passes.batching import row_sequences
 from alignment_core.plugin_api import LossOutput, MicroBatch, StepBatch
 from alignment_core.progress import Stopped
+from alignment_core.seeds import seed_of
 from alignment_core.training.adamw import make_adamw
 from alignment_core.training.checkpoint import Snapshot, load_checkpoint, save_checkpoint
 from alignment_core.training.run import MicroRows, Run
@@ -26,7 +26,7 @@ DIVERGENCE_STEPS = 5
 
 
 class Objective(Protocol):
-    """What the loop trains: an optimizer plugin, or SFT and the reward model, which are made the same way."""
+    """What the loop trains: an optimizer plugin, or SFT or the reward model, which have the same interface."""
 
     @property
     def learning_rate(self) -> float: ...
@@ -49,15 +49,15 @@ class Objective(Protocol):
 
 
 def train(objective: Objective, run: Run, checkpoints: Path, checkpoint_seconds: float) -> None:
-    """Train until `batches` ends; `run.history` then holds the metrics of every step.
+    """Train until `batches` ends. `run.history` then holds the metrics of every step.
 
-    Goes on from the newest checkpoint in `checkpoints`, and writes one every `checkpoint_seconds`, on a stop and at the
-    end. Out of memory in a pass halves the token budget and starts the step, or what its batch is made from, again.
+    Resumes from the newest checkpoint in `checkpoints`. Writes one every `checkpoint_seconds`, on a stop and at the
+    end. If a pass runs out of memory, the token budget is halved, and the step or the work on its batch is repeated.
 
     Raises:
-        TrainingError: the loss or its gradient is not finite or explodes; or memory does not suffice for the smallest
-            budget, or for what no budget makes smaller. No checkpoint is written then: a new run goes on from the last
-            whole step.
+        TrainingError: the loss or its gradient is not finite or explodes, or there is not enough memory even with the
+            smallest budget, or for work that the budget does not affect. No checkpoint is written then. A new run
+            resumes from the newest checkpoint, which never holds part of a step.
         PluginError: the loss breaks its contract.
         Stopped: the stage was asked to stop; a checkpoint is written.
     """
@@ -65,9 +65,9 @@ def train(objective: Objective, run: Run, checkpoints: Path, checkpoint_seconds:
 
 
 def learning_rate_factor(step: int, total: int, *, schedule: str, warmup_fraction: float) -> float:
-    """Share of the peak learning rate in step `step` (from 0) of `total`.
+    """Return the fraction of the peak learning rate in step `step` (from 0) of `total`.
 
-    A linear warm-up, then a cosine to 10 %, a line towards 0, or a constant.
+    A linear warmup, then cosine decay to 10%, linear decay to 0, or a constant rate.
     """
     warmup = round(warmup_fraction * total)
     if step < warmup:
@@ -79,9 +79,9 @@ def learning_rate_factor(step: int, total: int, *, schedule: str, warmup_fractio
 
 
 def has_diverged(losses: Sequence[float], growth: float | None) -> bool:
-    """Whether the newest losses are out of all proportion to the first: |their mean| > growth · (1 + |the first's|).
+    """Return whether the newest losses are far above the first: |their mean| > growth · (1 + |the first losses' mean|).
 
-    A loss that is merely no better than at the start is no fault; one that explodes passes any multiple of it.
+    A loss that is merely no better than at the start is not a fault. One that explodes exceeds any multiple of it.
     """
     if growth is None or len(losses) < 2 * DIVERGENCE_STEPS:
         return False
@@ -116,13 +116,13 @@ class _Loop:
         except Stopped:
             self._save()
             raise
-        # What the stage does next (held-out measures, saving) may be killed without the training being lost.
+        # The stage may be killed in its later work (held-out metrics, saving) without losing the training.
         self._save()
 
     def _next(self, batches: Iterator[StepBatch]) -> StepBatch | None:
-        # Without gradients: whatever a batch is made of is a constant of its step.
-        lower = "Lower `model.max_length` or how many rows a step is made from (`batch_size`, PPO's `rollout_size`)"
-        with torch.no_grad(), self._in_memory("a step's batch is made", lower):
+        # Without gradients: everything in a batch is constant within its step.
+        lower = "Lower `model.max_length` or the number of rows per step (`batch_size`, or `rollout_size` in PPO)"
+        with torch.no_grad(), self._in_memory("building the batch of a step", lower):
             return next(batches, None)
 
     def _resume(self) -> None:
@@ -152,7 +152,7 @@ class _Loop:
         metrics = self.run.budget.fit(lambda: accumulate(self.objective, self.run, batch, self.weights.values()))
         rank = "lower `model.lora.rank` or choose a smaller model"
         less = f"Set `adamw: paged_8bit`, {rank}" if objective.adamw == "32bit" else rank.capitalize()
-        with self._in_memory("AdamW makes its step", less):
+        with self._in_memory("taking the optimizer step", less):
             norms = self._clip(objective.max_grad_norm)
             self._guard(batch, metrics["loss"], norms)
             self.optimizer.step()
@@ -160,25 +160,27 @@ class _Loop:
 
     @contextmanager
     def _in_memory(self, doing: str, do: str) -> Iterator[None]:
-        """
+        """Replace an out-of-memory error, where no token budget helps, by one that names a remedy.
+
         Raises:
-            TrainingError: memory ends inside, where no token budget helps.
+            TrainingError: the context runs out of memory.
         """
         try:
             yield
         except (RuntimeError, MemoryError) as error:
             if not ran_out_of_memory(error):
                 raise
-            learned = sum(weight.numel() for weight in self.weights.values())
+            trained = sum(weight.numel() for weight in self.weights.values())
             raise TrainingError(
                 f"out of memory while {doing}",
                 where=f"step {self.run.step + 1}",
-                got=f"{learned:,} weights that learn, token budget {self.run.budget.tokens}",
+                got=f"{trained:,} trained weights and a token budget of {self.run.budget.tokens}",
                 do=do,
             ) from error
 
     def _guard(self, batch: StepBatch, loss: float, norms: Mapping[str, float]) -> None:
-        """
+        """Check the loss and the gradient norms before the optimizer step.
+
         Raises:
             TrainingError: the loss or a gradient is not finite, or the loss has exploded.
         """
@@ -189,7 +191,7 @@ class _Loop:
                 "the loss or its gradient is no longer finite",
                 where=where,
                 got=f"loss {loss}, gradient norm {max(norms.values())} on rows {rows}",
-                do="Look at these rows, or lower the learning rate",
+                do="Inspect these rows, or lower the learning rate",
             )
         self.losses.append(loss)
         if has_diverged(self.losses, self.objective.max_loss_growth):
@@ -200,12 +202,12 @@ class _Loop:
             raise TrainingError(
                 "the loss diverges",
                 where=where,
-                got=f"{newest} in the last steps, the newest on rows {rows}; it began with {first}",
-                do="Lower the learning rate; where the loss may grow so, set `max_loss_growth: null`",
+                got=f"{first} in the first steps and {newest} in the last steps, the newest on rows {rows}",
+                do="Lower the learning rate, or set `max_loss_growth: null` if the loss may grow this much",
             )
 
     def _clip(self, largest: float) -> dict[str, float]:
-        """Clip the gradients of each role by themselves: a value model that errs must not slow the policy down."""
+        """Clip the gradients of each role separately: a poor value model must not slow the policy down."""
         norms = {}
         for role, weights in self.run.roles.parameters_by_role().items():
             name = "grad_norm" if role == self.run.roles.trained[0] else f"grad_norm_{role}"
@@ -216,21 +218,21 @@ class _Loop:
 def accumulate(
     objective: Objective, run: Run, batch: StepBatch, weights: Iterable[torch.nn.Parameter]
 ) -> dict[str, float]:
-    """Gradients of a whole step in `weights`, and its metrics, begun anew whenever it is called.
+    """Compute the gradients of a complete step in `weights` and return its metrics. Each call starts from zero.
 
     Raises:
         PluginError: the loss breaks its contract.
         Stopped: the stage was asked to stop.
     """
     if not batch.rows:
-        raise PluginError("a step without rows", where=type(objective).__name__, expected="one row at least")
+        raise PluginError("a step without rows", where=type(objective).__name__, expected="at least one row")
     for weight in weights:
         weight.grad = None
     sums: dict[str, Tensor | float] = {}
     for index, micro in enumerate(_micro_batches(batch, run)):
         if run.progress.stopping:
             raise Stopped(f"stopped in step {run.step + 1}")
-        # Dropout depends on the place in training alone, so that no generator state has to be saved.
+        # Dropout depends only on the position in training, so no generator state has to be saved.
         torch.manual_seed(seed_of(run.seed, "dropout", run.step, index))
         for name, part in _learn(objective, run, micro).items():
             sums[name] = sums.get(name, 0.0) + part
@@ -238,10 +240,10 @@ def accumulate(
 
 
 def _learn(objective: Objective, run: Run, micro: MicroRows) -> dict[str, Tensor | float]:
-    """Forward and backward of one micro-batch; its metrics.
+    """Run forward and backward of one micro-batch and return its metrics.
 
-    Nothing of the graph outlives it. Its nodes lie among the activations: held until the next micro-batch is read, they
-    would keep what the activations leave in pieces, which on the CPU cost up to a sixth of the peak.
+    No part of the graph outlives this call. Its nodes are allocated among the activations. If they were held until the
+    next micro-batch is read, they would fragment the freed memory, which on the CPU cost up to a sixth of the peak.
     """
     with run.roles.training():
         output = objective.loss(run, micro)
@@ -270,5 +272,5 @@ def _check(output: object, objective: Objective) -> None:
             "the loss is not a differentiable scalar",
             where=type(objective).__name__,
             got=f"shape {tuple(output.loss.shape)}, requires_grad {output.loss.requires_grad}",
-            expected="a sum over the micro-batch divided by the step's denominator, made from `run.policy`",
+            expected="a sum over the micro-batch divided by the step's denominator, computed with `run.policy`",
         )

@@ -1,4 +1,4 @@
-"""How much memory a stage needs, and the token budget and checkpointing with which it fits."""
+"""How much memory a stage needs, and the token budget and gradient checkpointing with which it fits."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from pathlib import Path
 
 import torch
 
-from alignment_core.models.dry_run import DryRun, Footprint
-from alignment_core.models.generate import CHOSEN_TOGETHER
-from alignment_core.models.logps import SMALLEST_BUDGET
-from alignment_core.training.rehearsal import Demand
+from alignment_core.models.generation.sampling import CHOSEN_TOGETHER
+from alignment_core.models.memory.dry_run import DryRun, Footprint
+from alignment_core.models.roles.logps import SMALLEST_BUDGET
+from alignment_core.training.demand import Demand
 
 AUTO_BUDGET = 4096
-"""Tokens in one pass where memory suffices; more makes nothing faster on the hardware of today's desks."""
+"""Tokens in one pass if there is enough memory. More makes nothing faster on current desktop hardware."""
 LEAST_KEPT = 1024
-"""Budget below which recomputing activations costs less than smaller passes do."""
+"""Token budget below which recomputing activations costs less than smaller passes."""
 SHARE = 0.9
-"""Of the free memory, what a stage may be planned to take."""
+"""Fraction of the free memory that a stage may be planned to take."""
 LOGIT_BYTES, CHOOSING_BYTES = 8, 32
-"""Per logit of a generated batch, with its copy in float32, and per logit of those from which tokens are chosen at one
-time: float32 twice, float64 probabilities, their sum and copies (`generate.choose`)."""
+"""Bytes per logit of a generated batch, including its float32 copy, and bytes per logit from which tokens are chosen at
+a time: float32 twice, float64 probabilities, their cumulative sum and copies (`sampling.choose`)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Needs:
-    """Predicted bytes of a stage, by what holds them.
+class MemoryNeeds:
+    """Predicted memory of a stage in bytes, by what holds it.
 
     Attributes:
-        base: the frozen base.
-        loading: what loading the base takes beyond all that follows.
+        base: the frozen base model.
+        loading: what loading the base model takes beyond all of the following.
         adapters: adapters and scalar heads.
-        training: gradients and moments of the weights that learn.
-        passes: peak of what forward, backward, generation or writing a checkpoint hold beside these.
-        external_reward: a reward model that is a model of its own.
+        training: gradients and moments of the trained weights.
+        passes: peak of forward, backward, generation or writing a checkpoint, in addition to the others.
+        external_reward: a reward model that is a separate model.
     """
 
     base: int
@@ -52,25 +52,25 @@ class Needs:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """With what a stage runs.
+class MemorySettings:
+    """The memory settings with which a stage runs.
 
     Attributes:
         token_budget: tokens in one pass.
         gradient_checkpointing: whether backward recomputes each layer instead of keeping its activations.
-        needs: predicted memory with these.
-        demand: what the stage asks of the models with these.
-        fits: whether that is within the memory that may be taken.
+        needs: predicted memory with these settings.
+        demand: what the stage demands of the models with these settings.
+        fits: whether `needs` is within the available memory.
     """
 
     token_budget: int
     gradient_checkpointing: bool
-    needs: Needs
+    needs: MemoryNeeds
     demand: Demand
     fits: bool
 
 
-def choose(
+def choose_memory_settings(
     dry_run: DryRun,
     rehearsed: Callable[[int], Demand],
     available: float,
@@ -78,32 +78,35 @@ def choose(
     token_budget: int | None,
     gradient_checkpointing: bool | None,
     present: Callable[[Footprint], int] = lambda _: 0,
-) -> Choice:
-    """The first of the candidates that fits, else the one that needs least.
+) -> MemorySettings:
+    """Return the first candidate that fits, or else the last one, which needs the least memory.
 
-    Activations are kept while passes stay long enough; then they are recomputed.
+    Candidates keep activations while passes are long enough. Further candidates recompute them.
 
     Args:
-        dry_run: tells what passes take.
-        rehearsed: the stage's demand at a token budget.
-        available: bytes that it may take.
-        token_budget: forced by the settings; None: chosen here.
-        gradient_checkpointing: ditto.
-        present: bytes of the footprint that are taken already.
+        dry_run: measures what passes take.
+        rehearsed: returns the stage's demand at a token budget.
+        available: bytes that the stage may take.
+        token_budget: from the settings; None to choose it here.
+        gradient_checkpointing: from the settings; None to choose it here.
+        present: returns the bytes of the footprint that are already allocated.
     """
     footprint = dry_run.footprint()
-    best: Choice | None = None
-    for budget, recompute in _candidates(token_budget, gradient_checkpointing):
+
+    def settings(budget: int, recompute: bool) -> MemorySettings:
         demand = rehearsed(budget)
         needs = _needs(dry_run, footprint, demand, budget, recompute)
         fits = needs.total - present(footprint) <= available
-        found = Choice(budget, recompute, needs, demand, fits)
-        if fits:
-            return found
-        if best is None or needs.total < best.needs.total:
-            best = found
-    assert best is not None
-    return best
+        return MemorySettings(budget, recompute, needs, demand, fits)
+
+    first, *others = _candidates(token_budget, gradient_checkpointing)
+    found = settings(*first)
+    if found.fits or not others:
+        return found
+    least = settings(*others.pop())
+    if not least.fits:
+        return least  # nothing does, and every candidate takes seconds to measure
+    return next((found for other in others if (found := settings(*other)).fits), least)
 
 
 def _candidates(token_budget: int | None, checkpointing: bool | None) -> Iterator[tuple[int, bool]]:
@@ -117,14 +120,14 @@ def _candidates(token_budget: int | None, checkpointing: bool | None) -> Iterato
         yield from ((b, True) for b in budgets)
 
 
-def _needs(dry_run: DryRun, footprint: Footprint, demand: Demand, budget: int, recompute: bool) -> Needs:
-    # A checkpoint's bytes, weights and two moments, exist once more while it is written.
+def _needs(dry_run: DryRun, footprint: Footprint, demand: Demand, budget: int, recompute: bool) -> MemoryNeeds:
+    # While a checkpoint is written, its contents (weights and two moments) exist a second time.
     passes = [footprint.training]
     if demand.largest:
         passes.append(dry_run.training(demand.largest, checkpointing=recompute))
     passes += [dry_run.reading(one) for one in demand.reading]
     if demand.room:
-        tokens = budget * dry_run.cached_for_learned(checkpointing=recompute)
+        tokens = budget * dry_run.generation_cache_factor(checkpointing=recompute)
         rows = max(1, min(demand.generated_together, tokens // demand.room))
         prompt = max(1, demand.room - demand.response_tokens)
         cache = dry_run.generating(rows, demand.room, footprint.cache_per_token)
@@ -132,15 +135,15 @@ def _needs(dry_run: DryRun, footprint: Footprint, demand: Demand, budget: int, r
         choosing = logits * LOGIT_BYTES + min(logits, max(CHOSEN_TOGETHER, dry_run.vocabulary)) * CHOOSING_BYTES
         passes.append(cache + max(dry_run.prompting(rows, prompt), choosing))
     kept = (footprint.adapters, footprint.training, max(passes), footprint.external_reward)
-    return Needs(footprint.base, max(0, footprint.loading - sum(kept)), *kept)
+    return MemoryNeeds(footprint.base, max(0, footprint.loading - sum(kept)), *kept)
 
 
 def available_memory(device: torch.device, limit: float | None = None) -> int:
-    """Bytes that a stage may be planned to take on this device now.
+    """Return the bytes that a stage may be planned to take on this device now.
 
     Args:
-        device: CPU: what the system, the container and the process's own limits leave free; GPU: what the card does.
-        limit: GiB that the settings allow; None: all.
+        device: on a CPU, what the system and the container leave free counts; on a GPU, its free memory.
+        limit: GiB that the settings allow; None for no limit.
     """
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -151,7 +154,7 @@ def available_memory(device: torch.device, limit: float | None = None) -> int:
 
 
 def resident_memory() -> int:
-    """Bytes that this process holds now."""
+    """Return the resident bytes of this process."""
     status = Path("/proc/self/status")
     if not status.exists():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -171,7 +174,7 @@ def _kilobytes(text: str, name: str) -> int:
 
 
 def _free_in_container() -> float:
-    """What the control group leaves, its file cache counted as free; infinite without a limit."""
+    """Return the bytes that the control group leaves free, including its file cache; infinite without a limit."""
     for limit, usage, stat in (
         ("memory.max", "memory.current", "memory.stat"),
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),

@@ -1,4 +1,4 @@
-"""The run that an objective works with: roles, rows, generation, state and named randomness."""
+"""The run that an objective works with: roles, rows, generation, state and named random generators."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ import torch
 from torch import Tensor
 
 from alignment_core.errors import PluginError
-from alignment_core.models.generate import Sampling, generate
-from alignment_core.models.logps import Budget, LanguageModel, ScalarModel
-from alignment_core.models.roles import Roles
-from alignment_core.models.seeds import seed_of
+from alignment_core.models.generation.sampling import Sampling, generate
+from alignment_core.models.roles.logps import Budget, LanguageModel, ScalarModel
+from alignment_core.models.roles.shared_base import Roles
 from alignment_core.plugin_api import RewardRole, Rollout, Row, TokenSequence
 from alignment_core.progress import Progress, Stopped
+from alignment_core.seeds import seed_of
 
 
 class Undeclared:
-    """Stands where a role or rows were not declared; any use says what to declare."""
+    """Replaces a role or rows that were not declared. Any use raises an error that names the declaration."""
 
     def __init__(self, declaration: str) -> None:
         self._declaration = declaration
 
     def __getattr__(self, name: str) -> Any:
         raise PluginError(
-            f"the optimizer used something that it did not declare: {name}",
+            f"the optimizer used a role or rows that it did not declare: {name}",
             do=f"Declare `{self._declaration}` on the optimizer",
         )
 
@@ -54,7 +54,7 @@ class Rows:
 
     @classmethod
     def undeclared(cls) -> Rows:
-        """Rows for an optimizer, of which those that it declares are still to be filled in."""
+        """Return rows that are marked as undeclared. The rows that an optimizer declares are filled in later."""
         absent: dict[str, Any] = {
             name: Undeclared(f"{name}: ClassVar[bool] = True") for name in ("preferences", "feedback", "prompts")
         }
@@ -63,11 +63,11 @@ class Rows:
 
 @dataclass
 class Vocabulary:
-    """What generation has to know of the tokenizer.
+    """What generation needs to know about the tokenizer.
 
     Attributes:
         tokenizer: the tokenizer itself.
-        pad_id: never a stop id that can occur in a sequence.
+        pad_id: padding token; never a stop id that can occur in a sequence.
         stop_ids: tokens that end a response.
     """
 
@@ -77,7 +77,7 @@ class Vocabulary:
 
 
 class CachedReference:
-    """The reference: log-probabilities from the cached stage where they exist, a live forward where not."""
+    """The reference: log-probabilities cached by an earlier stage if they exist, else from a live forward pass."""
 
     def __init__(self, live: LanguageModel, cached: Mapping[str, float]) -> None:
         """`cached` maps `TokenSequence.digest()` to a summed log-probability."""
@@ -86,7 +86,7 @@ class CachedReference:
         self.token_logps = live.token_logps
 
     def logps(self, sequences: Sequence[TokenSequence]) -> Tensor:
-        """Summed log-probability of the target tokens, shape (sequences,), float32, nats."""
+        """Return the summed log-probability of the target tokens, shape (sequences,), float32, nats."""
         digests = [sequence.digest() for sequence in sequences]
         missing = [i for i, digest in enumerate(digests) if digest not in self.cached]
         self.missed += len(missing)
@@ -99,7 +99,7 @@ class CachedReference:
 
 @dataclass
 class MicroRows:
-    """A part of a step (`plugin_api.MicroBatch`)."""
+    """A micro-batch of a step (`plugin_api.MicroBatch`)."""
 
     rows: Sequence[Row]
     denominators: Mapping[str, float]
@@ -119,7 +119,7 @@ class MicroRows:
 
 @dataclass
 class Run:
-    """`plugin_api.AlignmentRun`, made by a stage and driven by the loop."""
+    """A `plugin_api.AlignmentRun`, created by a stage and driven by the loop."""
 
     roles: Roles
     rows: Rows
@@ -188,7 +188,7 @@ class Run:
         return self.rows.held_out_prompts
 
     def shuffled(self, rows: Sequence[Row], batch_size: int, epochs: int) -> Iterator[list[Row]]:
-        """Batches of shuffled passes, starting at `step`: the order depends on seed and epoch alone."""
+        """Yield batches of shuffled epochs, starting at `step`. The order depends only on seed and epoch."""
         per_epoch = -(-len(rows) // batch_size)
         for index in range(self.step, epochs * per_epoch):
             epoch, place = divmod(index, per_epoch)
@@ -207,7 +207,7 @@ class Run:
         samples: int = 1,
         role: str = "policy",
     ) -> list[Rollout]:
-        """Responses of a role; `samples` per prompt, adjacent."""
+        """Sample responses of a role, `samples` per prompt, next to each other."""
         repeated = [prompt for prompt in prompts for _ in range(samples)]
         keys = self._noise_keys(repeated)
         sequences = generate(
@@ -219,7 +219,7 @@ class Run:
             stop_ids=self.vocabulary.stop_ids,
             pad_id=self.vocabulary.pad_id,
             budget=self.budget,
-            tick=lambda done: self._tick("responses", done, len(repeated)),
+            on_step=lambda done: self._report_sampled("responses", done, len(repeated)),
         )
         stops = set(self.vocabulary.stop_ids)
         return [
@@ -233,7 +233,7 @@ class Run:
         ]
 
     def _noise_keys(self, prompts: Sequence[Row]) -> list[str]:
-        """Seed, step, row and how often the row came before, so that a repeated prompt gets fresh noise."""
+        """Return keys of seed, step, row and its earlier occurrences, so that a repeated prompt gets fresh noise."""
         seen: Counter[str] = Counter()
         keys = []
         for prompt in prompts:
@@ -241,7 +241,7 @@ class Run:
             seen[prompt.id] += 1
         return keys
 
-    def _tick(self, unit: str, done: int, total: int) -> None:
+    def _report_sampled(self, unit: str, done: int, total: int) -> None:
         if self.progress.stopping:
             raise Stopped(f"stopped after {done} of {total} {unit}")
 
@@ -250,31 +250,31 @@ class Run:
             raise Stopped(f"stopped after step {self.step}")
 
     def judge(self, setting: str, rollouts: Sequence[Rollout]) -> list[float]:
-        """What the evaluator that `setting` chose says of each response.
+        """Return the score of each response from the evaluator that `setting` chooses.
 
         Raises:
-            PluginError: the optimizer did not declare that this setting chooses an evaluator, or it chose none.
+            PluginError: the optimizer did not declare that this setting chooses an evaluator, or the setting is None.
         """
         if setting not in self.judges:
             raise PluginError(
-                "the optimizer asked for an evaluator that it did not declare or that nobody chose",
+                "the optimizer asked for an evaluator that it did not declare or that is not set",
                 where=f"optimizer.{setting}",
-                do=f'Declare `evaluators: ClassVar = ("{setting}",)`, and ask only where the setting is not None',
+                do=f'Declare `evaluators: ClassVar = ("{setting}",)`, and ask only if the setting is not None',
             )
         return [self.judges[setting](rollout) for rollout in rollouts]
 
     def keep(self) -> None:
-        """Copy the trained weights as they are now to the CPU; the copy before is dropped."""
+        """Copy the current trained weights to the CPU. The previous copy is dropped."""
         self.kept = {name: p.detach().to("cpu", copy=True) for name, p in self.roles.parameters().items()}
 
     def restore(self) -> None:
-        """Put the kept weights back.
+        """Restore the kept weights.
 
         Raises:
             PluginError: nothing was kept.
         """
         if not self.kept:
-            raise PluginError("no weights were kept", where="run.restore()", do="Call `run.keep()` before")
+            raise PluginError("no weights were kept", where="run.restore()", do="Call `run.keep()` first")
         with torch.no_grad():
             for name, parameter in self.roles.parameters().items():
                 parameter.copy_(self.kept[name])
@@ -284,7 +284,7 @@ class Run:
 
     def report(self, metrics: Mapping[str, float]) -> None:
         entry = {"step": self.step, **metrics}
-        # A run that was stopped within a step makes that step's batch again, and reports it again.
+        # A run that was stopped within a step builds that step's batch again, and reports it again.
         if self.history and (last := self.history[-1])["step"] == self.step and last.keys() == entry.keys():
             self.history.pop()
         self.history.append(entry)

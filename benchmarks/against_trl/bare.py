@@ -1,9 +1,10 @@
-"""The limit beside `vs_trl.py`'s two sides: nothing but the passes that a task cannot do without.
+"""Run only the passes that a task needs, as a lower bound for the two sides of `vs_trl.py`.
 
-Each sequence by itself, so nothing is padded, through the body with one adapter, and the head at the positions that
-count; no optimizer, no loss beyond a sum, and in bf16 no weight in float32. PPO: sampling, one pass without gradients
-as reference, reward and value model, and one with gradients per epoch as policy and value model (the sampled tokens'
-log-probabilities are known from sampling).
+Each sequence runs separately, without padding, through the body with one adapter, and through the head at the positions
+that count. There is no optimizer, no loss beyond a sum and, in bf16, no float32 weight.
+
+PPO samples, runs one pass without gradients each for reference, reward model and value model, and per epoch one pass
+with gradients each for policy and value model. The log-probabilities of the sampled tokens are known from sampling.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ Sequences = list[tuple[list[int], int]]
 
 
 class Bare:
-    """A model with one adapter, and a scalar head beside its own."""
+    """A model with one adapter, with a scalar head in addition to its own head."""
 
     def __init__(self, folder: Path, dtype: str) -> None:
         kind = {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
@@ -47,7 +48,7 @@ class Bare:
         self.score = nn.Linear(base.config.hidden_size, 1, bias=False, dtype=kind)
 
     def tokens(self, sequences: Sequences, *, gradients: bool) -> None:
-        """Log-probabilities of the completions."""
+        """Compute the log-probabilities of the completions."""
 
         def loss(states: Tensor, ids: Tensor, start: int) -> Tensor:
             logits = self.head(states[start - 1 : -1]).float()
@@ -56,7 +57,7 @@ class Bare:
         self._each(sequences, loss, gradients)
 
     def scalars(self, sequences: Sequences, *, gradients: bool, last: bool = False) -> None:
-        """Scores at the last token, or values before each completion token."""
+        """Compute the scores at the last token, or the values before each completion token."""
 
         def loss(states: Tensor, _: Tensor, start: int) -> Tensor:
             return self.score(states[-1:] if last else states[start - 1 : -1]).sum()  # type: ignore[no-any-return]
@@ -98,7 +99,7 @@ def measure(folder: str, task: str, dtype: str, steps: int, micro: int) -> dict[
 
 
 def passes(bare: Bare, task: str, rows: list[dict[str, list[int]]]) -> Sequences:
-    """All passes of a task; the sequences whose tokens count."""
+    """Run all passes of a task and return the sequences whose tokens count."""
     chosen, rejected = (
         [(r["prompt"] + r[name] + [END], len(r["prompt"])) for r in rows] for name in ("chosen", "rejected")
     )
@@ -115,7 +116,7 @@ def passes(bare: Bare, task: str, rows: list[dict[str, list[int]]]) -> Sequences
             if task == "dpo":
                 bare.tokens(chosen + rejected, gradients=False)
             return chosen + rejected
-        case "kto":  # for z0, each completion with another row's prompt: as many tokens again
+        case "kto":  # z0 needs each completion with another row's prompt: the same number of tokens again
             bare.tokens(responses, gradients=True)
             for _ in range(1 if task == "kto-cached" else 3):
                 bare.tokens(responses, gradients=False)

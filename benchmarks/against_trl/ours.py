@@ -1,4 +1,4 @@
-"""Our side of `vs_trl.py`, which starts it and asks for one run after the other."""
+"""Our side of `vs_trl.py`, which starts this script and requests one run at a time."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from world import (
 )
 
 from alignment_core.config import LoraConfig
-from alignment_core.models.load import load_base
-from alignment_core.models.logps import Budget
-from alignment_core.models.roles import Roles
+from alignment_core.models.base.loading import load_base
+from alignment_core.models.roles.logps import Budget
+from alignment_core.models.roles.shared_base import Roles
 from alignment_core.plugin_api import Row, TokenSequence
 from alignment_core.stages.reward import BradleyTerry
 from alignment_core.stages.sft import SFT
@@ -45,7 +45,7 @@ LORA = LoraConfig(rank=LORA_RANK, alpha=LORA_ALPHA)
 
 
 def objective_of(task: str, steps: int) -> Any:
-    """What is trained, with the settings that TRL's side has, too."""
+    """Return the training objective, with the same settings as on TRL's side."""
     if task == "ppo":
         return PPO(
             learning_rate=LEARNING_RATE,
@@ -61,7 +61,7 @@ def objective_of(task: str, steps: int) -> Any:
 
 
 def rows_of(folder: Path, task: str, steps: int) -> Rows:
-    """Rows for so many steps."""
+    """Return the rows for `steps` optimizer steps."""
     rows = read_rows(folder)[: EPISODES if task == "ppo" else BATCH * steps]
 
     def sequence(row: dict[str, list[int]], name: str) -> TokenSequence:
@@ -84,7 +84,7 @@ def rows_of(folder: Path, task: str, steps: int) -> Rows:
 
 
 class Timed:
-    """Tells the meter when a step has ended."""
+    """Progress that notifies the meter after each optimizer step."""
 
     stopping = False
 
@@ -101,7 +101,7 @@ class Timed:
 
 
 def counting(objective: Any, task: str, meter: Meter) -> Any:
-    """The objective, its micro-batches counted, and the tokens that TRL counts: every sequence whole."""
+    """Return the objective with counters for micro-batches and tokens. As with TRL, every sequence counts in full."""
     kind = type(objective)
 
     def counted(self: Any, run: Any, micro: Any) -> Any:
@@ -114,7 +114,7 @@ def counting(objective: Any, task: str, meter: Meter) -> Any:
 
 
 def open_run(folder: Path, task: str, dtype: str, micro: int, rows: Rows) -> tuple[Run, Meter]:
-    """The run, its memory measured from where the base is loaded."""
+    """Return the run and a meter that measures memory from the point where the base model is loaded."""
     model = str(folder / "model")
     roles = Roles(load_base(model, revision=None, load_in=dtype, device=torch.device("cpu")), model)  # type: ignore[arg-type]
     warm_up(roles.model)
@@ -133,12 +133,12 @@ def open_run(folder: Path, task: str, dtype: str, micro: int, rows: Rows) -> tup
         roles.add_copy("value", of="reward")
         trained = ["policy", "value"]
     roles.train_only(trained)
-    # No response ends early, as TRL's do not: every token counts.
+    # As on TRL's side, no response ends early: every token counts.
     vocabulary = Vocabulary(AutoTokenizer.from_pretrained(model), PAD, (-1,))
     cached = {}
     if task.endswith("-cached"):
         found = [s for r in (*rows.preferences, *rows.feedback) for s in r.sequences.values()]
-        # Those of a model that knows nothing: far from the policy's own, log-sigmoid's gradient is denormal, and slow.
+        # Values of a uniform model: far from the policy's, the gradient of log-sigmoid is denormal and slow.
         cached = {s.digest(): -math.log(roles.model.config.vocab_size) * (len(s.ids) - s.start) for s in found}
     run = Run(roles, rows, vocabulary, Budget(micro), 0, Timed(meter), cached)
     return run, meter

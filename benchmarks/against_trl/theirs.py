@@ -1,7 +1,8 @@
-"""TRL's side of `vs_trl.py`, which starts it and asks for one run after the other.
+"""TRL's side of `vs_trl.py`, which starts this script and requests one run at a time.
 
-SFT, reward, DPO and KTO with TRL 1.16 or newer; PPO with TRL 1.12, the last release that has it. Defaults, but for what
-has to be equal on both sides (adapter, batch, learning rate, length, no gradient checkpointing) and for the logging.
+SFT, reward model, DPO and KTO use TRL 1.16 or newer. PPO uses TRL 1.12, the last release with a PPO trainer. All
+settings are defaults except those that must be equal on both sides (adapter, batch, learning rate, length, no gradient
+checkpointing) and logging.
 """
 
 from __future__ import annotations
@@ -41,9 +42,9 @@ def text(tokens: list[int]) -> str:
 
 
 def dataset_of(folder: Path, task: str, steps: int) -> Dataset:
-    """The rows as text; the tokenizer gives back their ids."""
+    """Return the rows as text, which the tokenizer maps back to the same ids."""
     rows = read_rows(folder)[: EPISODES if task == "ppo" else BATCH * steps]
-    if task == "sft-packed":  # TRL packs whole texts only
+    if task == "sft-packed":  # TRL packs only complete texts
         return Dataset.from_list([{"text": text(r["prompt"] + r["chosen"])} for r in rows])
     if task == "sft":
         return Dataset.from_list([{"prompt": text(r["prompt"]), "completion": text(r["chosen"])} for r in rows])
@@ -73,7 +74,7 @@ class Steps(TrainerCallback):  # type: ignore[misc]
 
 
 def settings(kind: Any, folder: str, micro: int, steps: int, dtype: torch.dtype, **more: Any) -> Any:
-    """A TRL config. A bf16 model is trained under autocast, which is TRL's default and what our side does."""
+    """Return a TRL config. A bf16 model trains under autocast, which is TRL's default and matches our side."""
     return kind(
         output_dir=folder,
         use_cpu=True,
@@ -94,7 +95,7 @@ def lora(task_type: str) -> LoraConfig:
 
 
 def trainer_of(folder: Path, task: str, dtype: torch.dtype, steps: int, micro: int, out: str) -> tuple[Any, Meter]:
-    """TRL's trainer for the task; memory is measured from where the model is loaded."""
+    """Return TRL's trainer for the task and a meter that measures memory from the point where the model is loaded."""
     path = str(folder / "model")
     if task == "reward":
         model: Any = AutoModelForSequenceClassification.from_pretrained(path, dtype=dtype, num_labels=1)
@@ -143,7 +144,10 @@ def count(trainer: Any, meter: Meter) -> None:
 
 
 def ppo(folder: Path, dtype: torch.dtype, updates: int, micro: int, out: str) -> tuple[Any, Meter]:
-    """TRL 1.12's PPO: policy with an adapter, reward and value model as whole networks, all three in the floor."""
+    """Return TRL 1.12's PPO trainer and its meter.
+
+    The policy has an adapter; reward and value model are full networks. All three are part of the memory floor.
+    """
     from trl.experimental.ppo import PPOConfig, PPOTrainer
 
     path = str(folder / "model")

@@ -1,4 +1,4 @@
-"""The same models, rows and adapters for both sides, made from a config: nothing is downloaded."""
+"""Models, rows and adapters that both sides share. They are generated from a config; nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from typing import Any
 PAD, END, LORA_RANK, LORA_ALPHA = 0, 1, 16, 32
 BATCH, LEARNING_RATE, MAX_LENGTH, NEW_TOKENS, EPISODES = 8, 1e-4, 512, 64, 32
 PPO_EPOCHS, MEMORY_LIMIT = 4, 14 * 2**30
-# Llama with tied embeddings: 41.6 million weights with 32k words, 78 million (66 of them embeddings) with 128k.
+# Llamas with tied embeddings: 41.6 million weights with a vocabulary of 32k, 78 million (66 million of them embeddings)
+# with 128k.
 MODELS: dict[str, dict[str, int]] = {
     "32k": {"vocab_size": 32_000, "num_hidden_layers": 8},
     "128k": {"vocab_size": 128_000, "num_hidden_layers": 4},
@@ -24,8 +25,10 @@ MODELS: dict[str, dict[str, int]] = {
 
 
 def make(folder: Path, model: str, rows: int) -> None:
-    """Write `model/` (weights and a word-level tokenizer) and `rows.jsonl`: token ids, prompts 20 to 200 long,
-    completions 20 to 300."""
+    """Write `model/` (weights and a word-level tokenizer) and `rows.jsonl` (token ids).
+
+    Prompts have 20 to 200 tokens, completions 20 to 300.
+    """
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -62,41 +65,41 @@ def make(folder: Path, model: str, rows: int) -> None:
 
 
 def read_rows(folder: Path) -> list[dict[str, list[int]]]:
-    """The rows' token ids; a completion ends with the end token, which is not in the file."""
+    """Return the rows' token ids. The end token of each completion is not in the file."""
     return [json.loads(line) for line in (folder / "rows.jsonl").open()]
 
 
 class Meter:
-    """Wall and CPU seconds, tokens and memory of training, from `start` to the end of the last optimizer step."""
+    """Measures time, tokens and memory of training, from `start` to the end of the last optimizer step."""
 
     def __init__(self) -> None:
         self.steps = self.micro_batches = self.tokens = 0
         self.floor = memory("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew
+        Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
 
     def start(self) -> None:
-        """Training begins."""
+        """Record the start of training."""
         self.began = self.ended = clocks()
 
     def step(self) -> None:
-        """An optimizer step has just ended."""
+        """Record the end of an optimizer step."""
         self.steps, self.ended = self.steps + 1, clocks()
 
     def result(self) -> dict[str, Any]:
-        """Seconds, real tokens, and bytes above what was there before training."""
+        """Return counts, seconds, tokens without padding, and the memory floor and the peak above it in bytes."""
         wall, cpu = (ended - began for began, ended in zip(self.began, self.ended, strict=True))
         counts = {"steps": self.steps, "micro_batches": self.micro_batches, "tokens": self.tokens}
         return {**counts, "wall": wall, "cpu": cpu, "floor": self.floor, "peak": memory("VmHWM") - self.floor}
 
 
 def clocks() -> tuple[float, float]:
-    """Wall and CPU seconds."""
+    """Return wall and CPU seconds."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     return time.perf_counter(), used.ru_utime + used.ru_stime
 
 
 def warm_up(model: Any) -> None:
-    """One forward and backward pass of the body over a few tokens, so that neither side's clock sees the first."""
+    """Run one short forward and backward pass of the body, so that neither side's clock includes the first one."""
     import torch
 
     embedded = model.get_input_embeddings()(torch.arange(2, 66).unsqueeze(0)).detach().requires_grad_()
@@ -105,15 +108,15 @@ def warm_up(model: Any) -> None:
 
 
 def serve(measure: Callable[..., dict[str, Any]]) -> None:
-    """Answer each line of JSON on stdin, the arguments of `measure`, with a line on stdout.
+    """Read the arguments of `measure` as a JSON line from stdin, and answer each with a JSON line on stdout.
 
-    Each run is a fork of this process, which only imports: a process of its own without the imports' cost.
+    Each run is a fork of this process, which only imports. It is a separate process without the cost of the imports.
     """
     answers = os.dup(1)
-    os.dup2(2, 1)  # what libraries print is no answer
+    os.dup2(2, 1)  # keeps the libraries' output out of the answers
     for line in sys.stdin:
         if (child := os.fork()) == 0:
-            # A side that needs more fails by itself instead of taking the machine with it.
+            # A side that needs more memory fails alone instead of bringing down the machine.
             resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_LIMIT, MEMORY_LIMIT))
             try:
                 answer = measure(**json.loads(line))
@@ -127,6 +130,6 @@ def serve(measure: Callable[..., dict[str, Any]]) -> None:
 
 
 def memory(field: str) -> int:
-    """A field of /proc/self/status in bytes."""
+    """Return a field of /proc/self/status in bytes."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
     return int(line.split()[1]) * 1024

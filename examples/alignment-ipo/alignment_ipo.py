@@ -1,4 +1,4 @@
-"""Identity preference optimization (arXiv 2310.12036): the log-ratio margin regressed to a fixed size."""
+"""Identity preference optimization (arXiv 2310.12036): regress the log-ratio margin to a fixed target."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from alignment_core.plugin_api import AlignmentOptimizer, AlignmentRun, LossOutp
 
 
 class IPO(AlignmentOptimizer):
-    """Learns from preference pairs by least squares; a pair that people always agree on is not pushed for ever."""
+    """Learns from preference pairs with a squared loss, which avoids overfitting to pairs that all raters agree on."""
 
     model_config = ConfigDict(title="IPO")
     preferences: ClassVar[bool] = True
@@ -19,7 +19,7 @@ class IPO(AlignmentOptimizer):
 
     name: Literal["ipo"] = "ipo"
     tau: float = Field(0.1, gt=0)
-    """τ of equation 17: the log-ratio margin (nats per token) aims at 1/(2τ); larger stays closer to the SFT model."""
+    """τ of equation 17. The target margin is 1/(2τ) nats per token. Larger values stay closer to the SFT model."""
 
     def batches(self, run: AlignmentRun) -> Iterator[StepBatch]:
         for rows in run.shuffled(run.preferences, self.batch_size, self.epochs):
@@ -28,7 +28,7 @@ class IPO(AlignmentOptimizer):
     def loss(self, run: AlignmentRun, micro: MicroBatch) -> LossOutput:
         sequences = micro.sequences("chosen") + micro.sequences("rejected")
         ratios = run.policy.logps(sequences) - run.reference.logps(sequences)
-        # Per token, as its authors' code does it: else long completions get their margin for nothing.
+        # Per token, as in the authors' code. Otherwise long completions reach the margin with little effort.
         chosen, rejected = (ratios / ratios.new_tensor([s.targets for s in sequences])).chunk(2)
         errors = (chosen - rejected - 1 / (2 * self.tau)) ** 2
         pairs = micro.denominators["rows"]

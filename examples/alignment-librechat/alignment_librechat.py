@@ -1,4 +1,4 @@
-"""LibreChat's conversation export (JSON): thumbs on single answers, in a list of messages or nested branches."""
+"""The record format of LibreChat's conversation export: JSON with thumbs on messages, in a list or nested branches."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Message = Mapping[str, Any]
 
 
 class LibreChat(RecordFormat):
-    """One exported conversation; every rated answer becomes a labelled response with the turns above it as prompt."""
+    """One exported conversation. Each rated message becomes a labelled response with the turns before it as prompt."""
 
     name: ClassVar[str] = "librechat"
     shape: ClassVar[str] = "{conversationId, messages | messagesTree: [{messageId, parentMessageId, feedback}]}"
@@ -47,32 +47,32 @@ class LibreChat(RecordFormat):
 
 
 def _flat(messages: Iterable[Message]) -> Iterator[Message]:
-    """The messages of a list, and of the branches below them."""
+    """Yield the messages of a list and of the branches below them."""
     for message in messages:
         yield message
         yield from _flat(message.get("children") or ())
 
 
 def _above(message: Message, messages: Mapping[str, Message], row: Mapping[str, Any]) -> Conversation:
-    """What had been said, and the conversation's instructions, when the answer was given."""
+    """Return the conversation's instructions and the turns before a message."""
     turns: list[dict[str, str]] = []
     seen = {message["messageId"]}
     while (message := messages.get(str(message.get("parentMessageId")), {})) and message["messageId"] not in seen:
         seen.add(message["messageId"])
         turns.insert(0, {"role": "user" if message.get("isCreatedByUser") else "assistant", "content": _text(message)})
     if not turns or turns[-1]["role"] != "user":
-        raise BadRow("missing_message", "a rated answer without the question above it")
+        raise BadRow("missing_message", "a rated message has no user message before it")
     instructions = (row.get("options") or {}).get("promptPrefix")
     return tuple([{"role": "system", "content": instructions}] if instructions else []) + tuple(turns)
 
 
 def _text(message: Message) -> str:
-    """The text of a message; agents and newer endpoints keep it in parts."""
+    """Return the text of a message. Agents and newer endpoints store it in parts."""
     parts = [part for part in message.get("content") or () if part.get("type") == "text"]
-    said = [part["text"]["value"] if isinstance(part["text"], Mapping) else part["text"] for part in parts]
-    text = message.get("text") or "".join(said)
+    texts = [part["text"]["value"] if isinstance(part["text"], Mapping) else part["text"] for part in parts]
+    text = message.get("text") or "".join(texts)
     if not text.strip():
-        raise BadRow("empty_message", f"message {message['messageId']} holds no text")
+        raise BadRow("empty_message", f"message {message['messageId']} has no text")
     return str(text)
 
 

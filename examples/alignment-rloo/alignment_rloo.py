@@ -1,4 +1,4 @@
-"""REINFORCE with a leave-one-out baseline (RLOO, arXiv 2402.14740): PPO's gain without its value model."""
+"""REINFORCE with a leave-one-out baseline (RLOO, arXiv 2402.14740): on-policy training without a value model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from alignment_core.plugin_api import (
 
 
 class RLOO(AlignmentOptimizer):
-    """Samples several responses to a prompt and reinforces each by how much it beats the mean of the others."""
+    """Samples several responses per prompt and reinforces each by how much it exceeds the mean of the others."""
 
     model_config = ConfigDict(title="RLOO")
     prompts: ClassVar[bool] = True
@@ -29,26 +29,26 @@ class RLOO(AlignmentOptimizer):
 
     name: Literal["rloo"] = "rloo"
     batch_size: int = Field(8, ge=1)
-    """Prompts in one optimizer step, each answered `samples` times."""
+    """Prompts per optimizer step. `samples` responses are sampled for each."""
     samples: int = Field(4, ge=2)
-    """Responses to each prompt."""
+    """Responses per prompt."""
     kl_coef: float = Field(0.05, ge=0)
-    """β, the weight of the KL penalty in a response's reward."""
+    """β, the weight of the KL penalty in the reward of a response."""
     max_new_tokens: int = Field(128, ge=1)
-    """Longest response in tokens."""
+    """Maximum length of a response, in tokens."""
     missing_end_penalty: float = Field(1.0, ge=0)
-    """Taken off the score of a response that reached the length limit without ending."""
+    """Subtracted from the score of a response that reaches the length limit without ending."""
 
     def batches(self, run: AlignmentRun) -> Iterator[StepBatch]:
         for prompts in run.shuffled(run.prompts, self.batch_size, self.epochs):
-            # Everything is made from the weights of this step: `run.step` alone is enough to resume from.
+            # Everything is computed from the current weights, so a run can resume from `run.step` alone.
             rollouts = run.generate(prompts, max_new_tokens=self.max_new_tokens, samples=self.samples)
             sequences = [rollout.sequence for rollout in rollouts]
             kl = run.policy.logps(sequences) - run.reference.logps(sequences)
             scores = run.reward.scores(sequences)
             unfinished = scores.new_tensor([not rollout.finished for rollout in rollouts])
             rewards = (scores - self.missing_end_penalty * unfinished - self.kl_coef * kl).view(-1, self.samples)
-            # A response's baseline is the mean of its siblings (section 2.3), written as a factor.
+            # The baseline of a response is the mean of the others (section 2.3), written here as a factor.
             advantages = (rewards - rewards.mean(dim=1, keepdim=True)) * self.samples / (self.samples - 1)
             length = sum(sequence.targets for sequence in sequences) / len(sequences)
             run.report({"score": float(scores.mean()), "kl": float(kl.mean()), "response_length": length})

@@ -1,7 +1,8 @@
-"""The demo: a small world of its own, and the whole pipeline in it with every built-in optimizer.
+"""The demo: the complete pipeline with every built-in optimizer on a synthetic world.
 
-The world is made from nothing: a tokenizer, a base model, demonstrations, and a true rule that only the simulated
-people know. What they say is ranked with a tenth of it wrong. The rule is then used once more, to measure.
+The world is generated from a seed: a tokenizer, a base model, demonstrations, and a true rule that decides which
+responses are good. Simulated raters rank sampled responses by this rule, with 10 % of the preferences flipped. The rule
+then scores the results.
 """
 
 from pathlib import Path
@@ -11,13 +12,14 @@ from prefect import flow
 
 from alignment_core.artifacts import key_of
 from alignment_core.config import PipelineConfig
+from alignment_core.execution.build import StageResult, hold_leases
+from alignment_core.execution.stage import Runtime, StageCall
+from alignment_core.planning.pipeline import VERSIONS, Plan, plan_pipeline
 from alignment_core.registry import load_registry
-from alignment_core.stages.base import Runtime, StageCall
-from alignment_core.stages.build import Built, leased
-from alignment_core.stages.plan import VERSIONS, Plan, make_plan
-from alignment_core.stages.world_text import TRUE_RULE
+from alignment_core.stages.shared.demo_texts import TRUE_RULE
+from alignment_flows.form.run_names import named
 from alignment_flows.pipeline import pipeline
-from alignment_flows.tasks import Stages, told_in_words
+from alignment_flows.tasks import StageRunner, without_traceback
 
 LENGTH = {"max_new_tokens": 40}
 OPTIMIZERS: dict[str, dict[str, Any]] = {
@@ -29,11 +31,11 @@ LABEL_NOISE = 0.1
 
 
 def world_call(store: Path, seed: int) -> StageCall:
-    """The stage that makes the world of this seed."""
+    """Return the stage that generates the world of this seed."""
     config = {"seed": seed, "documents": 12000}
-    key = key_of(stage="world", version=VERSIONS["world"], config=config, parents={})
+    key = key_of(stage="demo_world", version=VERSIONS["demo_world"], config=config, parents={})
     return StageCall(
-        stage="world",
+        stage="demo_world",
         key=key,
         label=f"world · seed {seed} · {key[:4]}",
         config=config,
@@ -44,7 +46,7 @@ def world_call(store: Path, seed: int) -> StageCall:
 
 
 def demo_config(world: Path, store: Path, seed: int, optimizer: str) -> PipelineConfig:
-    """The settings of the demo's pipeline, as a user would write them."""
+    """Return the settings of the demo for one optimizer, as a user would write them."""
     return PipelineConfig.model_validate(
         {
             "name": f"demo-{optimizer}",
@@ -62,21 +64,21 @@ def demo_config(world: Path, store: Path, seed: int, optimizer: str) -> Pipeline
     )
 
 
-@flow(name="demo", flow_run_name="demo · seed {seed}", persist_result=False)
-@told_in_words
-def demo(store: Path, seed: int = 0) -> tuple[dict[str, Plan], dict[str, Built]]:
-    """Align a tiny model in a small world of its own, with DPO, KTO and PPO, and measure all by the world's true rule.
+@flow(name="demo", flow_run_name=named("demo · seed {seed}"), persist_result=False)
+@without_traceback
+def demo(store: Path, seed: int = 0) -> tuple[dict[str, Plan], dict[str, StageResult]]:
+    """Align a tiny model on synthetic data with DPO, KTO and PPO, and score the results by a known rule.
 
     Args:
-        store: folder of the artifact store.
-        seed: seed of the world and of everything in it.
+        store: Folder of the artifact store.
+        seed: Random seed of the demo.
     """
-    stage, world, registry = Stages(), world_call(store, seed), load_registry()
-    with leased([world]):
+    stage, world, registry = StageRunner(), world_call(store, seed), load_registry()
+    with hold_leases([world]):
         stage(world)
         folder = stage.built(world).artifact.path
-        plans = {name: make_plan(demo_config(folder, store, seed, name), registry) for name in OPTIMIZERS}
-        with leased(call for plan in plans.values() for call in plan.calls().values()):
+        plans = {name: plan_pipeline(demo_config(folder, store, seed, name), registry) for name in OPTIMIZERS}
+        with hold_leases(call for plan in plans.values() for call in plan.calls().values()):
             for plan in plans.values():
                 pipeline(stage, plan)
     return plans, stage.all_built()

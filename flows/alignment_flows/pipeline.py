@@ -1,42 +1,52 @@
 """The pipeline, from raw feedback to an aligned and evaluated adapter.
 
-Each line of the flow is one Prefect task. What a stage reads and the key it is stored under are decided by
-`alignment_core.stages.plan`; a stage that the run does not need is None all the way down.
+Each stage is one Prefect task. `alignment_core.planning.pipeline` decides the inputs and the cache key of each stage. A
+stage that the run does not need is None.
 """
 
 from collections.abc import Sequence
 
 from prefect import flow
 
+from alignment_core.config import PipelineConfig
+from alignment_core.execution.build import StageResult, hold_leases
+from alignment_core.planning.pipeline import Plan, plan_pipeline
 from alignment_core.registry import load_registry
-from alignment_core.stages.build import Built, leased
-from alignment_core.stages.plan import Plan, make_plan
-from alignment_flows.form import PipelineForm, run_name, settings_of
-from alignment_flows.promotion import promote_by_gate
-from alignment_flows.run_report import publish_run_report
-from alignment_flows.tasks import Stages, finished, told_in_words
+from alignment_flows.approval import stages_asked_about
+from alignment_flows.form.settings import PipelineForm, read_settings, run_name
+from alignment_flows.promotion import promote_by_gate, promote_if_approved
+from alignment_flows.reports.run import publish_run_report
+from alignment_flows.tasks import StageRunner, final_state, without_traceback
 
 
 @flow(name="align", flow_run_name=run_name, persist_result=False, validate_parameters=False)
-@told_in_words
-def align(config: PipelineForm, changes: Sequence[str] = ()) -> dict[str, Built]:
-    """Take a language model from raw human feedback to an aligned adapter.
+@without_traceback
+def align(config: PipelineForm, changes: Sequence[str] = ()) -> dict[str, StageResult]:
+    """Train an aligned adapter for a language model from raw human feedback.
 
     Args:
-        config: The settings of the run. A stage whose settings and inputs did not change is not run again.
-        changes: Settings to change, such as `optimizer.beta=0.2`: for a schedule, which can hold no half settings.
+        config: The settings of the run. Stages whose settings and inputs have not changed are reused.
+        changes: Settings to override, such as `optimizer.beta=0.2`. A schedule uses them to change single settings.
     """
-    stage, settings = Stages(), settings_of(config, changes)
-    plan = make_plan(settings, load_registry())
-    with leased(plan.calls().values()):
+    return run_pipeline(read_settings(config, changes))
+
+
+def run_pipeline(settings: PipelineConfig) -> dict[str, StageResult]:
+    """Run the pipeline within the current flow run. Return its stages by their names in the plan."""
+    stage = StageRunner()
+    if (asked := stages_asked_about(settings)) is not None:
+        publish_run_report(settings, asked, promote_if_approved(settings, asked))
+        return asked
+    plan = plan_pipeline(settings, load_registry())
+    with hold_leases(plan.calls().values()):
         pipeline(stage, plan)
         built = {name: stage.built(call) for name, call in plan.calls().items()}
         publish_run_report(settings, built, promote_by_gate(settings, built))
-    return finished(built)
+    return final_state(built)
 
 
-def pipeline(stage: Stages, plan: Plan) -> None:
-    """Every stage of a plan, in order."""
+def pipeline(stage: StageRunner, plan: Plan) -> None:
+    """Run the stages of a plan in order."""
     data = stage(plan.ingest)
     sft = stage(plan.sft, data)
     samples = stage(plan.sample, data, sft)

@@ -1,4 +1,4 @@
-"""Progress of a stage in three places: a bar in the terminal, the log, and the run's page in Prefect."""
+"""Show the progress of a stage as a bar in the terminal, in the log and on the page of the run in Prefect."""
 
 import sys
 import time
@@ -19,9 +19,9 @@ PAGE_SECONDS = 3.0
 
 
 class StageProgress:
-    """Listens to one stage; see `alignment_core.progress.Progress`.
+    """Shows the progress of one stage. Implements `alignment_core.progress.Progress`.
 
-    The log goes to Prefect, and from there to stderr unless that is a terminal, which has the bar.
+    The log goes to Prefect. Prefect also prints it to stderr, except on a terminal, which shows the bar instead.
     """
 
     stopping = False
@@ -30,7 +30,7 @@ class StageProgress:
         self._label = label
         self._name = label.partition(" · ")[0]
         self._logger = get_run_logger()
-        self._newest = self._told = ""
+        self._newest = self._last_logged = ""
         self._logged = self._shown = time.monotonic()
         self._percent = 0.0
         self._first: tuple[float, int] | None = None
@@ -62,7 +62,7 @@ class StageProgress:
 
     def step(self, done: int, total: int, metrics: Mapping[str, float] | None = None) -> None:
         now = time.monotonic()
-        # A stage that goes on from a checkpoint does not begin at 0.
+        # A stage that resumes from a checkpoint does not start at 0.
         self._first = self._first or (now, done)
         values = "  ".join(f"{name} {value:.4g}" for name, value in (metrics or {}).items())
         started, before = self._first
@@ -86,39 +86,40 @@ class StageProgress:
         self._logger.warning(message)
 
     def _print(self, message: str) -> None:
-        """A line above the bar, where there is one."""
+        """Print a line above the bar, if there is a bar."""
         if not self._bar.disable:
             self._bar.console.print(f"{self._label}: {message}", highlight=False, markup=False)
 
     def _tell(self) -> None:
-        """Log the newest step unless it was logged already, or nothing was done yet.
+        """Log the newest step, unless it has been logged or no step is done.
 
-        With the stage's name, because one of Prefect's interfaces does not say whose a line is.
+        The line includes the stage's name, because one of Prefect's user interfaces does not show which task a line
+        belongs to.
         """
-        if self._newest != self._told and self._percent > 0:
-            self._told = self._newest
+        if self._newest != self._last_logged and self._percent > 0:
+            self._last_logged = self._newest
             self._logger.info(f"{self._name} {self._newest}")
 
     def _show(self) -> None:
-        with if_server_answers():
-            told = f"{self._name} {self._newest}"
+        with tolerate_server_outage():
+            description = f"{self._name} {self._newest}"
             if self._page is None:
-                self._page = cast(UUID, create_progress_artifact(self._percent, description=told))
+                self._page = cast(UUID, create_progress_artifact(self._percent, description=description))
             else:
-                update_progress_artifact(self._page, self._percent, description=told)
+                update_progress_artifact(self._page, self._percent, description=description)
 
 
 @contextmanager
-def if_server_answers() -> Iterator[None]:
-    """What is only shown must not end hours of training when the Prefect server is away."""
+def tolerate_server_outage() -> Iterator[None]:
+    """Log a warning instead of failing when the Prefect server does not answer, so that training continues."""
     try:
         yield
     except httpx.HTTPError as error:
-        get_run_logger().warning("not shown in Prefect: %s", error)
+        get_run_logger().warning("could not update the page in Prefect: %s", error)
 
 
 def _time_left(done: int, left: int, seconds: float) -> str:
-    """What `left` steps take, if the `done` ones took so many seconds."""
+    """Format the time that `left` steps will take if `done` steps took `seconds`."""
     if done <= 0 or left <= 0 or seconds < 1:
         return ""
     remaining = seconds / done * left

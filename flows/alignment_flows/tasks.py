@@ -1,4 +1,4 @@
-"""A stage as a Prefect task: Cached where the store has it, progress while it runs, a report when it is done."""
+"""Run stages as Prefect tasks, with progress while they run and a report when they finish."""
 
 import logging
 import os
@@ -7,34 +7,36 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
-from prefect import Task, task
+from prefect import Task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.states import Completed, Failed
+from prefect.tasks import MaterializingTask
 from rich.console import Console
 
 from alignment_core.errors import AlignmentError, StageCrashed
-from alignment_core.stages.base import StageCall
-from alignment_core.stages.build import Built, build
+from alignment_core.execution.build import StageResult, build
+from alignment_core.execution.stage import StageCall
+from alignment_flows.assets import assets_of, describe_assets
 from alignment_flows.progress import StageProgress
-from alignment_flows.report import publish_report
+from alignment_flows.reports.stage import publish_report
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
 NOTHING_NEW = "Nothing new"
-"""Name of the final state of a run that found everything in the store."""
+"""Name of the final state of a run that had nothing to build."""
 
 
-def told_in_words(run: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """A flow or task that fails with our one paragraph, where Prefect would log a traceback."""
+def without_traceback(run: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """Wrap a flow or task so that an AlignmentError fails it with one paragraph instead of a traceback."""
 
     @wraps(run)
     def wrapper(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
         try:
             return run(*args, **kwargs)
         except AlignmentError as error:
-            # Prefect takes a returned state for the run's own, and raises its error where the result is asked for.
+            # Prefect uses a returned state as the final state, and raises its error when the result is requested.
             return Failed(message=str(error), data=error)  # type: ignore[return-value]
 
     return wrapper
@@ -46,31 +48,46 @@ def _without_empty_traceback(record: logging.LogRecord) -> bool:
     return True
 
 
-# Prefect logs a task's returned failure as an exception, and then prints the traceback `NoneType: None`.
+# Prefect logs a returned Failed state as an exception, which would print the traceback `NoneType: None`.
 logging.getLogger("prefect.task_runs").addFilter(_without_empty_traceback)
 
 
-def go_on_unread(console: Console) -> None:
-    """Print into the void from here on: the worker that read what this process says has died."""
+def ignore_broken_pipe(console: Console) -> None:
+    """Discard all further output, because the worker that reads it is gone."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
 
 
-# Prefect's log is printed by rich, which would end a worker's run together with the worker.
+# rich prints Prefect's log. Its default on a broken pipe is to exit, which would end the run when its worker dies.
 if "PREFECT__FLOW_RUN_ID" in os.environ:
-    Console.on_broken_pipe = go_on_unread  # type: ignore[assignment]
+    Console.on_broken_pipe = ignore_broken_pipe  # type: ignore[assignment]
 
 
 def was_killed(task: Task[Any, Any], task_run: TaskRun, state: State[Any]) -> bool:
-    """Whether a task is worth another try: its stage was killed. An error of the user's or of ours would come again."""
+    """Return whether the stage was killed, so that a retry may succeed. Other errors would occur again."""
     return isinstance(state.data, StageCrashed) and state.data.killed
 
 
-# The artifact store decides what is cached; Prefect only shows it. One retry: what is killed again, for want of memory
-# say, would be killed for ever.
-@task(
+@without_traceback
+def _build_stage(call: StageCall, parents: list[StageResult]) -> State[Any]:
+    """Build one stage, or find it in the store. `parents` only draws the graph: their keys are already in `call`."""
+    with StageProgress(call.label) as progress:
+        built = build(call, progress)
+        progress.log("found in the store" if built.cached else f"built in {built.seconds:.0f} s")
+    publish_report(call, built)
+    describe_assets(call, built)
+    if built.cached:
+        return Completed(name="Cached", message=f"{built.artifact.uri} verified", data=built)
+    return Completed(message=built.artifact.uri, data=built)
+
+
+# The artifact store decides what is cached, and Prefect only shows it. One retry is enough: a stage that is killed
+# twice, for example because it runs out of memory, would be killed every time. The call decides which asset is made.
+build_stage = MaterializingTask(
+    _build_stage,
+    assets=(),
     name="stage",
     task_run_name="{call.label}",
     cache_policy=NO_CACHE,
@@ -78,63 +95,54 @@ def was_killed(task: Task[Any, Any], task_run: TaskRun, state: State[Any]) -> bo
     retries=1,
     retry_condition_fn=was_killed,
 )
-@told_in_words
-def build_stage(call: StageCall, parents: list[Built]) -> State[Any]:
-    """Build one stage, or find it in the store. `parents` draws the graph; their keys are in `call`."""
-    with StageProgress(call.label) as progress:
-        built = build(call, progress)
-        progress.log("found in the store" if built.cached else f"built in {built.seconds:.0f} s")
-    publish_report(call, built)
-    if built.cached:
-        return Completed(name="Cached", message=f"{built.artifact.uri} verified", data=built)
-    return Completed(message=built.artifact.uri, data=built)
 
 
-def finished(built: dict[str, Built]) -> dict[str, Built]:
-    """What a run returns: its results, in a state that says so where it had nothing to do."""
+def final_state(built: dict[str, StageResult]) -> dict[str, StageResult]:
+    """Return the results of a run, in a state named `NOTHING_NEW` if every stage was cached."""
     if any(not stage.cached for stage in built.values()):
         return built
-    # Prefect takes a returned state for the run's own.
-    return Completed(name=NOTHING_NEW, message="all was in the store already", data=built)  # type: ignore[return-value]
+    # Prefect uses a returned state as the final state of the run.
+    return Completed(name=NOTHING_NEW, message="every stage is already in the store", data=built)  # type: ignore[return-value]
 
 
-class Stages:
-    """Runs stages one by one, as a flow calls them: one GPU can hold no two. None is run twice in one flow.
+class StageRunner:
+    """Runs stages one at a time, because one GPU cannot hold two, and each at most once per flow.
 
-    They run in the flow's own thread, where Ctrl-C and a cancellation arrive and stop the stage's process.
+    Stages run in the flow's own thread, so that Ctrl-C and cancellation reach them and stop the stage's process.
     """
 
     def __init__(self) -> None:
         self._states: dict[str, State[Any]] = {}
 
     def __call__(self, call: StageCall | None, *parents: StageCall | None) -> StageCall | None:
-        """Build `call` after its parents and return it; None where the run does not need the stage.
+        """Build `call` after its parents and return it, or return None if the run does not need the stage.
 
         Raises:
-            AlignmentError: what the stage failed with, now or when it was asked for before.
+            AlignmentError: the stage failed, now or earlier in this flow.
         """
         if call is None:
             return call
         if call.key in self._states:
             self._states[call.key].result(raise_on_failure=True)
             return call
-        # A stage may need fewer than the pipeline could give it, never one that it was not given.
+        # A stage may ignore some of the parents that it is given, but must be given every parent that it reads.
         read = [parent.key for parent in parents if parent is not None and parent.key in call.parents.values()]
-        assert set(read) == set(call.parents.values()), f"{call.label} reads stages that the flow does not give it"
-        state = build_stage(call, [self._states[key] for key in read], return_state=True)
+        assert set(read) == set(call.parents.values()), f"{call.label} reads stages that the flow does not pass to it"
+        run = build_stage.with_options(assets=assets_of(call))
+        state = run(call, [self._states[key] for key in read], return_state=True)
         self._states[call.key] = state
         state.result(raise_on_failure=True)
         return call
 
     def has_built(self, call: StageCall) -> bool:
-        """Whether this flow has run the stage, and it did not fail."""
+        """Return whether this flow has run the stage successfully."""
         return call.key in self._states and self._states[call.key].is_completed()
 
-    def built(self, call: StageCall) -> Built:
-        """The result of a stage that this flow has run."""
-        built: Built = self._states[call.key].result()
+    def built(self, call: StageCall) -> StageResult:
+        """Return the result of a stage that this flow has run."""
+        built: StageResult = self._states[call.key].result()
         return built
 
-    def all_built(self) -> dict[str, Built]:
-        """Every result of this flow by its key, in the order of the runs."""
+    def all_built(self) -> dict[str, StageResult]:
+        """Return every result of this flow by key, in the order in which the stages ran."""
         return {key: state.result() for key, state in self._states.items() if state.is_completed()}

@@ -1,1 +1,1 @@
-"""The built-in optimizers and evaluators, found and loaded exactly like a stranger's."""
+"""The built-in optimizers, evaluators and listeners. They are discovered and loaded like any third-party plugin."""

@@ -12,7 +12,7 @@ from alignment_core.plugin_api import AlignmentOptimizer, AlignmentRun, LossOutp
 
 
 class DPO(AlignmentOptimizer):
-    """Learns from (prompt, chosen, rejected) by one classification loss; needs no reward model and no sampling."""
+    """Learns from preference pairs with a classification loss. Needs no reward model and no sampling."""
 
     model_config = ConfigDict(title="DPO")
     preferences: ClassVar[bool] = True
@@ -20,15 +20,15 @@ class DPO(AlignmentOptimizer):
 
     name: Literal["dpo"] = "dpo"
     beta: float = Field(0.1, gt=0)
-    """Strength of the KL penalty; larger stays closer to the SFT model."""
+    """Strength of the KL penalty. Larger values stay closer to the SFT model."""
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
-    """Probability that a preference is recorded the wrong way round."""
+    """Assumed probability that the two completions of a pair are swapped."""
     margin_scale: float = Field(0.0, ge=0)
-    """Weight of the pair's own margin (score points), subtracted from beta times the log-ratio difference."""
+    """Weight of the margin of each pair (in score points), subtracted from beta times the log-ratio difference."""
     length_normalised: bool = False
-    """Divide each log-ratio by its completion's length in tokens."""
+    """Divide each log-ratio by the length of the completion in tokens."""
     sft_weight: float = Field(0.0, ge=0)
-    """Weight of the chosen completion's negative log-likelihood per token, added to the loss."""
+    """Weight of an added SFT loss: the negative log-likelihood per token of the chosen completion."""
 
     def batches(self, run: AlignmentRun) -> Iterator[StepBatch]:
         for rows in run.shuffled(run.preferences, self.batch_size, self.epochs):

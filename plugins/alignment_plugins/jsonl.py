@@ -1,4 +1,4 @@
-"""A listener: every stage's progress and metrics as JSON lines in one file, for whatever draws or watches them."""
+"""A listener that appends the progress and metrics of every stage to one file as JSON lines."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from alignment_core.plugin_api import Listener, StageInfo, hookimpl
 
 
 class JsonLines(Listener):
-    """Appends one JSON object per event to a file: started, step, finished, cached, failed."""
+    """Appends one JSON object per event to a file: started, step, finished, cached or failed."""
 
     model_config = ConfigDict(title="JSON lines")
 
     name: Literal["jsonl"] = "jsonl"
     path: Path
-    """File to append to; it and its folder are made where they are missing."""
+    """File to append to. It is created with its folder if missing."""
 
     def started(self, stage: StageInfo) -> None:
         self._write(stage, "started")
@@ -38,7 +38,7 @@ class JsonLines(Listener):
         place = {"run": stage.run, "stage": stage.stage, "label": stage.label, "key": stage.key}
         line = {"time": datetime.now(UTC).isoformat(), **place, "event": event, **more}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        # Opened anew for each line: several runs may write to one file, and none of it is lost in a crash.
+        # Opened for each line, because several runs may write to one file, and so that a crash loses nothing.
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
 

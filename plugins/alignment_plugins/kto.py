@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class KTO(AlignmentOptimizer):
-    """Learns from responses marked good or bad, without pairs, weighing gains and losses differently."""
+    """Learns from labelled responses (thumbs up or down) without pairs, and weights gains and losses differently."""
 
     model_config = ConfigDict(title="KTO")
     feedback: ClassVar[bool] = True
@@ -32,13 +32,13 @@ class KTO(AlignmentOptimizer):
 
     name: Literal["kto"] = "kto"
     batch_size: int = Field(32, ge=2)
-    """Rows in one optimizer step, of both kinds; memory does not depend on it."""
+    """Rows per optimizer step, of both classes. Peak memory does not depend on it."""
     beta: float = Field(0.1, gt=0)
-    """How fast gains and losses saturate; larger stays closer to the SFT model."""
+    """How fast gains and losses saturate. Larger values stay closer to the SFT model."""
     desirable_weight: float | None = Field(None, gt=0)
-    """λ_D; unset: balanced, so that n_D·λ_D = n_U·λ_U and the larger of the two is 1."""
+    """λ_D, the weight of desirable responses. If unset, n_D·λ_D = n_U·λ_U and the larger weight is 1."""
     undesirable_weight: float | None = Field(None, gt=0)
-    """λ_U; unset: balanced, like `desirable_weight`."""
+    """λ_U, the weight of undesirable responses. If unset, it is balanced like `desirable_weight`."""
 
     def batches(self, run: AlignmentRun) -> Iterator[StepBatch]:
         good = [row for row in run.feedback if row.number("desirable")]
@@ -55,7 +55,10 @@ class KTO(AlignmentOptimizer):
         lacking = max(0, per_epoch - min(len(good), len(bad)))
         if lacking and "one_class_steps" not in run.state:
             run.state["one_class_steps"] = lacking
-            run.warn(f"{lacking} of {per_epoch} steps an epoch see one class only: the smaller class has too few rows")
+            run.warn(
+                f"only one class in {lacking} of {per_epoch} steps per epoch, because the smaller class "
+                "has too few rows"
+            )
         for index in range(run.step, self.epochs * per_epoch):
             epoch, place = divmod(index, per_epoch)
             liked = _slice(run, good, "good", epoch, place, per_epoch)
@@ -93,7 +96,7 @@ class KTO(AlignmentOptimizer):
         return LossOutput((votes * per_row).sum() / rows, metrics)
 
     def _z0(self, run: AlignmentRun, rows: Sequence[Row]) -> float:
-        """The reference point: mean log-ratio of each prompt with another prompt's response, clamped at 0."""
+        """Return the reference point: the mean log-ratio of prompts with responses to other prompts, at least 0."""
         mismatched = [row.sequences["mismatched"] for row in rows]
         ratios = run.policy.logps(mismatched) - run.reference.logps(mismatched)
         return max(0.0, float(ratios.mean()))
@@ -111,12 +114,12 @@ def _votes(rows: Sequence[Row]) -> float:
 
 
 def _learned_from(row: Row) -> Row:
-    """The row without what only z0 needs, which would take up half of every micro-batch's token budget."""
+    """Return the row without the sequence that only z0 needs, which would take half of the token budget."""
     return Row(row.id, {"response": row.sequences["response"]}, row.values)
 
 
 def _slice(run: AlignmentRun, rows: list[Row], name: str, epoch: int, place: int, steps: int) -> list[Row]:
-    """This step's even share of one class, in an order shuffled anew each epoch."""
+    """Return the rows of one class for this step: an even share, in an order that is reshuffled each epoch."""
     order = list(range(len(rows)))
     run.random(f"{name} rows of epoch {epoch}").shuffle(order)
     return [rows[i] for i in order[place * len(rows) // steps : (place + 1) * len(rows) // steps]]

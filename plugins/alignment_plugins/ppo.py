@@ -19,14 +19,14 @@ from alignment_core.plugin_api import (
     TokenSequence,
     hookimpl,
 )
-from alignment_plugins.watch import Watched
+from alignment_plugins.guards import GuardedOptimizer
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class PPO(Watched):
-    """Samples from the policy and maximises the reward model's score under a KL penalty to the SFT model."""
+class PPO(GuardedOptimizer):
+    """Samples from the policy and maximizes the reward model's score, with a KL penalty to the SFT model."""
 
     model_config = ConfigDict(title="PPO")
     trains: ClassVar[tuple[str, ...]] = ("policy", "value")
@@ -35,49 +35,49 @@ class PPO(Watched):
     learning_rate: float = Field(2e-4, gt=0)
     """Peak learning rate of AdamW."""
     batch_size: int = Field(16, ge=1)
-    """Responses in one optimizer step (a minibatch of the rollout)."""
+    """Responses per optimizer step (a minibatch of the rollout)."""
     rollouts: int = Field(20, ge=1)
-    """Times that responses are sampled and learned from."""
+    """Number of rollouts. In each one, responses are sampled and learned from."""
     rollout_size: int = Field(64, ge=1)
-    """Responses sampled in one rollout."""
+    """Responses sampled per rollout."""
     epochs: int = Field(4, ge=1)
     """Passes over each rollout."""
     schedule: Literal["cosine", "linear", "constant"] = "linear"
-    """How the learning rate falls after the warm-up: to 10 % by a cosine, to 0 linearly, or not at all."""
+    """Learning rate after the warmup: cosine decay to 10 %, linear decay to 0, or constant."""
     top_p: float = Field(1.0, gt=0, le=1)
-    """Must stay 1: a truncated distribution has no matching log-probabilities."""
+    """Must be 1, because the log-probabilities are those of the full distribution."""
     top_k: int = Field(0, ge=0)
-    """Must stay 0, like `top_p`."""
+    """Must be 0, for the same reason as `top_p`."""
     kl_coef: float = Field(0.05, ge=0)
-    """β, the weight of the per-token KL penalty in the reward; the start value where `kl_target` is set."""
+    """β, the weight of the per-token KL penalty in the reward. The initial value if `kl_target` is set."""
     kl_target: float | None = Field(None, gt=0)
-    """KL per response in nats that an adaptive β steers to (arXiv 1909.08593); unset: β is fixed."""
+    """Target KL per response in nats for an adaptive β (arXiv 1909.08593). If unset, β is fixed."""
     kl_horizon: int = Field(1000, ge=1)
-    """Responses over which the adaptive β moves."""
+    """Time scale of the adaptive β, in responses."""
     step_kl: float | None = Field(0.1, gt=0)
-    """The passes over a rollout end early when a step's KL per token to the sampling policy exceeds this."""
+    """Passes over a rollout end early when the KL per token of a step to the sampling policy exceeds this, in nats."""
     clip: float = Field(0.2, gt=0, lt=1)
     """ε of the clipped policy ratio."""
     value_clip: float = Field(0.2, gt=0)
-    """Largest move of a value away from the one at sampling time that the value loss rewards."""
+    """Clip range of the value loss: how far a value may usefully move from its value at sampling time."""
     value_weight: float = Field(0.5, gt=0)
     """Weight of the value loss."""
     gamma: float = Field(1.0, gt=0, le=1)
     """Discount per token."""
     gae_lambda: float = Field(0.95, ge=0, le=1)
-    """λ of generalised advantage estimation."""
+    """λ of generalized advantage estimation."""
     normalise_scores: bool = True
-    """Scores are measured from the SFT model's mean in units of its standard deviation, both of the first rollout."""
+    """Normalize scores by the mean and standard deviation of the first rollout, which the SFT model samples."""
     missing_end_penalty: float = Field(1.0, ge=0)
-    """Taken off the (normalised) score of a response that reached the length limit without ending."""
+    """Subtracted from the (normalized) score of a response that reaches the length limit without ending."""
     score_clip: float | None = Field(None, gt=0)
-    """(Normalised) scores are cut to ± this; unset: not cut."""
+    """(Normalized) scores are clipped to ± this. If unset, they are not clipped."""
 
     @field_validator("top_p", "top_k")
     @classmethod
     def _whole_distribution(cls, value: float, info: ValidationInfo) -> float:
         if value != (1 if info.field_name == "top_p" else 0):
-            raise ValueError("PPO learns from the whole distribution that it samples from: top_p 1 and top_k 0")
+            raise ValueError("PPO must sample from the whole distribution: set top_p to 1 and top_k to 0")
         return value
 
     def batches(self, run: AlignmentRun) -> Iterator[StepBatch]:
@@ -97,7 +97,7 @@ class PPO(Watched):
         return self.rollouts * self.epochs * -(-self.rollout_size // self.batch_size)
 
     def _collect(self, run: AlignmentRun) -> dict[str, Any]:
-        """Sample one rollout and everything about it that stays constant while it is learned from."""
+        """Sample one rollout, and compute everything that stays constant while it is learned from."""
         rollouts = run.generate(self._prompts(run), max_new_tokens=self.max_new_tokens, temperature=self.temperature)
         sequences = [rollout.sequence for rollout in rollouts]
         old = run.policy.token_logps(sequences, self.temperature)
@@ -105,8 +105,8 @@ class PPO(Watched):
         raw_scores = run.reward.scores(sequences)
         if "score_mean" not in run.state:
             mean, deviation = float(raw_scores.mean()), float(raw_scores.std(correction=0))
-            known = self.normalise_scores and deviation > 0
-            run.state["score_mean"], run.state["score_deviation"] = (mean, deviation) if known else (0.0, 1.0)
+            usable = self.normalise_scores and deviation > 0
+            run.state["score_mean"], run.state["score_deviation"] = (mean, deviation) if usable else (0.0, 1.0)
         scores = self._scores(run, raw_scores, rollouts)
         values = self._in_units(run.value.values(sequences), run.state)
         rewards = losses.token_rewards(scores, old.logps, reference.logps, old.mask, kl_coef=run.state["kl_coef"])
@@ -135,7 +135,7 @@ class PPO(Watched):
         return {"first_step": run.step, "kl": kl, "rows": _to_json(sequences, constants)}
 
     def _prompts(self, run: AlignmentRun) -> list[Row]:
-        """The next `rollout_size` prompts of endless passes, each in an order of its own."""
+        """Return the next `rollout_size` prompts. Passes over the prompts repeat, each in a different order."""
         prompts = sorted(run.prompts, key=lambda row: row.id)
         chosen: list[Row] = []
         first = run.state["rollouts_done"] * self.rollout_size
@@ -148,7 +148,7 @@ class PPO(Watched):
         return chosen
 
     def _in_units(self, scores: Tensor, units: Mapping[str, float]) -> Tensor:
-        """Scores and values, which start from the same weights, measured from the SFT model's scores."""
+        """Normalize scores or values by the SFT model's scores. Both models start from the same weights."""
         return (scores - units["score_mean"]) / units["score_deviation"]
 
     def _scores(self, run: AlignmentRun, raw_scores: Tensor, rollouts: Sequence[Rollout]) -> Tensor:
@@ -157,7 +157,7 @@ class PPO(Watched):
         return scores if self.score_clip is None else scores.clamp(-self.score_clip, self.score_clip)
 
     def _minibatches(self, run: AlignmentRun, rollout: dict[str, Any]) -> Iterator[StepBatch]:
-        """`epochs` shuffled passes over the rollout, starting where `run.step` says."""
+        """Yield the minibatches of `epochs` shuffled passes over the rollout, starting at `run.step`."""
         rows = _from_json(rollout["rows"])
         per_epoch = -(-len(rows) // self.batch_size)
         for index in range(run.step - rollout["first_step"], self.epochs * per_epoch):
@@ -206,7 +206,7 @@ class PPO(Watched):
 
 
 def _to_json(sequences: Sequence[TokenSequence], constants: dict[str, Tensor]) -> list[dict[str, Any]]:
-    """The rollout's rows as JSON, so that a checkpoint in the middle of it can be gone on from."""
+    """Return the rows of the rollout as JSON, so that training can resume from a checkpoint within a rollout."""
     tables = {name: tensor.tolist() for name, tensor in constants.items()}
     return [
         {

@@ -1,7 +1,7 @@
-"""A listener: settings and metrics of training stages to TensorBoard, W&B, MLflow and others that accelerate knows.
+"""A listener that sends settings and metrics of training stages to TensorBoard, W&B, MLflow and others via accelerate.
 
-The tracker lives in a process of its own (`tracker_process`): this one loads no torch, and a server that is away or
-slow keeps no training waiting.
+The tracker runs in a separate process (`tracker_process`), so that this process does not load torch, and a slow or
+unreachable server does not delay training.
 """
 
 from __future__ import annotations
@@ -24,27 +24,30 @@ from alignment_core.plugin_api import Listener, StageInfo, hookimpl
 
 Service = Literal["aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"]
 HISTORY = "metrics.jsonl"
-"""What a stage that trains leaves in its artifact: every metric of every step."""
+"""File in the artifact of a training stage with every metric of every step."""
 COMMAND = [sys.executable, "-P", "-m", "alignment_plugins.tracker_process"]
 LAST_LOG_BYTES = 2000
 
 
 class Tracker(Listener):
-    """Sends every metric of every training step once, whatever stops and goes on; names are those of the history."""
+    """Sends the metrics of every training step to an experiment tracker once, even if a run stops and resumes.
+
+    Metric names are those of `metrics.jsonl`.
+    """
 
     model_config = ConfigDict(title="Tracker")
 
     name: Literal["tracker"] = "tracker"
     to: Service
-    """Which tracker, by accelerate's name; its package must be installed."""
+    """Name of the tracker in accelerate. Its package must be installed."""
     folder: Path = Path("tracking")
-    """Folder of local files: TensorBoard's, Aim's, MLflow's where MLFLOW_TRACKING_URI is unset, and what was sent."""
+    """Folder for local trackers (TensorBoard, Aim, MLflow without MLFLOW_TRACKING_URI) and the sending progress."""
     project: str = "alignment"
-    """Project or experiment that the runs belong to."""
+    """Project or experiment of the runs."""
     options: dict[str, Any] = Field(default_factory=dict)
-    """Further settings of the tracker, as accelerate's `init_kwargs` takes them."""
+    """Further settings of the tracker, passed as `init_kwargs` of accelerate."""
     patience: float = Field(60, ge=0)
-    """Seconds that a finished stage waits for what was not sent yet."""
+    """Seconds that a finished stage waits until all metrics are sent."""
 
     _sender: _Sender | None = PrivateAttr(None)
 
@@ -52,7 +55,7 @@ class Tracker(Listener):
     @classmethod
     def _is_installed(cls, to: Service) -> Service:
         if find_spec(to) is None:
-            raise ValueError(f"`{to}` is not installed here: pip install {to.replace('_', '-')}")
+            raise ValueError(f"`{to}` is not installed. Install it: pip install {to.replace('_', '-')}")
         return to
 
     def step(self, stage: StageInfo, done: int, total: int, metrics: Mapping[str, float]) -> None:
@@ -68,14 +71,14 @@ class Tracker(Listener):
             sender.end(self.patience)
 
     def failed(self, stage: StageInfo, error: str) -> None:
-        # A cancelled run has seconds; the process sends by itself what it was given.
+        # A cancelled run has only seconds left. The process sends the queued events by itself.
         if self._sender is not None:
             self._sender.leave()
             self._sender = None
 
-    def sent_file(self, stage: StageInfo) -> Sent:
-        """What was sent of this stage."""
-        return Sent(self.folder.absolute() / "sent" / self.to / f"{stage.key}.json")
+    def sent_file(self, stage: StageInfo) -> SentLog:
+        """Return the record of the metrics of this stage that were sent."""
+        return SentLog(self.folder.absolute() / "sent" / self.to / f"{stage.key}.json")
 
     def _send(self, stage: StageInfo, event: Mapping[str, Any]) -> None:
         if self._sender is None:
@@ -87,19 +90,19 @@ class Tracker(Listener):
                 "run": stage.run,
                 "stage": stage.stage,
                 "key": stage.key,
-                "settings": dict(flat(stage.settings)),
+                "settings": dict(flatten(stage.settings)),
                 "sent": str(self.sent_file(stage).path),
             }
             self._sender = _Sender(opening)
         self._sender.send(event)
 
 
-class Sent:
-    """Which metrics of a stage were sent, up to which step: in a file, for whoever goes on.
+class SentLog:
+    """Records in a file up to which step each metric of a stage was sent, so that a resumed run sends only the rest.
 
     Attributes:
         path: the file.
-        value: `steps`, the last step of each metric; `run`, the tracker's own id; `complete`.
+        value: `steps`, the last sent step of each metric; `run`, the tracker's id of the run; `complete`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -109,23 +112,23 @@ class Sent:
             self.value = json.loads(path.read_text(encoding="utf-8"))
 
     def is_complete(self) -> bool:
-        """Whether everything was sent."""
+        """Return whether everything was sent."""
         return bool(self.value["complete"])
 
     def save(self) -> None:
-        """Write it in one step, so that a kill leaves the old one or the new one."""
+        """Write the file atomically."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        beside = self.path.with_suffix(".new")
-        beside.write_text(json.dumps(self.value), encoding="utf-8")
-        beside.replace(self.path)
+        new = self.path.with_suffix(".new")
+        new.write_text(json.dumps(self.value), encoding="utf-8")
+        new.replace(self.path)
 
 
-def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
-    """Nested settings by dotted names, as hyperparameters; long texts such as templates are left out."""
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
+    """Flatten nested settings to dotted names for use as hyperparameters. Long texts such as templates are left out."""
     found: dict[str, bool | int | float | str] = {}
     for name, value in settings.items():
         if isinstance(value, Mapping):
-            found |= flat(value, f"{prefix}{name}.")
+            found |= flatten(value, f"{prefix}{name}.")
         elif isinstance(value, bool | int | float):
             found[f"{prefix}{name}"] = value
         elif value is not None and len(text := value if isinstance(value, str) else json.dumps(value)) <= 200:
@@ -134,16 +137,16 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int 
 
 
 class _Sender:
-    """The tracker's process, fed by a thread: whoever sends never waits."""
+    """The tracker's process, fed by a thread so that `send` never blocks."""
 
     def __init__(self, opening: Mapping[str, Any]) -> None:
-        self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (it lives as long as the process)
+        self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as the process runs)
         self._process = subprocess.Popen(
             COMMAND,
             stdin=subprocess.PIPE,
             stdout=self._log,
             stderr=self._log,
-            # Ctrl-C is for the training; this process ends when it has sent what it was given.
+            # Ctrl-C must stop only the training. This process exits when it has sent all queued events.
             start_new_session=True,
             env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
         )
@@ -154,21 +157,25 @@ class _Sender:
         self.send(opening)
 
     def send(self, event: Mapping[str, Any]) -> None:
-        """Raises: RuntimeError if the process is gone."""
+        """Queue an event.
+
+        Raises:
+            RuntimeError: the process has failed.
+        """
         if self._process.poll() not in (None, 0):
-            raise RuntimeError(self._words())
+            raise RuntimeError(self._error_message())
         self._events.put(event)
 
     def leave(self) -> None:
-        """Wait for nothing: the process ends when it has sent what it was given."""
+        """Return immediately. The process exits when it has sent all queued events."""
         self._left = True
         self._events.put(None)
 
     def end(self, patience: float) -> None:
-        """Wait until all is sent.
+        """Wait until all events are sent.
 
         Raises:
-            RuntimeError: it was not, in this time; the rest is sent by the next run that meets the stage.
+            RuntimeError: the time was too short, or the process failed. The next run with this stage sends the rest.
         """
         self._events.put(None)
         self._thread.join(patience)
@@ -178,9 +185,9 @@ class _Sender:
             self._thread.join()
         with self._log:
             if not in_time:
-                raise RuntimeError(f"what it has to send was not taken within {patience:g} s")
+                raise RuntimeError(f"not all metrics were sent within {patience:g} s")
             if self._process.returncode != 0:
-                raise RuntimeError(self._words())
+                raise RuntimeError(self._error_message())
 
     def _feed(self) -> None:
         assert self._process.stdin is not None
@@ -190,12 +197,12 @@ class _Sender:
                     pipe.write(json.dumps(event).encode() + b"\n")
                     pipe.flush()
         except BrokenPipeError:
-            pass  # it died; whoever sends next is told
+            pass  # the process has failed, and the next `send` or `end` raises its error
         self._process.wait()
         if self._left:
             self._log.close()
 
-    def _words(self) -> str:
+    def _error_message(self) -> str:
         self._log.seek(max(0, self._log.seek(0, os.SEEK_END) - LAST_LOG_BYTES))
         lines = self._log.read().decode(errors="replace").strip().splitlines()
         return lines[-1] if lines else f"its process ended with exit code {self._process.returncode}"

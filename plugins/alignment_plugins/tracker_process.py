@@ -1,8 +1,8 @@
-"""The process of a tracker: reads what to send from stdin, one JSON object a line, until its end.
+"""The process of a tracker. It reads events from stdin until the end, one JSON object per line.
 
-Steps are sent as they come, as long as none is missing. What is missing, and what a stage reports beside its steps, is
-sent from its history when it is finished. What was sent is kept in a file after each step, so that a stage which goes
-on from a checkpoint sends no step a second time.
+Steps are sent as they arrive, until one is missing. Missing steps, and metrics that a stage reports outside its steps,
+are sent from the stage's history when the stage finishes. The progress is saved after each step, so that a stage that
+resumes from a checkpoint does not send a step twice.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from typing import Any
 from accelerate.state import PartialState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 
-from alignment_plugins.tracker import Sent
+from alignment_plugins.tracker import SentLog
 
 
 def main() -> None:
     opening = json.loads(sys.stdin.readline())
     file = Path(opening["sent"])
     file.parent.mkdir(parents=True, exist_ok=True)
-    # The process of a run that was stopped may still be sending.
+    # The tracker process of an earlier, stopped run may still be sending.
     with file.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        _track(opening, Sent(file))
+        _track(opening, SentLog(file))
 
 
-def _track(opening: dict[str, Any], sent: Sent) -> None:
+def _track(opening: dict[str, Any], sent: SentLog) -> None:
     PartialState(cpu=True)
     tracker = open_tracker(opening, sent)
     for line in sys.stdin:
@@ -42,8 +42,8 @@ def _track(opening: dict[str, Any], sent: Sent) -> None:
     tracker.finish()
 
 
-def open_tracker(opening: dict[str, Any], sent: Sent) -> GeneralTracker:
-    """The tracker's run of this stage: a new one with its settings, or the one that was begun before."""
+def open_tracker(opening: dict[str, Any], sent: SentLog) -> GeneralTracker:
+    """Open the tracker's run of this stage: a new run with the stage's settings, or the one that was started before."""
     kind, name = LOGGER_TYPE_TO_CLASS[opening["to"]], f"{opening['run']}/{opening['stage']}-{opening['key'][:8]}"
     place = Path(opening["folder"])
     place.mkdir(parents=True, exist_ok=True)
@@ -69,18 +69,18 @@ def open_tracker(opening: dict[str, Any], sent: Sent) -> GeneralTracker:
     return tracker
 
 
-def _step(tracker: GeneralTracker, sent: Sent, step: int, metrics: dict[str, float]) -> None:
-    """Send a step that follows the last one; one that was sent, or that has a gap before it, is left to the history."""
+def _step(tracker: GeneralTracker, sent: SentLog, step: int, metrics: dict[str, float]) -> None:
+    """Send a step if it directly follows the last one. Other steps are sent from the history if they are missing."""
     steps: dict[str, int] = sent.value["steps"]
     if step == max((steps.get(name, 0) for name in metrics), default=0) + 1:
         _log(tracker, sent, step, metrics)
 
 
-def _history(tracker: GeneralTracker, sent: Sent, file: Path) -> None:
+def _history(tracker: GeneralTracker, sent: SentLog, file: Path) -> None:
     for line in file.read_text(encoding="utf-8").splitlines():
         metrics = json.loads(line)
         step = metrics.pop("step")
-        # A metric that was sent up to a later step was sent at this one, too.
+        # A metric that was sent up to a later step has also been sent for this one.
         left = {name: value for name, value in metrics.items() if sent.value["steps"].get(name, -1) < step}
         if left:
             _log(tracker, sent, step, left)
@@ -88,7 +88,7 @@ def _history(tracker: GeneralTracker, sent: Sent, file: Path) -> None:
     sent.save()
 
 
-def _log(tracker: GeneralTracker, sent: Sent, step: int, metrics: dict[str, float]) -> None:
+def _log(tracker: GeneralTracker, sent: SentLog, step: int, metrics: dict[str, float]) -> None:
     tracker.log(metrics, step=step)
     sent.value["steps"] |= dict.fromkeys(metrics, step)
     sent.save()

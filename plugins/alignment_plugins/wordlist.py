@@ -1,4 +1,4 @@
-"""A rule on words: for format checks, for safety lists, and as the known truth of the demo."""
+"""An evaluator based on word lists, for format checks, for safety lists and as the true rule of the demo."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _words(text: str) -> set[str]:
 
 def _one_word(text: str) -> str:
     if _words(text) != {text.lower()}:
-        raise ValueError(f"{text!r} is not one word of letters and digits, so it would never be found")
+        raise ValueError(f"{text!r} is not one word of letters and digits, so it would never match")
     return text.lower()
 
 
@@ -24,24 +24,24 @@ Word = Annotated[str, AfterValidator(_one_word)]
 
 
 class WordList(Evaluator):
-    """1 where the response has a wanted word, no unwanted one, and every word to be echoed that its prompt has."""
+    """Scores 1 if the response has a wanted word, no unwanted word, and every echo word of its prompt, else 0."""
 
     model_config = ConfigDict(title="Word list")
 
     name: Literal["wordlist"] = "wordlist"
     wanted: list[Word] = Field(default_factory=list)
-    """At least one of these words must occur, in whatever case; empty: nothing is asked for."""
+    """At least one of these words must occur, in any case. If empty, no word is required."""
     unwanted: list[Word] = Field(default_factory=list)
-    """None of these may occur."""
+    """None of these words may occur."""
     echo: list[Word] = Field(default_factory=list)
-    """Each of these that occurs in the last user turn must occur in the response too."""
+    """Each of these words that occurs in the last user turn must also occur in the response."""
 
     def score(self, prompt: Conversation, response: str) -> float:
-        said, asked = _words(response), _words(_last_user_turn(prompt))
+        used, asked = _words(response), _words(_last_user_turn(prompt))
         passes = (
-            (not self.wanted or any(word in said for word in self.wanted))
-            and not any(word in said for word in self.unwanted)
-            and all(word in said for word in self.echo if word in asked)
+            (not self.wanted or any(word in used for word in self.wanted))
+            and not any(word in used for word in self.unwanted)
+            and all(word in used for word in self.echo if word in asked)
         )
         return float(passes)
 

@@ -1,4 +1,4 @@
-"""Aliases: what a name means, whoever changes it at once and whoever dies while doing so."""
+"""Aliases: their history, how references are resolved, and concurrent writers that are killed."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ import pytest
 from stored import A, B, C, D, add
 
 from alignment_core.artifacts import ArtifactStore
-from alignment_core.artifacts.catalogue import catalogue, lineage, promote, resolve, roll_back
+from alignment_core.artifacts.catalogue import catalogue, lineage, promote, resolve, rollback
 from alignment_core.errors import ArtifactError
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> ArtifactStore:
-    """Models A, B (one parent, C) and the data set C."""
+    """Store the data set C, the SFT model A trained on it, and the policy B trained from both."""
     store = ArtifactStore(tmp_path / "store")
     add(store, C, "ingest", "2026-01-01")
     add(store, A, "sft", "2026-01-02", data=C)
@@ -33,16 +33,16 @@ def give(store: ArtifactStore, reference: str, alias: str = "production") -> str
     return promote(store, reference, alias, by="ann", reason="better").key
 
 
-def meant(store: ArtifactStore, alias: str = "production") -> str | None:
+def current_key(store: ArtifactStore, alias: str = "production") -> str | None:
     current = store.aliases.current(alias)
     return None if current is None else current.key
 
 
-def test_history_tells_who_gave_what_to_whom_and_why(store: ArtifactStore) -> None:
-    assert meant(store) is None
+def test_history_records_action_model_author_and_reason(store: ArtifactStore) -> None:
+    assert current_key(store) is None
     give(store, A)
     promote(store, B, "production", by="run 7", reason="win rate 0.7")
-    roll_back(store, "production", by="bob", reason="too long")
+    rollback(store, "production", by="bob", reason="too long")
     first, second, third = store.aliases.history("production")
     assert (first.action, first.kind, first.key, first.previous, first.by, first.reason) == (
         "promote", "sft", A, None, "ann", "better",
@@ -61,24 +61,24 @@ def test_rollbacks_go_back_one_promotion_each(store: ArtifactStore) -> None:
     add(store, D)
     for key in (A, B, D):
         give(store, key)
-    assert [roll_back(store, "production", by="", reason="").key for _ in range(2)] == [B, A]
-    with pytest.raises(ArtifactError, match=r"nothing to go back to\. got one promotion"):
-        roll_back(store, "production", by="", reason="")
-    # A promotion after a rollback is what the next rollback undoes.
+    assert [rollback(store, "production", by="", reason="").key for _ in range(2)] == [B, A]
+    with pytest.raises(ArtifactError, match=r"no earlier promotion to roll back to\. got 1 promotion"):
+        rollback(store, "production", by="", reason="")
+    # A rollback undoes the promotion that followed the last rollback.
     give(store, D)
-    assert roll_back(store, "production", by="", reason="").key == A
+    assert rollback(store, "production", by="", reason="").key == A
 
 
-def test_promoting_what_has_the_name_changes_nothing(store: ArtifactStore) -> None:
+def test_promoting_the_current_model_changes_nothing(store: ArtifactStore) -> None:
     give(store, A)
     give(store, A)
     assert len(store.aliases.history("production")) == 1
 
 
-def test_names_do_not_disturb_each_other(store: ArtifactStore) -> None:
+def test_aliases_are_independent(store: ArtifactStore) -> None:
     give(store, A)
     give(store, B, "candidate")
-    assert (meant(store), meant(store, "candidate")) == (A, B)
+    assert (current_key(store), current_key(store, "candidate")) == (A, B)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_names_do_not_disturb_each_other(store: ArtifactStore) -> None:
     [("a" * 3, A), ("aba", B), ("latest", B), ("production", A)],
     ids=["prefix", "longer prefix", "the newest model", "alias"],
 )
-def test_models_by_the_words_that_people_use(store: ArtifactStore, reference: str, key: str) -> None:
+def test_references_to_models(store: ArtifactStore, reference: str, key: str) -> None:
     give(store, A)
     assert give(store, reference, "candidate") == key
 
@@ -94,48 +94,51 @@ def test_models_by_the_words_that_people_use(store: ArtifactStore, reference: st
 @pytest.mark.parametrize(
     ("reference", "paragraph"),
     [
-        ("a", r"2 artifacts have keys that begin so\. got a, expected enough of the key to name one: optimize/ababab"),
-        ("e", r"there is no such artifact\. got e, expected one of kind optimize or sft\. See what there is"),
+        (
+            "a",
+            r"the key prefix is ambiguous: 2 artifacts match\. got a, expected a longer prefix of one of opt",
+        ),
+        ("e", r"there is no such artifact\. got e, expected one of kind optimize or sft\. List the artifacts"),
         ("c", r"there is no such artifact\. got c, of kind ingest, expected one of kind optimize or sft"),
         ("candidate", r"no artifact has this alias, .* got candidate"),
-        ("Production", r"cannot be the name of an alias\. got Production"),
+        ("Production", r"this is not a valid alias\. got Production"),
     ],
 )
-def test_models_that_are_not_there(store: ArtifactStore, reference: str, paragraph: str) -> None:
+def test_invalid_references(store: ArtifactStore, reference: str, paragraph: str) -> None:
     with pytest.raises(ArtifactError, match=paragraph):
         give(store, reference)
 
 
 @pytest.mark.parametrize("name", ["", "latest", "cafe", "UP", "a/b", "../x", ".lock", "a b", "-a"])
-def test_names_that_cannot_be(store: ArtifactStore, name: str) -> None:
-    with pytest.raises(ArtifactError, match="cannot be the name of an alias"):
+def test_invalid_aliases(store: ArtifactStore, name: str) -> None:
+    with pytest.raises(ArtifactError, match="this is not a valid alias"):
         give(store, A, name)
     assert store.aliases.names() == []
 
 
-def test_only_a_whole_model_is_promoted(store: ArtifactStore) -> None:
+def test_only_an_intact_model_is_promoted(store: ArtifactStore) -> None:
     give(store, A)
     (store.root / "optimize" / B / "weights").write_text("x" * 32)
-    with pytest.raises(ArtifactError, match=r"cannot be promoted: weights is not what manifest\.json says"):
+    with pytest.raises(ArtifactError, match=r"cannot be promoted: weights does not match manifest\.json"):
         give(store, B)
     (store.root / "sft" / A / "weights").unlink()
     add(store, D)
     give(store, D)
     with pytest.raises(ArtifactError, match=r"cannot be promoted: weights is missing"):
-        roll_back(store, "production", by="", reason="")
-    assert meant(store) == D
+        rollback(store, "production", by="", reason="")
+    assert current_key(store) == D
 
 
-def test_alias_of_an_artifact_that_is_gone_is_told(store: ArtifactStore) -> None:
+def test_alias_of_a_missing_artifact_is_reported(store: ArtifactStore) -> None:
     give(store, B)
     (store.root / "optimize" / B).rename(store.root / "elsewhere")
     with pytest.raises(
-        ArtifactError, match=r"the artifact that `production` means is no longer in the store\. got opt"
+        ArtifactError, match=r"the artifact with the alias `production` is no longer in the store\. got opt"
     ):
         resolve(store, "production")
 
 
-def test_damaged_history_is_told_and_left_as_it_is(store: ArtifactStore) -> None:
+def test_damaged_history_is_reported_and_not_changed(store: ArtifactStore) -> None:
     give(store, A)
     path = store.root / ".aliases" / "production.jsonl"
     path.write_text(path.read_text() + '{"action": "promote"}\n')
@@ -144,7 +147,7 @@ def test_damaged_history_is_told_and_left_as_it_is(store: ArtifactStore) -> None
     assert len(path.read_text().splitlines()) == 2
 
 
-def test_lineage_names_what_is_gone(store: ArtifactStore) -> None:
+def test_lineage_includes_missing_artifacts(store: ArtifactStore) -> None:
     (store.root / "ingest" / C).rename(store.root / "elsewhere")
     found = lineage(store, [B])
     assert {key: artifact and artifact.kind for key, artifact in found.items()} == {B: "optimize", A: "sft", C: None}
@@ -161,8 +164,8 @@ PROMOTER = """
 """
 
 
-def test_two_that_promote_at_once_and_are_killed_lose_no_line(tmp_path: Path) -> None:
-    """Each line names the one before as `previous`: none is lost, none is torn, and each writer's are in order."""
+def test_concurrent_promoters_that_are_killed_lose_no_line(tmp_path: Path) -> None:
+    """Each line has the key before it as `previous`. No line is lost or torn, and each writer's lines are in order."""
     command = [sys.executable, "-c", textwrap.dedent(PROMOTER), str(tmp_path)]
     writers = [subprocess.Popen([*command, str(start)], stdout=subprocess.PIPE) for start in (0, 1)]
     path = tmp_path / ".aliases" / "production.jsonl"
@@ -188,5 +191,5 @@ def test_two_that_promote_at_once_and_are_killed_lose_no_line(tmp_path: Path) ->
     for start in (0, 1):
         numbers = [int(change.key, 16) for change in history if change.by == str(start)]
         assert numbers == list(range(start, start + 2 * len(numbers), 2))
-    # The lock of the dead is free, and what they left half-written is not in the way.
+    # The lock of the killed writers is free, and a line they wrote only partly does no harm.
     assert aliases.promote("production", "sft", D, by="", reason="").previous == history[-1].key

@@ -1,4 +1,4 @@
-"""Digests follow content alone, and the memory of large files never lies."""
+"""Digests depend on content alone, and cached digests of large files are never stale."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Files that were really read."""
+    """Return the list of files that were actually read."""
     seen: list[Path] = []
     real = digest.hash_file
 
@@ -39,7 +39,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 @pytest.fixture
 def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file above the limit that is old enough to be remembered (its ctime cannot be set)."""
+    """Write a file above the size limit and let its digest be cached at once, because its ctime cannot be set."""
     path = tmp_path / "model.safetensors"
     path.write_bytes(b"a" * LARGE)
     monkeypatch.setattr(digest, "SETTLED_SECONDS", 0.0)
@@ -67,7 +67,7 @@ def test_touched_or_copied_file_keeps_its_digest(large: Path, tmp_path: Path) ->
     assert file_digest(large) == file_digest(copy) == before
 
 
-def test_change_is_seen_though_size_and_time_are_put_back(large: Path) -> None:
+def test_change_is_detected_with_unchanged_size_and_mtime(large: Path) -> None:
     before, stat = file_digest(large), large.stat()
     time.sleep(0.02)
     with large.open("r+b") as file:
@@ -76,7 +76,7 @@ def test_change_is_seen_though_size_and_time_are_put_back(large: Path) -> None:
     assert file_digest(large) != before
 
 
-def test_file_that_just_changed_is_not_remembered(tmp_path: Path, reads: list[Path]) -> None:
+def test_digest_of_a_file_that_just_changed_is_not_cached(tmp_path: Path, reads: list[Path]) -> None:
     path = tmp_path / "fresh"
     path.write_bytes(b"a" * LARGE)
     assert file_digest(path) == file_digest(path)
@@ -102,7 +102,7 @@ def test_concurrent_processes_share_the_cache(tmp_path: Path) -> None:
     assert answers == {f"{[hashlib.sha256(bytes([n]) * LARGE).hexdigest() for n in range(6)]}\n"}
 
 
-def test_tree_digest_follows_names_and_contents(tmp_path: Path) -> None:
+def test_tree_digest_depends_on_names_and_contents(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name / "deep").mkdir(parents=True)
         (tmp_path / name / "a.txt").write_text("a")

@@ -1,4 +1,4 @@
-"""Content addresses: the same settings give the same key in any order, and any difference another one."""
+"""Cache keys: equal settings give the same key in any order, and any difference gives another key."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def test_key_is_the_digest_of_the_canonical_json() -> None:
 
 
 @given(st.dictionaries(st.text(max_size=5), PLAIN, max_size=4))
-def test_order_of_settings_does_not_count(config: dict[str, Any]) -> None:
-    turned = dict(reversed(config.items()))
+def test_order_of_settings_does_not_matter(config: dict[str, Any]) -> None:
+    reordered = dict(reversed(config.items()))
     assert key_of(stage="s", version=1, config=config, parents={}) == key_of(
-        stage="s", version=1, config=turned, parents={}
+        stage="s", version=1, config=reordered, parents={}
     )
 
 
@@ -41,6 +41,6 @@ def test_any_difference_gives_another_key(changed: dict[str, Any]) -> None:
     assert key_of(**call) != key_of(**{**call, **changed})
 
 
-def test_not_a_number_has_no_key() -> None:
+def test_nan_has_no_key() -> None:
     with pytest.raises(ValueError, match="JSON"):
         key_of(stage="s", version=1, config={"a": float("nan")}, parents={})

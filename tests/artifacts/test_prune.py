@@ -1,4 +1,4 @@
-"""Pruning takes away what nobody needs, and never what an alias or a running process does."""
+"""Pruning removes unneeded artifacts, and never one that an alias or a running process needs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from stored import A, B, C, D, add
 
 from alignment_core.artifacts import ArtifactStore
-from alignment_core.artifacts.catalogue import promote, roll_back
+from alignment_core.artifacts.catalogue import promote, rollback
 from alignment_core.artifacts.prune import prune
 from alignment_core.errors import ArtifactError
 from alignment_core.progress import Silent
@@ -22,7 +22,7 @@ from alignment_core.progress import Silent
 
 @pytest.fixture
 def store(tmp_path: Path) -> ArtifactStore:
-    """C ← A ← B, and D on its own."""
+    """C ← A ← B, and D without parents."""
     store = ArtifactStore(tmp_path / "store")
     add(store, C, "ingest")
     add(store, A, "sft", data=C)
@@ -31,7 +31,7 @@ def store(tmp_path: Path) -> ArtifactStore:
     return store
 
 
-def there(store: ArtifactStore) -> set[str]:
+def stored_keys(store: ArtifactStore) -> set[str]:
     return {artifact.key for artifact in store.artifacts()}
 
 
@@ -40,16 +40,16 @@ def test_empty_store_has_nothing_to_prune(tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
-def test_dry_run_tells_what_and_how_much_and_removes_nothing(store: ArtifactStore) -> None:
+def test_dry_run_lists_artifacts_and_sizes_and_removes_nothing(store: ArtifactStore) -> None:
     promote(store, A, "production", by="", reason="")
-    told = prune(store, dry_run=True)
-    assert there(store) == {A, B, C, D}
-    assert [(item.what, item.name) for item in told] == [("artifact", f"optimize/{B}"), ("artifact", f"optimize/{D}")]
+    listed = prune(store, dry_run=True)
+    assert stored_keys(store) == {A, B, C, D}
+    assert [(item.what, item.name) for item in listed] == [("artifact", f"optimize/{B}"), ("artifact", f"optimize/{D}")]
     folder = store.root / "optimize" / B
-    # the file holds the 32 digits of the key
-    assert told[0].size == 32 + (folder / "manifest.json").stat().st_size
-    assert prune(store) == told
-    assert there(store) == {A, C}
+    # `weights` contains the 32 digits of the key
+    assert listed[0].size == 32 + (folder / "manifest.json").stat().st_size
+    assert prune(store) == listed
+    assert stored_keys(store) == {A, C}
     assert not list((store.root / ".trash").glob("*"))
 
 
@@ -57,13 +57,13 @@ def test_alias_keeps_its_lineage_and_what_a_rollback_needs(store: ArtifactStore)
     promote(store, B, "production", by="", reason="")
     promote(store, D, "production", by="", reason="")
     assert prune(store) == []
-    roll_back(store, "production", by="", reason="")
-    # D was rolled back: nothing leads to it any more.
+    rollback(store, "production", by="", reason="")
+    # D was rolled back, so nothing refers to it anymore.
     assert [item.name for item in prune(store)] == [f"optimize/{D}"]
     assert store.find(B) is not None
 
 
-def test_what_is_young_stays_if_asked(store: ArtifactStore) -> None:
+def test_recent_artifacts_are_kept_on_request(store: ArtifactStore) -> None:
     for key in (D, B):
         for path in (store.root / "optimize" / key, *(store.root / "optimize" / key).iterdir()):
             os.utime(path, (0, 0))
@@ -71,7 +71,7 @@ def test_what_is_young_stays_if_asked(store: ArtifactStore) -> None:
     assert [item.name for item in prune(store, older_than_seconds=3600)] == [f"optimize/{D}"]
 
 
-def test_unfinished_and_damaged_builds_go_unless_they_are_needed(store: ArtifactStore) -> None:
+def test_unfinished_and_damaged_builds_are_removed_unless_needed(store: ArtifactStore) -> None:
     for key in (A, "e" * 32):
         (store.root / ".building" / key / "checkpoints").mkdir(parents=True)
     (store.root / "optimize" / D / "weights").unlink()
@@ -83,22 +83,22 @@ def test_unfinished_and_damaged_builds_go_unless_they_are_needed(store: Artifact
     ]
 
 
-def test_unreadable_lineage_stops_it(store: ArtifactStore) -> None:
+def test_unreadable_lineage_stops_pruning(store: ArtifactStore) -> None:
     promote(store, B, "production", by="", reason="")
     (store.root / "sft" / A / "manifest.json").write_text("{")
-    with pytest.raises(ArtifactError, match=r"nothing is removed: what this artifact is made from cannot be read"):
+    with pytest.raises(ArtifactError, match=r"nothing was removed: the manifest of a needed artifact cannot be read"):
         prune(store)
-    assert there(store) == {A, B, C, D}
+    assert stored_keys(store) == {A, B, C, D}
 
 
-def test_folders_that_are_no_artifacts_are_left_alone(store: ArtifactStore) -> None:
+def test_folders_that_are_not_artifacts_are_kept(store: ArtifactStore) -> None:
     (store.root / "notes" / "mine").mkdir(parents=True)
     prune(store)
-    assert there(store) == set()
+    assert stored_keys(store) == set()
     assert (store.root / "notes" / "mine").is_dir()
 
 
-def test_what_a_killed_pruner_left_goes(store: ArtifactStore) -> None:
+def test_leftovers_of_a_killed_pruner_are_removed(store: ArtifactStore) -> None:
     (store.root / ".trash" / "old" / "artifact").mkdir(parents=True)
     prune(store, dry_run=True)
     assert (store.root / ".trash" / "old").is_dir()
@@ -106,7 +106,7 @@ def test_what_a_killed_pruner_left_goes(store: ArtifactStore) -> None:
     assert not list((store.root / ".trash").glob("*"))
 
 
-def test_a_build_under_way_is_left_alone(store: ArtifactStore) -> None:
+def test_build_in_progress_is_kept(store: ArtifactStore) -> None:
     key = "e" * 32
     with store.building("sft", key, Silent()) as building:
         (building.out / "half").write_text("half")
@@ -126,7 +126,7 @@ RUN = """
 
 @pytest.fixture
 def run(store: ArtifactStore) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts a process that leases keys until its stdin ends."""
+    """Return a function that starts a process that leases keys until its stdin is closed."""
     started: list[subprocess.Popen[str]] = []
 
     def start(*keys: str) -> subprocess.Popen[str]:
@@ -143,13 +143,13 @@ def run(store: ArtifactStore) -> Iterator[Callable[..., subprocess.Popen[str]]]:
         process.communicate()
 
 
-def test_running_processes_keep_what_they_leased_and_its_lineage(
+def test_leased_artifacts_and_their_lineage_are_kept(
     store: ArtifactStore, run: Callable[..., subprocess.Popen[str]]
 ) -> None:
     first, second = run(A, "f" * 32), run(B)
     (store.root / ".building" / ("f" * 32) / "checkpoints").mkdir(parents=True)
     assert [item.name for item in prune(store)] == [f"optimize/{D}"]
-    second.communicate()  # ends in peace
+    second.communicate()  # exits normally
     assert [item.name for item in prune(store)] == [f"optimize/{B}"]
     first.kill()
     first.wait()
@@ -168,8 +168,8 @@ PRUNER = """
 """
 
 
-def test_what_a_run_has_leased_and_found_stays_while_others_prune_and_die(store: ArtifactStore) -> None:
-    """A run leases, builds what is not there, and reads it; three pruners at once, the first of them killed."""
+def test_leased_artifacts_survive_concurrent_and_killed_pruners(store: ArtifactStore) -> None:
+    """Lease two keys, build missing artifacts and read them, while three pruners run and one of them is killed."""
     pruners = [
         subprocess.Popen([sys.executable, "-c", textwrap.dedent(PRUNER), str(store.root)], stdout=subprocess.PIPE)
         for _ in range(3)
@@ -190,7 +190,7 @@ def test_what_a_run_has_leased_and_found_stays_while_others_prune_and_die(store:
             if number == 20:
                 pruners[0].kill()
         deadline = time.monotonic() + 120
-        while there(store):  # once it is given back, it goes
+        while stored_keys(store):  # released artifacts are removed
             assert time.monotonic() < deadline
             time.sleep(0.05)
     finally:

@@ -1,4 +1,4 @@
-"""The store: what is published is whole, what is damaged is moved aside, and one key is built once."""
+"""The artifact store: published artifacts are complete, damaged ones are moved aside, and a key is built once."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_published_artifact_is_found_with_its_manifest(tmp_path: Path) -> None:
     assert {"alignment-flows", "torch"} <= artifact.manifest().packages.keys()
 
 
-def test_key_already_built_is_handed_over(tmp_path: Path) -> None:
+def test_key_already_built_is_returned(tmp_path: Path) -> None:
     store = ArtifactStore(tmp_path)
     artifact = publish(store)
     with store.building("sft", KEY, Silent()) as building:
@@ -95,7 +95,7 @@ def cut_manifest(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        (change_byte, "deep/adapter.txt is not what"),
+        (change_byte, "deep/adapter.txt does not match"),
         (drop_file, "deep/adapter.txt is missing"),
         (drop_manifest, "manifest.json is missing"),
         (cut_manifest, "manifest.json cannot be read"),
@@ -114,7 +114,7 @@ def test_damaged_artifact_is_moved_aside_and_rebuilt(tmp_path: Path, damage: obj
     assert store.find(KEY) == artifact
 
 
-def test_damage_found_by_the_builder_is_reported_as_progress(tmp_path: Path) -> None:
+def test_damage_found_by_the_builder_is_a_warning(tmp_path: Path) -> None:
     store = ArtifactStore(tmp_path)
     change_byte(publish(store).path)
 
@@ -159,7 +159,7 @@ def test_waiting_for_another_builder_can_be_stopped(tmp_path: Path) -> None:
         pytest.raises(Stopped),
         store.building("sft", KEY, Stopping()),
     ):
-        pytest.fail("two builders hold one lock")
+        pytest.fail("two builders hold the same lock")
 
 
 BUILDER = """
@@ -191,8 +191,8 @@ def test_killed_builder_frees_the_lock_and_leaves_its_checkpoints(tmp_path: Path
         assert (building.checkpoints / "step-1").read_text() == "state"
 
 
-def test_unwritable_store_is_an_error_in_words(tmp_path: Path) -> None:
+def test_unwritable_store_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     store = ArtifactStore(tmp_path / "file")
     with pytest.raises(ArtifactError, match="cannot be written"), store.building("sft", KEY, Silent()):
-        pytest.fail("built in a file")
+        pytest.fail("a file was used as the store")

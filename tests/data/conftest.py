@@ -1,4 +1,4 @@
-"""Tokenizers and a renderer that the tests of this folder share."""
+"""Tokenizers and a renderer shared by the tests in this folder."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from chat_styles import byte_tokenizer
 
-from alignment_core.data.rendering import Renderer
+from alignment_core.data.rendering.renderer import Renderer
 
 
 @pytest.fixture(scope="session")
@@ -22,5 +22,5 @@ def sentencepiece() -> Any:
 
 @pytest.fixture(scope="session")
 def renderer(tokenizer: Any) -> Renderer:
-    """The built-in template for base models, bytes as tokens, 512 of them."""
+    """A renderer with the built-in template for base models, byte tokens and a limit of 512 tokens."""
     return Renderer(tokenizer, chat_template=None, max_length=512)

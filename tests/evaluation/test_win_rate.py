@@ -1,4 +1,4 @@
-"""Win rates and their intervals: by hand, by tables, and by counting every outcome."""
+"""Win rates and their intervals: by hand, from tables, and by enumerating every outcome."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ VERDICTS = st.lists(st.sampled_from([1, 0, -1]), min_size=1, max_size=60)
         (0, 3, 0.0, 1 - 0.025 ** (1 / 3), 0.25),
     ],
 )
-def test_without_ties_it_is_the_exact_interval(wins: int, losses: int, low: float, high: float, p_value: float) -> None:
+def test_interval_without_ties_is_exact(wins: int, losses: int, low: float, high: float, p_value: float) -> None:
     found = win_rate([1] * wins + [-1] * losses)
     assert (found.wins, found.ties, found.losses) == (wins, 0, losses)
     assert found.rate == wins / (wins + losses)
@@ -38,7 +38,7 @@ def test_ties_count_half() -> None:
 
 
 @given(st.integers(1, 500))
-def test_a_model_beside_itself_is_never_better(count: int) -> None:
+def test_model_compared_with_itself_is_never_better(count: int) -> None:
     found = win_rate([0] * count)
     assert found.rate == 0.5
     assert found.low < 0.5 < found.high
@@ -54,7 +54,7 @@ def test_swapped_models_mirror_the_interval(verdicts: list[int]) -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 5, 12])
 def test_interval_covers_the_true_rate_at_least_95_times_in_100(count: int) -> None:
-    """The exact probability of covering, over every outcome, for every mixture of wins, ties and losses in tenths."""
+    """Enumerate every outcome for the exact coverage, with the probabilities of win, tie and loss in steps of 0.1."""
     outcomes = [(w, t) for w, t in product(range(count + 1), repeat=2) if w + t <= count]
     found = {(w, t): win_rate([1] * w + [0] * t + [-1] * (count - w - t)) for w, t in outcomes}
     for win, tie in product(range(11), repeat=2):
@@ -70,7 +70,7 @@ def test_interval_covers_the_true_rate_at_least_95_times_in_100(count: int) -> N
         assert covered >= 0.95 - 1e-9, (p, q)
 
 
-def test_no_verdicts_are_no_rate() -> None:
+def test_no_verdicts_are_an_error() -> None:
     with pytest.raises(ValueError, match="no verdicts"):
         win_rate([])
 
@@ -82,7 +82,7 @@ def test_higher_score_wins() -> None:
 def test_bootstrap_of_differences() -> None:
     assert mean_with_interval([0.25] * 7, seed=0) == (0.25, 0.25, 0.25)
     mean, low, high = mean_with_interval([1.0, -1.0] * 50, seed=0)
-    # The mean of 100 fair ±1 has standard deviation 0.1: 95 % lie within about 0.196.
+    # The mean of 100 fair ±1 has standard deviation 0.1: 95% lie within about 0.196.
     assert mean == 0
     assert (low, high) == pytest.approx((-0.196, 0.196), abs=0.04)
     assert mean_with_interval([1.0, -1.0] * 50, seed=0) == (mean, low, high)

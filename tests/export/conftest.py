@@ -1,4 +1,4 @@
-"""Artifacts as a stage leaves them: an adapter that was trained a little, in a store."""
+"""Fixtures for the export: a stored adapter with changed weights, and models of other architectures."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import pytest
 from architectures import save_model
 from exported import Make, put_adapter
 
-from alignment_core.export.origin import Origin
+from alignment_core.inference.trained_model import TrainedModel
 
 
 @pytest.fixture
 def trained(tmp_path: Path, tiny_model: Path) -> Make:
-    """Puts a trained adapter into the store `tmp_path / "store"`."""
+    """Return a function that puts an adapter into the store `tmp_path / "store"`."""
 
-    def make(base: Path = tiny_model, **settings: Any) -> Origin:
+    def make(base: Path = tiny_model, **settings: Any) -> TrainedModel:
         return put_adapter(tmp_path / "store", base, **settings)
 
     return make
@@ -25,7 +25,7 @@ def trained(tmp_path: Path, tiny_model: Path) -> Make:
 
 @pytest.fixture
 def architecture(tmp_path: Path, tiny_model: Path) -> Callable[..., Path]:
-    """Saves a random model of an architecture with the tiny model's tokenizer."""
+    """Return a function that saves a random model of an architecture with the tiny model's tokenizer."""
 
     def save(name: str, **changes: Any) -> Path:
         from transformers import AutoTokenizer

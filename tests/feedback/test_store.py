@@ -1,4 +1,4 @@
-"""The feedback store: what supersedes what, which votes a number stands for, and what can go wrong."""
+"""The feedback store: superseded votes, selecting votes by number, and invalid input."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FeedbackSt
         yield opened
 
 
-def test_later_votes_of_the_same_rater_supersede_and_the_history_stays(store: FeedbackStore) -> None:
+def test_later_votes_of_a_rater_supersede_and_the_history_is_kept(store: FeedbackStore) -> None:
     four, five = (store.add_response(PROMPT, text, "model-1") for text in ("four", "five"))
     for rater, response, up in [(ANN, four, False), (BEN, four, True), (ANN, five, False), (ANN, four, True)]:
         store.thumb(rater, response, up)
@@ -42,7 +42,7 @@ def test_later_votes_of_the_same_rater_supersede_and_the_history_stays(store: Fe
     assert [vote.comment for vote in store.votes() if vote.up is None] == ["hm"]
 
 
-def test_a_number_says_exactly_which_votes_there_were(store: FeedbackStore) -> None:
+def test_votes_are_selected_by_number(store: FeedbackStore) -> None:
     response = store.add_response(PROMPT, "four", "")
     first = store.thumb(ANN, response, True)
     second = store.thumb(BEN, response, True)
@@ -52,33 +52,33 @@ def test_a_number_says_exactly_which_votes_there_were(store: FeedbackStore) -> N
     assert at == [("Ann", True), ("Ben", True)]
     assert [(vote.rater.name, vote.up) for vote in store.votes(after=second)] == [("Ann", False)]
     assert store.count(after=first, upto=second) == 1
-    # What Ann said first is superseded by now, and after it there is only what came later.
+    # Ann's first vote is superseded by her later one, so only votes after the first are returned.
     assert [(vote.rater.name, vote.up) for vote in store.votes(after=first)] == [("Ben", True), ("Ann", False)]
 
 
 def test_rankings_with_ties_skips_and_undo(store: FeedbackStore) -> None:
     answers = [("four", "m1"), ("five", "m1"), (" four ", "m2"), ("", "m1"), ("4", "m2")]
-    (rankable,) = store.add_rankables([(OTHER, answers), (PROMPT, [("same", "m1"), ("same", "m2")])])
-    assert [(response.text, response.model) for response in rankable.responses] == [
+    (task,) = store.add_ranking_tasks([(OTHER, answers), (PROMPT, [("same", "m1"), ("same", "m2")])])
+    assert [(response.text, response.model) for response in task.responses] == [
         ("four", "m1"), ("five", "m1"), ("4", "m2"),
     ]  # fmt: skip
-    assert store.add_rankables([(OTHER, answers)]) == [rankable]
-    assert store.rankables() == [rankable]
-    store.rank(ANN, rankable, (1, 2, 1))
-    store.rank(BEN, rankable, None)
+    assert store.add_ranking_tasks([(OTHER, answers)]) == [task]
+    assert store.ranking_tasks() == [task]
+    store.rank(ANN, task, (1, 2, 1))
+    store.rank(BEN, task, None)
     ranked, skipped = store.votes()
     assert (ranked.prompt, ranked.ranks, ranked.is_thumb) == (OTHER, (1, 2, 1), False)
     assert (skipped.rater, skipped.ranks) == (BEN, ())
     assert store.count() == 1
-    assert store.judged_by(ANN) == store.judged_by(BEN) == {rankable.id}
-    store.withdraw(ANN, rankable)
+    assert store.judged_by(ANN) == store.judged_by(BEN) == {task.id}
+    store.withdraw(ANN, task)
     assert store.judged_by(ANN) == set()
     assert [vote.rater for vote in store.votes()] == [BEN]
     with pytest.raises(DataError, match="3 ranks from 1"):
-        store.rank(ANN, rankable, (1, 2))
+        store.rank(ANN, task, (1, 2))
 
 
-def test_text_that_no_database_holds_is_refused_in_words(store: FeedbackStore) -> None:
+def test_text_that_cannot_be_stored_is_refused(store: FeedbackStore) -> None:
     with pytest.raises(DataError, match="NUL"):
         store.add_response(PROMPT, "a\0b", "")
     with pytest.raises(DataError, match="Unicode"):
@@ -91,11 +91,11 @@ def test_text_that_no_database_holds_is_refused_in_words(store: FeedbackStore) -
     assert (vote.prompt, vote.responses[0].text, vote.comment) == (OTHER, "Ünï 👋 \U0001f600", "日本語")
 
 
-def test_agreement_counts_what_both_judged(store: FeedbackStore) -> None:
-    """Ann: a > b = c; Ben: a > c > b. In common a > b and a > c, both agreed; b against c is a tie of Ann's."""
-    (rankable,) = store.add_rankables([(PROMPT, [("a", ""), ("b", ""), ("c", "")])])
-    store.rank(ANN, rankable, (1, 2, 2))
-    store.rank(BEN, rankable, (1, 3, 2))
+def test_agreement_counts_what_both_raters_judged(store: FeedbackStore) -> None:
+    """Ann ranks a > b = c and Ben a > c > b. They agree on a > b and a > c. Ann's tie of b and c does not count."""
+    (task,) = store.add_ranking_tasks([(PROMPT, [("a", ""), ("b", ""), ("c", "")])])
+    store.rank(ANN, task, (1, 2, 2))
+    store.rank(BEN, task, (1, 3, 2))
     response = store.add_response(PROMPT, "d", "")
     for rater, up in [(ANN, True), (BEN, False), (JUDGE, False)]:
         store.thumb(rater, response, up)
@@ -103,7 +103,7 @@ def test_agreement_counts_what_both_judged(store: FeedbackStore) -> None:
     assert found == {("Ann", "Ben"): (2, 1), ("Ann", "judge"): (0, 1), ("Ben", "judge"): (1, 0)}
 
 
-def test_listener_hears_of_a_vote_when_it_is_safe(tmp_path: Path) -> None:
+def test_listener_is_called_after_a_vote_is_committed(tmp_path: Path) -> None:
     place = str(tmp_path / "feedback.db")
     seen: list[int] = []
     store = open_feedback(place, lambda count: seen.append(open_feedback(place).newest()))
@@ -112,7 +112,7 @@ def test_listener_hears_of_a_vote_when_it_is_safe(tmp_path: Path) -> None:
     assert seen == [1, 2]
 
 
-def test_what_is_no_feedback_store_is_said_in_words(tmp_path: Path) -> None:
+def test_invalid_feedback_stores_are_reported(tmp_path: Path) -> None:
     (tmp_path / "text.db").write_text("this is no database at all, and it is long enough to be looked at" * 10)
     with pytest.raises(FeedbackError, match="not a database"):
         open_feedback(str(tmp_path / "text.db"))

@@ -1,4 +1,4 @@
-"""`align demo`, as a newcomer runs it: every optimizer moves the model, and a second run trains nothing."""
+"""`align demo` as a new user runs it: every optimizer changes the model, and a second run trains nothing."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from typing import Any
 
 import pytest
 
+from alignment_core.execution.build import StageResult, build
+from alignment_core.planning.pipeline import plan_pipeline
 from alignment_core.progress import Silent
 from alignment_core.registry import load_registry
-from alignment_core.stages.build import Built, build
-from alignment_core.stages.plan import make_plan
 from alignment_flows.demo import demo_config
 
 FOUR_DEVIATIONS = 4
-"""An optimizer that did nothing would pass one time in 30,000."""
+"""Required improvement in standard deviations. An optimizer without effect passes once in 30,000 runs."""
 
 
 def run_demo(folder: Path, seed: int) -> tuple[dict[str, dict[str, Any]], str]:
-    """The numbers of the report by model, and what was printed."""
+    """Run the demo. Return the report's numbers by model, and the printed output."""
     command = [Path(sys.executable).with_name("align"), "demo", "--folder", folder, "--seed", str(seed)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-5000:]
@@ -32,7 +32,7 @@ def run_demo(folder: Path, seed: int) -> tuple[dict[str, dict[str, Any]], str]:
 
 
 def check_moved(lines: dict[str, dict[str, Any]]) -> None:
-    """Each optimizer's share of good answers is above SFT's by more than chance, and its KL is above 0."""
+    """Check that each optimizer's share of good answers exceeds SFT's by more than chance and its KL is above 0."""
     assert list(lines) == ["sft", "dpo", "kto", "ppo"]
     sft = lines.pop("sft")
     assert sft["kl"] == 0
@@ -71,11 +71,11 @@ def test_demo_shows_a_loss_with_the_wrong_sign(tmp_path: Path, monkeypatch: pyte
 
     right = preference.dpo
     monkeypatch.setattr(preference, "dpo", lambda chosen, rejected, **settings: right(rejected, chosen, **settings))
-    (world,) = (store / "world").iterdir()
+    (world,) = (store / "demo_world").iterdir()
     config = demo_config(world, store, 0, "dpo").model_copy(update={"isolation": "inline"})
-    plan = make_plan(config, load_registry())
+    plan = plan_pipeline(config, load_registry())
     shutil.rmtree(store / "evaluate" / plan.evaluate.key)
-    built: dict[str, Built] = {name: build(call, Silent()) for name, call in plan.calls().items()}
+    built: dict[str, StageResult] = {name: build(call, Silent()) for name, call in plan.calls().items()}
     assert [name for name, stage in built.items() if not stage.cached] == ["optimize", "evaluate"]
     rule = {name: built[name].metrics["wordlist_mean"] for name in ("evaluate_sft", "evaluate")}
     assert rule["evaluate"] < rule["evaluate_sft"]

@@ -1,7 +1,7 @@
-"""From thumbs in the browser to the next model on the same page: what people want is learned, noise is not promoted.
+"""From thumbs in the browser to the next model on the same page: a preference is learned, noise is not promoted.
 
-The person here likes answers that thank. The real small model learned from demonstrations that thank half of the time,
-and the gate counts by the same rule on held-out prompts. `pytest -m slow -k feedback_loop -s` prints what was measured.
+The simulated rater likes answers that say "thank". The small real model learned from demonstrations that do so half of
+the time, and the gate applies the same rule to held-out prompts. `pytest -m slow -k feedback_loop -s` prints the rates.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ ENDINGS = ("Thank you!", "Why do you ask?")
 
 
 def thanks(answer: str) -> bool:
-    """The person's rule."""
+    """Return whether the rater likes the answer."""
     return "thank" in answer.lower()
 
 
 @dataclass(frozen=True)
 class World:
-    """The settings whose store holds an SFT model that thanks half of the time, and questions that it has not seen."""
+    """Settings whose store holds an SFT model that says "thank" half of the time, and questions it has not seen."""
 
     settings: dict[str, Any]
     questions: Sequence[str]
@@ -79,7 +79,7 @@ def world(served: Served, stories260k: Path, tmp_path_factory: pytest.TempPathFa
         "data": {
             "sources": [{"path": str(folder / "rows.jsonl")}],
             "held_out_fraction": 0.35,
-            "near_duplicates": None,  # the questions are much alike
+            "near_duplicates": None,  # the questions are very similar
         },
         "sft": {"batch_size": 16, "epochs": 3, "learning_rate": 5e-3},
         "sample": {"responses_per_prompt": 2, "max_prompts": 4, **short},
@@ -94,16 +94,16 @@ def world(served: Served, stories260k: Path, tmp_path_factory: pytest.TempPathFa
     }
     file = folder / "settings.yaml"
     file.write_text(json.dumps(settings))
-    # Sampling trains the SFT model, and nothing else.
-    for words in (["sample", file], ["promote", "latest", "--store", settings["store"]]):
-        done = served.run(ALIGN, *words)
+    # Sampling trains only the SFT model.
+    for arguments in (["sample", file], ["promote", "latest", "--store", settings["store"]]):
+        done = served.run(ALIGN, *arguments)
         assert done.returncode == 0, done.stderr
     return World(settings, [f"What about the {kind} {thing}?" for kind, thing in asked[DEMONSTRATED:]])
 
 
 @dataclass(frozen=True)
 class Chat:
-    """The chat page, open in a browser, of a deployment that retrains once there are enough votes."""
+    """The chat page in a browser, with a deployment that retrains once there are enough votes."""
 
     served: Served
     page: Page
@@ -112,9 +112,9 @@ class Chat:
     file: Path
 
     def ask(self, question: str) -> str:
-        """A conversation of its own; returns the answer."""
+        """Ask the question in a new conversation and return the answer."""
         page = self.page
-        answers, again = page.get_by_test_id("answer"), page.get_by_role("button", name="Answer", exact=True)
+        answers, again = page.get_by_test_id("answer"), page.get_by_role("button", name="Retry", exact=True)
         page.get_by_role("button", name="New conversation").click()
         expect(answers).to_have_count(0)
         page.get_by_label("Your message").fill(question)
@@ -123,18 +123,18 @@ class Chat:
             expect(answers.or_(again)).to_have_count(1)
             if answers.count():
                 return answers.text_content() or ""
-            again.click()  # it said nothing
+            again.click()  # the answer was empty
 
     def vote(self, *, up: bool) -> None:
-        """A thumb for the answer that is there."""
+        """Give a thumb to the answer on the page."""
         self.page.get_by_label("Good answer" if up else "Bad answer").click()
         expect(self.page.get_by_label("Comment")).to_have_count(1)
 
     def retrained(self) -> tuple[str, dict[str, Any]]:
-        """The one retrain that the votes started, once it has ended: its id and its final state."""
+        """Wait until the one retrain that the votes start has ended. Return its id and final state."""
         name = f"retrain/{self.name}"
-        told = {"event": {"prefix": ["alignment."]}}
-        until(lambda: self.served.runs_of(name), lambda: self.served.post("events/filter", filter=told))
+        events = {"event": {"prefix": ["alignment."]}}
+        until(lambda: self.served.runs_of(name), lambda: self.served.post("events/filter", filter=events))
         (run,) = self.served.runs_of(name)
         return run["id"], self.served.ended(run["id"])
 
@@ -144,14 +144,14 @@ class Chat:
         return f"{change.kind}/{change.key}"
 
     def serves(self, model: str) -> None:
-        """The page names the model."""
+        """Check that the page shows the model."""
         kind, key = model.split("/")
         expect(self.page.get_by_test_id("model")).to_have_text(f"production: {kind}/{key[:8]}")
 
 
 @pytest.fixture
 def chat(served: Served, world: World, tmp_path: Path, browser_page: BrowserPage) -> Callable[[str], Any]:
-    """Opens the page on a copy of the world's store."""
+    """Return a context manager that opens the page on a copy of the world's store."""
 
     @contextmanager
     def opened(name: str) -> Iterator[Chat]:
@@ -163,8 +163,8 @@ def chat(served: Served, world: World, tmp_path: Path, browser_page: BrowserPage
         file.write_text(json.dumps(world.settings | changes))
         deployed = served.run(ALIGN, "deploy", file)
         assert deployed.returncode == 0, deployed.stderr
-        there = {"PREFECT_API_URL": f"{served.url}/api", "PREFECT_HOME": str(served.home)}
-        with served_page(tmp_path, "chat", file, **there) as url:
+        variables = {"PREFECT_API_URL": f"{served.url}/api", "PREFECT_HOME": str(served.home)}
+        with served_page(tmp_path, "chat", file, **variables) as url:
             page = browser_page.open(url)
             page.get_by_label("Your name").fill("Ann")
             page.keyboard.press("Enter")
@@ -179,7 +179,7 @@ def measured(name: str, good: int, asked: int) -> str:
     return f"{name}: {good} of {asked} follow the rule ({low:.0%} to {high:.0%})"
 
 
-def test_the_next_model_does_what_the_thumbs_asked_for_and_the_page_serves_it(
+def test_next_model_follows_the_thumbs_and_the_page_serves_it(
     chat: Callable[[str], Any], world: World, served: Served, tmp_path: Path, browser_page: BrowserPage
 ) -> None:
     with chat("thanks") as talk:
@@ -194,18 +194,18 @@ def test_the_next_model_does_what_the_thumbs_asked_for_and_the_page_serves_it(
             assert store.count() == VOTES
             assert {vote.responses[0].model for vote in store.votes()} == {first.split("/")[1]}
         run, state = talk.retrained()
-        assert state["type"] == "COMPLETED", served.told(run)
+        assert state["type"] == "COMPLETED", served.state_and_log(run)
         second = talk.production()
         assert second.startswith("optimize/"), served.reports(run)
         assert any("## Promoted" in page for page in served.reports(run))
         talk.serves(second)
-        # Questions that neither model has seen, answered on the page.
+        # The page answers questions that neither model has seen.
         after = [thanks(talk.ask(question)) for question in world.questions[VOTES : VOTES + FRESH]]
         browser_page.picture("retrained")
         print(f"\n{measured('before', sum(before), VOTES)}; {measured('after', sum(after), FRESH)}")
         table = [[sum(after), FRESH - sum(after)], [sum(before), VOTES - sum(before)]]
         assert fisher_exact(table, alternative="greater").pvalue < 0.01, table
-        # What a person undoes, the page follows, too.
+        # The page also follows a rollback.
         undone = served.run(ALIGN, "rollback", "--store", talk.store)
         assert undone.returncode == 0, undone.stderr
         assert talk.production() == first
@@ -215,9 +215,9 @@ def test_the_next_model_does_what_the_thumbs_asked_for_and_the_page_serves_it(
 def test_contradictory_thumbs_promote_nothing(
     chat: Callable[[str], Any], world: World, served: Served, browser_page: BrowserPage
 ) -> None:
-    """Of every other question both answers get a thumb up, of the others both get one down: no rule is in that.
+    """Both kinds of answer get a thumb up on every other question and a thumb down on the rest, so there is no rule.
 
-    Whichever questions are held out, the model learns from as many thumbs up for answers that thank as for the others.
+    Whichever questions are held out, answers that say "thank" get as many thumbs up as the others.
     """
     with chat("noise") as talk:
         first = talk.production()
@@ -233,9 +233,9 @@ def test_contradictory_thumbs_promote_nothing(
                 if len(seen) == 2:
                     break
         run, state = talk.retrained()
-        assert state["type"] == "COMPLETED", served.told(run)
+        assert state["type"] == "COMPLETED", served.state_and_log(run)
         (page,) = [page for page in served.reports(run) if "## Not promoted" in page]
-        assert "failed: lower bound of the win rate over the model in production above 0.5" in page
+        assert "failed: the lower bound of the win rate over the production model must be above 0.5" in page
         assert talk.production() == first
         talk.ask(next(questions)[1])
         talk.serves(first)

@@ -1,4 +1,4 @@
-"""The whole pipeline on a tiny real model: run once, run again, change one thing."""
+"""The complete pipeline on a tiny real model: a first run, a second run, and a run with one change."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from shown import task_runs
 from alignment_core.artifacts import ArtifactStore
 from alignment_core.artifacts.prune import prune
 from alignment_core.config_file import load_config
+from alignment_core.execution.build import StageResult, build
+from alignment_core.execution.stage import StageCall
+from alignment_core.planning.pipeline import plan_pipeline
 from alignment_core.progress import Progress
 from alignment_core.registry import load_registry
-from alignment_core.stages.base import StageCall
-from alignment_core.stages.build import Built, build
-from alignment_core.stages.plan import make_plan
-from alignment_flows.local import all_built
 from alignment_flows.pipeline import align
+from alignment_flows.serve.local import all_built
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
 
 @pytest.fixture
-def _pruned_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before every stage somebody prunes the store."""
+def _pruned_before_every_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prune the store before every stage."""
 
-    def pruned(call: StageCall, progress: Progress) -> Built:
+    def pruned(call: StageCall, progress: Progress) -> StageResult:
         prune(ArtifactStore(call.runtime.store))
         return build(call, progress)
 
     monkeypatch.setattr("alignment_flows.tasks.build", pruned)
 
 
-@pytest.mark.usefixtures("_pruned_all_the_time")
-def test_only_what_a_change_reaches_is_built_again(write: Callable[..., Path], tmp_path: Path) -> None:
+@pytest.mark.usefixtures("_pruned_before_every_stage")
+def test_only_stages_that_a_change_affects_are_rebuilt(write: Callable[..., Path], tmp_path: Path) -> None:
     def cached(*changes: str) -> dict[str, bool]:
-        """Which stages of a run came from the store; Prefect's task runs must say the same."""
+        """Return which stages of a run were cached. The states of Prefect's task runs must agree."""
         state = align(load_config(write(), ["isolation=inline", *changes]), return_state=True)
         built = state.result()
         assert all((stage.artifact.path / "manifest.json").is_file() for stage in built.values())
@@ -59,9 +59,9 @@ def test_only_what_a_change_reaches_is_built_again(write: Callable[..., Path], t
     assert all(cached().values())
     assert all(cached(f"data.sources.0.path={elsewhere}", "token_budget=128").values())
 
-    plan = make_plan(load_config(write()), load_registry())
+    plan = plan_pipeline(load_config(write()), load_registry())
     assert all_built(plan)
-    changed = make_plan(load_config(write(), ["optimizer.beta=0.2"]), load_registry())
+    changed = plan_pipeline(load_config(write(), ["optimizer.beta=0.2"]), load_registry())
     assert not all_built(changed)
     assert cached("optimizer.beta=0.2") == {
         **dict.fromkeys(first, True),
@@ -71,7 +71,7 @@ def test_only_what_a_change_reaches_is_built_again(write: Callable[..., Path], t
     }
     assert all_built(changed)
     (tmp_path / "store" / "ingest" / plan.ingest.key / "report.json").write_text("{}")
-    assert not all_built(changed), "one that is damaged is to be built again"
+    assert not all_built(changed), "a damaged artifact must be rebuilt"
 
     elsewhere.write_text(pairs.read_text().replace("It is 6.", "It is six."))
     assert not any(cached(f"data.sources.0.path={elsewhere}").values())

@@ -1,4 +1,4 @@
-"""What the log and the run's page say of a stage's progress, and how often."""
+"""A stage's progress in the log and on the run's page, and how often both are updated."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from alignment_flows.progress import StageProgress
 
 
 class Clock:
-    """Time that the test decides."""
+    """A clock that the test sets."""
 
     now = 100.0
 
@@ -29,34 +29,34 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.fixture
 def lines(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What is logged."""
-    said: list[str] = []
+    """Return the list of logged messages."""
+    messages: list[str] = []
 
     class Lines(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            said.append(record.getMessage())
+            messages.append(record.getMessage())
 
     logger = logging.Logger("stage")
     logger.addHandler(Lines())
     monkeypatch.setattr(progress, "get_run_logger", lambda: logger)
-    return said
+    return messages
 
 
 @pytest.fixture
 def page(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """What the run's page shows, in percent."""
+    """Return the list of percentages shown on the run's page."""
     shown: list[float] = []
     monkeypatch.setattr(progress, "create_progress_artifact", lambda percent, description: shown.append(percent) or 1)
     monkeypatch.setattr(progress, "update_progress_artifact", lambda page, percent, description: shown.append(percent))
     return shown
 
 
-def test_log_and_page_are_updated_at_a_sane_rate(clock: Clock, lines: list[str], page: list[float]) -> None:
+def test_log_and_page_are_updated_at_a_limited_rate(clock: Clock, lines: list[str], page: list[float]) -> None:
     with StageProgress("sft") as listener:
         for step in range(1, 101):
             clock.now += 1
             listener.step(step, 100, {"loss": 1 / step})
-    # 100 s: the log every 10 s and at the end, the page every 3 s, each at the first step after its time is over
+    # In 100 s, the log is updated every 10 s and at the end, and the page every 3 s, at the first step after that time.
     assert len(lines) == 10
     assert lines[0] == "sft 11/100, 89 s left  loss 0.09091"
     assert lines[-1] == "sft 100/100  loss 0.01"
@@ -71,7 +71,7 @@ def test_page_ends_with_the_last_step(clock: Clock, lines: list[str], page: list
     assert page == [25.0, 100.0]
 
 
-def test_time_left_of_a_stage_that_goes_on_is_that_of_its_new_steps(
+def test_time_left_of_a_resumed_stage_is_estimated_from_its_new_steps(
     clock: Clock, lines: list[str], page: list[float]
 ) -> None:
     with StageProgress("sft · tiny · 3f2a") as listener:
@@ -81,14 +81,14 @@ def test_time_left_of_a_stage_that_goes_on_is_that_of_its_new_steps(
     assert lines == ["sft 520/600, 80 s left"]
 
 
-def test_what_was_not_begun_is_not_logged(clock: Clock, lines: list[str], page: list[float]) -> None:
+def test_step_zero_is_not_logged(clock: Clock, lines: list[str], page: list[float]) -> None:
     with StageProgress("ingest · tiny · 3f2a") as listener:
         listener.step(0, 1)
         listener.log("a file")
     assert lines == ["a file"]
 
 
-def test_newest_step_is_logged_before_what_follows_it(clock: Clock, lines: list[str], page: list[float]) -> None:
+def test_newest_step_is_logged_before_later_messages(clock: Clock, lines: list[str], page: list[float]) -> None:
     with StageProgress("sft") as listener:
         listener.step(1, 2)
         listener.log("saved")
@@ -97,19 +97,21 @@ def test_newest_step_is_logged_before_what_follows_it(clock: Clock, lines: list[
     assert page == []
 
 
-def test_server_that_is_away_ends_no_stage(clock: Clock, lines: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    def away(percent: float, description: str) -> None:
+def test_unreachable_server_does_not_stop_a_stage(
+    clock: Clock, lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(percent: float, description: str) -> None:
         raise httpx.ConnectError("nobody there")
 
-    monkeypatch.setattr(progress, "create_progress_artifact", away)
+    monkeypatch.setattr(progress, "create_progress_artifact", unreachable)
     with StageProgress("sft") as listener:
         clock.now += 4
         listener.step(1, 2)
         listener.step(2, 2)
-    assert lines == ["not shown in Prefect: nobody there", "sft 2/2"]
+    assert lines == ["could not update the page in Prefect: nobody there", "sft 2/2"]
 
 
-def test_mistake_of_ours_is_not_hidden(clock: Clock, lines: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_programming_error_is_not_hidden(clock: Clock, lines: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "create_progress_artifact", lambda percent: None)
     with StageProgress("sft") as listener:
         clock.now += 4

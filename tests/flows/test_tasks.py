@@ -1,4 +1,4 @@
-"""Stages as Prefect tasks: shown as Cached, joined into a graph, failed in words, and stopped at the first failure."""
+"""Stages as Prefect tasks: Cached states, the task graph, error messages, and the stop at the first failure."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from shown import task_runs
 from alignment_core.artifacts import ArtifactStore
 from alignment_core.config_file import load_config
 from alignment_core.errors import AlignmentError, DataError, StageCrashed
+from alignment_core.execution.stage import StageCall
+from alignment_core.planning.pipeline import plan_pipeline
 from alignment_core.registry import load_registry
-from alignment_core.stages.base import StageCall
-from alignment_core.stages.plan import make_plan
-from alignment_flows.tasks import Stages, told_in_words
+from alignment_flows.tasks import StageRunner, without_traceback
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -32,17 +32,17 @@ Probe = Callable[..., StageCall]
 
 
 @flow(persist_result=False)
-@told_in_words
+@without_traceback
 def run_stages(graph: list[tuple[StageCall, list[StageCall]]]) -> list[bool]:
-    """Run each call after its parents; tells which were cached."""
-    stage = Stages()
+    """Run each call after its parents and return which were cached."""
+    stage = StageRunner()
     for call, parents in graph:
         stage(call, *parents)
     return [stage.built(call).cached for call, _ in graph]
 
 
 def run(*graph: tuple[StageCall, list[StageCall]], tasks: int) -> tuple[State[Any], dict[str, TaskRun]]:
-    """The flow run's final state, and its task runs by name, of which there should be `tasks`."""
+    """Run the stages. Return the flow run's final state and its `tasks` task runs by name."""
     state = run_stages(list(graph), return_state=True)
     return state, {task.name: task for task in task_runs(state, tasks)}
 
@@ -53,7 +53,7 @@ def reports_of(state: State[Any]) -> list[str]:
         return [str(artifact.data) for artifact in client.read_artifacts(artifact_filter=chosen)]
 
 
-def test_second_run_is_cached_and_says_so(probe: Probe) -> None:
+def test_second_run_is_shown_as_cached(probe: Probe) -> None:
     data = probe("write")
     child = probe("report", parents={"data": data.key})
     first, first_tasks = run((data, []), (child, [data]), tasks=2)
@@ -69,7 +69,7 @@ def test_second_run_is_cached_and_says_so(probe: Probe) -> None:
     assert [str(source.id) for source in parents] == [str(second_tasks["probe · write"].id)]  # type: ignore[union-attr]
 
 
-def test_every_stage_leaves_a_report(probe: Probe) -> None:
+def test_every_stage_creates_a_report(probe: Probe) -> None:
     state, _ = run((probe("report"), []), tasks=1)
     (report,) = reports_of(state)
     assert report.startswith("# probe · report\n")
@@ -80,19 +80,19 @@ def test_every_stage_leaves_a_report(probe: Probe) -> None:
 
 
 @pytest.mark.parametrize(
-    ("do", "kind", "words"),
+    ("do", "kind", "message"),
     [
         ("user error", DataError, "data.jsonl: no rows. got 0, expected at least 1. Add some."),
         ("bug", StageCrashed, "probe · bug: the stage failed: KeyError: 'lost'."),
-        ("exit", StageCrashed, "probe · exit: the stage's process ended with exit code 7."),
+        ("exit", StageCrashed, "probe · exit: the stage's process exited with code 7."),
     ],
 )
-def test_failed_stage_fails_the_run_in_our_words_and_ends_it(
-    probe: Probe, caplog: pytest.LogCaptureFixture, do: str, kind: type[AlignmentError], words: str
+def test_failed_stage_stops_the_run_with_its_message(
+    probe: Probe, caplog: pytest.LogCaptureFixture, do: str, kind: type[AlignmentError], message: str
 ) -> None:
     state, tasks = run((probe(do), []), (probe("write"), []), tasks=1)
     assert state.is_failed()
-    assert (state.message or "").startswith(words)
+    assert (state.message or "").startswith(message)
     with pytest.raises(kind):
         state.result()
     assert list(tasks) == [f"probe · {do}"]
@@ -100,7 +100,7 @@ def test_failed_stage_fails_the_run_in_our_words_and_ends_it(
     assert not any(record.exc_info for record in caplog.records)
 
 
-def test_killed_stage_is_started_once_more_and_says_so(probe: Probe, caplog: pytest.LogCaptureFixture) -> None:
+def test_killed_stage_is_retried_and_reported(probe: Probe, caplog: pytest.LogCaptureFixture) -> None:
     die = probe("die once")
     state, tasks = run((die, []), (probe("write"), []), tasks=2)
     assert state.is_completed()
@@ -113,7 +113,7 @@ def test_killed_stage_is_started_once_more_and_says_so(probe: Probe, caplog: pyt
 
 
 @pytest.mark.parametrize(("do", "starts"), [("die by", 2), ("user error", 1), ("bug", 1), ("exit", 1)])
-def test_only_what_was_killed_is_started_again_and_that_once(probe: Probe, do: str, starts: int) -> None:
+def test_only_a_killed_stage_is_retried_and_only_once(probe: Probe, do: str, starts: int) -> None:
     call = probe(do, signal=signal.SIGKILL)
     state, tasks = run((call, []), tasks=1)
     assert state.is_failed()
@@ -124,20 +124,20 @@ def test_only_what_was_killed_is_started_again_and_that_once(probe: Probe, do: s
 
 @pytest.mark.ci
 @pytest.mark.timeout(1800)
-def test_training_that_was_killed_ends_by_itself_as_an_unbroken_one(
+def test_killed_training_is_retried_to_the_weights_of_an_uninterrupted_one(
     write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the second of its two steps; what the first one changed is in the checkpoint."""
+    """The kill comes in the second of two steps. The checkpoint contains the changes of the first."""
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(dies.SITE)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"), prepend=os.pathsep)
     weights = []
     for store, kind in (("unbroken", ""), ("killed", "pass")):
         settings = load_config(write(store=str(tmp_path / store), checkpoint_seconds=1e-3), ())
-        plan = make_plan(settings, load_registry())
+        plan = plan_pipeline(settings, load_registry())
         assert plan.sft is not None
-        order = dies.order(tmp_path / "counts", plan.sft.key, kind=kind, number=2, once=True)
-        monkeypatch.setenv(dies.VARIABLE, order)
+        dies.order(tmp_path / "order", tmp_path / "counts", plan.sft.key, kind=kind, number=2, once=True)
+        monkeypatch.setenv(dies.VARIABLE, str(tmp_path / "order"))
         state, tasks = run((plan.ingest, []), (plan.sft, [plan.ingest]), tasks=2)
         assert state.is_completed()
         assert tasks[plan.sft.label].run_count == (2 if kind else 1)
@@ -158,7 +158,7 @@ def test_flow_that_forgets_a_parent_is_caught(probe: Probe) -> None:
     data = probe("write")
     state, _ = run((data, []), (probe("report", parents={"data": data.key}), []), tasks=1)
     assert state.is_failed()
-    assert "reads stages that the flow does not give it" in (state.message or "")
+    assert "reads stages that the flow does not pass to it" in (state.message or "")
 
 
 UNREAD = """
@@ -183,7 +183,7 @@ def test_process_of_a_run_outlives_the_worker_that_reads_its_output(tmp_path: Pa
         stderr=subprocess.PIPE,
         env={**os.environ, "PREFECT__FLOW_RUN_ID": "a worker's"},
     )
-    for pipe in (run.stdout, run.stderr, run.stdin):  # it begins to print when the last is closed
+    for pipe in (run.stdout, run.stderr, run.stdin):  # the process prints once stdin, the last one, is closed
         assert pipe is not None
         pipe.close()
     assert run.wait() == 0

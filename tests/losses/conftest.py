@@ -1,4 +1,4 @@
-"""Hypothesis draws constants from the modules that are loaded, and calls it flaky when more appear during a test."""
+"""Import all loss modules first. Hypothesis draws constants from loaded modules and fails if more load later."""
 
 import alignment_core.losses.likelihood
 import alignment_core.losses.policy_gradient

@@ -1,4 +1,4 @@
-"""`fused_token_logps` against log_softmax over the whole logits in float64: values, gradients and what it holds."""
+"""`fused_token_logps` compared with log_softmax over full logits in float64: values, gradients and memory."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,14 +12,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from alignment_core.losses import likelihood
 from alignment_core.losses.likelihood import HeadShape, fused_token_logps
-from alignment_core.models.counting import Counted
+from alignment_core.models.memory.counting import AllocationCounter
 
 TOKENS, WIDTH, VOCABULARY = 37, 8, 50
 
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chunks of 10 tokens, so that 37 of them end in a partial one."""
+    """Use chunks of 10 tokens, so that 37 tokens end in a partial chunk."""
     monkeypatch.setattr(likelihood, "CHUNK_ELEMENTS", 10 * VOCABULARY + 7)
 
 
@@ -34,7 +34,7 @@ def tensors(seed: int = 0, dtype: torch.dtype = torch.float32) -> tuple[Tensor, 
 def naive(
     hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None, shape: HeadShape
 ) -> tuple[Tensor, Tensor]:
-    """The same from full logits in float64, written down from the architectures' own definitions."""
+    """Compute the same from full logits in float64, following the architectures' definitions."""
     logits = hidden.double() @ weight.double().t()
     if bias is not None:
         logits = logits + bias.double()
@@ -58,7 +58,7 @@ SHAPES = [
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("biased", [False, True], ids=["no bias", "bias"])
 @pytest.mark.parametrize("trainable", [False, True], ids=["frozen head", "trainable head"])
-def test_values_and_gradients_equal_the_naive_ones(shape: HeadShape, biased: bool, trainable: bool) -> None:
+def test_values_and_gradients_match_the_naive_ones(shape: HeadShape, biased: bool, trainable: bool) -> None:
     hidden, weight, targets, full_bias = tensors()
     bias = full_bias if biased else None
     upstream = torch.linspace(-1, 2, TOKENS)
@@ -91,7 +91,7 @@ def test_entropy_carries_no_gradient(trainable: bool) -> None:
 
 
 def test_bf16_is_accumulated_in_float32() -> None:
-    """The values equal those of the bf16 weights taken exactly; a bf16 product would be off by about 1e-2."""
+    """The values equal those computed exactly from bf16 weights. A bf16 product would be off by about 1e-2."""
     hidden, weight, targets, bias = tensors(dtype=torch.bfloat16)
     logps, _ = fused_token_logps(hidden.requires_grad_(), weight, targets, bias=bias)
     reference = hidden.detach().clone().requires_grad_()
@@ -105,8 +105,8 @@ def test_bf16_is_accumulated_in_float32() -> None:
 
 
 @pytest.mark.parametrize("states", [torch.float32, torch.bfloat16])
-def test_float32_is_not_rounded_after_what_was_bf16(states: torch.dtype) -> None:
-    """A CPU multiplies float32 as bf16 when told so: only where that is exact, and not from then on."""
+def test_float32_is_not_rounded_after_a_bf16_call(states: torch.dtype) -> None:
+    """The CPU setting that multiplies float32 as bf16 is used only where that is exact, and is reset afterwards."""
     hidden, weight, targets, _ = tensors(dtype=torch.bfloat16)
     fused_token_logps(hidden, weight, targets)
     left, right = torch.randn(128, 128), torch.randn(128, 128)
@@ -136,7 +136,7 @@ def test_chunk_boundaries_change_nothing(size: int, chunk: int, seed: int, train
         torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
 
 
-def test_no_tokens_are_no_log_probabilities() -> None:
+def test_no_tokens_give_empty_results() -> None:
     hidden, weight, targets, _ = tensors()
     for trainable in (False, True):
         head = weight.clone().requires_grad_(trainable)
@@ -145,7 +145,7 @@ def test_no_tokens_are_no_log_probabilities() -> None:
 
 
 class LargestResult(TorchDispatchMode):
-    """Number of elements of the largest tensor that any operation made."""
+    """Records the number of elements of the largest tensor that any operation returns."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -167,7 +167,7 @@ def _tensors(result: Any) -> Iterator[Tensor]:
 
 
 @pytest.mark.parametrize("trainable", [False, True], ids=["frozen head", "trainable head"])
-def test_the_full_logits_never_exist(trainable: bool) -> None:
+def test_full_logits_are_never_materialized(trainable: bool) -> None:
     hidden, weight, targets, _ = tensors()
     states, head = hidden.requires_grad_(), weight.requires_grad_(trainable)
     kept: list[int] = []
@@ -181,14 +181,14 @@ def test_the_full_logits_never_exist(trainable: bool) -> None:
             logps, _ = fused_token_logps(states, head, targets)
         logps.sum().backward()
     assert largest.elements <= max(likelihood.CHUNK_ELEMENTS, weight.numel(), hidden.numel()) < TOKENS * VOCABULARY
-    # Between forward and backward nothing waits but the states or their gradient, and indices.
+    # Only the states or their gradient, and indices, are saved between forward and backward.
     assert sum(kept) < TOKENS * VOCABULARY / 2
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("trainable", [False, True], ids=["frozen head", "trainable head"])
-def test_gradients_are_those_of_finite_differences(shape: HeadShape, trainable: bool) -> None:
-    """torch's own gradcheck; the logits are float32, so that its steps must be wide."""
+def test_gradients_match_finite_differences(shape: HeadShape, trainable: bool) -> None:
+    """Run torch's gradcheck with wide steps, because the logits are float32."""
     hidden, weight, targets, bias = (tensor.double() if tensor.is_floating_point() else tensor for tensor in tensors())
     states, head = hidden[:3].requires_grad_(), weight.requires_grad_(trainable)
 
@@ -202,7 +202,7 @@ def test_gradients_are_those_of_finite_differences(shape: HeadShape, trainable: 
 def test_peak_memory_does_not_grow_with_vocabulary_times_length(
     trainable: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Bytes alive at once, counted over forward and backward: with 8 times the tokens, less than a chunk more."""
+    """Count live bytes over forward and backward: 8 times the tokens add less than one chunk."""
     vocabulary, chunk = 2000, 20_000
     monkeypatch.setattr(likelihood, "CHUNK_ELEMENTS", chunk)
 
@@ -210,7 +210,7 @@ def test_peak_memory_does_not_grow_with_vocabulary_times_length(
         hidden = torch.randn(tokens, WIDTH).requires_grad_()
         weight = torch.randn(vocabulary, WIDTH).requires_grad_(trainable)
         targets = torch.randint(vocabulary, (tokens,))
-        with Counted([hidden, weight, targets]) as counted:
+        with AllocationCounter([hidden, weight, targets]) as counted:
             logps, _ = fused_token_logps(hidden, weight, targets)
             logps.sum().backward()
         found: int = counted.peak

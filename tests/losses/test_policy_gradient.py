@@ -1,4 +1,4 @@
-"""PPO's parts: values by hand, brute force, and indifference to padding."""
+"""Parts of PPO's loss: values by hand, brute force, and independence of padding."""
 
 import math
 
@@ -16,7 +16,7 @@ WIDTH = 6
 
 @st.composite
 def padded_rows(draw: st.DrawFn) -> tuple[list[list[float]], list[list[float]]]:
-    """Rewards and values of a few responses of different lengths."""
+    """Draw rewards and values of a few responses of different lengths."""
     lengths = draw(st.lists(st.integers(1, WIDTH), min_size=1, max_size=4))
     rows = [[draw(st.lists(numbers, min_size=n, max_size=n)) for n in lengths] for _ in range(2)]
     return rows[0], rows[1]
@@ -31,7 +31,7 @@ def mask_of(rows: list[list[float]], width: int = WIDTH) -> Tensor:
 
 
 def test_token_rewards_by_hand() -> None:
-    """Row 0 has three tokens, row 1 one; beta 0.5. The score lands on the last real token, never on padding.
+    """Row 0 has three tokens, row 1 has one, and beta is 0.5. The score goes to the last real token, never to padding.
 
     Row 0: -0.5 * (-1 + 2, -2 + 2, -3 + 1) = (-0.5, 0, 1), plus the score 10 at token 2. Row 1: -0.5 * (-1 + 3) + 20.
     """
@@ -65,10 +65,10 @@ def test_gae_by_hand() -> None:
 
 
 @given(rows=padded_rows(), gamma=st.floats(0.5, 1), lam=st.floats(0, 1))
-def test_gae_is_the_sum_of_the_paper(
+def test_gae_matches_the_sum_in_the_paper(
     rows: tuple[list[list[float]], list[list[float]]], gamma: float, lam: float
 ) -> None:
-    """1506.02438, equation 16, term by term; whatever stands in the padding does not count."""
+    """Compare with arXiv:1506.02438, equation 16, term by term. Values in the padding do not count."""
     rewards, values = rows
     advantages, returns = losses.gae(
         padded(rewards, 99.0), padded(values, -99.0), mask_of(rewards), gamma=gamma, lam=lam
@@ -148,12 +148,12 @@ def test_clipped_policy_at_the_sampling_policy_is_the_policy_gradient(advantage:
     assert loss.item() == -advantage
     assert clipped.item() == 0
     assert logps.grad is not None
-    # At the tie of both branches each gives half of the gradient, which rounds in the last bit of a subnormal number.
+    # At the tie, each branch contributes half the gradient, which rounds in the last bit of a subnormal number.
     assert logps.grad.item() == pytest.approx(-advantage, abs=1e-37)
 
 
 def test_clipped_value_by_hand() -> None:
-    """Old value 0, clip 0.2. V = 1, return 1: 0 against (0.2 - 1)^2 = 0.64, so the clipped half counts: 0.32.
+    """Old value 0, clip 0.2. V = 1, return 1: 0 against (0.2 - 1)^2 = 0.64, so the clipped error counts, halved: 0.32.
 
     V = -1, return 1: (-2)^2 = 4 against (-0.2 - 1)^2 = 1.44, so 2. V = 0.1, return 1: both 0.81, so 0.405, not clipped.
     """
@@ -168,7 +168,7 @@ def test_clipped_value_by_hand() -> None:
 
 
 def test_explained_variance_by_hand() -> None:
-    """Returns 1, 2, 3 (variance 2/3); errors 0, 0, 1 (variance 2/9): 1 - 1/3. A constant guess explains nothing."""
+    """Returns 1, 2, 3 (variance 2/3); errors 0, 0, 1 (variance 2/9): 1 - 1/3. A constant explains nothing."""
     returns, mask = torch.tensor([[1.0, 2.0, 3.0, 50.0]]), torch.tensor([[1.0, 1.0, 1.0, 0.0]])
     values = torch.tensor([[1.0, 2.0, 2.0, -50.0]])
     assert losses.explained_variance(values, returns, mask).item() == pytest.approx(2 / 3)

@@ -1,4 +1,4 @@
-"""DPO, KTO and Bradley–Terry: values by hand, and what must hold for every input."""
+"""DPO, KTO and Bradley–Terry: values by hand, and properties that hold for every input."""
 
 import math
 
@@ -43,7 +43,7 @@ def test_dpo_gradient_by_hand() -> None:
 
 
 @given(ratio=log_ratios, beta=betas, smoothing=st.floats(0, 0.49))
-def test_dpo_of_the_reference_is_ln_2_to_the_last_bit(ratio: float, beta: float, smoothing: float) -> None:
+def test_dpo_of_the_reference_is_exactly_ln_2(ratio: float, beta: float, smoothing: float) -> None:
     equal = torch.tensor([ratio])
     assert losses.dpo(equal, equal, beta=beta).item() == torch.tensor(LN2).item()
     assert losses.dpo(equal, equal, beta=beta, label_smoothing=smoothing).item() == pytest.approx(LN2, rel=1e-6)
@@ -66,12 +66,12 @@ def test_dpo_does_not_mix_rows(pairs: list[tuple[float, float]], data: st.DataOb
     )
 
 
-def test_dpo_goes_to_ln_2_as_beta_vanishes() -> None:
+def test_dpo_approaches_ln_2_as_beta_vanishes() -> None:
     chosen, rejected = torch.tensor([40.0]), torch.tensor([-40.0])
     assert losses.dpo(chosen, rejected, beta=1e-7).item() == pytest.approx(LN2, abs=1e-5)
 
 
-def test_dpo_is_finite_far_away() -> None:
+def test_dpo_is_finite_for_extreme_log_ratios() -> None:
     far = losses.dpo(torch.tensor([-5000.0]), torch.tensor([5000.0]), beta=1.0)
     assert far.item() == 10000.0
 
@@ -100,7 +100,7 @@ def test_kto_by_hand() -> None:
     good=st.floats(0.1, 3),
     bad=st.floats(0.1, 3),
 )
-def test_kto_lies_between_0_and_its_weight(
+def test_kto_is_between_0_and_its_weight(
     ratio: float, z0: float, beta: float, desirable: bool, good: float, bad: float
 ) -> None:
     r = torch.tensor([ratio], requires_grad=True)
@@ -133,7 +133,7 @@ def test_kto_does_not_mix_rows(rows: list[tuple[float, bool]], data: st.DataObje
 
 
 @given(ratio=log_ratios, z0=st.floats(0, 50, width=32), desirable=st.booleans())
-def test_kto_goes_to_half_of_its_weight_as_beta_vanishes(ratio: float, z0: float, desirable: bool) -> None:
+def test_kto_approaches_half_of_its_weight_as_beta_vanishes(ratio: float, z0: float, desirable: bool) -> None:
     loss = losses.kto(
         torch.tensor([ratio]), torch.tensor([float(desirable)]), z0=z0, beta=1e-8,
         weight_desirable=0.8, weight_undesirable=0.6,
@@ -142,7 +142,7 @@ def test_kto_goes_to_half_of_its_weight_as_beta_vanishes(ratio: float, z0: float
 
 
 @pytest.mark.parametrize("desirable", [0.0, 1.0])
-def test_kto_of_one_class_uses_that_weight_alone(desirable: float) -> None:
+def test_kto_of_one_class_uses_only_its_weight(desirable: float) -> None:
     ratios, labels = torch.tensor([0.3, -1.0, 2.0]), torch.full((3,), desirable)
 
     def loss(good: float, bad: float) -> list[float]:
@@ -163,7 +163,7 @@ def test_bradley_terry_by_hand() -> None:
 
 
 @given(chosen=log_ratios, rejected=log_ratios, shift=st.floats(-10, 10, width=32))
-def test_bradley_terry_sees_differences_alone(chosen: float, rejected: float, shift: float) -> None:
+def test_bradley_terry_depends_only_on_differences(chosen: float, rejected: float, shift: float) -> None:
     c, r = torch.tensor([chosen]), torch.tensor([rejected])
     torch.testing.assert_close(
         losses.bradley_terry(c + shift, r + shift), losses.bradley_terry(c, r), rtol=1e-4, atol=1e-4

@@ -1,8 +1,11 @@
-"""DPO and KTO against TRL's own trainers: the same adapters, rows and steps give the same losses and weights.
+"""DPO and KTO compared with TRL's trainers: the same adapters, rows and steps give the same losses and weights.
 
-Where we differ, it is by choice: TRL reads its KTO reference point off neighbouring rows of the file, ours is another
-prompt's completion fixed by hash (given to both here); TRL ignores label smoothing in DPO's sigmoid loss; its margins
-and rewards are those of ours without `margin_scale` and `length_normalised`.
+Intended differences:
+
+- TRL takes the completions for KTO's reference point from neighboring rows of the file. Ours are completions of other
+  prompts, fixed by hash. The tests give ours to both.
+- TRL ignores label smoothing in DPO's sigmoid loss.
+- TRL's margins and rewards equal ours without `margin_scale` and `length_normalised`.
 """
 
 from collections.abc import Sequence
@@ -25,7 +28,7 @@ from alignment_plugins.kto import KTO
 
 trl = pytest.importorskip("trl", minversion="1.16", reason="TRL is not installed: pip install 'alignment-flows[peer]'")
 
-# TRL, datasets and accelerate warn of their own doings.
+# TRL, datasets and accelerate emit unrelated warnings.
 pytestmark = [pytest.mark.peer, pytest.mark.filterwarnings("ignore")]
 
 STEPS: dict[str, Any] = {"learning_rate": 5e-3, "batch_size": 4, "epochs": 2, "beta": 0.3}
@@ -37,7 +40,7 @@ def world(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 def batch_of(sequences: Sequence[TokenSequence], prefix: str = "") -> dict[str, Tensor]:
-    """As TRL's collators make it."""
+    """Return a batch as TRL's collators make it."""
     width = max(len(sequence.ids) for sequence in sequences)
 
     def padded(rows: list[list[int]]) -> Tensor:
@@ -63,7 +66,7 @@ def kto_batch(rows: Sequence[Row]) -> dict[str, Tensor]:
 
 
 def trainer_of(kind: str, world: World, folder: Path, objective: Any, rows: Rows) -> Any:
-    """TRL's trainer on the SFT adapter, of which it keeps a copy as its reference."""
+    """Return TRL's trainer on the SFT adapter. It keeps a copy of the adapter as its reference."""
     model = AutoPeftModelForCausalLM.from_pretrained(str(world.sft), is_trainable=True, dtype=torch.float32)
     text = [{"prompt": "a", "chosen": "b", "rejected": "c"}] if kind == "dpo" else []
     text = text or [
@@ -105,8 +108,8 @@ OBJECTIVES: dict[str, Any] = {"dpo": (DPO(**STEPS), dpo_batch), "kto": (KTO(**ST
 
 
 @pytest.mark.parametrize("kind", OBJECTIVES)
-def test_a_short_training_is_that_of_trl(world: World, tmp_path: Path, kind: str) -> None:
-    """Six steps: each loss, each gradient norm and the weights at the end; AdamW and the schedule are torch's."""
+def test_short_training_matches_trl(world: World, tmp_path: Path, kind: str) -> None:
+    """Compare each loss, each gradient norm and the final weights over six steps of torch's AdamW."""
     objective, collate = OBJECTIVES[kind]
     rows = Rows(preferences=preference_rows(12), feedback=feedback_rows(8, 4))
     run = world.open(kind, rows=rows, progress=Listener())
@@ -143,15 +146,15 @@ def test_a_short_training_is_that_of_trl(world: World, tmp_path: Path, kind: str
 
 
 def batches_of(objective: Objective, run: Run) -> list[list[Row]]:
-    """The rows of each step as the data has them, which depend on the seed alone."""
+    """Return the rows of each step as in the data. They depend only on the seed."""
     whole = {row.id: row for row in (*run.preferences, *run.feedback)}
     with torch.no_grad():
         return [[whole[row.id] for row in batch.rows] for batch in objective.batches(run)]
 
 
 @pytest.mark.parametrize("kind", OBJECTIVES)
-def test_one_steps_gradient_is_that_of_trl(world: World, tmp_path: Path, kind: str) -> None:
-    """Away from the reference, in micro-batches of one row here and one batch there."""
+def test_gradient_of_one_step_matches_trl(world: World, tmp_path: Path, kind: str) -> None:
+    """Start away from the reference. Ours uses micro-batches of one row, and TRL one batch."""
     objective, collate = OBJECTIVES[kind]
     rows = Rows(preferences=preference_rows(6, seed=3), feedback=feedback_rows(3, 3, seed=3))
     one_step = objective.model_copy(update={"batch_size": 6, "epochs": 1, "max_grad_norm": 1e9})

@@ -1,15 +1,15 @@
-"""PPO's arithmetic beside TRL 1.12, the last release that could train by PPO: its own lines, run on the same tensors.
+"""PPO's arithmetic compared with TRL 1.12, the last release with PPO: its source lines, run on the same tensors.
 
-The lines are inside `PPOTrainer.train`, so they are cut out of its source file by the comments and names that they
-begin and end with, and executed; TRL itself is not imported, and lies beside the newer one that the other tests use.
+The lines are inside `PPOTrainer.train`, so the tests extract them from its source file, by how their first and last
+lines start, and execute them. TRL 1.12 is not imported. It is installed next to the newer TRL of the other tests.
 
-Where TRL differs, each shown below:
+Differences of TRL, each shown below:
 
-- An answer that ended has one state more in TRL, after its end token, which the value model values and which gets the
-  score. Here the episode ends with the end token. Both agree once that state is part of our rows.
-- TRL whitens by the sample variance, and here it is the population's: a factor of sqrt((n - 1) / n).
-- TRL's means are over the tokens of a micro-batch, and micro-batches count equally; here over the step's tokens.
-- TRL counts a value as clipped where rounding made the clipped branch larger; here it has to have left the clip.
+- A finished response has one more state in TRL, after its end token. The value model values that state, and it gets
+  the score. Here the episode ends with the end token. Both agree once that state is part of our rows.
+- TRL whitens with the sample variance, and we use the population variance: a factor of sqrt((n - 1) / n).
+- TRL takes means over the tokens of a micro-batch, and micro-batches count equally. Ours are over the step's tokens.
+- TRL counts a value as clipped if rounding makes the clipped branch larger. Here the value must leave the clip range.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ SETTINGS = SimpleNamespace(
     vf_coef=0.3, missing_eos_penalty=1.5,
 )  # fmt: skip
 LENGTHS = [2, 5, 7, 7, 1, 4]
-"""Tokens of the responses, the end token included; of 7 tokens at most, so two of them may have been cut."""
+"""Tokens per response, including the end token. The limit is 7, so two of them may have been cut."""
 LONGEST = max(LENGTHS)
 
 
 @pytest.fixture(scope="module")
 def functions() -> dict[str, Any]:
-    """TRL's functions on masked tensors."""
+    """TRL's functions for masked tensors."""
     tree = ast.parse(SOURCE.read_text())
     wanted = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.startswith("masked_")]
     assert {node.name for node in wanted} == {"masked_mean", "masked_var", "masked_whiten"}
@@ -69,7 +69,7 @@ def noise(*shape: int, seed: int) -> Tensor:
 
 @pytest.fixture
 def rollout(functions: dict[str, Any]) -> dict[str, Any]:
-    """What TRL makes of a rollout: its masks, rewards, advantages and returns, with the tensors that went in."""
+    """TRL's masks, rewards, advantages and returns of a rollout, with the input tensors."""
     lengths = torch.tensor(LENGTHS)
     space = functions | {
         "responses": torch.zeros(len(LENGTHS), LONGEST),
@@ -83,12 +83,12 @@ def rollout(functions: dict[str, Any]) -> dict[str, Any]:
 
 
 def with_the_state_after_the_end(rollout: dict[str, Any]) -> Tensor:
-    """Our mask of the rows as TRL sees them: one position more where there is room."""
+    """Return our mask of the rows as TRL defines them, with one more position if there is room."""
     return (~rollout["padding_mask_p1"]).double()
 
 
-def test_rewards_are_those_of_trl(rollout: dict[str, Any]) -> None:
-    """TRL's filled padding has equal log-probabilities, so no KL; its score sits on the state after the end."""
+def test_rewards_match_trl(rollout: dict[str, Any]) -> None:
+    """TRL's padding has equal log-probabilities and hence no KL. Its score is on the state after the end."""
     ours = losses.token_rewards(
         rollout["scores"],
         rollout["logprobs"],
@@ -102,12 +102,12 @@ def test_rewards_are_those_of_trl(rollout: dict[str, Any]) -> None:
         rollout["scores"], rollout["logprobs"], rollout["ref_logprobs"], mask, kl_coef=SETTINGS.kl_coef
     )
     for row, length in enumerate(LENGTHS):
-        # Without that state the same sum of rewards, the score on the end token.
+        # Without that state, the sum of rewards is the same, with the score on the end token.
         assert plain[row].sum().item() == pytest.approx(rollout["rewards"][row].sum().item())
         assert (plain[row, length:] == 0).all()
 
 
-def test_gae_is_that_of_trl(rollout: dict[str, Any]) -> None:
+def test_gae_matches_trl(rollout: dict[str, Any]) -> None:
     mask = with_the_state_after_the_end(rollout)
     advantages, returns = losses.gae(rollout["rewards"], rollout["values"], mask, gamma=0.97, lam=0.9)
     torch.testing.assert_close(returns, rollout["returns"] * mask)
@@ -115,7 +115,7 @@ def test_gae_is_that_of_trl(rollout: dict[str, Any]) -> None:
     torch.testing.assert_close(advantages, raw * mask)
 
 
-def test_whitening_is_that_of_trl_but_for_bessels_correction(rollout: dict[str, Any]) -> None:
+def test_whitening_matches_trl_except_for_bessels_correction(rollout: dict[str, Any]) -> None:
     mask = ~rollout["padding_mask"]
     raw = torch.stack(rollout["advantages_reversed"][::-1], dim=1)
     count = int(mask.sum())
@@ -126,7 +126,7 @@ def test_whitening_is_that_of_trl_but_for_bessels_correction(rollout: dict[str, 
 
 @pytest.fixture
 def step(rollout: dict[str, Any]) -> dict[str, Any]:
-    """TRL's losses of the whole rollout as one micro-batch, after policy and values have moved."""
+    """TRL's losses of the complete rollout as one micro-batch, after policy and values have changed."""
     space = rollout | {
         "new_logprobs": (rollout["logprobs"] + 0.3 * noise(len(LENGTHS), LONGEST, seed=4)).requires_grad_(),
         "vpred": (rollout["values"] + 0.3 * noise(len(LENGTHS), LONGEST, seed=5)).requires_grad_(),
@@ -139,7 +139,7 @@ def step(rollout: dict[str, Any]) -> dict[str, Any]:
     return run_lines("vpredclipped = torch.clamp(", "loss = pg_loss + args.vf_coef", space)
 
 
-def test_losses_and_gradients_are_those_of_trl(step: dict[str, Any]) -> None:
+def test_losses_and_gradients_match_trl(step: dict[str, Any]) -> None:
     mask, longer = (~step["padding_mask"]).double(), with_the_state_after_the_end(step)
     logps, values = (step[name].detach().clone().requires_grad_() for name in ("new_logprobs", "vpred"))
     policy, policy_clipped = losses.clipped_policy(logps, step["mb_logprobs"], step["mb_advantage"], clip=0.2)
@@ -157,7 +157,7 @@ def test_losses_and_gradients_are_those_of_trl(step: dict[str, Any]) -> None:
     torch.testing.assert_close(values.grad, step["vpred"].grad)
 
 
-def test_the_penalty_of_a_missing_end_is_that_of_trl() -> None:
+def test_penalty_for_a_missing_end_matches_trl() -> None:
     ended = torch.tensor([True, False, True])
     scores = torch.tensor([1.0, 2.0, 3.0])
     space = {

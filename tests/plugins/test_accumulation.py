@@ -1,4 +1,4 @@
-"""However a step's rows are ordered and cut into micro-batches, each built-in optimizer's losses add up to the same."""
+"""Each built-in optimizer's losses add up to the same total for any row order and any split into micro-batches."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from alignment_plugins.ppo import PPO
 
 
 def models(rows: list[Row], seed: int) -> dict[str, Model]:
-    """Random numbers for every token of every sequence."""
+    """Return models with random numbers for every token of every sequence."""
     rng = random.Random(seed)
     sequences = {sequence.ids: sequence for row in rows for sequence in row.sequences.values()}
 

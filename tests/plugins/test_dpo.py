@@ -1,4 +1,4 @@
-"""DPO as a plugin: the arithmetic of its variants on log-probabilities written down here."""
+"""DPO as a plugin: the arithmetic of its variants on handwritten log-probabilities."""
 
 import math
 from typing import Any
@@ -13,7 +13,7 @@ from scripted import Model, ScriptedRun, micro
 from alignment_core.plugin_api import Row, TokenSequence
 from alignment_plugins.dpo import DPO
 
-# One prompt token; a chosen completion of two tokens and a rejected one of four.
+# One prompt token, a chosen completion of two tokens, and a rejected one of four.
 CHOSEN, REJECTED = TokenSequence((5, 6, 7), 1), TokenSequence((5, 8, 9, 10, 11), 1)
 ROW = Row("pair", {"chosen": CHOSEN, "rejected": REJECTED}, {"margin": 3.0})
 RUN = ScriptedRun(
@@ -55,12 +55,12 @@ def test_variants_by_hand(settings: dict[str, Any], expected: float) -> None:
     assert loss(settings)[0] == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_length_is_that_of_the_targets() -> None:
-    """A completion of which half is masked counts half."""
+def test_length_counts_only_targets() -> None:
+    """A half-masked completion counts half its length."""
     masked = TokenSequence(REJECTED.ids, 1, (True, True, False, False))
     row = Row("pair", {"chosen": CHOSEN, "rejected": masked}, {"margin": 0.0})
     output = DPO(length_normalised=True).loss(RUN, micro([row], {"rows": 1, "chosen_tokens": 2}))
-    # 1/2 + 0.5/2 = 0.75 (the scripted log-probabilities do not know the mask).
+    # 1/2 + 0.5/2 = 0.75 (the scripted log-probabilities ignore the mask).
     assert output.loss.item() == pytest.approx(minus_log_sigmoid(0.075), rel=1e-5)
 
 
@@ -80,7 +80,7 @@ def test_metrics_by_hand() -> None:
     )
 
 
-def test_a_micro_batch_is_its_share_of_the_step() -> None:
+def test_micro_batch_contributes_its_share_of_the_step() -> None:
     whole, metrics = loss({"sft_weight": 0.3})
     part, part_metrics = loss({"sft_weight": 0.3}, {"rows": 4, "chosen_tokens": 8})
     assert part == pytest.approx(whole / 4)
@@ -108,7 +108,7 @@ def test_a_swapped_pair_negates_the_margin(
 
 
 @given(count=st.integers(1, 20), batch_size=st.integers(1, 9), epochs=st.integers(1, 3), data=st.data())
-def test_each_epoch_sees_each_pair_once_and_starts_anywhere(
+def test_each_epoch_uses_each_pair_once_and_can_resume_anywhere(
     count: int, batch_size: int, epochs: int, data: st.DataObject
 ) -> None:
     run = ScriptedRun(preferences=preference_rows(count))
@@ -130,6 +130,6 @@ def test_the_denominator_counts_the_chosen_targets_of_the_step() -> None:
         assert batch.denominators["chosen_tokens"] == sum(row.sequences["chosen"].targets for row in batch.rows)
 
 
-def test_a_pair_against_the_reference_alone_is_ln_2() -> None:
+def test_policy_equal_to_the_reference_has_loss_ln_2() -> None:
     run = ScriptedRun(policy=RUN.reference, reference=RUN.reference)
     assert DPO().loss(run, micro([ROW], {"rows": 1, "chosen_tokens": 2})).loss == torch.tensor(math.log(2))

@@ -1,4 +1,4 @@
-"""KTO as a plugin: both classes in each step, one reference point per step, weights that balance."""
+"""KTO as a plugin: both classes in each step, one reference point per step, balancing weights."""
 
 import math
 
@@ -11,13 +11,13 @@ from runs import feedback_rows
 from scripted import Model, ScriptedRun, Table, micro
 
 from alignment_core.errors import DataError
-from alignment_core.models.batching import by_budget, row_sequences
+from alignment_core.models.passes.batching import group_by_budget, row_sequences
 from alignment_core.plugin_api import Row, TokenSequence
 from alignment_plugins.kto import KTO
 
 
 def flat(rows: list[Row], name: str, nats: list[float]) -> dict[tuple[int, ...], list[float]]:
-    """A table in which each row's sequence of this name has this sum of log-probabilities."""
+    """Return a table in which each row's sequence `name` has the given sum of log-probabilities."""
     table = {}
     for row, total in zip(rows, nats, strict=True):
         sequence = row.sequences[name]
@@ -26,7 +26,7 @@ def flat(rows: list[Row], name: str, nats: list[float]) -> dict[tuple[int, ...],
 
 
 def run_of(rows: list[Row], policy: Table) -> ScriptedRun:
-    """A reference that gives 0 nats to everything, so that the policy's numbers are the log-ratios."""
+    """Return a run whose reference gives 0 nats to everything, so that the policy's numbers are the log-ratios."""
     zeros = {ids: [0.0] * len(values) for ids, values in policy.items()}
     return ScriptedRun(policy=Model(policy), reference=Model(zeros), feedback=rows)
 
@@ -71,8 +71,8 @@ def test_the_reference_point_is_never_below_0() -> None:
     assert batch.constants["z0"] == 0.0
 
 
-def test_the_reference_point_is_measured_when_the_step_begins() -> None:
-    """The second step's z0 comes from the weights that the first left behind."""
+def test_reference_point_is_measured_when_the_step_begins() -> None:
+    """The second step's z0 is measured with the weights after the first step."""
     rows = feedback_rows(2, 2)
     policy = flat(rows, "response", [0.0] * 4) | flat(rows, "mismatched", [1.0] * 4)
     run = run_of(rows, policy)
@@ -82,8 +82,8 @@ def test_the_reference_point_is_measured_when_the_step_begins() -> None:
     assert next(batches).constants["z0"] == 5.0
 
 
-def test_what_only_z0_needs_takes_no_room_in_a_micro_batch() -> None:
-    """Two responses of 5 tokens fit into a budget of 10, though each has a mismatched one of 50 beside it."""
+def test_mismatched_responses_do_not_count_in_micro_batches() -> None:
+    """Two responses of 5 tokens fit into a budget of 10, although each has a mismatched response of 50 tokens."""
     rows = []
     for i in range(2):
         response, mismatched = TokenSequence((i, 3, 4, 5, 6), 1), TokenSequence((i, *range(10, 59)), 1)
@@ -91,12 +91,12 @@ def test_what_only_z0_needs_takes_no_room_in_a_micro_batch() -> None:
         rows.append(Row(str(i), both, {"desirable": float(i), "weight": 1.0}))
     policy = flat(rows, "response", [0.0] * 2) | flat(rows, "mismatched", [0.0] * 2)
     (batch,) = KTO(batch_size=2).batches(run_of(rows, policy))
-    assert len(by_budget(batch.rows, 10, row_sequences)) == 1
+    assert len(group_by_budget(batch.rows, 10, row_sequences)) == 1
     assert sorted(len(row.sequences["response"].ids) for row in batch.rows) == [5, 5]
 
 
-def test_votes_weigh_rows_and_balance() -> None:
-    """A good row of 3 votes against a bad one of 1: 3·λ_D = 1·λ_U, so λ_D = 1/3; the good loss counts three times."""
+def test_votes_weight_rows_and_balance() -> None:
+    """A good row of 3 votes against a bad one of 1: 3·λ_D = 1·λ_U, so λ_D = 1/3. The good loss counts three times."""
     rows = [*feedback_rows(1, 0, votes=3.0), *feedback_rows(0, 1, seed=1)]
     policy = flat(rows, "response", [0.0, 0.0]) | flat(rows, "mismatched", [0.0, 0.0])
     run, objective = run_of(rows, policy), KTO(batch_size=2)
@@ -117,8 +117,8 @@ def test_weights_balance_unless_given(good: int, bad: int, given_good: float | N
 
 
 @given(good=st.integers(1, 30), bad=st.integers(1, 30), batch_size=st.integers(2, 12), data=st.data())
-def test_steps_are_stratified_whatever_the_order(good: int, bad: int, batch_size: int, data: st.DataObject) -> None:
-    """Each row once an epoch, both classes in every step that can have them, and sizes as even as they can be."""
+def test_steps_are_stratified_for_any_order(good: int, bad: int, batch_size: int, data: st.DataObject) -> None:
+    """Each epoch has each row once, both classes in every step where possible, and sizes as even as possible."""
     rows = feedback_rows(good, bad)
     zeros = flat(rows, "response", [0.0] * len(rows)) | flat(rows, "mismatched", [0.0] * len(rows))
     run = run_of(data.draw(st.permutations(rows)), zeros)
@@ -141,7 +141,7 @@ def test_steps_are_stratified_whatever_the_order(good: int, bad: int, batch_size
             assert batch.denominators == {"desirable": max(1, share), "undesirable": max(1, size - share)}
     if one_class:
         assert run.warnings == [
-            f"{one_class} of {steps} steps an epoch see one class only: the smaller class has too few rows"
+            f"only one class in {one_class} of {steps} steps per epoch, because the smaller class has too few rows"
         ]
         assert run.state["one_class_steps"] == one_class
     else:
@@ -154,7 +154,7 @@ def test_steps_are_stratified_whatever_the_order(good: int, bad: int, batch_size
 
 
 @pytest.mark.parametrize(("good", "bad"), [(4, 0), (0, 4), (0, 0)])
-def test_one_class_alone_is_refused(good: int, bad: int) -> None:
+def test_single_class_is_refused(good: int, bad: int) -> None:
     with pytest.raises(DataError, match="both desirable and undesirable") as error:
         next(KTO().batches(ScriptedRun(feedback=feedback_rows(good, bad))))
     assert error.value.got == f"{good} desirable and {bad} undesirable"
@@ -184,10 +184,10 @@ class Free:
 def test_at_a_fixed_z0_each_response_moves_with_its_likes(
     thumbs: list[tuple[int, int]], z0: float, good: float, bad: float
 ) -> None:
-    """Of n thumbs a share p is up: the log-ratio grows where p·λ_D > (1 - p)·λ_U, and falls where it is less.
+    """If a share p of n labels is good, the log-ratio grows if p·λ_D > (1 - p)·λ_U, and falls if it is less.
 
-    Both values have the same slope β·σ'(β(r - z0)) in r, so that at the reference it is that factor times n/N times
-    p·λ_D - (1 - p)·λ_U.
+    Both losses have the slope β·σ'(β(r - z0)) in r. At the reference, the negative gradient is that slope times n/N
+    times p·λ_D - (1 - p)·λ_U.
     """
     responses = feedback_rows(len(thumbs), 0)
     rows = [

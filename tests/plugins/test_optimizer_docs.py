@@ -31,9 +31,9 @@ NOT_METRICS = {
     "kto": {"response", "z0", "desirable", "undesirable", "desirable_weight", "undesirable_weight"},
     "dpo": {"chosen_tokens"},
 }
-"""Keys of dictionaries in the plugins that hold a rollout's or a step's parts."""
-PARTS = {"ppo": ["ppo", "watch"]}
-"""Modules of an optimizer that has several."""
+"""Keys of dictionaries in the plugins that name parts of a rollout or step, not metrics."""
+PARTS = {"ppo": ["ppo", "guards"]}
+"""Modules of optimizers that consist of several."""
 
 
 def documented(name: str) -> set[str]:

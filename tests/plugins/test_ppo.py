@@ -1,4 +1,4 @@
-"""PPO as a plugin: rewards, advantages, steering and guards on a rollout written down here."""
+"""PPO as a plugin: rewards, advantages and KL control on a scripted rollout."""
 
 import math
 from typing import Any
@@ -14,7 +14,7 @@ from scripted import Model, ScriptedRun, micro
 from alignment_core.plugin_api import Rollout, Row, TokenSequence
 from alignment_plugins.ppo import PPO
 
-# Two prompts of one token; a response of two tokens that ended, and one of three that did not.
+# Two prompts of one token, a finished response of two tokens, and an unfinished one of three.
 ENDED, CUT = TokenSequence((5, 6, 2), 1), TokenSequence((7, 8, 9, 10), 1)
 PROMPTS = [Row(name, {"prompt": TokenSequence((first,), 1)}) for name, first in (("a", 5), ("b", 7))]
 SETTINGS: dict[str, Any] = {"rollout_size": 2, "batch_size": 2, "rollouts": 1, "epochs": 1, "kl_coef": 0.5}
@@ -23,7 +23,7 @@ PLAIN = {"score_mean": 0.0, "score_deviation": 1.0}
 
 
 def scripted(**more: Any) -> ScriptedRun:
-    """KL per token: 1 and -1 for the first response, 2, 0 and 0 for the second: 0 and 2 nats, 1 in the mean."""
+    """Return a run with KL per token of 1, -1 for one response and 2, 0, 0 for the other: 0 and 2 nats, mean 1."""
     return ScriptedRun(
         policy=Model({ENDED.ids: [-1.0, -2.0], CUT.ids: [-1.0, -1.0, -1.0]}, entropy=0.7),
         reference=Model({ENDED.ids: [-2.0, -1.0], CUT.ids: [-3.0, -1.0, -1.0]}),
@@ -36,12 +36,12 @@ def scripted(**more: Any) -> ScriptedRun:
 
 
 def values(batch: Any) -> dict[int, dict[str, list[float]]]:
-    """The rows' values by length of the response."""
+    """Return the rows' values by length of the response."""
     return {len(row.sequences["response"].completion): dict(row.values) for row in batch.rows}
 
 
 def test_a_rollout_by_hand() -> None:
-    """beta 0.5, gamma 1, lambda 1: returns are sums of rewards to come.
+    """With beta 0.5, gamma 1 and lambda 1, returns are sums of future rewards.
 
     Ended: rewards -0.5, 0.5 + 4, so returns 4, 4.5 and advantages 3.5, 3.5. Cut: -1, 0, 0 + 3 - 1 (missing end), so
     returns 1, 2, 2 and advantages 1, 2, 1. Mean of the five 2.2, population variance (2·1.3² + 2·1.2² + 0.2²)/5 = 1.26.
@@ -75,8 +75,8 @@ def test_a_rollout_by_hand() -> None:
     ]
 
 
-def test_the_end_penalty_and_the_clip_of_scores() -> None:
-    """Scores 4 and 3 - 2.5, cut to ±2: the last rewards are 0.5 + 2 and 0 + 0.5."""
+def test_missing_end_penalty_and_score_clip() -> None:
+    """Scores 4 and 3 - 2.5 are clipped to ±2, so the last rewards are 0.5 + 2 and 0 + 0.5."""
     run = scripted()
     (batch,) = PPO(**SETTINGS, gae_lambda=1.0, missing_end_penalty=2.5, score_clip=2.0).batches(run)
     assert values(batch)[2]["returns"][-1] == pytest.approx(2.5)
@@ -84,7 +84,7 @@ def test_the_end_penalty_and_the_clip_of_scores() -> None:
     assert run.reports[0]["score"] == pytest.approx((2.0 + 0.5) / 2)
 
 
-def test_the_policy_is_sampled_as_it_is_learned() -> None:
+def test_policy_is_sampled_with_the_training_settings() -> None:
     run = scripted()
     next(PPO(**SETTINGS, temperature=0.8, max_new_tokens=33).batches(run))
     ((names, settings),) = run.asked_to_generate
@@ -92,8 +92,8 @@ def test_the_policy_is_sampled_as_it_is_learned() -> None:
     assert settings == {"max_new_tokens": 33, "temperature": 0.8}
 
 
-def asked_prompts(seed: int, *, backwards: bool = False) -> list[str]:
-    """Prompts of four rollouts of three out of five, in the order in which they were asked for."""
+def generated_prompts(seed: int, *, backwards: bool = False) -> list[str]:
+    """Return the prompts of four rollouts of three, drawn from five, in the order of generation."""
     run = scripted()
     run.seed, run.prompts = seed, prompt_rows(5)[:: -1 if backwards else 1]
     for _ in PPO(**SETTINGS | {"rollout_size": 3, "rollouts": 4, "batch_size": 3}).batches(run):
@@ -101,18 +101,18 @@ def asked_prompts(seed: int, *, backwards: bool = False) -> list[str]:
     return [name for names, _ in run.asked_to_generate for name in names]
 
 
-def test_prompts_come_round() -> None:
-    """Each once a pass, also where a pass ends within a rollout; shuffled by the seed, whatever the file's order."""
-    asked = asked_prompts(seed=0)
-    assert sorted(asked[:5]) == sorted(asked[5:10]) == [f"prompt-{i}" for i in range(5)]
-    assert len(set(asked[10:])) == 2
-    assert asked[:5] != asked[5:10]
-    assert asked == asked_prompts(seed=0, backwards=True)
-    assert len({tuple(asked_prompts(seed)) for seed in range(5)}) == 5
+def test_each_pass_uses_each_prompt_once() -> None:
+    """Each pass uses each prompt once, even if it ends within a rollout. The order depends only on the seed."""
+    generated = generated_prompts(seed=0)
+    assert sorted(generated[:5]) == sorted(generated[5:10]) == [f"prompt-{i}" for i in range(5)]
+    assert len(set(generated[10:])) == 2
+    assert generated[:5] != generated[5:10]
+    assert generated == generated_prompts(seed=0, backwards=True)
+    assert len({tuple(generated_prompts(seed)) for seed in range(5)}) == 5
 
 
-def test_scores_are_normalised_by_the_first_rollout() -> None:
-    """Scores 4 and 3: mean 3.5, deviation 0.5; so 1, and -1 less the penalty of 1. The values are read in these units.
+def test_scores_are_normalized_by_the_first_rollout() -> None:
+    """Scores 4 and 3 have mean 3.5 and deviation 0.5, so they are 1, and -1 minus the penalty of 1.
 
     Values 0.5, 1 and 0, 0, 1 become (0.5 - 3.5)/0.5 = -6, -5 and -7, -7, -5. Without KL, returns are 1, 1, -2, -2, -2.
     """
@@ -127,15 +127,15 @@ def test_scores_are_normalised_by_the_first_rollout() -> None:
     assert batch.constants == {"score_mean": 3.5, "score_deviation": 0.5}
     assert (run.reports[0]["score"], run.reports[0]["raw_score"]) == (-0.5, 3.5)
     output = objective.loss(run, micro(batch.rows, batch.denominators, batch.constants))
-    # The values have not moved: half the squared errors 7², 6² and 5², 5², 3², over five tokens.
+    # The values have not changed: half the squared errors 7², 6² and 5², 5², 3², over five tokens.
     assert float(output.metrics["value_loss"]) == pytest.approx((49 + 36 + 25 + 25 + 9) / 2 / 5)
-    # Better scores later do not move the units.
+    # Better scores later do not change the units.
     run.reward = Model({ENDED.ids: [8.0], CUT.ids: [8.0]})
     run.step += 1
     assert values(next(batches))[2]["returns"] == pytest.approx([9.0, 9.0])
 
 
-def test_scores_that_do_not_differ_are_left_as_they_are() -> None:
+def test_equal_scores_are_not_normalized() -> None:
     run = scripted()
     run.reward = Model({ENDED.ids: [2.0], CUT.ids: [2.0]})
     next(PPO(**SETTINGS | {"normalise_scores": True}).batches(run))
@@ -178,11 +178,11 @@ def test_the_loss_by_hand() -> None:
     )
 
 
-def test_padding_has_no_part_in_the_loss() -> None:
+def test_padding_does_not_affect_the_loss() -> None:
     """Two responses of different length in one micro-batch give the sum of each alone."""
     run = scripted()
     (batch,) = PPO(**SETTINGS).batches(run)
-    # Otherwise every ratio is 1, and advantages and clips would not show.
+    # Otherwise every ratio is 1, which would hide errors in advantages and clips.
     run.policy = Model({ids: [x - 0.3 for x in row] for ids, row in run.policy.table.items()})
     together = PPO().loss(run, micro(batch.rows, batch.denominators, PLAIN)).loss
     alone = [PPO().loss(run, micro([row], batch.denominators, PLAIN)).loss for row in batch.rows]
@@ -190,7 +190,7 @@ def test_padding_has_no_part_in_the_loss() -> None:
 
 
 @given(size=st.integers(1, 9), batch_size=st.integers(1, 5), epochs=st.integers(1, 3), rollouts=st.integers(1, 3))
-def test_each_pass_sees_each_response_once(size: int, batch_size: int, epochs: int, rollouts: int) -> None:
+def test_each_pass_uses_each_response_once(size: int, batch_size: int, epochs: int, rollouts: int) -> None:
     run = scripted()
     run.rollouts = [run.rollouts[i % 2] for i in range(size)]
     settings = {"rollout_size": size, "batch_size": batch_size, "epochs": epochs, "rollouts": rollouts, "step_kl": None}
@@ -207,7 +207,7 @@ def test_each_pass_sees_each_response_once(size: int, batch_size: int, epochs: i
     assert len(run.asked_to_generate) == rollouts
 
 
-def test_every_pass_is_shuffled_anew() -> None:
+def test_every_pass_is_reshuffled() -> None:
     run = scripted()
     run.rollouts = [run.rollouts[i % 2] for i in range(12)]
     objective = PPO(rollout_size=12, batch_size=12, epochs=2, rollouts=2, step_kl=None)
@@ -219,7 +219,7 @@ def test_every_pass_is_shuffled_anew() -> None:
 
 
 def steps(objective: PPO, run: ScriptedRun, step_kl: list[float]) -> int:
-    """How many steps the objective takes when these are the KLs of its steps."""
+    """Return the number of steps that the objective takes with these KLs per step."""
     taken = 0
     for _ in objective.batches(run):
         run.metrics = {"step_kl": step_kl[taken]}
@@ -228,8 +228,8 @@ def steps(objective: PPO, run: ScriptedRun, step_kl: list[float]) -> int:
     return taken
 
 
-def test_a_steps_kl_ends_the_passes_over_its_rollout() -> None:
-    """Two rollouts of up to four steps: the first ends after its second step, the other is not touched by it."""
+def test_step_kl_ends_the_passes_over_its_rollout() -> None:
+    """Two rollouts of up to four steps: the first ends after its second step, which does not affect the second."""
     objective = PPO(**SETTINGS | {"batch_size": 1, "epochs": 2, "rollouts": 2}, step_kl=0.1)
     assert steps(objective, scripted(), [0.05, 0.11, 0.0, 0.0, 0.1, 0.05]) == 6  # 0.1 itself is still allowed
     assert steps(objective, scripted(), [0.0] * 8) == 8
@@ -241,13 +241,13 @@ def test_a_steps_kl_ends_the_passes_over_its_rollout() -> None:
     [
         # KL 1 against 0.9: error 1/9, times 2 responses over a horizon of 100.
         (0.9, 0.5 * (1 + (1 / 9) * 2 / 100)),
-        # Errors are cut to ±0.2.
+        # Errors are clipped to ±0.2.
         (0.1, 0.5 * (1 + 0.2 * 2 / 100)),
         (50.0, 0.5 * (1 - 0.2 * 2 / 100)),
         (None, 0.5),
     ],
 )
-def test_the_adaptive_coefficient_moves_towards_its_target(kl_target: float | None, expected: float) -> None:
+def test_adaptive_kl_coef_moves_towards_its_target(kl_target: float | None, expected: float) -> None:
     run = scripted()
     objective = PPO(**SETTINGS | {"rollouts": 2}, kl_target=kl_target, kl_horizon=100, step_kl=None)
     for _ in objective.batches(run):

@@ -1,4 +1,4 @@
-"""What the trackers hold, read back by their own libraries, beside the history of the stage."""
+"""Tracked metrics, read back with each tracker's own library and compared with the stage's history."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from served import until
 from alignment_core.errors import ConfigError
 from alignment_core.plugin_api import StageInfo
 from alignment_core.registry import load_registry
-from alignment_plugins.tracker import Sent, Tracker, flat
+from alignment_plugins.tracker import SentLog, Tracker, flatten
 
 KEY = "a" * 32
 STEPS = [{"step": n, "loss": 1 / n, "grad_norm": 2.0 * n} for n in range(1, 7)]
@@ -52,7 +52,7 @@ def stage(tmp_path: Path) -> StageInfo:
 
 
 def tracker(to: str, tmp_path: Path) -> Tracker:
-    """One instance per stage and run, with time for a busy machine."""
+    """Return a new tracker with enough patience for a busy machine, as each stage of each run gets one."""
     return Tracker.model_validate({"to": to, "folder": str(tmp_path / "tracking"), "project": "p", "patience": 500})
 
 
@@ -63,8 +63,8 @@ def steps(listener: Tracker, stage: StageInfo, numbers: Iterable[int]) -> None:
 
 
 def run_interrupted(to: str, stage: StageInfo, tmp_path: Path) -> None:
-    """Killed after step 3, gone on from the checkpoint after step 1; another time killed and gone on after 5, so that
-    nobody was told of step 5.
+    """Run a stage that is killed after step 3 and resumes after step 1, then is killed again and resumes after step 5,
+    so that step 5 is never reported.
     """
     first = tracker(to, tmp_path)
     steps(first, stage, [1, 2, 3])
@@ -85,7 +85,7 @@ def in_tensorboard(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
-def test_tensorboard_holds_every_step_once(stage: StageInfo, tmp_path: Path) -> None:
+def test_tensorboard_has_every_step_once(stage: StageInfo, tmp_path: Path) -> None:
     run_interrupted("tensorboard", stage, tmp_path)
     folder = tmp_path / "tracking" / "p" / "mine" / "optimize-aaaaaaaa"
     found = in_tensorboard(folder)
@@ -95,7 +95,7 @@ def test_tensorboard_holds_every_step_once(stage: StageInfo, tmp_path: Path) -> 
         assert [value for _, value in values] == pytest.approx([value for _, value in EXPECTED[name]])  # float32 there
     (settings,) = folder.glob("*/hparams.yml")
     assert "optimizer.beta: 0.1" in settings.read_text()
-    # Whatever meets the finished stage again starts no process.
+    # A tracker that meets the finished stage again starts no process.
     again = tracker("tensorboard", tmp_path)
     again.finished(stage, {}, cached=True)
     assert in_tensorboard(folder) == found
@@ -105,14 +105,14 @@ def test_steps_are_sent_while_the_stage_runs(stage: StageInfo, tmp_path: Path) -
     listener = tracker("tensorboard", tmp_path)
     steps(listener, stage, [1, 2, 3])
     until(lambda: listener.sent_file(stage).value["steps"] == {"loss": 3, "grad_norm": 3})
-    listener.failed(stage, "over")  # its process writes to the disk at its end
+    listener.failed(stage, "over")  # its process writes to disk when it ends
     folder = tmp_path / "tracking" / "p" / "mine" / "optimize-aaaaaaaa"
     until(lambda: [step for step, _ in in_tensorboard(folder).get("loss", [])] == [1, 2, 3])
     assert [value for _, value in in_tensorboard(folder)["loss"]] == pytest.approx([1, 1 / 2, 1 / 3])
 
 
 @pytest.mark.ci
-def test_mlflow_holds_every_step_once_in_one_run(
+def test_mlflow_has_every_step_once_in_one_run(
     stage: StageInfo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -127,14 +127,14 @@ def test_mlflow_holds_every_step_once_in_one_run(
     assert run["metrics"] == expected
 
 
-def test_stage_that_was_never_tracked_is_sent_from_its_history(stage: StageInfo, tmp_path: Path) -> None:
+def test_untracked_stage_is_sent_from_its_history(stage: StageInfo, tmp_path: Path) -> None:
     listener = tracker("tensorboard", tmp_path)
     listener.finished(stage, {}, cached=True)
     assert listener.sent_file(stage).is_complete()
     assert in_tensorboard(tmp_path / "tracking" / "p" / "mine" / "optimize-aaaaaaaa").keys() == EXPECTED.keys()
 
 
-def test_process_that_dies_is_told_in_its_last_words(stage: StageInfo, tmp_path: Path) -> None:
+def test_error_of_a_crashed_process_is_reported(stage: StageInfo, tmp_path: Path) -> None:
     (tmp_path / "tracking").write_text("a file where the folder should be")
     listener = tracker("tensorboard", tmp_path)
     steps(listener, stage, [1])
@@ -142,30 +142,30 @@ def test_process_that_dies_is_told_in_its_last_words(stage: StageInfo, tmp_path:
         listener.finished(stage, {}, cached=False)
 
 
-def test_server_that_takes_nothing_does_not_keep_a_stage_waiting(
+def test_unresponsive_server_does_not_block_a_stage(
     stage: StageInfo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow = "import time; time.sleep(600)"
     monkeypatch.setattr("alignment_plugins.tracker.COMMAND", [sys.executable, "-c", slow])
     listener = tracker("tensorboard", tmp_path).model_copy(update={"patience": 0.2})
     steps(listener, stage, [1, 2, 3] * 5000)
-    with pytest.raises(RuntimeError, match=r"not taken within 0\.2 s"):
+    with pytest.raises(RuntimeError, match=r"not all metrics were sent within 0\.2 s"):
         listener.finished(stage, {}, cached=False)
 
 
 def test_tracker_that_is_not_installed_is_refused_before_anything_runs() -> None:
-    with pytest.raises(ConfigError, match="`aim` is not installed here: pip install aim"):
+    with pytest.raises(ConfigError, match=r"`aim` is not installed\. Install it: pip install aim"):
         load_registry().listener({"name": "tracker", "to": "aim"})
 
 
 def test_settings_become_flat_hyperparameters() -> None:
-    assert flat(SETTINGS) == {"optimizer.name": "ppo", "optimizer.beta": 0.1, "seed": 3, "targets": '["q", "v"]'}
+    assert flatten(SETTINGS) == {"optimizer.name": "ppo", "optimizer.beta": 0.1, "seed": 3, "targets": '["q", "v"]'}
 
 
-def test_what_was_sent_survives_a_kill(tmp_path: Path) -> None:
-    sent = Sent(tmp_path / "a" / "b.json")
+def test_sent_log_survives_a_kill(tmp_path: Path) -> None:
+    sent = SentLog(tmp_path / "a" / "b.json")
     sent.value["steps"]["loss"] = 4
     sent.save()
-    loaded: dict[str, Any] = Sent(tmp_path / "a" / "b.json").value
+    loaded: dict[str, Any] = SentLog(tmp_path / "a" / "b.json").value
     assert loaded["steps"] == {"loss": 4}
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["b.json"]

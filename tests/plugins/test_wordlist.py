@@ -1,4 +1,4 @@
-"""The rule on words."""
+"""The word list evaluator: scores and validation."""
 
 import pytest
 from pydantic import ValidationError
@@ -6,7 +6,7 @@ from pydantic import ValidationError
 from alignment_core.records import Conversation
 from alignment_plugins.wordlist import WordList
 
-ASKED: Conversation = (
+CONVERSATION: Conversation = (
     {"role": "system", "content": "Be brief about cats."},
     {"role": "user", "content": "A dog."},
     {"role": "assistant", "content": "Yes?"},
@@ -24,17 +24,17 @@ ASKED: Conversation = (
         ({"unwanted": ["stupid"]}, "That is Stupid.", 0.0),
         ({"unwanted": ["stupid"]}, "That is not.", 1.0),
         ({"wanted": ["please"], "unwanted": ["stupid"]}, "Please, stupid.", 0.0),
-        # Of the words to be echoed the last user turn has "river" alone.
+        # Of the words to echo, the last user turn has only "river".
         ({"echo": ["river", "dog", "cats"]}, "The river is long.", 1.0),
         ({"echo": ["river", "boats"]}, "The river is long.", 0.0),
         ({"echo": ["grün"]}, "", 1.0),
     ],
 )
 def test_scores(settings: dict[str, list[str]], response: str, score: float) -> None:
-    assert WordList.model_validate(settings).score(ASKED, response) == score
+    assert WordList.model_validate(settings).score(CONVERSATION, response) == score
 
 
 @pytest.mark.parametrize("word", ["thank you", "", "don't", "hello!"])
-def test_what_could_never_be_found_is_refused(word: str) -> None:
+def test_entry_that_is_not_one_word_is_refused(word: str) -> None:
     with pytest.raises(ValidationError, match="not one word"):
         WordList(unwanted=[word])

@@ -1,4 +1,4 @@
-"""A judge behind an address in a whole run: what it is asked, what its verdicts become, what the gate makes of them."""
+"""A judge endpoint in a complete run: its requests, the win rate from its verdicts, and the gate."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from judge import Judge, Reply, playing, said
+from judge import Judge, Reply, playing, reply_with
 
 from alignment_core.config import PipelineConfig
+from alignment_core.execution.build import build_here
+from alignment_core.planning.pipeline import plan_pipeline
 from alignment_core.progress import Silent
 from alignment_core.registry import load_registry
-from alignment_core.stages.build import run_here
-from alignment_core.stages.plan import make_plan
 
 PROMPTS = 8
 
@@ -27,13 +27,13 @@ def judge() -> Iterator[tuple[Judge, str]]:
 
 
 def shorter(first: str, second: str, number: int) -> Reply:
-    """Prefers the shorter response, wherever it stands."""
-    return said("TIE" if len(first) == len(second) else "A" if len(first) < len(second) else "B")
+    """Prefer the shorter response in either position."""
+    return reply_with("TIE" if len(first) == len(second) else "A" if len(first) < len(second) else "B")
 
 
 @pytest.fixture
 def run(tiny_model: Path, tmp_path: Path, judge: tuple[Judge, str]) -> Callable[[str], dict[str, Path]]:
-    """A whole run into a store of the name; the folders of its stages."""
+    """Return a function that runs the pipeline into the named store and returns the folder of each stage."""
     rows = [{"prompt": f"What is {n} plus {n}?", "chosen": f"It is {2 * n}.", "rejected": "No!"} for n in range(24)]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     step = {"batch_size": 8, "learning_rate": 1e-2}
@@ -56,7 +56,8 @@ def run(tiny_model: Path, tmp_path: Path, judge: tuple[Judge, str]) -> Callable[
             }
         )
         return {
-            name: run_here(call, Silent())[0].path for name, call in make_plan(config, load_registry()).calls().items()
+            name: build_here(call, Silent())[0].path
+            for name, call in plan_pipeline(config, load_registry()).calls().items()
         }
 
     return make
@@ -67,39 +68,39 @@ def metrics(folder: Path) -> dict[str, Any]:
     return found
 
 
-def test_its_verdicts_are_the_win_rate_and_the_gate_asks_it_first(
+def test_verdicts_give_the_win_rate_and_the_gate_uses_the_endpoint(
     run: Callable[[str], dict[str, Path]], judge: tuple[Judge, str]
 ) -> None:
-    played, _ = judge
-    played.reply = shorter
+    server, _ = judge
+    server.reply = shorter
     built = run("store")
     lines = [json.loads(line) for line in (built["over_sft"] / "verdicts.jsonl").read_text().splitlines()]
     assert len(lines) == PROMPTS
     for line in lines:
         ours, theirs = len(line["response"]), len(line["opponent"])
         assert line["verdicts"] == {"endpoint": (ours < theirs) - (ours > theirs)}
-    # Each two responses were shown both ways round.
-    asked = Counter(request["messages"][1]["content"].partition("\n\n[response A]\n")[2] for request in played.requests)
+    # Each pair of responses was shown in both orders.
+    asked = Counter(request["messages"][1]["content"].partition("\n\n[response A]\n")[2] for request in server.requests)
     shown = Counter[str]()
     for line in lines:
         for first, second in ((line["response"], line["opponent"]), (line["opponent"], line["response"])):
             shown[f"{first}\n\n[response B]\n{second}"] += 1
     assert asked == shown
-    told = metrics(built["over_sft"])
+    measured = metrics(built["over_sft"])
     wins = sum(line["verdicts"]["endpoint"] > 0 for line in lines)
-    assert told["win_rate"]["endpoint"]["wins"] == wins > 0
-    assert told["endpoint"] == {"agreed": PROMPTS, "disagreed": 0, "bad_answer": 0, "unreachable": 0, "retries": 0}
+    assert measured["win_rate"]["endpoint"]["wins"] == wins > 0
+    assert measured["endpoint"] == {"agreed": PROMPTS, "disagreed": 0, "bad_answer": 0, "unreachable": 0, "retries": 0}
     assert metrics(built["gate"])["judge"] == "endpoint"
 
 
-def test_a_judge_that_looks_at_the_place_alone_prefers_nobody(
+def test_judge_that_always_answers_a_gives_only_ties(
     run: Callable[[str], dict[str, Path]], judge: tuple[Judge, str]
 ) -> None:
-    played, _ = judge
-    played.reply = lambda first, second, number: said("A")
+    server, _ = judge
+    server.reply = lambda first, second, number: reply_with("A")
     built = run("store")
-    told = metrics(built["over_sft"])
-    rate = told["win_rate"]["endpoint"]
+    measured = metrics(built["over_sft"])
+    rate = measured["win_rate"]["endpoint"]
     assert (rate["wins"], rate["ties"], rate["losses"]) == (0, PROMPTS, 0)
-    assert told["endpoint"]["disagreed"] == PROMPTS
+    assert measured["endpoint"]["disagreed"] == PROMPTS
     assert metrics(built["gate"])["passed"] is False

@@ -1,4 +1,4 @@
-"""A reward model that is a model of its own: its scores, what it costs, what depends on it, and what it may not be."""
+"""A separate model as the reward model: its scores, its memory, the cache keys it enters, and the errors."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from safetensors.torch import load_file, save_file
 
 from alignment_core.config import PipelineConfig
 from alignment_core.errors import AlignmentError, ConfigError, ModelError, PluginError
-from alignment_core.models.classifier import load_classifier
-from alignment_core.models.dry_run import Architecture, DryRun, Pass
-from alignment_core.models.logps import Budget
+from alignment_core.execution.build import build_here
+from alignment_core.execution.stage import Job, StageCall
+from alignment_core.models.memory.dry_run import Architecture, DryRun, Pass
+from alignment_core.models.roles.classifier import load_classifier
+from alignment_core.models.roles.logps import Budget
+from alignment_core.planning.pipeline import Plan, plan_pipeline
 from alignment_core.plugin_api import TokenSequence
 from alignment_core.registry import load_registry
-from alignment_core.stages.base import Job, StageCall
-from alignment_core.stages.build import run_here
-from alignment_core.stages.opened import External, open_data, open_renderer
-from alignment_core.stages.plan import Plan, make_plan
+from alignment_core.stages.shared.context import ExternalRewardModel, open_data, open_renderer
 
 PPO = {
     "name": "ppo",
@@ -50,7 +50,7 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def settings(tmp_path: Path, tiny_model: Path) -> Settings:
-    """Settings of a run on conversations of one to five turns, some with a system prompt."""
+    """Return a function that makes settings for conversations of one to five turns, some with a system prompt."""
     rows = []
     for n in range(24):
         turns = [{"role": "system", "content": f"Count in {n}s."}] if n % 2 == 0 else []
@@ -79,21 +79,21 @@ def settings(tmp_path: Path, tiny_model: Path) -> Settings:
 
 
 def plan_of(config: PipelineConfig) -> Plan:
-    return make_plan(config, load_registry())
+    return plan_pipeline(config, load_registry())
 
 
 def run_all(plan: Plan, progress: Listener) -> dict[str, Path]:
-    return {name: run_here(call, progress)[0].path for name, call in plan.calls().items()}
+    return {name: build_here(call, progress)[0].path for name, call in plan.calls().items()}
 
 
-def opened(plan: Plan, call: StageCall, progress: Listener) -> tuple[External, Any]:
-    """The external reward model of a stage, and the data that it reads."""
-    data = run_here(plan.ingest, progress)[0].path
+def opened(plan: Plan, call: StageCall, progress: Listener) -> tuple[ExternalRewardModel, Any]:
+    """Return the external reward model of a stage and the data that the stage reads."""
+    data = build_here(plan.ingest, progress)[0].path
     job = Job(call, {"data": data}, data, data, progress)
-    return External.of(job, open_renderer(job)), open_data(job)
+    return ExternalRewardModel.load(job, open_renderer(job)), open_data(job)
 
 
-def test_ppo_learns_from_the_scores_that_transformers_gives_the_text(settings: Settings, classifier: Path) -> None:
+def test_scores_in_a_ppo_run_equal_those_of_transformers(settings: Settings, classifier: Path) -> None:
     progress = Listener()
     plan = plan_of(settings({"model": str(classifier)}))
     assert plan.reward is None
@@ -101,8 +101,8 @@ def test_ppo_learns_from_the_scores_that_transformers_gives_the_text(settings: S
     for name in ("evaluate", "evaluate_sft"):
         lines = [json.loads(line) for line in (built[name] / "responses.jsonl").read_text().splitlines()]
         assert len(lines) == 4
-        told = [[*line["prompt"], {"role": "assistant", "content": line["response"]}] for line in lines]
-        expected = scores_by_transformers(classifier, told)
+        conversations = [[*line["prompt"], {"role": "assistant", "content": line["response"]}] for line in lines]
+        expected = scores_by_transformers(classifier, conversations)
         assert torch.tensor(expected).std() > 0.01
         assert [line["reward"] for line in lines] == pytest.approx(expected, abs=1e-5)
         metrics = json.loads((built[name] / "manifest.json").read_text())["metrics"]
@@ -114,8 +114,8 @@ def test_ppo_learns_from_the_scores_that_transformers_gives_the_text(settings: S
 
 
 def test_the_value_model_starts_as_the_sft_model_with_a_zero_head(settings: Settings, classifier: Path) -> None:
-    still = PPO | {"learning_rate": 1e-30, "rollouts": 1}
-    built = run_all(plan_of(settings({"model": str(classifier)}, still)), Listener())
+    frozen = PPO | {"learning_rate": 1e-30, "rollouts": 1}
+    built = run_all(plan_of(settings({"model": str(classifier)}, frozen)), Listener())
     value = load_file(built["optimize"] / "value" / "adapter_model.safetensors")
     head = value.pop("base_model.model.score.weight")
     assert head.abs().max() < 1e-25
@@ -124,8 +124,8 @@ def test_the_value_model_starts_as_the_sft_model_with_a_zero_head(settings: Sett
     assert all(torch.equal(weight, sft[name]) for name, weight in value.items())
 
 
-def test_batches_change_no_score(settings: Settings, classifier: Path) -> None:
-    """Responses of 1 to 30 tokens to prompts of every length, in one batch, in several, and alone."""
+def test_scores_do_not_depend_on_batches(settings: Settings, classifier: Path) -> None:
+    """Score responses of 1 to 29 tokens to different prompts in one batch, in several batches, and one by one."""
     plan = plan_of(settings({"model": str(classifier)}))
     external, data = opened(plan, plan.optimize, Listener())
     prompts = [row.sequences["prompt"].ids for row in data.train.prompts][:8]
@@ -136,7 +136,7 @@ def test_batches_change_no_score(settings: Settings, classifier: Path) -> None:
         torch.testing.assert_close(other, scores[0], rtol=1e-4, atol=1e-5)
 
 
-def test_a_long_conversation_loses_its_oldest_turns_and_says_so(
+def test_a_long_conversation_loses_its_oldest_turns_with_a_warning(
     settings: Settings, classifier: Path, tmp_path: Path
 ) -> None:
     short = tmp_path / "short"
@@ -151,27 +151,28 @@ def test_a_long_conversation_loses_its_oldest_turns_and_says_so(
     for row in data.train.prompts:
         prompt = row.sequences["prompt"].ids
         sequence = TokenSequence((*prompt, 60, 61, 62), len(prompt))
-        complete, kept = whole.retelling.ids(sequence), external.retelling.ids(sequence)
-        assert len(kept) <= 80
+        complete, shortened = whole.cross_tokenizer.encode(sequence), external.cross_tokenizer.encode(sequence)
+        assert len(shortened) <= 80
         if len(complete) <= 80:
-            assert kept == complete
+            assert shortened == complete
             continue
         cut += 1
-        # It begins as a conversation begins, not in the middle of a turn.
-        assert kept[0] == complete[0]
+        # It starts like a conversation and not in the middle of a turn.
+        assert shortened[0] == complete[0]
         messages = data.train.messages(row)
         system = [messages[0]] if messages[0]["role"] == "system" else []
-        text = external.retelling._encoder.decode(kept)
+        text = external.cross_tokenizer._encoder.decode(shortened)
         for message in (*system, messages[-1]):
             assert message["content"] in text
         if len(messages) > 2 + len(system):
             assert messages[len(system)]["content"] not in text
     assert cut >= 3
-    assert external.retelling.cut == cut
-    assert progress.warnings == ["the reward model takes 80 tokens: longer conversations lose their oldest part"]
+    assert external.cross_tokenizer.truncated == cut
+    message = "the reward model accepts at most 80 tokens: longer conversations lose their oldest part"
+    assert progress.warnings == [message]
 
 
-def test_one_turn_that_is_too_long_keeps_its_end(settings: Settings, classifier: Path, tmp_path: Path) -> None:
+def test_a_single_turn_that_is_too_long_keeps_its_end(settings: Settings, classifier: Path, tmp_path: Path) -> None:
     short = tmp_path / "short"
     shutil.copytree(classifier, short)
     edit_json(short / "config.json", max_position_embeddings=12)
@@ -179,29 +180,29 @@ def test_one_turn_that_is_too_long_keeps_its_end(settings: Settings, classifier:
     external, data = opened(plan, plan.optimize, Listener())
     prompt = data.train.prompts[0].sequences["prompt"].ids
     sequence = TokenSequence((*prompt, *range(60, 90)), len(prompt))
-    ids = external.retelling.ids(sequence)
-    external.retelling._limit = 10**6
-    assert ids == external.retelling.ids(sequence)[-12:]
+    ids = external.cross_tokenizer.encode(sequence)
+    external.cross_tokenizer._limit = 10**6
+    assert ids == external.cross_tokenizer.encode(sequence)[-12:]
 
 
-def test_what_nobody_can_retell_is_refused(settings: Settings, classifier: Path) -> None:
+def test_sequences_that_cannot_be_converted_are_rejected(settings: Settings, classifier: Path) -> None:
     plan = plan_of(settings({"model": str(classifier)}))
     external, data = opened(plan, plan.optimize, Listener())
     with pytest.raises(PluginError, match="no record has the prompt"):
-        external.retelling.ids(TokenSequence((5, 6, 7, 8), 3))
+        external.cross_tokenizer.encode(TokenSequence((5, 6, 7, 8), 3))
     prompt = data.train.prompts[0].sequences["prompt"].ids
     with pytest.raises(PluginError, match="one turn"):
-        external.retelling.ids(TokenSequence((*prompt, 5, 6), len(prompt), (True, False)))
+        external.cross_tokenizer.encode(TokenSequence((*prompt, 5, 6), len(prompt), (True, False)))
 
 
-def test_pairs_and_held_out_prompts_are_known_too(settings: Settings, classifier: Path) -> None:
+def test_pairs_and_held_out_prompts_are_converted_too(settings: Settings, classifier: Path) -> None:
     plan = plan_of(settings({"model": str(classifier)}))
     external, data = opened(plan, plan.optimize, Listener())
     for split in (data.train, data.held_out):
         assert len(split.preferences)
         for row in split.preferences:
-            told = external.retelling._encoder.decode(external.retelling.ids(row.sequences["rejected"]))
-            assert "Not " in told
+            text = external.cross_tokenizer._encoder.decode(external.cross_tokenizer.encode(row.sequences["rejected"]))
+            assert "Not " in text
 
 
 def keys(plan: Plan) -> dict[str, str]:
@@ -219,15 +220,15 @@ def test_keys_follow_the_content_of_the_reward_model(settings: Settings, classif
         assert now.keys() == first.keys()
         return {name for name in first if now[name] != first[name]}
 
-    reached = {"optimize", "evaluate", "evaluate_sft", "over_sft"}
+    dependent = {"optimize", "evaluate", "evaluate_sft", "over_sft"}
     template = tmp_path / "template.jinja"
     template.write_text(STYLES["llama"])
-    assert changed({"chat_template": str(template)}) == reached
+    assert changed({"chat_template": str(template)}) == dependent
     for name in ("config.json", "model.safetensors", "tokenizer.json"):
         before = (other / name).read_bytes()
         with (other / name).open("ab") as file:
             file.write(b" ")
-        assert changed({}) == reached
+        assert changed({}) == dependent
         (other / name).write_bytes(before)
     assert changed({}) == set()
 
@@ -244,18 +245,18 @@ def test_a_run_that_needs_no_reward_model_does_not_depend_on_it(settings: Settin
 
 
 @pytest.mark.parametrize(
-    ("fault", "error", "words"),
+    ("fault", "error", "message"),
     [
         ("labels", ModelError, "more than one label.*3 labels"),
-        ("causal", ModelError, "no sequence classifier.*Qwen2ForCausalLM"),
+        ("causal", ModelError, "not a sequence classifier.*Qwen2ForCausalLM"),
         ("no folder", ModelError, "reward.model: there is no such folder"),
         ("revision", ModelError, "reward.revision: a folder has no revisions"),
-        ("no model", ConfigError, "reward.revision: it belongs to `reward.model`"),
+        ("no model", ConfigError, "reward.revision: this setting needs `reward.model`"),
         ("template file", ModelError, "reward.chat_template: the chat template cannot be read"),
     ],
 )
-def test_what_is_no_reward_model_is_refused_before_anything_runs(
-    settings: Settings, tmp_path: Path, fault: str, error: type[AlignmentError], words: str
+def test_invalid_reward_model_is_rejected_before_anything_runs(
+    settings: Settings, tmp_path: Path, fault: str, error: type[AlignmentError], message: str
 ) -> None:
     reward: dict[str, Any] = {"model": str(save_classifier(tmp_path / "other", labels=3 if fault == "labels" else 1))}
     if fault == "causal":
@@ -270,10 +271,10 @@ def test_what_is_no_reward_model_is_refused_before_anything_runs(
         reward["chat_template"] = str(tmp_path / "missing.jinja")
     with pytest.raises(error) as found:
         plan_of(settings(reward))
-    assert re.search(words, str(found.value))
+    assert re.search(message, str(found.value))
 
 
-def test_a_classifier_without_a_template_asks_for_one(settings: Settings, tmp_path: Path) -> None:
+def test_a_classifier_without_a_template_needs_one(settings: Settings, tmp_path: Path) -> None:
     bare = save_classifier(tmp_path / "bare", template=None)
     with pytest.raises(ModelError, match="has no chat template") as error:
         plan_of(settings({"model": str(bare)}))
@@ -281,12 +282,12 @@ def test_a_classifier_without_a_template_asks_for_one(settings: Settings, tmp_pa
     plan = plan_of(settings({"model": str(bare), "chat_template": "chatml"}))
     external, data = opened(plan, plan.optimize, Listener())
     prompt = data.train.prompts[0].sequences["prompt"].ids
-    told = external.retelling._encoder
-    assert "assistant" in told.decode(external.retelling.ids(TokenSequence((*prompt, 60), len(prompt))))
+    encoder = external.cross_tokenizer._encoder
+    assert "assistant" in encoder.decode(external.cross_tokenizer.encode(TokenSequence((*prompt, 60), len(prompt))))
 
 
-def test_a_head_that_was_never_trained_is_refused(classifier: Path, tmp_path: Path) -> None:
-    """transformers would make a random one, with a warning."""
+def test_missing_head_weights_are_rejected(classifier: Path, tmp_path: Path) -> None:
+    """transformers would initialize the head at random and only log a warning."""
     headless = tmp_path / "headless"
     shutil.copytree(classifier, headless)
     weights = load_file(headless / "model.safetensors")
@@ -298,7 +299,7 @@ def test_a_head_that_was_never_trained_is_refused(classifier: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("load_in", ["fp32", "nf4", "int8", "bf16"])
-def test_its_memory_is_counted(tiny_model: Path, classifier: Path, load_in: Any) -> None:
+def test_memory_of_the_reward_model_is_counted(tiny_model: Path, classifier: Path, load_in: Any) -> None:
     model = load_classifier(str(classifier), revision=None, load_in=load_in, device=CPU)
     roles = ("policy",)
     config = open_roles(tiny_model).model.config
@@ -306,19 +307,19 @@ def test_its_memory_is_counted(tiny_model: Path, classifier: Path, load_in: Any)
     def dry(external: Any) -> DryRun:
         return DryRun(Architecture(config, load_in, LORA, roles, (), roles, CPU, external_reward=external))
 
-    without, beside = dry(None), dry(model.config)
+    without, with_reward = dry(None), dry(model.config)
     assert without.footprint().external_reward == 0
     real = sum(p.numel() * p.element_size() for p in model.parameters())
-    counted = beside.footprint().external_reward
-    # bitsandbytes keeps its scales outside the parameters, a few per cent.
+    counted = with_reward.footprint().external_reward
+    # bitsandbytes keeps its scales outside the parameters. They add a few percent.
     assert real <= counted <= 1.1 * real
     policy, reward = (Pass("policy", (TokenSequence((3,) * 512, 511),) * 8, 4096, head) for head in (False, True))
-    assert beside.reading(policy) == without.reading(policy)
-    # A layer's states come in and go out, in float32 or bf16.
-    assert beside.reading(reward) >= 2 * 4096 * model.config.hidden_size * 2
+    assert with_reward.reading(policy) == without.reading(policy)
+    # The input and output states of a layer are in memory, in float32 or bf16.
+    assert with_reward.reading(reward) >= 2 * 4096 * model.config.hidden_size * 2
 
 
-def test_a_quantised_reward_model_keeps_its_head(classifier: Path) -> None:
+def test_a_quantized_reward_model_keeps_its_head_in_float32(classifier: Path) -> None:
     model = load_classifier(str(classifier), revision=None, load_in="nf4", device=CPU)
     assert type(model.score) is torch.nn.Linear
     assert model.score.weight.dtype == torch.float32

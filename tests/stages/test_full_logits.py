@@ -1,4 +1,4 @@
-"""A base model whose logits are more than its head goes through the whole pipeline, and every stage warns of it."""
+"""A base model whose logits are not simply its output head runs through the complete pipeline with a warning."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from runs import Listener
 from transformers import AutoTokenizer
 
 from alignment_core.config import PipelineConfig
+from alignment_core.execution.build import build_here
+from alignment_core.planning.pipeline import plan_pipeline
 from alignment_core.registry import load_registry
-from alignment_core.stages.build import run_here
-from alignment_core.stages.plan import make_plan
 
 
 def test_every_stage_trains_and_warns(tiny_model: Path, tmp_path: Path) -> None:
@@ -35,12 +35,12 @@ def test_every_stage_trains_and_warns(tiny_model: Path, tmp_path: Path) -> None:
         }
     )
     built = {}
-    for name, call in make_plan(config, load_registry()).calls().items():
-        artifact = run_here(call, Listener())[0]
+    for name, call in plan_pipeline(config, load_registry()).calls().items():
+        artifact = build_here(call, Listener())[0]
         built[name] = artifact.path
         if name in ("sft", "reference", "optimize", "evaluate"):
             (warning,) = artifact.manifest().metrics["warnings"]
-            assert warning.startswith("BertLMHeadModel: its logits are more than its head")
+            assert warning.startswith("the logits of BertLMHeadModel are not simply its output head")
     steps = [json.loads(line)["loss"] for line in (built["sft"] / "metrics.jsonl").read_text().splitlines()]
     assert steps[-1] < steps[0]
     trained, bare = open_roles(base), open_roles(base)

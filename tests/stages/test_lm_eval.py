@@ -1,4 +1,4 @@
-"""lm-eval on the aligned model and on the SFT model, beside what plain peft makes of the same texts; no network."""
+"""lm-eval on the aligned model and the SFT model, compared with plain PEFT on the same texts, without a network."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import pytest
 from alignment_core.artifacts import ArtifactStore
 from alignment_core.config import PipelineConfig
 from alignment_core.errors import ConfigError
+from alignment_core.execution.build import build_here
+from alignment_core.planning import lm_eval as lm_eval_planning
+from alignment_core.planning.pipeline import Plan, plan_pipeline
 from alignment_core.progress import Silent
 from alignment_core.registry import load_registry
-from alignment_core.stages import plan_lm_eval
-from alignment_core.stages.build import run_here
-from alignment_core.stages.plan import Plan, make_plan
 
 TASK = """
 task: after_words
@@ -66,11 +66,11 @@ def settings(tmp_path: Path, tiny_model: Path) -> Callable[..., PipelineConfig]:
 
 
 def planned(config: PipelineConfig) -> Plan:
-    return make_plan(config, load_registry())
+    return plan_pipeline(config, load_registry())
 
 
 def perplexity_by_peft(base: Path, adapter: Path) -> float:
-    """e to the mean negative log-likelihood of an answer, as lm-eval defines it for whole answers."""
+    """Return exp of the mean negative log-likelihood of a complete answer, which is lm-eval's definition."""
     import torch
     from peft import AutoPeftModelForCausalLM
     from transformers import AutoTokenizer
@@ -88,14 +88,14 @@ def perplexity_by_peft(base: Path, adapter: Path) -> float:
 
 @pytest.mark.ci
 @pytest.mark.timeout(1800)
-def test_its_numbers_are_those_of_plain_peft(
+def test_results_equal_those_of_plain_peft(
     settings: Callable[..., PipelineConfig], tiny_model: Path, tmp_path: Path
 ) -> None:
     plan = planned(settings(batch_size=2))
     store, found = ArtifactStore(tmp_path / "store"), {}
     for name, call in plan.calls().items():
         if name in ("ingest", "sft", "reference", "optimize", "lm_eval_sft", "lm_eval"):
-            run_here(call, Silent())
+            build_here(call, Silent())
             found[name] = store.find(call.key)
     for name, adapter in (("lm_eval_sft", "sft"), ("lm_eval", "optimize")):
         measured, trained = found[name], found[adapter]
@@ -107,10 +107,10 @@ def test_its_numbers_are_those_of_plain_peft(
     unknown = planned(settings(tasks=["after_words", "no_such_task"])).lm_eval
     assert unknown is not None
     with pytest.raises(ConfigError, match=r"lm-eval has no such task\. got no_such_task"):
-        run_here(unknown, Silent())
+        build_here(unknown, Silent())
 
 
-def test_its_key_is_of_what_decides_its_numbers(settings: Callable[..., PipelineConfig], tmp_path: Path) -> None:
+def test_key_covers_what_changes_the_results(settings: Callable[..., PipelineConfig], tmp_path: Path) -> None:
     def keys(**lm_eval: Any) -> tuple[str, str]:
         plan = planned(settings(**lm_eval))
         assert plan.lm_eval_sft is not None
@@ -125,15 +125,15 @@ def test_its_key_is_of_what_decides_its_numbers(settings: Callable[..., Pipeline
     assert not {*keys()} & {*first}
 
 
-def test_mistakes_are_said_in_words(
+def test_mistakes_are_reported(
     settings: Callable[..., PipelineConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ConfigError, match="no such folder of tasks"):
+    with pytest.raises(ConfigError, match="the folder of custom tasks does not exist"):
         planned(settings(include_path=str(tmp_path / "nowhere")))
 
     def absent(name: str) -> str:
-        raise plan_lm_eval.PackageNotFoundError(name)
+        raise lm_eval_planning.PackageNotFoundError(name)
 
-    monkeypatch.setattr(plan_lm_eval, "version", absent)
-    with pytest.raises(ConfigError, match=r"not installed\. `pip install \"alignment-flows\[lm-eval\]\"`"):
+    monkeypatch.setattr(lm_eval_planning, "version", absent)
+    with pytest.raises(ConfigError, match=r"not installed\. Run `pip install \"alignment-flows\[lm-eval\]\"`"):
         planned(settings())

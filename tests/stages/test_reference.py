@@ -1,4 +1,4 @@
-"""Reference log-probabilities: what a killed stage goes on from."""
+"""Resume of an interrupted `reference` stage."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ import pytest
 from torch import Tensor
 
 from alignment_core.config import PipelineConfig
-from alignment_core.models.packing import Arrangement
-from alignment_core.models.roles import Roles
+from alignment_core.execution.build import build_here
+from alignment_core.execution.stage import StageCall
+from alignment_core.models.passes.packing import Arrangement
+from alignment_core.models.roles.shared_base import Roles
+from alignment_core.planning.pipeline import plan_pipeline
 from alignment_core.progress import Silent, Stopped
 from alignment_core.registry import load_registry
-from alignment_core.stages.base import StageCall
-from alignment_core.stages.build import run_here
-from alignment_core.stages.plan import make_plan
 from alignment_core.stages.reference import KEPT, TABLE
 
 
-class _Impatient(Silent):
-    """Asks to stop once so many sequences are read."""
+class _StopAfter(Silent):
+    """Progress that requests a stop after `after` sequences and records each step."""
 
     def __init__(self, after: float = float("inf")) -> None:
         self.after = after
-        self.told: list[int] = []
+        self.steps: list[int] = []
 
     def step(self, done: int, total: int, metrics: object = None) -> None:
-        self.told.append(done)
+        self.steps.append(done)
         self.stopping = done >= self.after
 
 
-def test_a_stopped_stage_goes_on_where_it_was_and_finds_the_same(
+def test_a_stopped_stage_resumes_with_the_same_result(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = [{"prompt": f"Is {n} even?", "chosen": f"{n % 2 == 0}.", "rejected": f"{n} what?"} for n in range(12)]
@@ -50,24 +50,24 @@ def test_a_stopped_stage_goes_on_where_it_was_and_finds_the_same(
                 "token_budget": 128,
             }
         )
-        plan = make_plan(config, load_registry()).calls()
+        plan = plan_pipeline(config, load_registry()).calls()
         return plan["ingest"], plan["reference"]
 
     ingest, reference = calls("unbroken")
-    run_here(ingest, Silent())
-    whole = _Impatient()
-    unbroken, _ = run_here(reference, whole)
-    _, second, *others = whole.told
+    build_here(ingest, Silent())
+    uninterrupted = _StopAfter()
+    unbroken, _ = build_here(reference, uninterrupted)
+    _, second, *others = uninterrupted.steps
     assert others
 
     ingest, reference = calls("stopped")
-    run_here(ingest, Silent())
+    build_here(ingest, Silent())
     with pytest.raises(Stopped):
-        run_here(reference, _Impatient(after=second))
-    (kept,) = (tmp_path / "stopped" / ".building").rglob(KEPT)
-    lines = kept.read_text().splitlines(keepends=True)
+        build_here(reference, _StopAfter(after=second))
+    (partial,) = (tmp_path / "stopped" / ".building").rglob(KEPT)
+    lines = partial.read_text().splitlines(keepends=True)
     assert len(lines) == 2
-    kept.write_text(lines[0] + lines[1][:-9])  # what a kill leaves
+    partial.write_text(lines[0] + lines[1][:-9])  # as after a kill during a write
 
     passes: list[Any] = []
     hidden = Roles.hidden
@@ -77,8 +77,8 @@ def test_a_stopped_stage_goes_on_where_it_was_and_finds_the_same(
         return hidden(self, role, arrangement)
 
     monkeypatch.setattr(Roles, "hidden", counted)
-    going_on = _Impatient()
-    resumed, _ = run_here(reference, going_on)
-    assert going_on.told == whole.told[1:]
-    assert len(passes) == len(whole.told) - 1
+    resuming = _StopAfter()
+    resumed, _ = build_here(reference, resuming)
+    assert resuming.steps == uninterrupted.steps[1:]
+    assert len(passes) == len(uninterrupted.steps) - 1
     assert (resumed.path / TABLE).read_bytes() == (unbroken.path / TABLE).read_bytes()

@@ -1,4 +1,4 @@
-"""Responses for ranking: who gives them, and what a killed stage goes on from."""
+"""Responses for ranking: the model that is sampled, and the resume of an interrupted stage."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import pytest
 from alignment_core.artifacts import ArtifactStore
 from alignment_core.config import PipelineConfig
 from alignment_core.errors import ArtifactError, ConfigError
+from alignment_core.execution.build import build_here
+from alignment_core.planning.sample import plan_sampling
 from alignment_core.progress import Silent, Stopped
 from alignment_core.registry import load_registry
 from alignment_core.stages import sample
-from alignment_core.stages.build import run_here
-from alignment_core.stages.plan_sample import make_sample_plan
 
 
 @pytest.fixture
@@ -40,35 +40,35 @@ def settings(tiny_model: Path, tmp_path: Path) -> Callable[..., PipelineConfig]:
     return make
 
 
-class _Impatient(Silent):
-    """Asks to stop once so many prompts are answered."""
+class _StopAfter(Silent):
+    """Progress that requests a stop after `after` prompts and records each step."""
 
     def __init__(self, after: int) -> None:
         self.after = after
-        self.told: list[int] = []
+        self.steps: list[int] = []
 
     def step(self, done: int, total: int, metrics: object = None) -> None:
-        self.told.append(done)
+        self.steps.append(done)
         self.stopping = done >= self.after
 
 
-def test_a_stopped_stage_goes_on_where_it_was_and_says_the_same(
+def test_a_stopped_stage_resumes_with_the_same_responses(
     settings: Callable[..., PipelineConfig], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    plan = make_sample_plan(settings(), load_registry())
+    plan = plan_sampling(settings(), load_registry())
     for call in (plan.ingest, plan.sft):
         assert call is not None
-        run_here(call, Silent())
-    monkeypatch.setattr(sample, "BATCH", 6)  # two prompts of three responses
+        build_here(call, Silent())
+    monkeypatch.setattr(sample, "BATCH", 6)  # two prompts with three responses each
     with pytest.raises(Stopped):
-        run_here(plan.sample, _Impatient(4))
-    (kept,) = (tmp_path / "store" / ".building").rglob("responses.jsonl")
-    assert kept.read_text().count("\n") == 4
-    with kept.open("a") as file:
-        file.write('{"split": "train", "pro')  # what a kill leaves
-    going_on = _Impatient(99)
-    resumed, _ = run_here(plan.sample, going_on)
-    assert going_on.told[0] == 4
+        build_here(plan.sample, _StopAfter(4))
+    (partial,) = (tmp_path / "store" / ".building").rglob("responses.jsonl")
+    assert partial.read_text().count("\n") == 4
+    with partial.open("a") as file:
+        file.write('{"split": "train", "pro')  # as after a kill during a write
+    resuming = _StopAfter(99)
+    resumed, _ = build_here(plan.sample, resuming)
+    assert resuming.steps[0] == 4
     lines = [json.loads(line) for line in (resumed.path / "responses.jsonl").read_text().splitlines()]
     assert len({json.dumps(line["prompt"]) for line in lines}) == len(lines) == 12
     assert all(len(line["responses"]) == 3 for line in lines)
@@ -78,26 +78,26 @@ def test_a_stopped_stage_goes_on_where_it_was_and_says_the_same(
     )
     for call in (plan.ingest, plan.sft):
         assert call is not None
-        run_here(call.model_copy(update={"runtime": unbroken.runtime}), Silent())
-    whole, _ = run_here(unbroken, Silent())
+        build_here(call.model_copy(update={"runtime": unbroken.runtime}), Silent())
+    whole, _ = build_here(unbroken, Silent())
     assert (whole.path / "responses.jsonl").read_bytes() == (resumed.path / "responses.jsonl").read_bytes()
 
 
-def test_a_promoted_model_answers_under_its_own_key(settings: Callable[..., PipelineConfig], tmp_path: Path) -> None:
+def test_a_promoted_model_is_sampled_by_its_key(settings: Callable[..., PipelineConfig], tmp_path: Path) -> None:
     registry = load_registry()
     with pytest.raises(ArtifactError, match="production"):
-        make_sample_plan(settings(), registry, "production")
-    first = make_sample_plan(settings(), registry)
+        plan_sampling(settings(), registry, "production")
+    first = plan_sampling(settings(), registry)
     assert first.sft is not None
     for call in (first.ingest, first.sft):
-        run_here(call, Silent())
+        build_here(call, Silent())
     ArtifactStore(tmp_path / "store").aliases.promote("production", "sft", first.sft.key, by="test", reason="test")
-    plan = make_sample_plan(settings(sft=None), registry, "production")
+    plan = plan_sampling(settings(sft=None), registry, "production")
     assert (plan.sft, plan.model, plan.sample.standing) == (None, first.sft.key, {"policy": first.sft.key})
-    theirs, _ = run_here(plan.sample, Silent())
-    ours, _ = run_here(first.sample, Silent())
-    # The same model by another way says the same.
-    assert (theirs.path / "responses.jsonl").read_bytes() == (ours.path / "responses.jsonl").read_bytes()
+    by_alias, _ = build_here(plan.sample, Silent())
+    trained_here, _ = build_here(first.sample, Silent())
+    # The same model, selected by its alias, gives the same responses.
+    assert (by_alias.path / "responses.jsonl").read_bytes() == (trained_here.path / "responses.jsonl").read_bytes()
     other = settings().model.model_copy(update={"chat_template": "chatml"})
-    with pytest.raises(ConfigError, match="another base model or chat template"):
-        make_sample_plan(settings(model=other), registry, "production")
+    with pytest.raises(ConfigError, match="the base model, tokenizer or chat template of this artifact differs"):
+        plan_sampling(settings(model=other), registry, "production")

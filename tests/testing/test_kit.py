@@ -1,4 +1,4 @@
-"""The conformance kit passes what keeps the contract, and finds every seeded fault by the right check."""
+"""The conformance kit passes correct optimizers and finds every seeded fault with the right check."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from alignment_plugins.dpo import DPO
 from alignment_plugins.kto import KTO
 from alignment_plugins.ppo import PPO
 
-ALIGN = [sys.executable, "-c", "from alignment_flows.cli import main; main()"]
+ALIGN = [sys.executable, "-c", "from alignment_flows.cli.app import main; main()"]
 
 
 QUICK = {"Sound", "MeanOverTheMicroBatch", "ForgetsWithinTheGenerator"}
-"""Checked by default; the others take about a second each."""
+"""Optimizers checked in the default tier. Each of the others takes about a second."""
 
 
 def cases(optimizers: Iterable[type[AlignmentOptimizer]]) -> list[Any]:
@@ -32,7 +32,7 @@ def cases(optimizers: Iterable[type[AlignmentOptimizer]]) -> list[Any]:
 
 
 @pytest.mark.parametrize("optimizer", cases([Sound, DPO, KTO, PPO]))
-def test_what_keeps_the_contract_passes(optimizer: type[AlignmentOptimizer]) -> None:
+def test_correct_optimizer_passes(optimizer: type[AlignmentOptimizer]) -> None:
     report = check(optimizer)
     report.assert_passed()
     assert {result.outcome for result in report.results} == {"passed"}
@@ -40,7 +40,7 @@ def test_what_keeps_the_contract_passes(optimizer: type[AlignmentOptimizer]) -> 
 
 
 @pytest.mark.parametrize("optimizer", cases(FAULTS))
-def test_a_seeded_fault_is_found(optimizer: type[AlignmentOptimizer]) -> None:
+def test_seeded_fault_is_found(optimizer: type[AlignmentOptimizer]) -> None:
     name, reason = FAULTS[optimizer]
     report = check(optimizer)
     failed = {result.check: result.detail for result in report.results if result.outcome == "failed"}
@@ -50,30 +50,30 @@ def test_a_seeded_fault_is_found(optimizer: type[AlignmentOptimizer]) -> None:
 
 
 @pytest.mark.ci
-def test_a_need_that_is_never_used_is_a_warning() -> None:
+def test_unused_need_is_a_warning() -> None:
     class Greedy(Sound):
         reward_model = True
 
     (warning,) = [result for result in check(Greedy).results if result.outcome == "warning"]
-    assert (warning.check, warning.detail) == ("declared needs", "never used, yet built for it: reward_model")
+    assert (warning.check, warning.detail) == ("declared needs", "declared but never used: reward_model")
 
 
 @pytest.mark.ci
 @pytest.mark.parametrize("name", ["dpo", "kto", "ppo"])
-def test_the_command_prints_a_table(name: str) -> None:
+def test_command_prints_a_table(name: str) -> None:
     done = subprocess.run([*ALIGN, "plugins", "check", name], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("passed") == 14
 
 
-def test_the_command_names_who_is_not_installed() -> None:
+def test_command_reports_an_optimizer_that_is_not_installed() -> None:
     done = subprocess.run([*ALIGN, "plugins", "check", "dppo"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("align: optimizer.name: no installed optimizer has this name. got dppo, ")
 
 
 @pytest.mark.ci
-def test_the_command_exits_with_1_and_reasons(install: Callable[..., None]) -> None:
+def test_command_exits_with_1_and_lists_the_reasons(install: Callable[..., None]) -> None:
     install("stranger-faulty", SOURCE)
     command = [*ALIGN, "plugins", "check", "mean", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

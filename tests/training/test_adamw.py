@@ -1,4 +1,4 @@
-"""AdamW with 8-bit moments: the steps of the 32-bit one but for rounding, resumed to the last bit, and its memory."""
+"""AdamW with 8-bit moments: the 32-bit steps up to rounding, bit-exact resuming, and memory."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from safetensors.torch import load_file
 
 from alignment_core.config import LoraConfig
 from alignment_core.errors import TrainingError
-from alignment_core.models.counting import bytes_of_training
+from alignment_core.models.memory.counting import training_bytes
 from alignment_core.stages.sft import SFT
 from alignment_core.training import adamw
-from alignment_core.training.adamw import make_adamw, restore_state, state_of
+from alignment_core.training.adamw import make_adamw, moments_of, restore_moments
 from alignment_core.training.run import Rows
 from alignment_plugins.dpo import DPO
 
 WIDE = LoraConfig(rank=128, alpha=8)
-"""On layers of width 32 and 64: factors of 4096 and 8192 weights, whose moments have 8 bits, and some smaller."""
+"""On layers of width 32 and 64 this gives factors of 4096 and 8192 weights with 8-bit moments, and smaller ones."""
 SIZES = (64, 4096, 70_001)
 
 
@@ -31,7 +31,7 @@ def weights(device: str = "cpu") -> list[torch.nn.Parameter]:
 
 
 def steps(parameters: list[torch.nn.Parameter], optimizer: torch.optim.Optimizer, count: int, seed: int) -> None:
-    """Gradients of a noisy quadratic, as training has them: a direction that stays, and noise."""
+    """Take steps on a noisy quadratic, whose gradients resemble training: a constant direction plus noise."""
     generator = torch.Generator().manual_seed(seed)
     for _ in range(count):
         for parameter in parameters:
@@ -40,31 +40,31 @@ def steps(parameters: list[torch.nn.Parameter], optimizer: torch.optim.Optimizer
         optimizer.step()
 
 
-def test_eight_bits_take_the_steps_of_thirty_two_but_for_rounding() -> None:
+def test_8bit_steps_match_32bit_steps_up_to_rounding() -> None:
     start, ends = weights(), []
     for moments in ("32bit", "paged_8bit"):
         parameters = weights()
         steps(parameters, make_adamw(parameters, moments, 1e-2, 0.1), 40, seed=1)  # type: ignore[arg-type]
         ends.append([parameter.detach() for parameter in parameters])
     for size, before, whole, rounded in zip(SIZES, start, *ends, strict=True):
-        way = (whole - before).norm()
-        assert way > 0.05 * before.norm()
-        # Small tensors keep 32 bits; forgetting the decay or a moment would be off by more than a tenth.
-        assert (rounded - whole).norm() < (1e-5 if size < 4096 else 0.05) * way
+        distance = (whole - before).norm()
+        assert distance > 0.05 * before.norm()
+        # Small tensors keep 32 bits. Omitting the decay or a moment would cause an error above a tenth.
+        assert (rounded - whole).norm() < (1e-5 if size < 4096 else 0.05) * distance
         assert size < 4096 or not torch.equal(rounded, whole)
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("moments", ["32bit", "paged_8bit"])
-def test_a_restored_optimizer_goes_on_to_the_last_bit(device: str, moments: Any) -> None:
+def test_restored_optimizer_continues_bit_exactly(device: str, moments: Any) -> None:
     whole = weights(device)
     optimizer = make_adamw(whole, moments, 1e-2, 0.1)
     steps(whole, optimizer, 5, seed=1)
-    saved = [{name: value.clone().cpu() for name, value in state_of(optimizer, p).items()} for p in whole]
+    saved = [{name: value.clone().cpu() for name, value in moments_of(optimizer, p).items()} for p in whole]
     again = [torch.nn.Parameter(parameter.detach().clone()) for parameter in whole]
     other = make_adamw(again, moments, 1e-2, 0.1)
     for parameter, state in zip(again, saved, strict=True):
-        restore_state(other, parameter, state)
+        restore_moments(other, parameter, state)
     steps(whole, optimizer, 5, seed=2)
     steps(again, other, 5, seed=2)
     for one, two in zip(whole, again, strict=True):
@@ -72,45 +72,45 @@ def test_a_restored_optimizer_goes_on_to_the_last_bit(device: str, moments: Any)
 
 
 @pytest.mark.gpu
-def test_on_a_gpu_large_moments_are_paged() -> None:
+def test_large_moments_are_paged_on_a_gpu() -> None:
     parameters = [torch.nn.Parameter(torch.randn(200_000, device="cuda"))]
     optimizer = make_adamw(parameters, "paged_8bit", 1e-2, 0.0)
     steps(parameters, optimizer, 1, seed=1)
     assert optimizer.state[parameters[0]]["state1"].is_paged
     restored = make_adamw(parameters, "paged_8bit", 1e-2, 0.0)
-    restore_state(restored, parameters[0], state_of(optimizer, parameters[0]))
+    restore_moments(restored, parameters[0], moments_of(optimizer, parameters[0]))
     assert restored.state[parameters[0]]["state1"].is_paged
 
 
 @pytest.mark.parametrize("moments", ["32bit", "paged_8bit"])
-def test_the_memory_is_counted(moments: Any) -> None:
+def test_training_bytes_match_the_memory_held(moments: Any) -> None:
     parameters = weights()
     optimizer = make_adamw(parameters, moments, 1e-2, 0.0)
     steps(parameters, optimizer, 1, seed=1)
     held = sum(parameter.grad.nbytes for parameter in parameters if parameter.grad is not None)
-    held += sum(v.nbytes for p in parameters for v in state_of(optimizer, p).values() if v.dim())
-    assert bytes_of_training(parameters, moments) == held
+    held += sum(v.nbytes for p in parameters for v in moments_of(optimizer, p).values() if v.dim())
+    assert training_bytes(parameters, moments) == held
 
 
-def test_a_killed_training_with_eight_bits_ends_as_an_unbroken_one(tiny_model: Path, tmp_path: Path) -> None:
+def test_killed_8bit_training_ends_like_an_uninterrupted_one(tiny_model: Path, tmp_path: Path) -> None:
     world = make_world(tiny_model, tmp_path / "world", WIDE)
     objective = SFT(batch_size=4, epochs=2, learning_rate=1e-2, adamw="paged_8bit")
-    unbroken = learn(objective, world.open("sft"), tmp_path / "unbroken")
+    uninterrupted = learn(objective, world.open("sft"), tmp_path / "uninterrupted")
     with pytest.raises(Killed):
         learn(objective, world.open("sft", progress=Listener(kill_after_step=3)), tmp_path / "killed", every=0)
     saved = load_file(max((tmp_path / "killed").glob("checkpoint-*")) / "tensors.safetensors")
     types = {value.dtype for name, value in saved.items() if name.startswith("optimizer.state1.")}
     assert types == {torch.uint8, torch.float32}
     resumed = learn(objective, world.open("sft"), tmp_path / "killed")
-    assert resumed.history == unbroken.history
-    for name, weight in weights_of(unbroken).items():
+    assert resumed.history == uninterrupted.history
+    for name, weight in weights_of(uninterrupted).items():
         assert torch.equal(weights_of(resumed)[name], weight), name
     full = learn(objective.model_copy(update={"adamw": "32bit"}), world.open("sft"), tmp_path / "full")
-    assert full.history[-1]["loss"] == pytest.approx(unbroken.history[-1]["loss"], rel=0.05)
-    assert full.history[-1]["loss"] != unbroken.history[-1]["loss"]
+    assert full.history[-1]["loss"] == pytest.approx(uninterrupted.history[-1]["loss"], rel=0.05)
+    assert full.history[-1]["loss"] != uninterrupted.history[-1]["loss"]
 
 
-def test_where_it_does_not_run_nothing_is_trained(
+def test_unsupported_device_is_an_error_before_training(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def step(self: Any) -> None:
@@ -119,14 +119,14 @@ def test_where_it_does_not_run_nothing_is_trained(
     monkeypatch.setattr(adamw.AdamW8bit, "step", step)
     run = make_world(tiny_model, tmp_path / "world", LORA).open("dpo", rows=Rows(preferences=preference_rows(4)))
     before = weights_of(run)
-    with pytest.raises(TrainingError, match="8-bit AdamW does not run here") as error:
+    with pytest.raises(TrainingError, match="8-bit AdamW does not run on this device") as error:
         learn(DPO(adamw="paged_8bit"), run, tmp_path / "run")
     assert error.value.got == "no kernel for this device on cpu"
     assert "adamw: 32bit" in str(error.value)
     assert all(torch.equal(weight, before[name]) for name, weight in weights_of(run).items())
 
 
-def test_a_step_that_leads_elsewhere_is_no_step(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_8bit_step_with_a_wrong_result_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(adamw.AdamW8bit, "step", lambda self: None)
-    with pytest.raises(TrainingError, match="does not run here"):
+    with pytest.raises(TrainingError, match="does not run on this device"):
         make_adamw(weights(), "paged_8bit", 1e-2, 0.0)

@@ -1,4 +1,4 @@
-"""The loop: exact sums, budgets, memory, faults, schedules, and what a plugin may get wrong."""
+"""The training loop: exact sums, budgets, memory, faults, schedules, and errors in plugins."""
 
 import math
 import re
@@ -25,9 +25,9 @@ from runs import (
 from torch import Tensor
 
 from alignment_core.errors import PluginError, TrainingError
-from alignment_core.models.generate import _Batch
-from alignment_core.models.packing import Arrangement
-from alignment_core.models.roles import Roles
+from alignment_core.models.generation.sampling import _Batch
+from alignment_core.models.passes.packing import Arrangement
+from alignment_core.models.roles.shared_base import Roles
 from alignment_core.plugin_api import AlignmentOptimizer, LossOutput, MicroBatch, StepBatch
 from alignment_core.stages.sft import SFT
 from alignment_core.training.loop import has_diverged, learning_rate_factor
@@ -40,8 +40,8 @@ def world(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
     return make_world(tiny_model, tmp_path_factory.mktemp("world"))
 
 
-def test_the_gradient_is_of_the_mean_over_all_tokens_of_the_step(world: World, tmp_path: Path) -> None:
-    """Against one backward through the model's own logits of all rows, whatever the micro-batches."""
+def test_gradient_is_of_the_mean_over_all_tokens_of_the_step(world: World, tmp_path: Path) -> None:
+    """Compare with one backward pass through the model's logits of all rows, for several micro-batch sizes."""
     rows = [row for row in demonstration_rows(9) if row.sequences["demonstration"].mask is None]
     found = [row.sequences["demonstration"] for row in rows]
     for budget in (1, 60, ENOUGH):
@@ -57,8 +57,8 @@ def test_the_gradient_is_of_the_mean_over_all_tokens_of_the_step(world: World, t
 
 
 @pytest.mark.parametrize("kind", OBJECTIVES)
-def test_the_budget_changes_nothing(world: World, tmp_path: Path, kind: str) -> None:
-    """Losses, metrics and gradients of every step; three budgets give one, a few and many micro-batches a step."""
+def test_token_budget_does_not_change_the_result(world: World, tmp_path: Path, kind: str) -> None:
+    """Compare losses, metrics and weights. Three budgets give one, a few and many micro-batches per step."""
     runs = []
     for budget in (ENOUGH, 130, 1):
         progress = Listener()
@@ -72,7 +72,7 @@ def test_the_budget_changes_nothing(world: World, tmp_path: Path, kind: str) -> 
         for ours, theirs in zip(run.history, whole.history, strict=True):
             assert ours.keys() == theirs.keys()
             for name in ours:
-                # Ten steps of Adam let rounding grow; a row that counts twice is off by tenths.
+                # Rounding grows over ten steps of Adam. A row counted twice would be off by tenths.
                 assert ours[name] == pytest.approx(theirs[name], rel=2e-3, abs=2e-3), name
         for name, weight in weights_of(whole).items():
             torch.testing.assert_close(weights_of(run)[name], weight, rtol=0, atol=5e-3)
@@ -80,7 +80,7 @@ def test_the_budget_changes_nothing(world: World, tmp_path: Path, kind: str) -> 
 
 @pytest.mark.parametrize("kind", OBJECTIVES)
 @pytest.mark.parametrize("failing_call", [1, 5])
-def test_memory_that_ends_halves_the_budget_and_the_result_stays(
+def test_out_of_memory_halves_the_budget_and_keeps_the_result(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, failing_call: int
 ) -> None:
     calm = learn(OBJECTIVES[kind](), world.open(kind), tmp_path / "calm")
@@ -105,10 +105,10 @@ def test_memory_that_ends_halves_the_budget_and_the_result_stays(
 
 
 @pytest.mark.parametrize("failing_token", [1, 4, 11])
-def test_memory_that_ends_while_sampling_changes_no_training(
+def test_out_of_memory_while_sampling_does_not_change_training(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing_token: int
 ) -> None:
-    """The first, a middle, and a later rollout's token: the same responses are sampled, and learnt from."""
+    """Fail at the first token, a middle one and one of a later rollout: responses and training stay the same."""
     calm = learn(OBJECTIVES["ppo"](), world.open("ppo"), tmp_path / "calm")
     tokens: list[int] = []
     last_logits = _Batch._last_logits
@@ -129,8 +129,8 @@ def test_memory_that_ends_while_sampling_changes_no_training(
             assert ours[name] == pytest.approx(theirs[name], rel=2e-3, abs=2e-3), name
 
 
-def test_memory_that_ends_in_backward_counts_no_gradient_twice(world: World, tmp_path: Path) -> None:
-    """The second micro-batch fails in its backward: what was accumulated is thrown away."""
+def test_out_of_memory_in_backward_counts_no_gradient_twice(world: World, tmp_path: Path) -> None:
+    """The second micro-batch fails in its backward, and the accumulated gradient is discarded."""
 
     class Fragile(SFT):
         failed: ClassVar[list[int]] = []
@@ -150,8 +150,8 @@ def test_memory_that_ends_in_backward_counts_no_gradient_twice(world: World, tmp
         torch.testing.assert_close(gradients_of(hit)[name], gradient, rtol=1e-3, atol=1e-5)
 
 
-def test_a_micro_batch_is_gone_before_the_next_is_read(world: World, tmp_path: Path) -> None:
-    """Else its graph would keep the memory that its activations leave in pieces."""
+def test_micro_batch_is_freed_before_the_next_is_computed(world: World, tmp_path: Path) -> None:
+    """Otherwise its graph would fragment the memory that its activations free."""
     left: list[weakref.ref[Tensor]] = []
 
     class Watched(SFT):
@@ -170,7 +170,7 @@ def _out_of_memory() -> None:
 
 
 class Broken(AlignmentOptimizer):
-    """Descends on preferences, until something goes wrong in step `at`."""
+    """Trains on preferences and fails in step `at`."""
 
     preferences: ClassVar[bool] = True
     name: Literal["broken"] = "broken"
@@ -201,7 +201,7 @@ class Broken(AlignmentOptimizer):
 
 
 @pytest.mark.parametrize("fault", ["nan", "infinite gradient"])
-def test_a_loss_that_is_not_finite_names_step_and_rows(world: World, tmp_path: Path, fault: str) -> None:
+def test_error_for_a_nonfinite_loss_names_step_and_rows(world: World, tmp_path: Path, fault: str) -> None:
     run = world.open("dpo", rows=Rows(preferences=preference_rows(8)))
     broken = Broken(fault=fault, batch_size=2, learning_rate=1e-2)
     with pytest.raises(TrainingError, match="no longer finite") as error:
@@ -210,7 +210,7 @@ def test_a_loss_that_is_not_finite_names_step_and_rows(world: World, tmp_path: P
     assert run.step == 2
     third_batch = next(run.shuffled(run.preferences, 2, 1))
     assert re.findall(r"pair-\d+", str(error.value)) == [row.id for row in third_batch]
-    # The step was not taken: the weights are those of two good steps.
+    # The step was not taken, so the weights are those after two good steps.
     good = world.open("dpo", rows=Rows(preferences=preference_rows(8)))
     with pytest.raises(PluginError):
         learn(Broken(fault="vector", batch_size=2, learning_rate=1e-2), good, tmp_path / "good")
@@ -228,13 +228,13 @@ def test_a_loss_that_is_not_finite_names_step_and_rows(world: World, tmp_path: P
         ("state", "cannot be saved"),
     ],
 )
-def test_a_loss_that_breaks_its_contract_is_named(world: World, tmp_path: Path, fault: str, what: str) -> None:
+def test_loss_that_violates_the_contract_is_an_error(world: World, tmp_path: Path, fault: str, what: str) -> None:
     run = world.open("dpo", rows=Rows(preferences=preference_rows(4)))
     with pytest.raises(PluginError, match=what):
         learn(Broken(fault=fault, at=1), run, tmp_path)
 
 
-def test_the_loops_own_metrics_are_not_a_plugins_to_change(world: World, tmp_path: Path) -> None:
+def test_plugin_cannot_override_metrics_of_the_loop(world: World, tmp_path: Path) -> None:
     progress = Listener()
     run = learn(
         Broken(at=99, batch_size=2),
@@ -243,22 +243,22 @@ def test_the_loops_own_metrics_are_not_a_plugins_to_change(world: World, tmp_pat
     )
     for i, entry in enumerate(run.history):
         assert entry["step"] == i + 1
-        # The loss is minus a fiftieth of what the plugin reports as `chosen`.
+        # The loss is minus one fiftieth of the reported `chosen`.
         assert entry["loss"] == pytest.approx(-entry["chosen"] / 50, rel=1e-5)
         assert set(entry) == {"step", "loss", "chosen", "grad_norm", "learning_rate"}
     assert [(done, total) for done, total, _ in progress.steps] == [(1, 2), (2, 2)]
     assert run.metrics == {name: value for name, value in run.history[-1].items() if name != "step"}
 
 
-def test_gradients_are_clipped_to_their_norm(world: World, tmp_path: Path) -> None:
+def test_gradients_are_clipped_to_the_maximum_norm(world: World, tmp_path: Path) -> None:
     run = learn(SFT(batch_size=10, max_grad_norm=0.01), world.open("sft"), tmp_path)
     norm = math.sqrt(sum(float((gradient**2).sum()) for gradient in gradients_of(run).values()))
     assert norm == pytest.approx(0.01, rel=1e-3)
     assert run.history[0]["grad_norm"] > 0.1
 
 
-def test_the_step_is_adamws(world: World, tmp_path: Path) -> None:
-    """One step by hand: w·(1 - lr·decay) - lr·g/(|g| + 1e-8), the unbiased first moments being g and g²."""
+def test_step_matches_adamw(world: World, tmp_path: Path) -> None:
+    """One step by hand: w·(1 - lr·decay) - lr·g/(|g| + 1e-8), as the bias-corrected first moments are g and g²."""
     run = world.open("sft")
     before = weights_of(run)
     settings = {"learning_rate": 0.01, "weight_decay": 0.1, "schedule": "constant", "warmup_fraction": 0}
@@ -271,7 +271,7 @@ def test_the_step_is_adamws(world: World, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("schedule", "expected"),
     [
-        # Ten steps, two of them warm-up; after it the done share is 0, 1/8, … 7/8.
+        # Ten steps, two of them warm-up. After warm-up, the completed share is 0, 1/8, … 7/8.
         ("constant", [0.5, 1.0, *[1.0] * 8]),
         ("linear", [0.5, 1.0, 1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125]),
         # 0.1 + 0.9 (1 + cos(pi s)) / 2 at s = 0, 1/8, 1/4, 3/8, 1/2, …
@@ -290,15 +290,15 @@ def test_schedules_beyond_their_end_stay_at_their_floor() -> None:
     assert learning_rate_factor(0, 1, schedule="cosine", warmup_fraction=0.1) == 1.0
 
 
-def test_the_learning_rate_of_each_step_is_the_schedules(world: World, tmp_path: Path) -> None:
+def test_learning_rate_of_each_step_follows_the_schedule(world: World, tmp_path: Path) -> None:
     objective = SFT(batch_size=2, epochs=2, learning_rate=0.01, schedule="linear", warmup_fraction=0.2)
     run = learn(objective, world.open("sft"), tmp_path)
     rates = [entry["learning_rate"] for entry in run.history]
     assert rates == pytest.approx([0.01 * f for f in [0.5, 1.0, 1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125]])
 
 
-def test_a_loss_that_explodes_names_step_and_rows(world: World, tmp_path: Path) -> None:
-    """Twelve steps of an objective whose loss grows tenfold a step from the seventh on."""
+def test_error_for_a_diverging_loss_names_step_and_rows(world: World, tmp_path: Path) -> None:
+    """Take twelve steps of an objective whose loss grows tenfold per step from the seventh step."""
 
     class Growing(SFT):
         def loss(self, run: Run, micro: MicroBatch) -> LossOutput:
@@ -336,7 +336,7 @@ def test_divergence_by_hand(losses: list[float], diverged: bool) -> None:
     assert not has_diverged(losses, None)
 
 
-def test_a_resumed_training_remembers_how_it_began(world: World, tmp_path: Path) -> None:
+def test_resumed_training_remembers_its_first_losses(world: World, tmp_path: Path) -> None:
     class Jumping(SFT):
         def loss(self, run: Run, micro: MicroBatch) -> LossOutput:
             return LossOutput(super().loss(run, micro).loss * 0 + (1.0 if run.step < 6 else 50.0))
@@ -349,8 +349,8 @@ def test_a_resumed_training_remembers_how_it_began(world: World, tmp_path: Path)
     assert error.value.where == "step 10"
 
 
-def test_each_role_is_clipped_by_itself(world: World, tmp_path: Path) -> None:
-    """A value loss a thousand times as large scales the policy's gradient by nothing."""
+def test_each_role_is_clipped_separately(world: World, tmp_path: Path) -> None:
+    """A value loss 1000 times as large does not scale the policy's gradient."""
     norms, gradients = [], []
     for weight in (0.5, 500.0):
         objective = PPO(

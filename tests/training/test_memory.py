@@ -1,4 +1,4 @@
-"""The choice of token budget and checkpointing, and what an objective is found to ask for."""
+"""The choice of token budget and checkpointing, and the traced demand of each objective."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 from runs import OBJECTIVES, demonstration_rows, feedback_rows, preference_rows, prompt_rows
 
-from alignment_core.models.dry_run import Footprint, Pass
-from alignment_core.training.memory import choose
-from alignment_core.training.rehearsal import Demand, Layout, rehearse
+from alignment_core.models.memory.dry_run import Footprint, Pass
+from alignment_core.training.demand import Demand, Layout, trace_training
+from alignment_core.training.memory import choose_memory_settings
 from alignment_core.training.run import Rows
 
 PACKED = Layout(packs=True, call_cost=0)
 
 
-class Ruled:
-    """A dry run by a ruler: a kept token takes 100 bytes, a recomputed one 30."""
+class FixedCosts:
+    """A dry run with fixed costs: a kept token takes 100 bytes, a recomputed one 30."""
 
     layers = vocabulary = 1
 
@@ -44,7 +44,7 @@ def of_budget(tokens: int) -> Demand:
     ],
 )
 def test_activations_are_kept_while_passes_are_long_enough(available: int, expected: tuple[int, bool, bool]) -> None:
-    found = choose(Ruled(), of_budget, available, token_budget=None, gradient_checkpointing=None)  # type: ignore[arg-type]
+    found = choose_memory_settings(FixedCosts(), of_budget, available, token_budget=None, gradient_checkpointing=None)  # type: ignore[arg-type]
     assert (found.token_budget, found.gradient_checkpointing, found.fits) == expected
 
 
@@ -52,16 +52,16 @@ def test_activations_are_kept_while_passes_are_long_enough(available: int, expec
     ("budget", "recompute", "expected"),
     [(512, None, (512, True)), (None, False, (256, False)), (None, True, (1024, True)), (4096, False, (4096, False))],
 )
-def test_what_is_forced_is_kept(budget: int | None, recompute: bool | None, expected: tuple[int, bool]) -> None:
-    ruled: Any = Ruled()
+def test_explicit_settings_are_kept(budget: int | None, recompute: bool | None, expected: tuple[int, bool]) -> None:
+    dry_run: Any = FixedCosts()
     available = 1040 + 256 * 130
-    found = choose(ruled, of_budget, available, token_budget=budget, gradient_checkpointing=recompute)
+    found = choose_memory_settings(dry_run, of_budget, available, token_budget=budget, gradient_checkpointing=recompute)
     assert (found.token_budget, found.gradient_checkpointing) == expected
 
 
-def test_what_is_loaded_already_is_not_counted_twice() -> None:
-    found = choose(
-        Ruled(),  # type: ignore[arg-type]
+def test_loaded_weights_are_not_counted_twice() -> None:
+    found = choose_memory_settings(
+        FixedCosts(),  # type: ignore[arg-type]
         of_budget,
         4096 * 100 + 30,
         token_budget=None,
@@ -74,10 +74,10 @@ def test_what_is_loaded_already_is_not_counted_twice() -> None:
 def demand(kind: str, budget: int = 10**6, *, cached: bool = False) -> Demand:
     rows = Rows(demonstration_rows(10), preference_rows(10), feedback_rows(5, 5), prompt_rows(10))
     trained = {"reward": ("reward",), "ppo": ("policy", "value")}.get(kind, ("policy",))
-    return rehearse(OBJECTIVES[kind](), rows, PACKED, budget, trained=trained, cached_reference=cached)
+    return trace_training(OBJECTIVES[kind](), rows, PACKED, budget, trained=trained, cached_reference=cached)
 
 
-def test_each_objective_tells_what_it_learns_from() -> None:
+def test_demand_counts_learned_and_read_tokens() -> None:
     demonstrations = [row.sequences["demonstration"] for row in demonstration_rows(10)]
     sft = demand("sft")
     assert sft.learned == 2 * sum(len(s.ids) for s in demonstrations)
@@ -85,13 +85,13 @@ def test_each_objective_tells_what_it_learns_from() -> None:
     assert demand("dpo", cached=True).read == 0
     assert demand("dpo").read > 0
     kto = demand("kto", cached=True)
-    # The mismatched responses are read for z0, never learned from.
+    # The mismatched responses are read for z0 and not trained on.
     responses = sum(len(row.sequences["response"].ids) for row in feedback_rows(5, 5))
     assert kto.learned == 2 * responses
     assert kto.read > 0
 
 
-def test_ppo_tells_how_much_it_samples() -> None:
+def test_demand_of_ppo_includes_sampling() -> None:
     found = demand("ppo")
     assert found.responses == 3 * 6
     assert found.response_tokens == 6

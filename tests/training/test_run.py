@@ -1,4 +1,4 @@
-"""What a plugin is given: cached references, shuffles, keyed noise, rollouts, and a word where something is missing."""
+"""The interface for plugins: cached references, shuffles, keyed noise, rollouts, and errors for undeclared needs."""
 
 from pathlib import Path
 
@@ -26,8 +26,8 @@ def run(world: World) -> Run:
     return world.open("dpo")
 
 
-def test_the_reference_is_cached_where_it_can_be(run: Run) -> None:
-    """A cached sequence costs no forward; a missing one is computed live, and both are counted."""
+def test_cached_reference(run: Run) -> None:
+    """A cached sequence needs no forward pass. A missing one is computed live and counted."""
     found = sequences(4)
     reference = run.role("reference")
     expected = reference.logps(found)
@@ -35,12 +35,12 @@ def test_the_reference_is_cached_where_it_can_be(run: Run) -> None:
     logps = cached.logps(found)
     assert logps.tolist() == pytest.approx([-123.0, *expected[1:].tolist()], rel=1e-5)
     assert (logps.dtype, cached.missed, logps.requires_grad) == (torch.float32, 2, False)
-    # The same tokens with another prompt boundary are another sequence.
+    # The same tokens with another prompt boundary are a different sequence.
     assert cached.logps([TokenSequence(found[0].ids, max(1, found[0].start - 1))])[0] != -123.0
     assert torch.equal(cached.token_logps(found).logps, reference.token_logps(found).logps)
 
 
-def test_a_run_without_a_cache_asks_the_frozen_role(run: Run, world: World) -> None:
+def test_run_without_a_cache_uses_the_frozen_role(run: Run, world: World) -> None:
     found = sequences(3)
     with run.roles.use("reference"), torch.no_grad():
         expected = naive_logps(run.roles.model, found)
@@ -55,7 +55,7 @@ def test_a_run_without_a_cache_asks_the_frozen_role(run: Run, world: World) -> N
         ("dpo", lambda run: run.value.values([]), 'trains: ClassVar = ("policy", "value")'),
     ],
 )
-def test_a_role_that_was_not_declared_says_what_to_declare(
+def test_error_for_an_undeclared_role_names_the_declaration(
     world: World, kind: str, use: object, declaration: str
 ) -> None:
     assert callable(use)
@@ -65,7 +65,7 @@ def test_a_role_that_was_not_declared_says_what_to_declare(
 
 
 @given(count=st.integers(1, 20), batch_size=st.integers(1, 9), epochs=st.integers(1, 3), seed=st.integers(0, 3))
-def test_shuffles_depend_on_seed_and_epoch_alone(count: int, batch_size: int, epochs: int, seed: int) -> None:
+def test_shuffles_depend_only_on_seed_and_epoch(count: int, batch_size: int, epochs: int, seed: int) -> None:
     rows = prompt_rows(count)
     run = ScriptedRun(seed=seed)
     batches = list(run.shuffled(rows, batch_size, epochs))
@@ -81,8 +81,8 @@ def test_shuffles_depend_on_seed_and_epoch_alone(count: int, batch_size: int, ep
         assert other != orders[0]
 
 
-def test_a_rollout_says_how_it_ended(run: Run) -> None:
-    """Responses are adjacent, repeated prompts get noise of their own, and the text is the response alone."""
+def test_rollouts_have_text_and_a_finished_flag(run: Run) -> None:
+    """Responses to a prompt are adjacent and differ in their noise, and the text is the response only."""
     prompts = prompt_rows(3)
     rollouts = run.generate(prompts, max_new_tokens=5, samples=2)
     assert [rollout.prompt.id for rollout in rollouts] == [
@@ -107,7 +107,7 @@ def test_a_rollout_says_how_it_ended(run: Run) -> None:
     assert [rollout.sequence for rollout in again] == [rollout.sequence for rollout in rollouts]
 
 
-def test_noise_is_of_seed_step_and_row(world: World) -> None:
+def test_noise_depends_on_seed_step_and_row(world: World) -> None:
     def responses(step: int, seed: int, prompts: list[Row]) -> list[tuple[int, ...]]:
         run = world.open("dpo")
         run.step, run.seed = step, seed
@@ -118,13 +118,13 @@ def test_noise_is_of_seed_step_and_row(world: World) -> None:
     assert responses(0, 5, prompts[::-1]) == base[::-1]
     assert responses(1, 5, prompts) != base
     assert responses(0, 6, prompts) != base
-    # Asked for twice in one call, a prompt is answered twice.
+    # A prompt that occurs twice in one call gets two different responses.
     twice = responses(0, 5, [prompts[0], prompts[1], prompts[0]])
     assert twice[:2] == base[:2]
     assert twice[2] != base[0]
 
 
-def test_another_role_can_speak(run: Run) -> None:
+def test_another_role_can_generate(run: Run) -> None:
     prompts = prompt_rows(4)
     greedy = run.generate(prompts, max_new_tokens=6, temperature=0, role="reference")
     for rollout in greedy:
@@ -133,8 +133,8 @@ def test_another_role_can_speak(run: Run) -> None:
         assert rollout.sequence.completion[0] == first
 
 
-def test_a_stop_is_heard_between_forward_passes(world: World) -> None:
-    """Scoring a rollout takes many passes and no token: it must not be deaf for minutes."""
+def test_stop_is_checked_between_forward_passes(world: World) -> None:
+    """Scoring a rollout takes many passes without sampling a token, and must not ignore a stop for minutes."""
     listener = Listener(stop_at=3)
     run = world.open("dpo", progress=listener, budget=30)
     with pytest.raises(Stopped), torch.no_grad():
@@ -142,7 +142,7 @@ def test_a_stop_is_heard_between_forward_passes(world: World) -> None:
     assert listener.looks == 3
 
 
-def test_a_micro_batch_gives_its_rows_numbers(run: Run) -> None:
+def test_micro_batch_values(run: Run) -> None:
     rows = feedback_rows(1, 1)
     part = micro(rows, {"rows": 2.0})
     assert part.sequences("response") == [row.sequences["response"] for row in rows]
@@ -151,7 +151,7 @@ def test_a_micro_batch_gives_its_rows_numbers(run: Run) -> None:
     assert torch.equal(tokens, torch.tensor([[1.0, 2.0], [3.0, 0.0]]))
 
 
-def test_random_streams_have_names(world: World) -> None:
+def test_random_streams_depend_on_name_and_seed(world: World) -> None:
     one, other = world.open("dpo"), world.open("dpo")
     assert one.random("a").random() == other.random("a").random()
     assert one.random("a").random() != one.random("b").random()
@@ -159,7 +159,7 @@ def test_random_streams_have_names(world: World) -> None:
     assert one.random("a").random() != other.random("a").random()
 
 
-def test_warnings_and_reports_are_kept(world: World) -> None:
+def test_warnings_and_reports_are_recorded(world: World) -> None:
     listener = Listener()
     run = world.open("dpo", progress=listener)
     run.step = 4
@@ -169,7 +169,7 @@ def test_warnings_and_reports_are_kept(world: World) -> None:
     assert run.history == [{"step": 4, "score": 1.5}]
 
 
-def test_an_evaluator_judges_rollouts(world: World) -> None:
+def test_evaluator_scores_rollouts(world: World) -> None:
     run = world.open("dpo")
     (prompt,) = prompt_rows(1)
     rollouts = [Rollout(prompt, prompt.sequences["prompt"], True, text) for text in ("a", "abc")]
@@ -180,7 +180,7 @@ def test_an_evaluator_judges_rollouts(world: World) -> None:
     assert 'evaluators: ClassVar = ("other",)' in str(error.value)
 
 
-def test_nothing_kept_is_nothing_to_restore(world: World) -> None:
+def test_restore_needs_kept_weights(world: World) -> None:
     run = world.open("dpo")
     with pytest.raises(PluginError, match="no weights were kept"):
         run.restore()

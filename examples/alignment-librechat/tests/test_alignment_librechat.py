@@ -7,7 +7,7 @@ SOURCE = SourceConfig(path="export.json")
 
 
 def message(number, text, rating=None, *, parent=None, **more):
-    """A message as LibreChat exports it: the user's have even numbers."""
+    """A message as LibreChat exports it. User messages have even numbers."""
     feedback = {} if rating is None else {"feedback": {"rating": rating, "tag": {"key": "accurate_reliable"}}}
     return {
         "messageId": f"m{number}",
@@ -31,7 +31,7 @@ def read(row):
     return list(LibreChat().read(row, "export.json:1", SOURCE))
 
 
-def test_rated_answers_with_all_that_was_said_above_them():
+def test_rated_messages_with_the_turns_before_them():
     found = read(
         export(
             message(0, "How long does tea take?", parent="00000000-0000-0000-0000-000000000000"),
@@ -56,7 +56,7 @@ def test_nested_branches_and_text_in_parts():
     assert reading.record.response == ({"role": "assistant", "content": "Three."},)
 
 
-def test_what_says_nothing_is_dropped_by_name():
+def test_unusable_messages_are_dropped_with_a_reason():
     assert read(export(message(0, "Hi"), message(1, "Hello."))) == [Dropped("unrated", "export.json:1")]
     broken = export(message(0, "Hi"), message(1, "Hel", "thumbsDown", unfinished=True))
     assert read(broken) == [Dropped("broken_answer", "export.json:1")]
@@ -69,12 +69,12 @@ def test_what_says_nothing_is_dropped_by_name():
         ([message(0, "Hi"), message(1, " ", "thumbsUp")], "empty_message"),
     ],
 )
-def test_what_cannot_be_used_says_why(messages, reason):
+def test_broken_conversations_are_quarantined_with_a_reason(messages, reason):
     with pytest.raises(BadRow) as caught:
         read(export(*messages))
     assert caught.value.reason == reason
 
 
-def test_other_peoples_rows_are_not_taken():
+def test_other_formats_do_not_match():
     assert not LibreChat().matches({"messages": [{"role": "user", "content": "Hi"}]})
     assert not LibreChat().matches({"prompt": "Hi", "completion": "Hello."})

@@ -8,7 +8,7 @@ from alignment_core.plugin_api import Row, TokenSequence
 from alignment_core.testing import check
 
 
-def test_a_response_is_measured_by_its_siblings():
+def test_baseline_is_the_mean_of_the_other_responses():
     prompt = Row("prompt", {"prompt": TokenSequence((1,), 1)})
     sequence = TokenSequence((1, 2), 1)
     rollouts = [SimpleNamespace(sequence=sequence, finished=finished) for finished in (True, True, False)]
@@ -22,9 +22,9 @@ def test_a_response_is_measured_by_its_siblings():
         report=lambda metrics: None,
     )
     (batch,) = RLOO(samples=3, kl_coef=0.5, missing_end_penalty=2.0).batches(run)
-    # KL 1, 0 and -1; rewards 3.5 - 0.5 = 3, 5 - 0 = 5, and 0.5 - 2 + 0.5 = -1, each less the mean of the other two.
+    # KL 1, 0, -1. Rewards 3.5 - 0.5 = 3, 5 - 0 = 5, 0.5 - 2 + 0.5 = -1. The mean of the others is subtracted.
     assert [row.values["advantage"] for row in batch.rows] == pytest.approx([3 - 2, 5 - 1, -1 - 4])
 
 
-def test_it_keeps_the_contract():
+def test_conformance():
     check(RLOO).assert_passed()

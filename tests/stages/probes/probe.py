@@ -1,18 +1,17 @@
-"""A stage that does what its settings say, to see how `build` copes. It is a real stage in a real process."""
+"""A stage whose settings make it succeed, fail or crash, to test `build`. It runs in a real process."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import signal
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from alignment_core.errors import DataError
+from alignment_core.execution.stage import Job, Stage
 from alignment_core.progress import Stopped
-from alignment_core.stages.base import Job, Stage
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -59,11 +58,11 @@ def run(job: Job) -> dict[str, Any]:
     for role, folder in job.parents.items():
         (job.out / f"{role}.txt").write_text((folder / "result.txt").read_text())
     (job.out / "result.txt").write_text(config["do"])
-    return {"starts": len(starts), "torch": "torch" in sys.modules}
+    return {"starts": len(starts)}
 
 
 def _die(by: signal.Signals) -> None:
-    """As native code dies: a bad pointer, an assertion that fails, the system's own kill."""
+    """Crash like native code: an invalid pointer, a failed assertion, or a kill by the system."""
     print("about to die", flush=True)
     if by is signal.SIGSEGV:
         ctypes.string_at(0)
@@ -73,7 +72,7 @@ def _die(by: signal.Signals) -> None:
 
 
 def _wait(job: Job) -> None:
-    """A training loop: waits for the word to stop, then writes its checkpoint."""
+    """Act like a training loop: wait for the request to stop, then write a checkpoint."""
     job.progress.step(0, 1)
     while not job.progress.stopping:
         time.sleep(0.01)

@@ -1,0 +1,64 @@
+"""The sources of feedback and their ingestion."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from alignment_core.config.base import Fraction, Settings
+
+
+class SourceConfig(Settings):
+    """One source of raw feedback: a file, folder, glob pattern, URL, Hub data set or feedback store."""
+
+    path: str
+    """File, folder, glob pattern, fsspec URL, Hub data set (`hf://owner/name`), or feedback store (`.db` file or
+    database URL)."""
+    revision: str | None = None
+    """Branch, tag or commit of a Hub data set. Resolved to a commit before anything is cached. Unset: the default
+    branch."""
+    subset: str | None = None
+    """Configuration of a Hub data set. Needed only if the data set has several."""
+    split: str = "train"
+    """Split of a Hub data set, or of a folder that holds one: a saved DatasetDict, or parts like
+    `train-00000-of-00001.parquet`."""
+    format: str | None = None
+    """Name of the record format. Unset: detected from the first records."""
+    columns: dict[str, str] = Field(default_factory=dict)
+    """For any table: maps standard columns (`prompt`, `completion`, `chosen`, `rejected`, `label`, …) to the file's
+    columns."""
+    threshold: float | None = None
+    """Scalar ratings at or above this value count as thumbs up, lower ones as thumbs down. Unset: rows that need a
+    threshold are quarantined."""
+    max_pairs: int | None = Field(None, ge=1)
+    """Maximum number of preference pairs from one ranking, widest score gaps first. Unset: all pairs (for SHP, 5 per
+    post)."""
+    desirable: list[str] = Field(default_factory=list)
+    """Values of the label column that mean thumbs up. All other values mean thumbs down. Unset: common values such as
+    true/false, 1/0 and 👍/👎 are recognized."""
+    max_records: int | None = Field(None, ge=1)
+    """Stop reading the source after this many records. Unset: read all."""
+    weight: float = Field(1.0, gt=0)
+    """Share of this source's rows to use. Values above 1 repeat rows."""
+    votes_after: int = Field(0, ge=0)
+    """Feedback store only: use only votes numbered above this."""
+    votes_before: int | None = Field(None, ge=0)
+    """Feedback store only: use only votes numbered up to this that have not been superseded. Unset: no upper bound."""
+    votes_upto: int | None = Field(None, ge=0)
+    """Feedback store only: use the votes that were current when the vote with this number was cast. Unset: the votes
+    that are current now."""
+
+
+class DataConfig(Settings):
+    """The feedback: one or more sources. A source serves every purpose that its records allow."""
+
+    sources: list[SourceConfig] = Field(min_length=1)
+    """Sources to read and mix."""
+    held_out_fraction: float = Field(0.05, gt=0, lt=1)
+    """Share of conversations held out from training, selected by a hash of the prompt."""
+    max_records: int | None = Field(None, ge=1)
+    """Stop reading after this many records of all sources, in equal shares, for a quick try. Unset: read all."""
+    max_bad_fraction: Fraction = 0.05
+    """Largest share of rows that may be quarantined. Ingestion fails above it. Rows that are too long do not count."""
+    near_duplicates: float | None = Field(0.8, gt=0, le=1)
+    """Jaccard similarity of word trigrams at or above which texts count as near-duplicates. Null: only exact
+    duplicates are removed."""

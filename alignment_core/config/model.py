@@ -1,0 +1,46 @@
+"""The base model and its adapters."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from alignment_core.config.base import LoadIn, Settings
+
+
+class LoraConfig(Settings):
+    """The shape of every adapter: SFT, policy, reward and value model."""
+
+    rank: int = Field(16, ge=1, le=1024)
+    """Rank of the two LoRA factors."""
+    alpha: float = Field(32, gt=0)
+    """LoRA scale. The update is multiplied by alpha / rank (with rsLoRA: alpha / sqrt(rank))."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout probability on the adapters' input."""
+    target_modules: Literal["all-linear"] | list[str] = "all-linear"
+    """Names of the linear layers that get an adapter. `all-linear`: all of them except the output head."""
+    rslora: bool = False
+    """Use rank-stabilized scaling (arXiv 2312.03732)."""
+    dora: bool = False
+    """Use weight-decomposed adapters (arXiv 2402.09353). They are slower, and vLLM and llama.cpp cannot load them."""
+
+
+class ModelConfig(Settings):
+    """The base model that every stage shares."""
+
+    base: str
+    """Folder of a model in Hugging Face format, or a Hub id."""
+    revision: str | None = None
+    """Branch, tag or commit on the Hub. Resolved to a commit before anything is cached. Unset: the default branch."""
+    load_in: LoadIn = "nf4"
+    """Precision of the frozen base model: nf4 (QLoRA), int8, bf16 or fp32."""
+    max_length: int = Field(1024, ge=16)
+    """Maximum sequence length in tokens, prompt and completion together."""
+    chat_template: str | None = None
+    """Jinja file with a chat template, or the name of a built-in template. Unset: the tokenizer's template."""
+    thoughts: Literal["text", "left_out"] = "text"
+    """Thoughts of answers under a chat template that has no place for them: kept as `<think>…</think>` text in front of
+    the answer, or left out."""
+    lora: LoraConfig = LoraConfig()
+    """Shape of the adapters."""

@@ -1,0 +1,70 @@
+"""The settings of a complete run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from alignment_core.config.base import Settings
+from alignment_core.config.data import DataConfig
+from alignment_core.config.evaluation import EvaluationConfig, GateConfig
+from alignment_core.config.feedback import ChatConfig, RetrainConfig
+from alignment_core.config.model import ModelConfig
+from alignment_core.config.sampling import RankConfig, SampleConfig
+from alignment_core.config.training import RewardConfig, SFTConfig
+
+
+class PipelineConfig(Settings):
+    """A complete run, from raw records to an evaluated adapter."""
+
+    name: str = Field("align", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the run. It does not enter any cache key."""
+    model: ModelConfig
+    """The base model."""
+    data: DataConfig
+    """The feedback."""
+    sft: SFTConfig | None = SFTConfig()
+    """Supervised fine-tuning. Null: skipped, for example if the base model is already an instruct model."""
+    sample: SampleConfig | None = None
+    """Sampling of responses for ranking: within the run if `rank` is set, otherwise with `align sample`. Null: only the
+    preferences in the data are used."""
+    rank: RankConfig | None = None
+    """Ranking of the sampled responses. Needs `sample`. Null: none."""
+    reward: RewardConfig = RewardConfig()
+    """The reward model. It is trained only if something needs it and `reward.model` is unset."""
+    optimizer: dict[str, Any] = Field(default_factory=lambda: {"name": "dpo"})
+    """`name` selects an installed optimizer. The other keys are its settings."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """Held-out evaluation."""
+    gate: GateConfig | None = None
+    """The rules that decide whether the model becomes `candidate`. Null: no gate, and no alias changes."""
+    retrain: RetrainConfig = RetrainConfig()
+    """Recurring retraining on votes."""
+    chat: ChatConfig = ChatConfig()
+    """Answers on the `align chat` page."""
+    listeners: list[dict[str, Any]] = Field(default_factory=list)
+    """Installed listeners, each as `name` plus its settings. They receive the progress and metrics of every stage and
+    do not affect results."""
+    store: Path = Path("./artifacts")
+    """Folder of the artifact store."""
+    feedback: str = "./feedback.db"
+    """The feedback store: an SQLite file, or `postgresql://user:password@host/name`."""
+    seed: int = 0
+    """Seed of every random stream."""
+    device: str = "auto"
+    """Device to run on: `auto`, `cpu`, `cuda` or `cuda:N`."""
+    token_budget: Literal["auto"] | Annotated[int, Field(ge=64)] = "auto"
+    """Maximum number of tokens in one forward pass, including padding. `auto`: up to 4096, depending on memory. It does
+    not affect results."""
+    gradient_checkpointing: Literal["auto"] | bool = "auto"
+    """Recompute activations in the backward pass instead of storing them. `auto`: only if memory would not be enough
+    otherwise."""
+    memory_gb: float | None = Field(None, gt=0)
+    """Memory in GiB that a stage may plan to use on its device. Unset: 90 % of the memory that is free when it
+    starts."""
+    isolation: Literal["process", "inline"] = "process"
+    """Run each stage in a separate process, or `inline` in the flow's process (for tests)."""
+    checkpoint_seconds: float = Field(120, gt=0)
+    """Time between checkpoints in seconds: the most work that is lost if a stage is killed."""

@@ -1,0 +1,31 @@
+"""Sampling of responses for ranking, and the ranking."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from alignment_core.config.base import Settings
+
+
+class SampleConfig(Settings):
+    """Sampling of several responses to each prompt. They are ranked by `rank` within the run, or by raters."""
+
+    responses_per_prompt: int = Field(4, ge=2)
+    """Number of responses per prompt."""
+    max_prompts: int | None = Field(None, ge=1)
+    """Maximum number of prompts. Unset: all."""
+    max_new_tokens: int = Field(256, ge=1)
+    """Maximum length of a response in tokens."""
+    temperature: float = Field(1.0, gt=0)
+    """Sampling temperature."""
+
+
+class RankConfig(Settings):
+    """Ranking of sampled responses by an evaluator instead of human raters. The ranks become preference pairs."""
+
+    by: dict[str, Any]
+    """An installed evaluator, as `name` plus its settings."""
+    label_noise: float = Field(0.0, ge=0, lt=0.5)
+    """Probability that a comparison is flipped, to simulate the errors of human raters."""

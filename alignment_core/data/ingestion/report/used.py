@@ -1,0 +1,11 @@
+"""The first thing to know about an ingestion: how many of the records are used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+def used_line(used: Mapping[str, int]) -> str:
+    """Return the one line that a plan, a run and the report repeat."""
+    share = f" ({used['records'] / used['of']:.0%})" if used["of"] and used["records"] < used["of"] else ""
+    return f"used {used['records']:,} of {used['of']:,} records{share}"

@@ -1,0 +1,49 @@
+"""The built-in chat templates, and the lookup of the text that `model.chat_template` names."""
+
+from __future__ import annotations
+
+from datetime import date
+from importlib.resources import files
+from pathlib import Path
+
+from alignment_core.errors import ModelError
+
+BUILTIN_TEMPLATES: dict[str, str] = {
+    name: (files(__package__) / "templates" / f"{name}.jinja").read_text(encoding="utf-8").rstrip("\n")
+    for name in ("plain", "chatml", "llama3", "alpaca")
+}
+DEFAULT_TEMPLATE = "plain"
+"""Used for base models whose tokenizer has no template."""
+TEMPLATE_DATE = date(2024, 7, 26)
+"""The date that templates print. The same conversation must give the same tokens on every day."""
+
+
+def lacks_template(tokenizer: object) -> ModelError:
+    """Return the error for a reward model without a chat template."""
+    return ModelError(
+        "the reward model's tokenizer has no chat template",
+        where="reward.model",
+        got=tokenizer,
+        do="Set `reward.chat_template` to the template that the model was trained with: a file or a built-in name",
+    )
+
+
+def resolve_chat_template(value: str | None, where: str = "model.chat_template") -> str | None:
+    """Return the text of the template that `value` names: a built-in name or a file. None means the tokenizer's own.
+
+    Raises:
+        ModelError: `value` is neither a built-in name nor a readable file.
+    """
+    if value is None:
+        return None
+    if value in BUILTIN_TEMPLATES:
+        return BUILTIN_TEMPLATES[value]
+    try:
+        return Path(value).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(
+            f"the chat template cannot be read ({type(error).__name__})",
+            where=where,
+            got=value,
+            expected=f"a file, or one of {', '.join(BUILTIN_TEMPLATES)}",
+        ) from None

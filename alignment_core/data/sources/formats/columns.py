@@ -1,0 +1,88 @@
+"""The `columns` setting, which maps the columns of any table to the standard columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import ClassVar
+
+from alignment_core.config import SourceConfig
+from alignment_core.data.sources.formats.standard import Demonstrations, Labelled, Pairs, Prompts, Rated
+from alignment_core.errors import DataError
+from alignment_core.record_columns import TrackedRow
+from alignment_core.record_format import BadRow, Fields, Outcome, RecordFormat
+
+OURS = (
+    "prompt",
+    "completion",
+    "chosen",
+    "rejected",
+    "label",
+    "rating",
+    "messages",
+    "text",
+    "system",
+    "tools",
+    "margin",
+    "score_chosen",
+    "score_rejected",
+)
+
+
+class ColumnMap(RecordFormat):
+    """Renames a row's columns to standard names and reads the row with the standard format that matches them.
+
+    Args:
+        columns: maps standard names to the file's columns.
+        rows: first rows of the file.
+        file: file name for errors.
+
+    Raises:
+        DataError: a name is not a standard name, a column is in none of the rows, or no format has these columns.
+    """
+
+    name: ClassVar[str] = "columns"
+    shape: ClassVar[str] = "the columns in data.sources[].columns"
+
+    def __init__(self, columns: Mapping[str, str], rows: Sequence[Fields], file: str) -> None:
+        self.columns = dict(columns)
+        found = sorted({str(key) for row in rows for key in row})
+        where = f"data.sources[].columns for {file}"
+        if unknown := [name for name in columns if name not in OURS]:
+            raise DataError(
+                "these are not standard columns", where=where, got=", ".join(unknown), expected=", ".join(OURS)
+            )
+        missing = [name for name in columns.values() if name not in found]
+        if missing and rows:
+            raise DataError(
+                "the file has no such columns",
+                where=where,
+                got=", ".join(missing),
+                expected=f"columns from {', '.join(found)}",
+            )
+        renamed = dict.fromkeys(columns)
+        for candidate in (Pairs(), Labelled(), Rated(), Demonstrations(), Prompts()):
+            if candidate.matches(renamed):
+                self._format = candidate
+                return
+        raise DataError(
+            "these columns do not form a record",
+            where=where,
+            got=", ".join(columns),
+            expected="{prompt, chosen, rejected}, {prompt, completion} (optionally with label or rating) or {text}",
+        )
+
+    def matches(self, row: Fields) -> bool:
+        return True
+
+    def read(self, row: Fields, origin: str, source: SourceConfig) -> Iterable[Outcome]:
+        missing = [name for name in self.columns.values() if name not in row]
+        if missing:
+            raise BadRow("missing_column", f"no {', '.join(missing)} among the columns {', '.join(map(str, row))}")
+        renamed = TrackedRow({ours: row[theirs] for ours, theirs in self.columns.items()})
+        yield from self._format.read_with_tools(renamed, origin, source)
+        if isinstance(row, TrackedRow):
+            row.read -= {theirs for ours, theirs in self.columns.items() if ours not in renamed.read}
+
+    def read_with_tools(self, row: Fields, origin: str, source: SourceConfig) -> list[Outcome]:
+        """Return what `read` returns. Tools in a column that is not mapped are left out."""
+        return list(self.read(row, origin, source))

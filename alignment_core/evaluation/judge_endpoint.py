@@ -1,0 +1,221 @@
+"""A judge behind an OpenAI-compatible API.
+
+The judge sees every two responses twice, the second time in swapped order. Its verdict counts only if both answers
+agree, because judges prefer the response that is shown first (arXiv 2306.05685, section 3.4).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import httpx
+
+from alignment_core.config import EndpointConfig
+from alignment_core.errors import ConfigError
+from alignment_core.progress import Progress, Stopped
+
+AGAIN = (408, 409, 425, 429)
+"""Status codes that are retried, in addition to server errors (5xx)."""
+LONGEST_PAUSE = 60.0
+FIRST_PAUSE = 1.0
+LOOK_SECONDS = 0.2
+"""How often the judge checks whether to stop."""
+ANSWER_TOKENS = 16
+SAYS = {"A": 1, "B": -1, "TIE": 0}
+
+
+@dataclass(frozen=True)
+class Question:
+    """Two responses to one conversation."""
+
+    prompt: Sequence[Mapping[str, Any]]
+    ours: str
+    theirs: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The judge's answer to one question.
+
+    Attributes:
+        verdict: 1 if ours is preferred, -1 if theirs is, 0 for a tie, None without a verdict.
+        outcome: `agreed`, `disagreed` (a tie: the order decided), `bad_answer` or `unreachable` (no verdict).
+        retries: total number of retries of the two requests.
+    """
+
+    verdict: int | None
+    outcome: str
+    retries: int
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The answers to all questions, in the same order."""
+
+    answers: list[Answer]
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of answers by outcome, and the total number of retries."""
+        found = Counter(answer.outcome for answer in self.answers)
+        outcomes = {name: found[name] for name in ("agreed", "disagreed", "bad_answer", "unreachable")}
+        return {**outcomes, "retries": sum(answer.retries for answer in self.answers)}
+
+
+class Endpoint:
+    """The judge described by `settings`."""
+
+    def __init__(self, settings: EndpointConfig, progress: Progress) -> None:
+        self._settings = settings
+        self._progress = progress
+        self._url = settings.url.rstrip("/") + "/chat/completions"
+
+    def compare(self, questions: Sequence[Question], kept: Path) -> Answers:
+        """Ask every question. Answers of an interrupted build are read from the file `kept` and not requested again.
+
+        Raises:
+            ConfigError: the server rejects the key, the model or the request, or no question got a verdict.
+            Stopped: the stage was asked to stop. Pending answers are dropped.
+        """
+        known = _read(kept)
+        with kept.open("a", encoding="utf-8") as file:
+            file.write("\n")  # ends a line that a kill left incomplete
+            asyncio.run(self._ask_all(questions, known, file))
+        found = Answers([known[index] for index in range(len(questions))])
+        self._report_lost(found)
+        return found
+
+    async def _ask_all(self, questions: Sequence[Question], known: dict[int, Answer], kept: IO[str]) -> None:
+        key = os.environ.get(self._settings.key_variable)
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        at_once = asyncio.Semaphore(self._settings.parallel)
+        async with httpx.AsyncClient(headers=headers, timeout=self._settings.timeout_seconds) as client:
+
+            async def ask(index: int) -> tuple[int, Answer]:
+                async with at_once:
+                    return index, await self._ask_twice(client, questions[index])
+
+            tasks = [asyncio.create_task(ask(index)) for index in range(len(questions)) if index not in known]
+            running = set(tasks)
+            try:
+                while running:
+                    done, running = await asyncio.wait(
+                        running, timeout=LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED
+                    )
+                    for task in done:
+                        index, answer = task.result()
+                        known[index] = answer
+                        kept.write(json.dumps({"index": index, **asdict(answer)}) + "\n")
+                        kept.flush()
+                    self._progress.step(len(known), len(questions))
+                    if self._progress.stopping:
+                        raise Stopped
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _report_lost(self, found: Answers) -> None:
+        counts = found.counts()
+        bad, unanswered = counts["bad_answer"], counts["unreachable"]
+        lost = bad + unanswered
+        if lost == len(found.answers):
+            raise ConfigError(
+                "the judge gave no verdict",
+                where="evaluation.endpoint",
+                got=f"unanswered questions: {unanswered}, answers without A, B or TIE: {bad}",
+                do=f"Check that {self._settings.url} works, and check `evaluation.endpoint.instruction`",
+            )
+        if lost:
+            self._progress.warn(f"the judge gave no verdict on {lost} of {len(found.answers)} prompts: {counts}")
+
+    async def _ask_twice(self, client: httpx.AsyncClient, question: Question) -> Answer:
+        retries, verdicts = 0, []
+        for first, second in ((question.ours, question.theirs), (question.theirs, question.ours)):
+            text, tries = await self._ask(client, question.prompt, first, second)
+            retries += tries
+            if text is None:
+                return Answer(None, "unreachable", retries)
+            verdicts.append(parse(text))
+        straight, swapped = verdicts
+        if straight is None or swapped is None:
+            return Answer(None, "bad_answer", retries)
+        agreed = straight == -swapped
+        return Answer(straight if agreed else 0, "agreed" if agreed else "disagreed", retries)
+
+    async def _ask(
+        self, client: httpx.AsyncClient, prompt: Sequence[Mapping[str, Any]], first: str, second: str
+    ) -> tuple[str | None, int]:
+        """Return the judge's text, or None if every try failed, and the number of retries."""
+        shown = "\n\n".join(f"[{turn['role']}]\n{turn['content']}" for turn in prompt)
+        content = f"{shown}\n\n[response A]\n{first}\n\n[response B]\n{second}"
+        messages = [{"role": "system", "content": self._settings.instruction}, {"role": "user", "content": content}]
+        body = {"model": self._settings.model, "messages": messages, "temperature": 0, "max_tokens": ANSWER_TOKENS}
+        for tried in range(self._settings.retries + 1):
+            pause = min(FIRST_PAUSE * 2**tried, LONGEST_PAUSE)
+            try:
+                response = await client.post(self._url, json=body)
+            except httpx.InvalidURL as error:
+                raise self._refused(str(error)) from error
+            except httpx.TransportError:
+                pass
+            else:
+                if response.is_success:
+                    return _content(response), tried
+                if response.status_code < 500 and response.status_code not in AGAIN:
+                    raise self._refused(f"{response.status_code} {response.text[:200]}")
+                pause = min(_asked_pause(response, pause), LONGEST_PAUSE)
+            if tried < self._settings.retries:
+                await asyncio.sleep(pause)
+        return None, tried
+
+    def _refused(self, got: str) -> ConfigError:
+        return ConfigError(
+            "the judge rejected the request",
+            where="evaluation.endpoint",
+            got=got,
+            do=f"Check `url`, `model`, and the API key in the environment variable {self._settings.key_variable}",
+        )
+
+
+def parse(text: str) -> int | None:
+    """Return 1 for A, -1 for B, 0 for a tie, and None if the answer names none of them or several."""
+    choices = set(re.findall(r"(?<![A-Za-z])(A|B|TIE|Tie|tie)(?![A-Za-z])", text))
+    return SAYS[choices.pop().upper()] if len(choices) == 1 else None
+
+
+def _content(response: httpx.Response) -> str:
+    """Return the text of the response, or an empty string if the response is malformed."""
+    try:
+        return str(response.json()["choices"][0]["message"]["content"])
+    except (ValueError, LookupError, TypeError):
+        return ""
+
+
+def _asked_pause(response: httpx.Response, otherwise: float) -> float:
+    """Return the number of seconds that the server asks to wait, or `otherwise` if it does not."""
+    try:
+        return max(0.0, float(response.headers["retry-after"]))
+    except (KeyError, ValueError):
+        return otherwise
+
+
+def _read(kept: Path) -> dict[int, Answer]:
+    """Return the answers of an interrupted build. An incomplete line is skipped, so its question is asked again."""
+    found: dict[int, Answer] = {}
+    if kept.exists():
+        for line in kept.read_text(encoding="utf-8").splitlines():
+            try:
+                entry = json.loads(line)
+                index = entry.pop("index")
+                found[index] = Answer(**entry)
+            except (ValueError, TypeError, LookupError):
+                continue
+    return found

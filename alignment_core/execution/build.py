@@ -1,0 +1,171 @@
+"""Build one stage: take it from the artifact store, or run it in a separate process, which frees all its memory."""
+
+from __future__ import annotations
+
+import errno
+import resource
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alignment_core.artifacts import Artifact, ArtifactStore, Manifest
+from alignment_core.errors import ArtifactError
+from alignment_core.execution.launcher import build_in_process
+from alignment_core.execution.listeners import ListeningProgress
+from alignment_core.execution.stage import Job, StageCall, load_stage
+from alignment_core.progress import Progress
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """A finished stage.
+
+    Attributes:
+        artifact: the artifact of the stage.
+        cached: whether the artifact was in the store, or was built by another run while this one waited.
+        seconds: wall time of the stage in this run.
+        metrics: the metrics of the stage from when it was built.
+        listener_errors: errors of listeners in this run. The artifact does not record them: it may be from an earlier
+            run.
+    """
+
+    artifact: Artifact
+    cached: bool
+    seconds: float
+    metrics: dict[str, Any]
+    listener_errors: tuple[str, ...] = ()
+
+
+def build(call: StageCall, progress: Progress) -> StageResult:
+    """Return the artifact of `call`: a verified one from the store, or a new one.
+
+    An interrupted build resumes from its last checkpoint. If an exception is raised while the stage's process runs
+    (Ctrl-C, a cancelled flow run), the process is stopped first and has time to write a checkpoint.
+
+    Raises:
+        AlignmentError: the error that the stage raised, or `StageCrashed` if its process crashed.
+    """
+    started = time.monotonic()
+    audience = ListeningProgress(call, progress)
+    found = ArtifactStore(call.runtime.store).find(call.key, progress.warn)
+    try:
+        artifact, cached = (found, True) if found is not None else _run(call, audience)
+    except BaseException as error:
+        audience.failed(error)
+        raise
+    metrics = artifact.manifest().metrics
+    audience.finished(metrics, cached=cached)
+    return StageResult(artifact, cached, time.monotonic() - started, metrics, tuple(audience.faults))
+
+
+def hold_leases(calls: Iterable[StageCall]) -> AbstractContextManager[None]:
+    """Protect everything that these stages of one run read or write from pruning while the context is active.
+
+    Raises:
+        ArtifactError: the store cannot be written.
+    """
+    calls = list(calls)
+    keys = {key for call in calls for key in (call.key, *call.reads().values())}
+    return ArtifactStore(calls[0].runtime.store).leases.held(keys)
+
+
+def _run(call: StageCall, audience: ListeningProgress) -> tuple[Artifact, bool]:
+    audience.started()
+    return (build_in_process if call.runtime.isolation == "process" else build_here)(call, audience)
+
+
+def build_here(call: StageCall, progress: Progress) -> tuple[Artifact, bool]:
+    """Build `call` in this process.
+
+    Returns:
+        The artifact, and whether another run had built it before this process got the lock.
+    """
+    store = ArtifactStore(call.runtime.store)
+    counted = _CountedWarnings(progress)
+    try:
+        with hold_leases([call]), store.building(call.stage, call.key, counted) as building:
+            if building.found is not None:
+                return building.found, True
+            started = time.monotonic()
+            stage = load_stage(call.stage)
+            parents = {role: _parent(store, role, key, call) for role, key in call.reads().items()}
+            metrics = stage.run(Job(call, parents, building.out, building.checkpoints, counted))
+            manifest = Manifest(
+                kind=call.stage,
+                key=call.key,
+                version=stage.version,
+                config=call.config,
+                parents=call.reads(),
+                inputs=call.inputs,
+                seed=call.config.get("seed"),
+                metrics={**metrics, "warnings": counted.messages},
+                seconds=time.monotonic() - started,
+                peak_memory_bytes=peak_memory(),
+                peak_device_memory_bytes=peak_device_memory(),
+            )
+            return building.publish(manifest), False
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise ArtifactError(
+            "the disk is full",
+            where=str(error.filename or store.root),
+            do="Free some disk space and run again. The run resumes from the last checkpoint",
+        ) from error
+
+
+def _parent(store: ArtifactStore, role: str, key: str, call: StageCall) -> Path:
+    artifact = store.find(key)
+    if artifact is None:
+        raise ArtifactError(
+            f"the `{role}` artifact that {call.label} reads is missing or damaged",
+            where=str(store.root),
+            got=f"no {key}",
+            do="Run the pipeline again to build the missing artifacts",
+        )
+    return artifact.path
+
+
+class _CountedWarnings:
+    """Progress that collects the warnings for the manifest."""
+
+    def __init__(self, listener: Progress) -> None:
+        self._listener = listener
+        self.messages: list[str] = []
+
+    @property
+    def stopping(self) -> bool:
+        return self._listener.stopping
+
+    def step(self, done: int, total: int, metrics: Mapping[str, float] | None = None) -> None:
+        self._listener.step(done, total, metrics)
+
+    def log(self, message: str) -> None:
+        self._listener.log(message)
+
+    def warn(self, message: str) -> None:
+        self.messages.append(message)
+        self._listener.warn(message)
+
+
+def peak_memory() -> int:
+    """Return the peak resident memory of this process so far, in bytes."""
+    # On Linux, ru_maxrss includes the memory of the parent that the process was forked from. VmHWM does not.
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def peak_device_memory() -> int | None:
+    """Return the peak memory of tensors on the current CUDA device, in bytes, or None if CUDA was not used."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return None
+    return int(torch.cuda.max_memory_allocated())

@@ -1,0 +1,103 @@
+"""Stages, and the calls that run them."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from alignment_core.progress import Progress
+
+
+class Runtime(BaseModel):
+    """Where and how a stage runs. None of this enters a cache key."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    store: Path
+    device: str = "auto"
+    token_budget: int | Literal["auto"] = "auto"
+    gradient_checkpointing: bool | Literal["auto"] = "auto"
+    memory_gb: float | None = None
+    isolation: str = "process"
+    checkpoint_seconds: float = 120.0
+    run: str = ""
+    listeners: tuple[dict[str, Any], ...] = ()
+
+
+class StageCall(BaseModel):
+    """One stage with everything that determines its result. Plain JSON, so the flow can send it to the stage's process.
+
+    Attributes:
+        stage: name of the stage, and of its module in `alignment_core.stages`.
+        key: cache key, the content address of the result.
+        label: label to display, e.g. `sft · stories260k · 3f2a`.
+        config: the settings that the stage reads. All of them are hashed into `key`.
+        parents: keys of the artifacts that the stage reads, by role.
+        inputs: locations (paths, hub ids) on this machine of the inputs whose *content* is hashed into `config`.
+        runtime: where and how the stage runs.
+        standing: keys of artifacts that the stage reads and that are already in the store, by role. No stage of this
+            run makes them.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    stage: str
+    key: str
+    label: str
+    config: dict[str, Any]
+    parents: dict[str, str]
+    inputs: dict[str, Any]
+    runtime: Runtime
+    standing: dict[str, str] = Field(default_factory=dict)
+
+    def reads(self) -> dict[str, str]:
+        """Return the keys of all artifacts that the stage reads, by role."""
+        return {**self.parents, **self.standing}
+
+
+@dataclass(frozen=True)
+class Job:
+    """A stage call that is ready to run: the argument of `Stage.run`.
+
+    Attributes:
+        call: the call.
+        parents: folders of the artifacts that the stage reads, by role.
+        out: an empty folder. Its contents at the end are the artifact.
+        checkpoints: a folder that is kept if the stage is killed. The same call gets the same folder again.
+        progress: receives the progress of the stage.
+    """
+
+    call: StageCall
+    parents: Mapping[str, Path]
+    out: Path
+    checkpoints: Path
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A step of the pipeline.
+
+    Attributes:
+        name: as in `StageCall.stage`. It is also the kind of the artifact.
+        version: part of every cache key. Increase it when the same settings give a different result.
+        run: fills `job.out` and returns the metrics for the manifest, as plain JSON.
+    """
+
+    name: str
+    version: int
+    run: Callable[[Job], dict[str, Any]]
+
+
+def load_stage(name: str) -> Stage:
+    """Return the stage that `alignment_core.stages.<name>` defines as `STAGE`.
+
+    The module is imported only where the stage runs, so the flow's process never loads torch.
+    """
+    stage: Stage = importlib.import_module(f"alignment_core.stages.{name}").STAGE
+    return stage

@@ -1,0 +1,19 @@
+"""Target `adapter`: the PEFT folder with the tokenizer and chat template of the training."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from alignment_core.export.tokenizer_files import open_renderer, write_tokenizer_files
+from alignment_core.inference.trained_model import TrainedModel
+from alignment_core.models.roles.adapters import ADAPTER
+
+
+def write(origin: TrainedModel, folder: Path) -> dict[str, Any]:
+    """Write the adapter, tokenizer, chat template and stop tokens."""
+    write_tokenizer_files(origin, open_renderer(origin), folder)
+    for name in (ADAPTER, "adapter_config.json"):
+        shutil.copyfile(origin.folder / name, folder / name)
+    return {"bytes": (folder / ADAPTER).stat().st_size}

@@ -1,0 +1,218 @@
+"""The feedback database: its tables and how to open it. SQLite by default, PostgreSQL by URL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Engine,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    create_engine,
+    event,
+    make_url,
+    select,
+    text,
+)
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+
+from alignment_core.errors import FeedbackError
+
+VERSION = 1
+BUSY_SECONDS = 120
+"""How long a writer waits for other writers: SQLite allows only one at a time."""
+LOCK = 0x616C69676E
+"""Number of the PostgreSQL advisory lock (`align` in ASCII) held while votes are appended."""
+WRITES = "alignment_writes"
+
+metadata = MetaData()
+about = Table("about", metadata, Column("name", Text, primary_key=True), Column("value", Text, nullable=False))
+prompts = Table(
+    "prompts",
+    metadata,
+    Column("id", Text, primary_key=True),  # a hash of the messages
+    Column("messages", Text, nullable=False),  # JSON
+)
+responses = Table(
+    "responses",
+    metadata,
+    Column("id", Text, primary_key=True),  # a hash of the prompt, text and model
+    Column("prompt", Text, ForeignKey("prompts.id"), nullable=False),
+    Column("text", Text, nullable=False),
+    Column("model", Text, nullable=False),  # key of the artifact that wrote it; empty if unknown
+)
+ranking_tasks = Table(
+    "ranking_tasks",
+    metadata,
+    Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("id", Text, nullable=False, unique=True),  # a hash of the responses
+    Column("prompt", Text, ForeignKey("prompts.id"), nullable=False),
+    Column("responses", Text, nullable=False),  # JSON: ids in sampling order
+)
+votes = Table(
+    "votes",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("kind", Text, nullable=False),  # "thumb" or "ranking"
+    Column("subject", Text, nullable=False),  # id of the response or of the ranking task
+    Column("rater", Text, nullable=False),
+    Column("rater_kind", Text, nullable=False),  # "human" or "ai"
+    Column("value", Text, nullable=False),  # JSON
+    Column("comment", Text, nullable=False),
+    Column("time", Float, nullable=False),  # seconds since the epoch
+    Index("votes_in_force", "rater", "kind", "subject", "id"),
+    sqlite_autoincrement=True,
+)
+
+
+def open_engine(place: str) -> Engine:
+    """Open the database at `place` and create missing tables.
+
+    Args:
+        place: the path of an SQLite file, or an SQLAlchemy URL such as `postgresql://user:password@host/name`.
+
+    Raises:
+        FeedbackError: the database cannot be opened, or another version of the program created it.
+    """
+    url = database_url(place)
+    try:
+        engine = create_engine(url, pool_pre_ping=url.get_backend_name() != "sqlite")
+    except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
+        raise FeedbackError(
+            "this kind of database cannot be opened",
+            where=without_password(url),
+            got=str(error).partition("\n")[0],
+            do="Use the path of an SQLite file, or a postgresql:// URL after `pip install 'alignment-flows[postgres]'`",
+        ) from error
+    if url.get_backend_name() == "sqlite":
+        _prepare_sqlite(engine, url)
+    try:
+        version = _make_tables(engine)
+    except FeedbackError:
+        engine.dispose()
+        raise
+    if version not in (None, str(VERSION)):
+        raise FeedbackError(
+            "the feedback store was created by another version of Alignment Flows",
+            where=without_password(url),
+            got=f"version {version}",
+            expected=f"version {VERSION}",
+        )
+    return engine
+
+
+def _make_tables(engine: Engine) -> str | None:
+    """Create missing tables. Return the schema version that was stored before, or None for a new database."""
+    with write_transaction(engine) as connection:
+        metadata.create_all(connection)
+        version = connection.execute(select(about.c.value).where(about.c.name == "version")).scalar()
+        if version is None:
+            connection.execute(about.insert().values(name="version", value=str(VERSION)))
+        return version
+
+
+def database_url(place: str) -> URL:
+    """Return the SQLAlchemy URL for a path or URL.
+
+    Raises:
+        FeedbackError: the URL is invalid.
+    """
+    if "://" not in place:
+        return URL.create("sqlite", database=str(Path(place).expanduser().absolute()))
+    try:
+        url = make_url(place)
+    except ArgumentError as error:
+        raise FeedbackError("this is not a database URL", where="feedback", got=place.partition("://")[0]) from error
+    return url.set(drivername="postgresql+psycopg") if url.drivername in ("postgresql", "postgres") else url
+
+
+def same_database(one: str, other: str) -> bool:
+    """Return whether two paths or URLs name the same database. Passwords are ignored.
+
+    Raises:
+        FeedbackError: one of the URLs is invalid.
+    """
+    first, second = database_url(one), database_url(other)
+    return first._replace(password=None) == second._replace(password=None)
+
+
+def without_password(url: URL) -> str:
+    """Return the path or URL for messages, without the password."""
+    return url.database or "" if url.get_backend_name() == "sqlite" else url.render_as_string(hide_password=True)
+
+
+def as_feedback_error(engine: Engine, error: SQLAlchemyError) -> FeedbackError:
+    """Convert an SQLAlchemy error to a `FeedbackError`."""
+    reason = str(error.orig if isinstance(error, DBAPIError) else error).strip().partition("\n")[0]
+    return FeedbackError(
+        "the feedback store cannot be read or written",
+        where=without_password(engine.url),
+        got=reason,
+        do="Check the path or URL and its permissions, and that the database server is running",
+    )
+
+
+@contextmanager
+def write_transaction(engine: Engine) -> Iterator[Connection]:
+    """Open an exclusive write transaction, so that votes are numbered in the order in which they become visible.
+
+    Otherwise a reader that has seen number 6 could miss number 5, which a slower writer commits later.
+
+    Raises:
+        FeedbackError: the database cannot be written.
+    """
+    try:
+        with engine.execution_options(**{WRITES: True}).begin() as connection:
+            if connection.dialect.name == "postgresql":
+                connection.execute(text(f"SELECT pg_advisory_xact_lock({LOCK})"))
+            yield connection
+    except SQLAlchemyError as error:
+        raise as_feedback_error(engine, error) from error
+
+
+@contextmanager
+def read_transaction(engine: Engine) -> Iterator[Connection]:
+    """Open a transaction that reads one state of the database.
+
+    Raises:
+        FeedbackError: the database cannot be read.
+    """
+    try:
+        with engine.connect() as connection:
+            yield connection
+    except SQLAlchemyError as error:
+        raise as_feedback_error(engine, error) from error
+
+
+def _prepare_sqlite(engine: Engine, url: URL) -> None:
+    try:
+        Path(url.database or "").parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FeedbackError("the folder cannot be created", where=without_password(url), got=error.strerror) from error
+
+    @event.listens_for(engine, "connect")
+    def _connected(connection: Any, _: Any) -> None:
+        connection.isolation_level = None  # we send BEGIN: the driver would do so too late to wait for writers
+        cursor = connection.cursor()
+        cursor.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
+        cursor.execute("PRAGMA journal_mode = WAL")
+        cursor.execute("PRAGMA synchronous = FULL")  # an acknowledged vote survives a power failure
+        cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        writes = connection.get_execution_options().get(WRITES)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

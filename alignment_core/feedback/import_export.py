@@ -1,0 +1,256 @@
+"""Export votes to files that ingestion reads, and import any file that ingestion reads as votes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from alignment_core.config import SourceConfig
+from alignment_core.data.sources.formats import NO_PLUGINS, Plugged
+from alignment_core.data.sources.formats.comparisons import KWay
+from alignment_core.data.sources.formats.standard import Labelled
+from alignment_core.data.sources.inputs import Input, find_inputs, unwrap_quarantined
+from alignment_core.data.sources.parsing.judgements import rater_and_time
+from alignment_core.data.sources.readers import Unreadable
+from alignment_core.errors import FeedbackError
+from alignment_core.feedback.store import FeedbackStore
+from alignment_core.feedback.votes import Rater, RaterKind, Vote
+from alignment_core.record_format import BadRow, Dropped, Quarantined, Reading, Unread
+from alignment_core.records import Conversation, LabelledResponse, PreferencePair, RawRow
+
+THUMBS, RANKINGS = "thumbs.jsonl", "rankings.jsonl"
+"""Two files, because each has one record format: labelled responses and K-way rankings."""
+
+
+def export(store: FeedbackStore, folder: Path, *, history: bool = False) -> dict[str, int]:
+    """Write the current votes to `thumbs.jsonl` and `rankings.jsonl`, with rater, time, model and comment.
+
+    Args:
+        store: the feedback store.
+        folder: a new folder.
+        history: also write superseded votes.
+
+    Returns:
+        The number of votes in each file.
+
+    Raises:
+        FeedbackError: the folder exists or cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise FeedbackError(
+            "the folder cannot be created", where=str(folder), got=error.strerror, do="Choose a new folder"
+        ) from error
+    votes = store.history() if history else store.votes()
+    return _write(folder, ((name, _with_metadata(vote, row)) for vote in votes for name, row in _rows(vote)))
+
+
+def write_training_rows(votes: Iterable[Vote], folder: Path) -> None:
+    """Write only the training data in the votes. Equal votes give equal files, regardless of time and order."""
+    _write(folder, ((name, json.loads(line)) for name, line in _training_lines(votes)))
+
+
+def votes_digest(votes: Iterable[Vote]) -> str:
+    """Return a hash of the training data in the votes, equal if `write_training_rows` writes the same files."""
+    return hashlib.sha256(json.dumps(_training_lines(votes)).encode()).hexdigest()
+
+
+def _training_lines(votes: Iterable[Vote]) -> list[tuple[str, str]]:
+    return sorted((name, json.dumps(row, ensure_ascii=False)) for vote in votes for name, row in _rows(vote))
+
+
+def _rows(vote: Vote) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the file name and the row of the vote; nothing for a skipped ranking."""
+    prompt = [dict(message) for message in vote.prompt]
+    if vote.is_thumb:
+        yield THUMBS, {"prompt": prompt, "completion": vote.responses[0].text, "label": vote.up}
+    elif vote.ranks:
+        ranked = zip(vote.responses, vote.ranks, strict=True)
+        completions = [{"completion": response.text, "rank": rank} for response, rank in ranked]
+        yield RANKINGS, {"prompt": prompt, "completions": completions}
+
+
+def _with_metadata(vote: Vote, row: dict[str, Any]) -> dict[str, Any]:
+    for completion, response in zip(row.get("completions", (row,)), vote.responses, strict=True):
+        completion["model"] = response.model
+    rated = {"rater": vote.rater.name, "rater_kind": vote.rater.kind, "time": vote.time, "comment": vote.comment}
+    return {**row, **rated}
+
+
+def _write(folder: Path, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, int]:
+    counts = {THUMBS: 0, RANKINGS: 0}
+    with (folder / THUMBS).open("w", encoding="utf-8") as thumbs, (folder / RANKINGS).open("w", encoding="utf-8") as k:
+        files = {THUMBS: thumbs, RANKINGS: k}
+        for name, row in rows:
+            files[name].write(json.dumps(row, ensure_ascii=False) + "\n")
+            counts[name] += 1
+    for name in [name for name, count in counts.items() if not count]:
+        (folder / name).unlink()  # a file without rows has no detectable format
+    return counts
+
+
+def import_votes(
+    store: FeedbackStore, sources: Sequence[SourceConfig], *, kind: RaterKind = "human", plugged: Plugged = NO_PLUGINS
+) -> dict[str, int]:
+    """Add the votes from files in any format that ingestion reads.
+
+    A vote without a named rater gets a separate rater, named after the file and row. A vote that is already in the
+    store is not added again, so importing a file twice changes nothing.
+
+    Args:
+        store: the feedback store.
+        sources: the files to read.
+        kind: kind of the raters, if the file does not name it.
+        plugged: record formats provided by plugins.
+
+    Returns:
+        Counts: added `thumbs` and `rankings`, `known` votes, and rejected rows by reason.
+
+    Raises:
+        DataError: a source does not exist, or no format in it is recognized.
+    """
+    added: Counter[str] = Counter()
+    known = {_identity(vote) for vote in store.votes()}
+    for item in find_inputs(sources, plugged):
+        for found in _judgements(item, kind):
+            if isinstance(found, str):
+                added[found] += 1
+            elif found.identity() in known:
+                added["known"] += 1
+            else:
+                added[found.add_to(store)] += 1
+                known.add(found.identity())
+    return dict(added)
+
+
+@dataclass(frozen=True)
+class _Judgement:
+    """A vote to import. Fields as in `Vote`."""
+
+    rater: Rater
+    prompt: Conversation
+    answers: tuple[tuple[str, str], ...]
+    ranks: tuple[int, ...]
+    up: bool | None
+    comment: str
+    time: float | None
+
+    def identity(self) -> tuple[Any, ...]:
+        ranked = sorted(zip(self.answers, self.ranks, strict=True)) if self.ranks else self.answers
+        return (self.rater, json.dumps([dict(m) for m in self.prompt]), tuple(ranked), self.up, self.comment)
+
+    def add_to(self, store: FeedbackStore) -> str:
+        """Add the vote and return what to count it as."""
+        if not self.ranks:
+            response = store.add_response(self.prompt, *self.answers[0])
+            store.thumb(self.rater, response, self.up, self.comment, self.time)
+            return "thumbs"
+        kept = store.add_ranking_tasks([(self.prompt, self.answers)])
+        if not kept or len(kept[0].responses) != len(self.ranks):
+            return "identical_completions"
+        store.rank(self.rater, kept[0], self.ranks, self.comment, self.time)
+        return "rankings"
+
+
+def _identity(vote: Vote) -> tuple[Any, ...]:
+    answers = tuple((response.text, response.model) for response in vote.responses)
+    return _Judgement(vote.rater, vote.prompt, answers, vote.ranks, vote.up, vote.comment, vote.time).identity()
+
+
+def _judgements(item: Input, kind: RaterKind) -> Iterator[_Judgement | str]:
+    """Yield the votes of an input in order, or the reason where a row cannot be used."""
+    if item.detection is None:
+        yield "unknown_format"
+        return
+    format, rows = item.detection.format, _Rows(item)
+    if isinstance(format, KWay):
+        for row in rows:
+            yield _ranking(format, row, kind)
+    else:
+        for outcome in format.records(rows, item.source):
+            if not isinstance(outcome, Unread):
+                yield _judgement(outcome, rows.last, kind, silent=rows.comment_alone)
+    yield from rows.unreadable
+
+
+class _Rows:
+    """The readable rows of an input, with the last row that was read.
+
+    A comment without a thumb is passed on with a thumb, because ingestion would drop it. `comment_alone` is then True.
+    """
+
+    def __init__(self, item: Input) -> None:
+        self._item = item
+        self._labelled = item.detection is not None and isinstance(item.detection.format, Labelled)
+        self.last: Mapping[str, Any] = {}
+        self.comment_alone = False
+        self.unreadable: list[str] = []
+
+    def __iter__(self) -> Iterator[RawRow]:
+        for row in self._item.rows():
+            if isinstance(row, Unreadable):
+                self.unreadable.append(row.reason)
+                continue
+            row = unwrap_quarantined(row)
+            self.last = row.value if isinstance(row.value, Mapping) else {}
+            commented = self._labelled and bool(_said(self.last, 0)[0].strip())
+            self.comment_alone = commented and self.last.get("label", "") is None
+            yield replace(row, value={**self.last, "label": True}) if self.comment_alone else row
+
+
+def _ranking(format: KWay, row: RawRow, kind: RaterKind) -> _Judgement | str:
+    try:
+        prompt, _, judged = format.judged(row.value)
+    except BadRow as bad:
+        return bad.reason
+    texts = [_text(completion) for completion, _ in judged]
+    if not prompt or None in texts:
+        return "not_one_answer_to_a_prompt"
+    best_first = sorted({score for _, score in judged}, reverse=True)
+    ranks = tuple(1 + best_first.index(score) for _, score in judged)
+    models = [str(item.get("model", "")) for item in row.value.get("completions", ()) if isinstance(item, Mapping)]
+    models = models if len(models) == len(texts) else [""] * len(texts)
+    answers = tuple((str(text), model) for text, model in zip(texts, models, strict=True))
+    voter, when = rater_and_time(row.value)
+    return _Judgement(_rater(voter, row.origin, row.value, kind), prompt, answers, ranks, None, *_said(row.value, when))
+
+
+def _judgement(
+    outcome: Reading | Dropped | Quarantined, row: Mapping[str, Any], kind: RaterKind, *, silent: bool
+) -> _Judgement | str:
+    if not isinstance(outcome, Reading):
+        return outcome.reason
+    record = outcome.record
+    if not isinstance(record, LabelledResponse | PreferencePair):
+        return "not_a_judgement"
+    sides = [record.response] if isinstance(record, LabelledResponse) else [record.chosen, record.rejected]
+    texts = [_text(side) for side in sides]
+    if not record.prompt or None in texts:
+        return "not_one_answer_to_a_prompt"
+    answers = tuple((str(text), str(row.get("model") or "")) for text in texts)
+    ranks = () if isinstance(record, LabelledResponse) else (1, 2)
+    up = record.desirable if isinstance(record, LabelledResponse) and not silent else None
+    who = _rater(outcome.voter, record.origin, row, kind)
+    return _Judgement(who, record.prompt, answers, ranks, up, *_said(row, outcome.when))
+
+
+def _rater(voter: str | None, origin: str, row: Mapping[str, Any], kind: RaterKind) -> Rater:
+    marked = row.get("rater_kind", kind)
+    return Rater(voter or f"imported from {origin}", "ai" if marked == "ai" else "human")
+
+
+def _said(row: Mapping[str, Any], when: float) -> tuple[str, float | None]:
+    comment = row.get("comment")
+    return (comment if isinstance(comment, str) else ""), when or None
+
+
+def _text(completion: Conversation) -> str | None:
+    """Return the text of the completion, or None if it has several turns or is not text."""
+    content = completion[0].get("content") if len(completion) == 1 else None
+    return content if isinstance(content, str) and set(completion[0]) == {"role", "content"} else None

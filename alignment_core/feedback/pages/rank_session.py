@@ -1,0 +1,113 @@
+"""One rater's ranking session: shuffled, blind, with undo. It works without a page."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+from alignment_core.feedback.agreement import agreements
+from alignment_core.feedback.store import FeedbackStore
+from alignment_core.feedback.votes import RankingTask, Rater
+
+
+@dataclass
+class Order:
+    """An unfinished ranking: the responses picked so far, best first, in groups of ties.
+
+    Attributes:
+        count: the number of responses.
+        groups: positions of the responses in each group.
+    """
+
+    count: int
+    groups: list[list[int]] = field(default_factory=list)
+
+    def name(self, place: int, *, tied: bool = False) -> None:
+        """Pick the next best response, or tie it with the last pick. A response that was already picked is ignored."""
+        if not 0 <= place < self.count or any(place in group for group in self.groups):
+            return
+        if tied and self.groups:
+            self.groups[-1].append(place)
+        else:
+            self.groups.append([place])
+
+    def take_back(self) -> None:
+        """Remove the last pick."""
+        if self.groups:
+            self.groups[-1].pop()
+            if not self.groups[-1]:
+                self.groups.pop()
+
+    def rank_of(self, place: int) -> int | None:
+        """Return the rank of a response, 1 is best, or None if it was not picked yet."""
+        return next((rank for rank, group in enumerate(self.groups, 1) if place in group), None)
+
+    def ranks(self) -> list[int] | None:
+        """Return the rank of each response, or None while two or more are not picked. A single one left ranks last."""
+        missing = [place for place in range(self.count) if self.rank_of(place) is None]
+        if len(missing) > 1:
+            return None
+        return [self.rank_of(place) or len(self.groups) + 1 for place in range(self.count)]
+
+
+class Session:
+    """The ranking tasks that one rater still has to rank.
+
+    Prompts and responses are shuffled separately for each rater. The order stays the same after a restart.
+    """
+
+    def __init__(self, store: FeedbackStore, rater: Rater) -> None:
+        self._store, self._rater = store, rater
+        self._all = store.ranking_tasks()
+        random.Random(f"{rater.name}/prompts").shuffle(self._all)
+        judged = store.judged_by(rater)
+        self._todo = [task for task in self._all if task.id not in judged]
+        self._done: list[RankingTask] = []
+
+    @property
+    def total(self) -> int:
+        return len(self._all)
+
+    @property
+    def judged(self) -> int:
+        return len(self._all) - len(self._todo)
+
+    @property
+    def current(self) -> RankingTask | None:
+        """The task to rank now; None at the end."""
+        return self._todo[0] if self._todo else None
+
+    def shown(self, task: RankingTask) -> list[int]:
+        """Return the display order of the responses, as indices into `task.responses`."""
+        places = list(range(len(task.responses)))
+        random.Random(f"{self._rater.name}/{task.id}").shuffle(places)
+        return places
+
+    def submit(self, ranks: list[int] | None) -> None:
+        """Save the ranks of the current responses, in display order. None skips the task."""
+        task = self._todo[0]
+        if ranks is not None:
+            by_place = dict(zip(self.shown(task), ranks, strict=True))
+            ranks = [by_place[place] for place in range(len(task.responses))]
+        self._store.rank(self._rater, task, ranks)
+        self._done.append(self._todo.pop(0))
+
+    def undo(self) -> bool:
+        """Return to the last task of this session and withdraw its vote. Return False if there is none."""
+        if not self._done:
+            return False
+        task = self._done.pop()
+        self._store.withdraw(self._rater, task)
+        self._todo.insert(0, task)
+        return True
+
+    def agreement(self) -> list[str]:
+        """Return this rater's agreement with each other rater as text."""
+        found = []
+        for pair in agreements(self._store.votes()):
+            if self._rater.name in (pair.first, pair.second):
+                other = pair.second if pair.first == self._rater.name else pair.first
+                judged = pair.agreed + pair.opposed
+                judgments = "1 judgment" if judged == 1 else f"{judged} judgments"
+                found.append(f"{other} on {pair.agreed / judged:.0%} of {judgments}")
+        return found

@@ -1,0 +1,184 @@
+"""Shared parts of the pages: serving, the password check and the visitor's name."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import secrets
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from alignment_core.account import account_name
+from alignment_core.errors import ConfigError
+
+PASSWORD = "ALIGN_PASSWORD"
+"""Environment variable with the password. A command line would be visible to every user of the machine."""
+SHORTEST_PASSWORD = 8
+UNPROTECTED = ("/login", "/_nicegui", "/health")
+PAUSE_SECONDS = 1.0
+"""Delay after a wrong password."""
+
+STYLE = """
+body { background: #f6f7f9; }
+.page { max-width: 56rem; margin: 0 auto; width: 100%; }
+.words { white-space: pre-wrap; overflow-wrap: anywhere; }
+.body--dark { background: #121417; }
+"""
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether the address can be reached only from this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def password_for(host: str) -> str | None:
+    """Return the password that the pages require, or None if none is set and only this machine can reach them.
+
+    Raises:
+        ConfigError: other machines could reach the pages without a password, or the password is too short.
+    """
+    password = os.environ.get(PASSWORD) or None
+    if password is None and not is_loopback(host):
+        raise ConfigError(
+            "other machines can reach this page, but no password is set",
+            where=f"--host {host}",
+            do=f"Set a password in the environment variable {PASSWORD}, or keep the default host 127.0.0.1",
+        )
+    if password is not None and len(password) < SHORTEST_PASSWORD:
+        raise ConfigError(
+            "the password is too short", where=PASSWORD, expected=f"{SHORTEST_PASSWORD} or more characters"
+        )
+    return password
+
+
+def serve(page: Callable[[], Any], *, title: str, host: str, port: int, state: Path, close: Callable[[], Any]) -> None:
+    """Serve a page until Ctrl-C.
+
+    Args:
+        page: builds the page for each visitor.
+        title: title of the browser tab.
+        host: address to listen on.
+        port: port to listen on.
+        state: folder that keeps visitor data across restarts.
+        close: called on shutdown.
+
+    Raises:
+        ConfigError: other machines could reach the page without a password, or the port is in use.
+    """
+    password = password_for(host)
+    listener = _listen(host, port)
+    state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    os.environ["NICEGUI_STORAGE_PATH"] = str(state)
+    import uvicorn
+    from fastapi import FastAPI
+    from fastapi.middleware.trustedhost import TrustedHostMiddleware
+    from nicegui import app, ui
+
+    site = FastAPI(title=title, docs_url=None, redoc_url=None, openapi_url=None)
+    site.get("/health")(lambda: {"page": title})
+    app.on_shutdown(close)
+    ui.page("/", title=title)(page)
+    if password is not None:
+        ui.page("/login", title=title)(lambda: _login(password))
+        app.middleware("http")(_ask_for_password)
+    if is_loopback(host):
+        # Prevents DNS rebinding: another site in the same browser could point its own host name here.
+        site.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", "[::1]"])
+    ui.add_css(STYLE, shared=True)
+    ui.run_with(site, title=title, dark=None, storage_secret=_secret(state), show_welcome_message=False)
+    config = uvicorn.Config(site, log_level="warning")
+    print(f"{title}: http://{'localhost' if is_loopback(host) else host}:{listener.getsockname()[1]}", flush=True)
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def visitor() -> str:
+    """Return the name under which the visitor's votes are saved; empty until the visitor has entered one."""
+    from nicegui import app
+
+    name = app.storage.user.get("name", "")
+    return name if isinstance(name, str) else ""
+
+
+def ask_for_name() -> None:
+    """Show a card that asks for the visitor's name, then reload the page."""
+    from nicegui import app, ui
+
+    def save() -> None:
+        if name.value.strip():
+            app.storage.user["name"] = name.value.strip()
+            ui.navigate.reload()
+
+    with ui.card().classes("page"):
+        ui.label("Enter your name").classes("text-lg")
+        ui.label("Your votes are saved under this name.")
+        name = ui.input("Your name", value=account_name("")).props("autofocus").on("keydown.enter", save)
+        ui.button("Continue", on_click=save).props("no-caps")
+
+
+def _login(password: str) -> None:
+    import asyncio
+
+    from nicegui import app, ui
+
+    async def enter() -> None:
+        if secrets.compare_digest(given.value.encode(), password.encode()):
+            app.storage.user["entered"] = _mark(password)
+            ui.navigate.to("/")
+            return
+        await asyncio.sleep(PAUSE_SECONDS)
+        ui.notify("Wrong password.", type="negative")
+
+    with ui.card().classes("absolute-center"):
+        given = ui.input("Password", password=True).props("autofocus").on("keydown.enter", enter)
+        ui.button("Log in", on_click=enter).props("no-caps")
+
+
+def _mark(password: str) -> str:
+    """Return the session value that proves that the visitor entered this password."""
+    import hashlib
+
+    return hashlib.sha256(password.encode()).hexdigest()
+
+
+async def _ask_for_password(request: Any, call_next: Callable[[Any], Awaitable[Any]]) -> Any:
+    from fastapi.responses import RedirectResponse
+    from nicegui import app
+
+    password = os.environ.get(PASSWORD, "")
+    if request.url.path.startswith(UNPROTECTED) or app.storage.user.get("entered") == _mark(password):
+        return await call_next(request)
+    return RedirectResponse("/login")
+
+
+def _secret(state: Path) -> str:
+    """Return the secret that signs the visitors' cookies. It is stored to survive restarts."""
+    file = state / "secret"
+    try:
+        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as new:
+            new.write(secrets.token_urlsafe(32))
+    except FileExistsError:
+        pass
+    return file.read_text()
+
+
+def _listen(host: str, port: int) -> Any:
+    import socket
+
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen()  # connections made before the page is ready wait
+    except OSError as error:
+        listener.close()
+        raise ConfigError(
+            "cannot listen on this address", where=f"{host}:{port}", got=error.strerror, do="Choose another --port"
+        ) from error
+    return listener

@@ -1,0 +1,125 @@
+"""Predict the memory and time of a run's stages in a separate process, so this process does not load torch.
+
+The prediction stores nothing, and it loads a model only if it fits into memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from pydantic import BaseModel, ConfigDict
+
+from alignment_core.errors import TrainingError
+from alignment_core.execution.stage import StageCall
+from alignment_core.processes.module_call import call_module
+
+
+class Prediction(BaseModel):
+    """The prediction for one stage. Sizes are in bytes.
+
+    Attributes:
+        rows: number of rows that the stage reads.
+        tokens: number of tokens that run through a model, counted once per pass.
+        steps: number of optimizer steps.
+        token_budget: tokens in one forward pass, chosen to fit the free memory.
+        gradient_checkpointing: whether the backward pass recomputes activations, chosen in the same way.
+        memory: predicted peak memory by component: `process` (imports, on the CPU), `base`, `loading` (if loading needs
+            more than the work of the stage), `adapters`, `external_reward` (`reward.model`), `training` (gradients and
+            AdamW's moments), `passes` (activations, logits, KV cache).
+        available: memory that the stage may use.
+        seconds: predicted wall time. None if the model was not loaded to measure its speed.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    rows: int
+    tokens: int
+    steps: int
+    token_budget: int
+    gradient_checkpointing: bool
+    memory: dict[str, int]
+    available: int
+    seconds: float | None
+
+    @property
+    def peak(self) -> int:
+        return sum(self.memory.values())
+
+    @property
+    def fits(self) -> bool:
+        return self.peak <= self.available
+
+
+class Forecast(BaseModel):
+    """The predictions for the stages that will be built, and facts about the model that they share.
+
+    Attributes:
+        device: name of the device that they run on.
+        parameters: number of weights of the base model.
+        trainable: number of weights of one adapter.
+        rows: number of training rows by kind.
+        used: how many `records` of the sources are used, and `of` how many.
+        stages: predictions by the names of the plan. Ingestion and ranking run no model, so they have none.
+        requests: number of requests to the judge at `evaluation.endpoint`, by the names of the plan, without retries.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    device: str
+    parameters: int
+    trainable: int
+    rows: dict[str, int]
+    used: dict[str, int]
+    stages: dict[str, Prediction]
+    requests: dict[str, int]
+
+
+def predict(calls: Mapping[str, StageCall], to_run: Sequence[str]) -> Forecast:
+    """Predict the stages `to_run` of a plan.
+
+    Raises:
+        AlignmentError: a problem with the data, the model or the optimizer. `StageCrashed` if the process crashed.
+    """
+    request = {"calls": {n: c.model_dump(mode="json") for n, c in calls.items()}, "to_run": list(to_run)}
+    return Forecast.model_validate(call_module("alignment_core.forecast.process", request, "the prediction"))
+
+
+def check_memory(forecast: Forecast, calls: Mapping[str, StageCall]) -> None:
+    """Check that every stage fits into memory.
+
+    Raises:
+        TrainingError: a stage needs more memory than is available, with any memory settings that may be chosen.
+    """
+    for name, stage in forecast.stages.items():
+        if not stage.fits:
+            parts = ", ".join(f"{part} {_gib(size)}" for part, size in stage.memory.items() if size)
+            raise TrainingError(
+                f"the stage does not fit into the memory of {forecast.device}",
+                where=calls[name].label,
+                got=f"{_gib(stage.peak)} ({parts})",
+                expected=f"at most {_gib(stage.available)}",
+                do=_remedy(stage, calls[name]),
+            )
+
+
+def _remedy(stage: Prediction, call: StageCall) -> str:
+    largest = max(stage.memory, key=lambda part: stage.memory[part])
+    if largest in ("base", "loading"):
+        smaller = "choose a smaller model"
+        return f"Set `model.load_in: nf4`, or {smaller}" if call.config["load_in"] != "nf4" else smaller.capitalize()
+    if largest == "passes":
+        forced = [
+            f"`{name}: auto`" for name in ("token_budget", "gradient_checkpointing")
+            if getattr(call.runtime, name) != "auto"
+        ]  # fmt: skip
+        lower = "lower `model.max_length` or the number of generated tokens"
+        return f"Set {' and '.join(forced)}, or {lower}" if forced else lower.capitalize()
+    if largest == "external_reward":
+        return "Choose a smaller `reward.model`, or remove it to train a reward model"
+    if largest == "process":
+        return "Free some memory. The imported libraries alone need more than is available"
+    return "Lower `model.lora.rank`, or set `adamw: paged_8bit`"
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB"

@@ -1,0 +1,160 @@
+"""The process behind `predictions`: dry runs on fake tensors for memory, then a short real run for time."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from torch import nn
+from transformers import AutoConfig, PretrainedConfig
+
+from alignment_core.config import LoraConfig, Moments
+from alignment_core.data.rendering.renderer import load_tokenizer
+from alignment_core.errors import ModelError
+from alignment_core.execution.stage import StageCall
+from alignment_core.forecast.data_preview import DataPreview
+from alignment_core.forecast.predictions import Forecast, Prediction
+from alignment_core.forecast.speed_probe import Speed, measure_speed
+from alignment_core.forecast.workload import Work, Workload, calls_judge
+from alignment_core.models.base.loading import base_dtype, choose_device
+from alignment_core.models.memory.dry_run import Architecture, DryRun, Pass
+from alignment_core.plugin_api import TokenSequence
+from alignment_core.processes.module_call import answer_call
+from alignment_core.stages.shared.memory_fit import initial_token_budget
+from alignment_core.training.memory import MemorySettings, available_memory, choose_memory_settings, resident_memory
+
+NO_MODEL = ("ingest", "rank", "gate", "lm_eval")
+"""Stages without a prediction: they run no model, or (lm-eval) only the library knows its workload."""
+
+
+def main() -> None:
+    answer_call(_forecast)
+
+
+def _forecast(request: dict[str, Any]) -> dict[str, Any]:
+    # A stage's process has the same imports.
+    imports = time.time() - psutil.Process().create_time()
+    calls = {name: StageCall.model_validate(call) for name, call in request["calls"].items()}
+    with tempfile.TemporaryDirectory(prefix="align-plan-") as folder:
+        return _Predictor(calls, request["to_run"], Path(folder)).forecast(imports).model_dump(mode="json")
+
+
+class _Predictor:
+    def __init__(self, calls: Mapping[str, StageCall], to_run: Sequence[str], scratch: Path) -> None:
+        self.calls, self.to_run = calls, to_run
+        call = calls["optimize"]
+        self.runtime, self.model = call.runtime, call.inputs["model"]
+        self.lora = LoraConfig.model_validate(call.config["lora"])
+        self.load_in = call.config["load_in"]
+        self.device = choose_device(self.runtime.device)
+        self.config = _read_config(self.model["path"], self.model["revision"])
+        self.planned = DataPreview(calls, scratch)
+        self.adapter = DryRun(self._architecture(("policy",), (), ("policy",)))
+        self.process = self._memory_of_process() if self.device.type == "cpu" else 0
+        self.available = available_memory(self.device, self.runtime.memory_gb)
+        if self.runtime.memory_gb is None:
+            self.available += self.process
+
+    def _memory_of_process(self) -> int:
+        """Return the memory of a stage's process before it loads its model, measured on this process.
+
+        It consists of the data, the tokenizer, the modules that the first pass imports, and the library code that a
+        pass executes. Fake tensors execute none of that code, so a few small real tensors do.
+        """
+        load_tokenizer(self.model["path"], self.model["revision"])
+        self.adapter.training([Pass("policy", (TokenSequence((0,) * 16, 8),), 16)], checkpointing=False)
+        for dtype in (torch.float32, base_dtype(self.load_in, self.device)):
+            states = torch.ones((1, 4, 64, 64), dtype=dtype, requires_grad=True)
+            mixed = nn.functional.scaled_dot_product_attention(states, states, states, is_causal=True)
+            nn.functional.silu(mixed @ states).float().softmax(-1).sum().backward()  # type: ignore[no-untyped-call]
+        return resident_memory()
+
+    def forecast(self, imports: float) -> Forecast:
+        """Predict the stages.
+
+        Args:
+            imports: seconds from the start of this process until its imports were done.
+        """
+        stages = {name: self.calls[name] for name in self.to_run if self._runs_our_model(self.calls[name])}
+        workload = Workload(self.calls, self.planned)
+        works = {name: workload.of(call) for name, call in stages.items()}
+        choices = {name: self._choose(work, stages[name].stage) for name, work in works.items()}
+        speed = None
+        if choices and all(choice.fits for choice in choices.values()):
+            speed = measure_speed(self.model, self.load_in, self.lora, self.device, imports)
+        adapter, learned = self.adapter.footprint(), self.planned.train(self.calls["optimize"])
+        return Forecast(
+            device=torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "the CPU",
+            parameters=adapter.parameters,
+            trainable=adapter.trainable,
+            rows={
+                kind: len(getattr(learned, kind)) for kind in ("demonstrations", "preferences", "feedback", "prompts")
+            },
+            used=self.planned.used(),
+            stages={name: self._prediction(works[name], choice, speed) for name, choice in choices.items()},
+            requests={name: workload.requests() for name in self.to_run if calls_judge(self.calls[name])},
+        )
+
+    def _runs_our_model(self, call: StageCall) -> bool:
+        """Return whether the stage runs the base model of this run. The production model may have a different one."""
+        reads = call.stage != "head_to_head" or bool({"judge", "reward"} & call.parents.keys())
+        return reads and call.stage not in NO_MODEL and call.inputs["model"] == self.model
+
+    def _prediction(self, work: Work, choice: MemorySettings, speed: Speed | None) -> Prediction:
+        needs, demand = choice.needs, choice.demand
+        tokens = demand.learned + demand.read + demand.responses * demand.response_tokens
+        return Prediction(
+            rows=work.rows,
+            tokens=round(tokens),
+            steps=demand.steps,
+            token_budget=choice.token_budget,
+            gradient_checkpointing=choice.gradient_checkpointing,
+            memory={
+                "process": self.process, "base": needs.base, "loading": needs.loading, "adapters": needs.adapters,
+                "external_reward": needs.external_reward, "training": needs.training, "passes": needs.passes,
+            },
+            available=self.available,
+            seconds=None if speed is None else round(speed.seconds(demand, choice.gradient_checkpointing), 1),
+        )  # fmt: skip
+
+    def _choose(self, work: Work, stage: str) -> MemorySettings:
+        runtime = self.runtime
+        budget = None if runtime.token_budget == "auto" and work.trained else initial_token_budget(runtime)
+        return choose_memory_settings(
+            DryRun(self._architecture(work.adapters, work.heads, work.trained, work.external_reward, work.adamw)),
+            work.demand,
+            self.available - self.process,
+            token_budget=budget,
+            gradient_checkpointing=None if runtime.gradient_checkpointing == "auto" else runtime.gradient_checkpointing,
+        )
+
+    def _architecture(
+        self,
+        adapters: Sequence[str],
+        heads: Sequence[str],
+        trained: Sequence[str],
+        external_reward: PretrainedConfig | None = None,
+        adamw: Moments = "32bit",
+    ) -> Architecture:
+        return Architecture(
+            self.config, self.load_in, self.lora, tuple(adapters), tuple(heads), tuple(trained), self.device,
+            external_reward=external_reward, adamw=adamw,
+        )  # fmt: skip
+
+
+def _read_config(path: str, revision: str | None) -> Any:
+    try:
+        return AutoConfig.from_pretrained(path, revision=revision)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            "the configuration of the base model cannot be loaded", where=f"model.base {path}", got=error
+        ) from error
+
+
+if __name__ == "__main__":
+    main()

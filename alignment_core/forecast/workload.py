@@ -1,0 +1,220 @@
+"""The work that each stage of a run will do with the models, derived from its call and the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import combinations
+
+from transformers import PretrainedConfig
+
+from alignment_core.config import EvaluationConfig, Moments, SampleConfig
+from alignment_core.errors import DataError
+from alignment_core.evaluation.response_metrics import kl_from_reference, reward_scores
+from alignment_core.execution.stage import StageCall
+from alignment_core.forecast.data_preview import DataPreview
+from alignment_core.models.roles.classifier import read_classifier_config
+from alignment_core.plugin_api import Row, TokenSequence
+from alignment_core.registry import load_registry
+from alignment_core.stages import evaluate, sample
+from alignment_core.stages.reward import BradleyTerry
+from alignment_core.stages.sft import SFT
+from alignment_core.training.demand import Demand, Layout, trace_inference, trace_training
+from alignment_core.training.loop import Objective
+from alignment_core.training.run import Rows, Run
+
+LAYOUT = Layout(packs=True, call_cost=0)
+"""The layout of nearly all architectures. The actual layout is known only once the weights are loaded."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """The work of one stage with the models.
+
+    Attributes:
+        adapters, heads, trained: roles, as in `Architecture`.
+        rows: number of rows that the stage reads.
+        demand: computes the demand at a token budget.
+        external_reward: configuration of `reward.model`, if the stage loads it.
+        adamw: precision of AdamW's moments, if the stage trains.
+    """
+
+    adapters: tuple[str, ...]
+    heads: tuple[str, ...]
+    trained: tuple[str, ...]
+    rows: int
+    demand: partial[Demand]
+    external_reward: PretrainedConfig | None = None
+    adamw: Moments = "32bit"
+
+
+class Workload:
+    """The work of the stages of one run.
+
+    Args:
+        calls: all calls of the run, by their names in the plan.
+        planned: the data sets that they read.
+    """
+
+    def __init__(self, calls: Mapping[str, StageCall], planned: DataPreview) -> None:
+        self.calls, self.planned, self.data = calls, planned, planned.older
+
+    def of(self, call: StageCall) -> Work:
+        """Return the work of a stage.
+
+        Raises:
+            DataError: the data contain no rows for a stage that trains.
+        """
+        return replace(self._of(call), external_reward=_external_reward(call))
+
+    def _of(self, call: StageCall) -> Work:
+        base = ("policy",) if "sft" in call.reads() else ()
+        train = self.planned.train(call)
+        match call.stage:
+            case "sft":
+                rows = Rows(demonstrations=train.demonstrations)
+                return self._training(call, SFT.model_validate(call.config["sft"]), rows, ("policy",), (), ("policy",))
+            case "reward":
+                objective = BradleyTerry.model_validate(call.config["reward"])
+                rows = Rows(preferences=self._preferences(call))
+                return self._training(call, objective, rows, (*base, "reward"), ("reward",), ("reward",))
+            case "optimize":
+                return self._optimize(call)
+            case "reference":
+                pairs = [row for name in call.config["rows"] for row in getattr(train, name)]
+                sequences = {s.digest(): s for row in pairs for s in row.sequences.values()}
+                return _reading(base, (), len(pairs), lambda run: run.policy.logps(list(sequences.values())))
+            case "sample":
+                settings = SampleConfig.model_validate(call.config["sample"])
+                prompts = [*train.prompts[: settings.max_prompts], *self.data.held_out.prompts[: settings.max_prompts]]
+                return _reading(base, (), len(prompts), partial(_sample, prompts, settings))
+            case "head_to_head":
+                return self._head_to_head(call, base)
+        return self._evaluate(call, base)
+
+    def _evaluate(self, call: StageCall, base: tuple[str, ...]) -> Work:
+        settings, prompts = self._answered(call)
+        reference, reward = ("reference",) if base else (), ("reward",) if "reward" in call.parents else ()
+        rewarded = bool(reward) or "reward_model" in call.inputs
+
+        def work(run: Run) -> None:
+            evaluate.measure(run, self.data.held_out)
+            if evaluate.NEW_VOTES in call.parents:
+                evaluate.implicit_rewards(run, self.planned.new_votes())
+            if not prompts:
+                return
+            answers = run.generate(prompts, max_new_tokens=settings.max_new_tokens)
+            kl_from_reference(run, answers, settings.temperature)
+            if rewarded:
+                reward_scores(run, answers)
+
+        return _reading(("policy", *reference, *reward), reward, len(prompts), work)
+
+    def _head_to_head(self, call: StageCall, base: tuple[str, ...]) -> Work:
+        """Return the work of scoring both models' responses with the reward models that have not scored them yet."""
+        settings, prompts = self._answered(self.calls["evaluate"])
+        both = 2 * [_longest(prompt, settings.max_new_tokens) for prompt in prompts]
+        judges = sum(role in call.parents for role in ("judge", "reward"))
+
+        def work(run: Run) -> None:
+            for _ in range(judges):
+                run.reward.scores(both)
+
+        return _reading((*base, "reward"), ("reward",), len(prompts), work)
+
+    def requests(self) -> int:
+        """Return the number of requests to the judge endpoint: two per held-out prompt, one for each response order."""
+        return 2 * len(self._answered(self.calls["evaluate"])[1])
+
+    def _answered(self, call: StageCall) -> tuple[EvaluationConfig, Sequence[Row]]:
+        """Return the settings of an evaluation and the prompts that it answers."""
+        settings = EvaluationConfig.model_validate(call.config["evaluation"])
+        return settings, self.data.held_out.prompts[: settings.max_prompts]
+
+    def _optimize(self, call: StageCall) -> Work:
+        optimizer = load_registry().optimizer(call.config["optimizer"])
+        train = self.planned.train(call)
+        rows = Rows()
+        if optimizer.preferences:
+            rows.preferences = self._preferences(call)
+        if optimizer.feedback:
+            rows.feedback = train.feedback
+        if optimizer.prompts:
+            rows.prompts, rows.held_out_prompts = train.prompts, self.data.held_out.prompts
+        heads = [name for name in ("reward", "value") if name in (*call.parents, *optimizer.trains)]
+        reference = ["reference"] if optimizer.reference and "sft" in call.reads() else []
+        return self._training(call, optimizer, rows, ("policy", *reference, *heads), heads, optimizer.trains)
+
+    def _training(
+        self,
+        call: StageCall,
+        objective: Objective,
+        rows: Rows,
+        adapters: Sequence[str],
+        heads: Sequence[str],
+        trained: Sequence[str],
+    ) -> Work:
+        kinds = (rows.demonstrations, rows.preferences, rows.feedback, rows.prompts)
+        count = sum(len(kind) for kind in kinds)
+        if not count:
+            raise DataError(
+                "the data contain no rows for this stage",
+                where=call.label,
+                do="Add a source with records that it can learn from",
+            )
+        demand = partial(
+            _rehearse_at, objective, rows, tuple(trained), call.config["seed"], "reference" in call.parents
+        )
+        return Work(tuple(adapters), tuple(heads), tuple(trained), count, demand, adamw=objective.adamw)
+
+    def _preferences(self, call: StageCall) -> Sequence[Row]:
+        """Return the pairs in the data plus the most and longest pairs that ranking sampled responses can give."""
+        existing = self.planned.train(call).preferences
+        sample = self.calls.get("sample")
+        if sample is None:
+            return existing
+        settings = SampleConfig.model_validate(sample.config["sample"])
+        pairs = list(combinations(range(settings.responses_per_prompt), 2))
+        new = []
+        for prompt in self.data.train.prompts[: settings.max_prompts]:
+            both = dict.fromkeys(("chosen", "rejected"), _longest(prompt, settings.max_new_tokens))
+            new += [Row(f"{prompt.id} {a} {b}", both, {"margin": 0.0}) for a, b in pairs]
+        return [*existing, *new]
+
+
+def _rehearse_at(
+    objective: Objective, rows: Rows, trained: Sequence[str], seed: int, cached_reference: bool, tokens: int
+) -> Demand:
+    """Call `trace_training` with the token budget as the last argument, for `partial`."""
+    return trace_training(
+        objective, rows, LAYOUT, tokens, trained=trained, seed=seed, cached_reference=cached_reference
+    )
+
+
+def _reading(adapters: tuple[str, ...], heads: tuple[str, ...], rows: int, work: Callable[[Run], object]) -> Work:
+    """Return the work of a stage that does not train."""
+    return Work(adapters, heads, (), rows, partial(trace_inference, work, LAYOUT))
+
+
+def _sample(prompts: Sequence[Row], settings: SampleConfig, run: Run) -> None:
+    together = sample.prompts_together(settings)
+    for start in range(0, len(prompts), together):
+        part = prompts[start : start + together]
+        run.generate(part, max_new_tokens=settings.max_new_tokens, samples=settings.responses_per_prompt)
+
+
+def _longest(prompt: Row, new: int) -> TokenSequence:
+    """Return the prompt with a response of `new` tokens."""
+    ids = prompt.sequences["prompt"].ids
+    return TokenSequence((*ids, *([0] * new)), len(ids))
+
+
+def calls_judge(call: StageCall) -> bool:
+    """Return whether the stage sends requests to a judge endpoint."""
+    return call.stage == "head_to_head" and "endpoint" in call.config
+
+
+def _external_reward(call: StageCall) -> PretrainedConfig | None:
+    place = call.inputs.get("reward_model")
+    return None if place is None else read_classifier_config(place["path"], place["revision"])

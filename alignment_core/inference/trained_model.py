@@ -1,0 +1,84 @@
+"""The model to export: a trained adapter with its base model and chat template."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alignment_core.artifacts import Artifact, ArtifactStore, Manifest
+from alignment_core.artifacts.catalogue import PROMOTABLE
+from alignment_core.errors import ArtifactError, ModelError
+from alignment_core.models.base.identity import model_identity
+
+TEMPLATE = "chat_template.jinja"
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A finished adapter.
+
+    Attributes:
+        artifact: its artifact in the store.
+        manifest: manifest of the artifact.
+        store: folder of the artifact store.
+        base: folder or Hub id of the base model.
+        revision: the Hub commit; None for a folder.
+    """
+
+    artifact: Artifact
+    manifest: Manifest
+    store: Path
+    base: str
+    revision: str | None
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the PEFT adapter."""
+        return self.artifact.path
+
+    @property
+    def template(self) -> str:
+        """The chat template that was used in training."""
+        return (self.folder / TEMPLATE).read_text(encoding="utf-8")
+
+    @property
+    def adapter(self) -> dict[str, Any]:
+        """The parsed `adapter_config.json` of the adapter."""
+        config: dict[str, Any] = json.loads((self.folder / "adapter_config.json").read_text(encoding="utf-8"))
+        return config
+
+    @property
+    def base_is_local(self) -> bool:
+        """Whether the base model is a local folder rather than a Hub model."""
+        return self.revision is None
+
+
+def open_trained_model(store: Path, key: str) -> TrainedModel:
+    """Return the adapter with this key after verifying all its files and its base model.
+
+    Raises:
+        ArtifactError: there is no such artifact, or it is not an SFT model or a policy.
+        ModelError: the base model is missing or has changed.
+    """
+    artifact = ArtifactStore(store).find(key)
+    if artifact is None:
+        raise ArtifactError("there is no such artifact, or it is damaged", where=str(store), got=key)
+    if artifact.kind not in PROMOTABLE:
+        raise ArtifactError(
+            "this artifact is not a model that answers",
+            where=str(store),
+            got=f"{artifact.kind}/{key}",
+            expected=f"an artifact of kind {' or '.join(PROMOTABLE)}",
+        )
+    manifest = artifact.manifest()
+    model = manifest.inputs["model"]
+    identity = model_identity(model["path"], model["revision"])
+    if identity.weights != manifest.config["base"] or identity.tokenizer != manifest.config["tokenizer"]:
+        raise ModelError(
+            "the base model is no longer the one that the adapter was trained on",
+            where=str(model["path"]),
+            do="Restore the weights and tokenizer, or train again",
+        )
+    return TrainedModel(artifact, manifest, store, model["path"], model["revision"])

@@ -1,0 +1,238 @@
+"""The identity of a model by its content, which enters the cache keys. Loads neither torch nor weights."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alignment_core.artifacts.digest import tree_digest
+from alignment_core.errors import ModelError
+
+WEIGHTS = ("config.json", "*.safetensors", "*.safetensors.index.json")
+# generation_config.json names the stop tokens, so it belongs to the tokenizer's identity.
+TOKENIZER = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "*.model",
+    "*.tiktoken",
+    "chat_template.jinja",
+    "chat_template.json",
+    "additional_chat_templates/*.jinja",
+    "generation_config.json",
+)
+PICKLED = ("*.bin", "*.pt", "*.pth")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+COMMIT = re.compile(r"[0-9a-f]{40}")
+HUB_SECONDS = 10
+DEFAULT_LABELS = 2
+"""Number of labels in a transformers configuration that does not name them."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """A model, identified by its content.
+
+    Attributes:
+        name: last part of the path or Hub id, for labels.
+        path: absolute folder or Hub id to load the model from.
+        revision: commit of a Hub model; None for a folder.
+        weights: digest of the configuration and the weights, or `owner/name@commit`.
+        tokenizer: digest of everything that decides how text becomes tokens and where generation stops, or
+            `owner/name@commit`.
+    """
+
+    name: str
+    path: str
+    revision: str | None
+    weights: str
+    tokenizer: str
+
+
+def model_identity(path: str, revision: str | None, where: str = "model.base") -> ModelIdentity:
+    """Find a model and return its identity.
+
+    Args:
+        path: a folder, or a Hub id.
+        revision: branch, tag or commit of a Hub model.
+        where: the setting that names the model. The `revision` setting is next to it.
+
+    Raises:
+        ModelError: it is neither a folder with a model in safetensors nor a model on the Hub.
+    """
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return _of_folder(folder.resolve(), revision, where)
+    if not HUB_ID.fullmatch(path):
+        raise ModelError(
+            "there is no such folder",
+            where=where,
+            got=path,
+            expected="a model folder in Hugging Face format, or a Hub id such as Qwen/Qwen2.5-0.5B-Instruct",
+        )
+    return _of_hub(path, revision, where)
+
+
+def check_classifier(model: ModelIdentity, where: str) -> None:
+    """Check that a model is a sequence classifier with one label.
+
+    Raises:
+        ModelError: it is not, according to its configuration.
+    """
+    found = _json(_file(model, "config.json"))
+    kinds = found.get("architectures") or []
+    labels = len(found["id2label"]) if "id2label" in found else found.get("num_labels", DEFAULT_LABELS)
+    if not any(str(kind).endswith("ForSequenceClassification") for kind in kinds):
+        raise ModelError(
+            "the model is not a sequence classifier",
+            where=where,
+            got=", ".join(map(str, kinds)) or "a config.json without `architectures`",
+            expected="an architecture with a name such as LlamaForSequenceClassification",
+        )
+    if labels != 1:
+        raise ModelError(
+            "the model has more than one label, so it is unclear which of them is the reward",
+            where=where,
+            got=f"{labels} labels",
+            expected="1 label",
+            do="Choose a reward model with a single output",
+        )
+
+
+def has_chat_template(model: ModelIdentity) -> bool:
+    """Return whether the model's tokenizer has a chat template in one of the places where transformers looks."""
+    if _file(model, "chat_template.jinja") is not None or _file(model, "chat_template.json") is not None:
+        return True
+    return "chat_template" in _json(_file(model, "tokenizer_config.json"))
+
+
+def _file(model: ModelIdentity, name: str) -> Path | None:
+    """Return a file of the model, or None if it does not exist or cannot be downloaded."""
+    if model.revision is None:
+        path = Path(model.path) / name
+        return path if path.is_file() else None
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(model.path, name, revision=model.revision))
+    except EntryNotFoundError:
+        return None
+    except Exception as error:  # no network; the type depends on the HTTP library of the Hub's client
+        logger.warning("%s of %s cannot be downloaded: %s", name, model.path, error)
+        return None
+
+
+def _json(file: Path | None) -> dict[str, Any]:
+    """Return the fields of a JSON file; none if it is missing or not a JSON object."""
+    try:
+        found = {} if file is None else json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        found = {}
+    return found if isinstance(found, dict) else {}
+
+
+def _of_folder(folder: Path, revision: str | None, where: str) -> ModelIdentity:
+    if revision is not None:
+        raise ModelError("a folder has no revisions", where=_revision(where), got=revision, do="Remove `revision`")
+    if not (folder / "config.json").is_file():
+        raise ModelError(
+            "the folder contains no model: config.json is missing",
+            where=where,
+            got=folder,
+            do="Choose the folder that `save_pretrained` wrote",
+        )
+    if not any(folder.glob("*.safetensors")):
+        raise _no_safetensors(str(folder), where, pickled=any(_matching(folder, PICKLED)))
+    return ModelIdentity(
+        name=folder.name,
+        path=str(folder),
+        revision=None,
+        weights=tree_digest(folder, _matching(folder, WEIGHTS)),
+        tokenizer=tree_digest(folder, _matching(folder, TOKENIZER)),
+    )
+
+
+def _revision(where: str) -> str:
+    return f"{where.rpartition('.')[0]}.revision"
+
+
+def _matching(folder: Path, patterns: tuple[str, ...]) -> Iterator[Path]:
+    return (path for pattern in patterns for path in folder.glob(pattern) if path.is_file())
+
+
+def _no_safetensors(place: str, where: str, *, pickled: bool) -> ModelError:
+    return ModelError(
+        "the weights are pickled, and loading a pickle can run code" if pickled else "the model has no weights",
+        where=where,
+        got=place,
+        expected="*.safetensors",
+        do="Load the model once with transformers and save it with `save_pretrained`" if pickled else None,
+    )
+
+
+def _of_hub(repo: str, revision: str | None, where: str) -> ModelIdentity:
+    commit = revision if revision and COMMIT.fullmatch(revision) else _commit(repo, revision, where)
+    address = f"{repo}@{commit}"
+    return ModelIdentity(repo.rsplit("/", 1)[-1], repo, commit, weights=address, tokenizer=address)
+
+
+def _commit(repo: str, revision: str | None, where: str) -> str:
+    """Return the commit of a branch or tag on the Hub; without a network, the one that was downloaded last."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        info = HfApi().model_info(repo, revision=revision, timeout=HUB_SECONDS)
+    except GatedRepoError as error:
+        raise ModelError(
+            "the Hub asks you to accept this model's license",
+            where=where,
+            got=repo,
+            do=f"Accept it at https://huggingface.co/{repo}, then run `hf auth login`",
+        ) from error
+    except RevisionNotFoundError as error:
+        problem = "the Hub has no such revision"
+        raise ModelError(problem, where=_revision(where), got=f"{repo}@{revision}") from error
+    except RepositoryNotFoundError as error:
+        raise _unknown(repo, "this is neither a local folder nor a model on the Hub", where) from error
+    except Exception as error:  # no network; the type depends on the HTTP library of the Hub's client
+        return _downloaded_commit(repo, revision, where, error)
+    names = [file.rfilename for file in info.siblings or ()]
+    if info.sha is None or not any(name.endswith(".safetensors") for name in names):
+        raise _no_safetensors(repo, where, pickled=any(name.endswith((".bin", ".pt", ".pth")) for name in names))
+    return info.sha
+
+
+def _downloaded_commit(repo: str, revision: str | None, where: str, error: Exception) -> str:
+    from huggingface_hub import try_to_load_from_cache
+
+    config = try_to_load_from_cache(repo, "config.json", revision=revision)
+    if not isinstance(config, str):
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        problem = f"this is not a local folder or a downloaded model, and the Hub cannot be reached ({reason})"
+        raise _unknown(repo, problem, where) from error
+    commit = Path(config).parent.name
+    logger.warning("the Hub cannot be reached: using %s at the downloaded commit %s", repo, commit)
+    return commit
+
+
+def _unknown(repo: str, problem: str, where: str) -> ModelError:
+    return ModelError(
+        problem,
+        where=where,
+        got=repo,
+        expected="a model folder in Hugging Face format, or a Hub id",
+        do="Check the spelling and the working directory. For a private model, run `hf auth login` first",
+    )

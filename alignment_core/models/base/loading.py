@@ -1,0 +1,194 @@
+"""Load the frozen base model that all roles share."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from bitsandbytes.nn import Linear4bit
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils import logging as transformers_logging
+
+from alignment_core.config import LoadIn
+from alignment_core.errors import ModelError
+from alignment_core.losses.likelihood import HeadShape, head_logits
+from alignment_core.models.base.layers import keep_layers
+
+FEW_WORDS = 64
+
+
+def choose_device(device: str) -> torch.device:
+    """Return the device of this name. `auto` is the GPU if there is one, else the CPU.
+
+    Raises:
+        ModelError: a GPU was requested and there is none, or there is no such device.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ModelError("no CUDA device is visible", where="device", got=device, do="Set `device` to `cpu` or `auto`")
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        raise ModelError("unknown device", where="device", got=device, expected="auto, cpu, cuda or cuda:N") from error
+
+
+def load_base(path: str, *, revision: str | None, load_in: LoadIn, device: torch.device) -> PreTrainedModel:
+    """Load the base model, frozen and in eval mode.
+
+    Arithmetic and modules that are not quantized (embeddings, norms, head) use `base_dtype`.
+
+    Raises:
+        ModelError: the folder or hub id does not load.
+    """
+    transformers_logging.disable_progress_bar()
+    dtype = base_dtype(load_in, device)
+    try:
+        config = AutoConfig.from_pretrained(path, revision=revision)
+        model = AutoModelForCausalLM.from_pretrained(
+            path,
+            revision=revision,
+            config=config,
+            dtype=dtype,
+            quantization_config=quantization(load_in, dtype),
+            device_map={"": device},
+            use_safetensors=True,
+        )
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError("the base model does not load", where=f"model.base {path}", got=first_line) from error
+    keep_linear4bit_differentiable(model)
+    model.requires_grad_(False)
+    model.eval()
+    return model
+
+
+def base_dtype(load_in: LoadIn, device: torch.device) -> torch.dtype:
+    """Return the dtype of the arithmetic and of all weights that are not quantized.
+
+    bf16 and fp32 are used as given. A quantized base model computes in bf16 on a GPU that supports it, else in float32.
+    """
+    if load_in in ("bf16", "fp32"):
+        return torch.bfloat16 if load_in == "bf16" else torch.float32
+    has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if has_bf16 else torch.float32
+
+
+def quantization(load_in: LoadIn, compute: torch.dtype) -> BitsAndBytesConfig | None:
+    """Return the bitsandbytes settings for `load_in`; None for bf16 and fp32."""
+    if load_in == "nf4":
+        return BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=compute,
+        )
+    return BitsAndBytesConfig(load_in_8bit=True) if load_in == "int8" else None
+
+
+def keep_linear4bit_differentiable(model: nn.Module) -> None:
+    """Stop bitsandbytes from repacking 4-bit weights on CPUs with AVX512-BF16.
+
+    There, the first no-grad forward in eval mode converts every `Linear4bit` to a layout without autograd. From then
+    on, adapters below it silently get no gradient. This would affect stages that train and also generate or score.
+    """
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+
+
+def transformer_body(model: PreTrainedModel) -> Callable[..., Any]:
+    """Return the transformer body. It is called like the model, and its output has `last_hidden_state`."""
+    body: Any = getattr(model, model.base_model_prefix, None)
+    return _LastState(model) if body is None else body
+
+
+@dataclass(frozen=True)
+class _LastState:
+    """Replaces the body of a model that does not name one."""
+
+    model: PreTrainedModel
+
+    def __call__(self, **inputs: Any) -> Any:
+        states = self.model(**inputs, output_hidden_states=True).hidden_states
+        return BaseModelOutput(last_hidden_state=states[-1])
+
+
+def head_shape(model: PreTrainedModel, temperature: float = 1.0) -> HeadShape:
+    """Return what the architecture does to the head's output before the softmax."""
+    config = model.config.get_text_config()
+    divisor = getattr(config, "logits_scaling", None)  # Granite divides, Cohere multiplies
+    scale = 1 / divisor if divisor else getattr(config, "logit_scale", None) or 1.0
+    return HeadShape(scale, getattr(config, "final_logit_softcapping", None), temperature)
+
+
+def separable(model: PreTrainedModel) -> bool:
+    """Return whether the logits are the head applied to the last hidden state, with `head_shape`'s scale and cap.
+
+    This is tested by comparing them, because no name in a configuration guarantees it. A model without weights (on the
+    meta device) is judged by one with the same configuration but a small vocabulary and no layers.
+    """
+    if model.device.type == "meta":
+        return _separable_by_shape(model.config)
+    head = model.get_output_embeddings()
+    if head is None or not isinstance(getattr(head, "weight", None), torch.Tensor):
+        return False
+    ids = torch.tensor([[0, 1, 2]], device=model.device)
+    with torch.no_grad():
+        theirs = model(input_ids=ids, use_cache=False).logits[0].float()
+        states = transformer_body(model)(input_ids=ids, use_cache=False).last_hidden_state[0]
+        if states.shape[-1] != head.weight.shape[-1]:
+            return False
+        ours = head_logits(states, head.weight, getattr(head, "bias", None), head_shape(model))
+    # bf16 rounds to 0.4%. A missing scale or cap differs by much more.
+    return torch.allclose(ours, theirs, rtol=0, atol=0.03 * float(theirs.abs().max()))
+
+
+def supports_left_padding(model: PreTrainedModel) -> bool:
+    """Return whether left padding keeps the next token's logits unchanged. A recurrent state may read the padding."""
+    if model.device.type == "meta":  # nothing to compare, and the dry run does not generate
+        return True
+    ids, mask = torch.tensor([[3, 4, 5, 6], [0, 0, 5, 6]]), torch.tensor([[1, 1, 1, 1], [0, 0, 1, 1]])
+    positions = (mask.cumsum(1) - 1).clamp_min(0)
+    with torch.no_grad():
+        padded, alone = (
+            model(
+                input_ids=tokens.to(model.device),
+                attention_mask=real.to(model.device),
+                position_ids=places.to(model.device),
+                use_cache=False,
+            ).logits[-1, -1]
+            for tokens, real, places in (
+                (ids, mask, positions),
+                (ids[1:, 2:], mask[1:, 2:], positions[1:, 2:]),
+            )
+        )
+    # bf16 rounds to 0.4%. A state that has read the padding differs by much more.
+    tolerance = (1e-3 if model.dtype == torch.float32 else 0.05) * float(alone.abs().max())
+    return bool((padded - alone).abs().max() <= tolerance)
+
+
+def _separable_by_shape(config: PretrainedConfig) -> bool:
+    small = copy.deepcopy(config)
+    for part in (small, small.get_text_config()):
+        part.vocab_size, part.pad_token_id = FEW_WORDS, 0
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(small, dtype=torch.float32)
+        keep_layers(model, small.get_text_config().num_hidden_layers, 0)
+        model.to_empty(device="cpu").eval()
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.normal_(generator=generator)
+            for buffer in model.buffers():
+                buffer.fill_(1)
+        return separable(model)
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, IndexError):
+        return True  # true for nearly all; the real model is tested when it is loaded

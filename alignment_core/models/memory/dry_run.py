@@ -1,0 +1,295 @@
+"""How much memory a model's forward and backward passes take, measured by running them on fake tensors.
+
+A fake tensor has a shape, dtype and device but no storage. The passes run the model's own code on fake tensors, and
+every allocation and release is counted. The count therefore includes what this architecture, precision and attention
+keep for backward, without a formula for each.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+
+from alignment_core.config import LoadIn, LoraConfig, Moments
+from alignment_core.models.base.layers import keep_layers
+from alignment_core.models.base.loading import base_dtype
+from alignment_core.models.memory.classifier_size import ClassifierSize
+from alignment_core.models.memory.counting import (
+    QUANTISED_BYTES,
+    AllocationCounter,
+    emulate_quantised,
+    make_fake,
+    mapped_weight_bytes,
+    training_bytes,
+    weight_bytes,
+)
+from alignment_core.models.memory.glibc_heap import heap_for
+from alignment_core.models.passes.batching import cache_width, generation_cache_factor
+from alignment_core.models.passes.packing import padded
+from alignment_core.models.roles.logps import (
+    arrange,
+    completion_mask,
+    flat_targets,
+    predicting_positions,
+    read_scalars,
+    read_targets,
+    target_mask,
+)
+from alignment_core.models.roles.shared_base import Roles
+from alignment_core.plugin_api import TokenSequence
+
+SAMPLED_LAYERS = (4, 8)
+"""Models with more layers are run with each of these numbers of layers, and the results are extrapolated linearly. In a
+hybrid of two types of layers, one of them is usually every second or fourth layer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One forward pass.
+
+    Attributes:
+        role: the role that runs.
+        sequences: the sequences that it reads.
+        tokens: tokens in the pass, padding included; a shared prompt counts once.
+        head: whether a scalar head reads the states, instead of the vocabulary head.
+    """
+
+    role: str
+    sequences: tuple[TokenSequence, ...]
+    tokens: int
+    head: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """Everything about the models that determines the memory of a stage.
+
+    Attributes:
+        config: the model's configuration.
+        load_in: precision of the frozen base model.
+        lora: shape of the adapters.
+        adapters: roles that have an adapter.
+        heads: roles that have a scalar head.
+        trained: roles that are trained.
+        device: the device of the stage.
+        packs: whether sequences are packed into one row (`packing.enable_packing`).
+        adamw: precision of AdamW's moments.
+        external_reward: configuration of a reward model that is a separate model; None if there is none.
+    """
+
+    config: PretrainedConfig
+    load_in: LoadIn
+    lora: LoraConfig
+    adapters: tuple[str, ...]
+    heads: tuple[str, ...]
+    trained: tuple[str, ...]
+    device: torch.device
+    packs: bool = True
+    external_reward: PretrainedConfig | None = None
+    adamw: Moments = "32bit"
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """Memory that a stage holds throughout, in bytes, and the counts behind it.
+
+    Attributes:
+        base: the frozen base model.
+        loading: extra bytes while the base model is loaded.
+        adapters: adapters and scalar heads.
+        training: gradients and AdamW's two moments of the trained roles.
+        parameters: number of weights of the base model.
+        trainable: number of trained weights.
+        cache_per_token: keys and values of one token in all layers.
+        external_reward: a reward model that is a separate model.
+    """
+
+    base: int
+    loading: int
+    adapters: int
+    training: int
+    parameters: int
+    trainable: int
+    cache_per_token: int
+    external_reward: int = 0
+
+
+class DryRun:
+    """One architecture, built from fake tensors. Sizes are in bytes."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        self.architecture = architecture
+        config = architecture.config.get_text_config()
+        self.layers: int = config.num_hidden_layers
+        self.vocabulary: int = config.vocab_size
+        self._dtype = base_dtype(architecture.load_in, architecture.device)
+        self._mode = FakeTensorMode(allow_non_fake_inputs=True)
+        self._sizes = list(SAMPLED_LAYERS) if self.layers > max(SAMPLED_LAYERS) else [self.layers]
+        self._models = {count: self._build(count) for count in self._sizes}
+        external, load_in, device = architecture.external_reward, architecture.load_in, architecture.device
+        self._external = None if external is None else ClassifierSize(external, load_in, device)
+
+    def footprint(self) -> Footprint:
+        """Return what a stage holds throughout, computed from the shapes of the weights."""
+        with torch.device("meta"):
+            model = self._bare()
+        trainable = round(self._over_layers(lambda roles: sum(p.numel() for p in roles.parameters().values())))
+        moments = self.architecture.adamw
+        training = self._over_layers(lambda roles: training_bytes(roles.parameters().values(), moments))
+        adapters = self._over_layers(
+            lambda roles: 4.0 * sum(p.numel() for p in _adapter_weights(roles, self.architecture.adapters))
+        )
+        config = self.architecture.config.get_text_config()
+        element = self._dtype.itemsize
+        base, loading = weight_bytes(model, self.architecture.load_in), 0
+        if self.architecture.device.type == "cpu":
+            stored = getattr(self.architecture.config, "dtype", None) or torch.float32
+            base, loading = mapped_weight_bytes(model, self.architecture.load_in, stored)
+        return Footprint(
+            base=base,
+            loading=loading,
+            adapters=round(adapters),
+            training=round(training),
+            parameters=sum(p.numel() for p in model.parameters()),
+            trainable=trainable,
+            cache_per_token=self.layers * cache_width(config) * element,
+            external_reward=0 if self._external is None else self._external.weights,
+        )
+
+    def training(self, passes: Sequence[Pass], *, checkpointing: bool) -> int:
+        """Return the peak of the forward passes of one micro-batch and their backward."""
+
+        def peak(roles: Roles) -> float:
+            roles.checkpoint_layers(checkpointing)
+            with roles.training():
+                return self._peak(roles, _learning(roles, passes))
+
+        return round(self._over_layers(peak))
+
+    def reading(self, one: Pass) -> int:
+        """Return the peak of one pass without gradients."""
+        if one.head and self._external is not None:
+            return self._external.reading(one.tokens, max(len(sequence.ids) for sequence in one.sequences))
+        resolved = replace(one, role=self._present(one.role))
+        # Nothing is kept from layer to layer, so the smallest model is enough.
+        roles = self._models[self._sizes[0]]
+        with torch.no_grad():
+            return self._peak(roles, _reading(roles, resolved))
+
+    def prompting(self, rows: int, prompt: int) -> int:
+        """Return the peak of the pass that reads the prompts of one generated batch."""
+        arrangement, role = padded([TokenSequence((0,) * prompt, 1)] * rows, 0), self._present("policy")
+        roles = self._models[self._sizes[0]]
+        with torch.no_grad():
+            return self._peak(roles, lambda: roles.hidden(role, arrangement))
+
+    def _present(self, role: str) -> str:
+        """Return the role, or `base` if it has no adapter."""
+        return role if role in self.architecture.adapters else "base"
+
+    def _over_layers(self, measure: Callable[[Roles], float]) -> float:
+        found = [measure(self._models[count]) for count in self._sizes]
+        if len(found) == 1:
+            return found[0]
+        slope = (found[1] - found[0]) / (self._sizes[1] - self._sizes[0])
+        return found[1] + slope * (self.layers - self._sizes[1])
+
+    def _build(self, layers: int) -> Roles:
+        spec = self.architecture
+        with torch.device("meta"):
+            model = self._bare()
+            model.requires_grad_(False).eval()
+            keep_layers(model, self.layers, layers)
+            if spec.load_in in QUANTISED_BYTES:
+                emulate_quantised(model)
+            roles = Roles(model, spec.config.name_or_path)
+            if roles.packs and not spec.packs:
+                roles.packs = False
+                model.set_attn_implementation("sdpa")
+            roles.add_base("base")
+            for role in spec.adapters:
+                roles.add_new(role, spec.lora, 0)
+            for role in spec.heads:
+                roles.add_head(role)
+            roles.train_only(spec.trained)
+        for module in (model, roles.heads):
+            make_fake(module, self._mode, spec.device)
+        roles.device = spec.device
+        return roles
+
+    def _bare(self) -> PreTrainedModel:
+        """Build the model from a copy of its configuration, because transformers writes into it."""
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            copy.deepcopy(self.architecture.config), dtype=self._dtype
+        )
+        # Otherwise transformers looks for padding among ids that have no content.
+        model.config.pad_token_id = None
+        return model
+
+    def _peak(self, roles: Roles, work: Callable[[], object]) -> int:
+        with self._mode:
+            own = [*roles.model.parameters(), *roles.model.buffers(), *roles.heads.parameters()]
+            grads = [p.grad for p in own if p.grad is not None]
+            with AllocationCounter([*own, *grads], heap_for(self.architecture.device.type)) as counted:
+                work()
+        peak: int = counted.peak
+        return peak
+
+    def generating(self, rows: int, tokens: int, cache_per_token: int) -> int:
+        """Return the peak of the KV cache of `rows` responses with their prompts.
+
+        While finished rows are removed, the keys or the values of one layer exist twice.
+        """
+        return round(cache_per_token * rows * tokens * (1 + 1 / (2 * self.layers)))
+
+    def generation_cache_factor(self, *, checkpointing: bool) -> int:
+        """Return `Roles.generation_cache_factor` of the complete model."""
+        model, shown = self._models[self._sizes[0]], self._sizes[0]
+        return generation_cache_factor(
+            model.model,
+            layers=self.layers,
+            features=model.features / shown,
+            trained=len(self.architecture.trained),
+            checkpointing=checkpointing,
+        )
+
+
+def _learning(roles: Roles, passes: Sequence[Pass]) -> Callable[[], None]:
+    """Return a function that runs forward and backward of one micro-batch."""
+    readings = [_reading(roles, one) for one in passes]
+
+    def learn() -> None:
+        torch.stack([read() for read in readings]).sum().backward()  # type: ignore[no-untyped-call]
+
+    return learn
+
+
+def _reading(roles: Roles, one: Pass) -> Callable[[], Tensor]:
+    """Return a function that sums the outputs of a pass.
+
+    The indices to read are computed here and not in that function, because they need the content of the sequences.
+    """
+    arrangement = arrange(roles, one.sequences, 0)
+    mask = (completion_mask if one.head else target_mask)(one.sequences)
+    places, targets = predicting_positions(one.sequences, arrangement, mask), flat_targets(one.sequences)
+    arrangement = arrangement.read_at(places)
+
+    def read() -> Tensor:
+        device = roles.device
+        if one.head:
+            return read_scalars(roles, one.role, arrangement, places.to(device)).sum()
+        return read_targets(roles, one.role, arrangement, places.to(device), targets.to(device), 1.0)[0].sum()
+
+    return read
+
+
+def _adapter_weights(roles: Roles, names: Sequence[str]) -> Iterator[nn.Parameter]:
+    for _, parameter in roles.adapter_parameters(names):
+        yield parameter
+    yield from roles.heads.parameters()

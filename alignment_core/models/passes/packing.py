@@ -1,0 +1,292 @@
+"""Pack sequences of any length into one row without padding, and compute a shared prompt only once.
+
+The linear layers see one long row of real tokens. Attention, registered with transformers under the name
+`alignment_packed`, splits the row again: each piece attends to itself and, if it continues a shared prompt, to that
+prompt. Positions restart with every sequence. Whether an architecture accepts our positions and attention is tested
+(`enable_packing`), not derived from its name. If it does not, it runs in padded batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad, scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from alignment_core.plugin_api import TokenSequence
+
+IMPLEMENTATION = "alignment_packed"
+LEAST_SHARED = 16
+"""Length in tokens from which a prompt is shared. Below, one more attention call costs as much as sharing saves."""
+ROUND = 32
+"""bf16 attention on a CPU pads lengths to a multiple of this, because compiling a new shape is slower than a run."""
+REFUSALS = (ValueError, TypeError, KeyError, AttributeError, RuntimeError, IndexError)
+"""Errors that an architecture may raise if it does not accept our inputs."""
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Consecutive tokens of the row that attend to each other causally, and to their complete prompt.
+
+    Attributes:
+        start: index of its first token in the row.
+        stop: index after its last token.
+        prompt: start and stop of the shared prompt that it continues; (0, 0) if it begins a sequence.
+    """
+
+    start: int
+    stop: int
+    prompt: tuple[int, int] = (0, 0)
+
+
+Layout = tuple[Piece, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Arrangement:
+    """Sequences laid out for one forward pass.
+
+    Attributes:
+        ids: token ids, shape (rows, length).
+        places: for each sequence, the indices of its tokens in the flattened (rows · length) row.
+        attention_mask: 1 at real tokens, same shape; None if there is no padding.
+        positions: position ids, same shape; None if the model computes them itself.
+        layout: how attention splits the row; None in a padded batch.
+        read: the flattened indices whose last hidden states are read, ascending; None for all.
+    """
+
+    ids: Tensor
+    places: list[Tensor]
+    attention_mask: Tensor | None = None
+    positions: Tensor | None = None
+    layout: Layout | None = None
+    read: Tensor | None = None
+
+    def read_at(self, places: Tensor) -> Arrangement:
+        """Return a copy of which only these last hidden states are read. `places` may contain duplicates."""
+        return replace(self, read=torch.unique(places))
+
+
+_arrangement: ContextVar[Arrangement | None] = ContextVar("arrangement", default=None)
+
+
+@contextmanager
+def use_arrangement(arrangement: Arrangement | None) -> Iterator[None]:
+    """Make the model's layers follow this arrangement inside the context. None leaves them to transformers."""
+    token = _arrangement.set(arrangement)
+    try:
+        yield
+    finally:
+        _arrangement.reset(token)
+
+
+def current_arrangement() -> Arrangement | None:
+    """Return the active arrangement, which a layer that is recomputed in backward must see again."""
+    return _arrangement.get()
+
+
+def padded(sequences: Sequence[TokenSequence], pad_id: int) -> Arrangement:
+    """Return a right-padded batch with one sequence per row."""
+    width = max(len(s.ids) for s in sequences)
+    ids = torch.full((len(sequences), width), pad_id)
+    mask = torch.zeros((len(sequences), width), dtype=torch.long)
+    for i, sequence in enumerate(sequences):
+        ids[i, : len(sequence.ids)] = torch.tensor(sequence.ids)
+        mask[i, : len(sequence.ids)] = 1
+    places = [torch.arange(len(s.ids)) + i * width for i, s in enumerate(sequences)]
+    return Arrangement(ids, places, mask)
+
+
+def packed(sequences: Sequence[TokenSequence]) -> Arrangement:
+    """Return one row of all sequences, with each shared prompt once."""
+    ids: list[int] = []
+    positions: list[Tensor] = []
+    pieces: list[Piece] = []
+    places: list[Tensor] = [torch.empty(0)] * len(sequences)
+
+    def add(tokens: Sequence[int], position: int, prompt: tuple[int, int] = (0, 0)) -> Tensor:
+        start = len(ids)
+        ids.extend(tokens)
+        positions.append(torch.arange(position, position + len(tokens)))
+        if tokens:
+            pieces.append(Piece(start, len(ids), prompt))
+        return torch.arange(start, len(ids))
+
+    for family in shared_prompt_groups(sequences):
+        if len(family) == 1:
+            places[family[0]] = add(sequences[family[0]].ids, 0)
+            continue
+        prompt = sequences[family[0]].prompt
+        shared = add(prompt, 0)
+        at = (len(ids) - len(prompt), len(ids))
+        for i in family:
+            places[i] = torch.cat([shared, add(sequences[i].completion, len(prompt), at)])
+    return Arrangement(torch.tensor([ids]), places, positions=torch.cat(positions).unsqueeze(0), layout=tuple(pieces))
+
+
+def shared_prompt_groups(sequences: Sequence[TokenSequence]) -> list[list[int]]:
+    """Return groups of indices. Sequences share a group if they have the same prompt and sharing it pays off."""
+    found: dict[object, list[int]] = {}
+    for i, sequence in enumerate(sequences):
+        found.setdefault(sequence.prompt if sequence.start >= LEAST_SHARED else i, []).append(i)
+    return list(found.values())
+
+
+def pack_by_budget(
+    items: Sequence[T], budget: int, sequences_of: Callable[[T], Sequence[TokenSequence]]
+) -> list[list[int]]:
+    """Split items into rows of at most `budget` tokens, with items that share a prompt next to each other.
+
+    Args:
+        items: any objects that consist of token sequences; an item is never split.
+        budget: tokens in one forward pass; an item that alone exceeds it forms its own group.
+        sequences_of: the sequences of one item, at least one.
+
+    Returns:
+        Groups of indices into `items`; each index appears once.
+    """
+    groups: list[list[int]] = []
+    prompts: set[tuple[int, ...]] = set()
+    room = 0
+    for family in shared_prompt_groups([sequences_of(item)[0] for item in items]):
+        for i in family:
+            sequences = sequences_of(items[i])
+            size = _added(sequences, prompts)
+            if not groups or size > room:
+                groups.append([])
+                prompts, room = set(), budget
+                size = _added(sequences, prompts)
+            groups[-1].append(i)
+            prompts.update(sequence.prompt for sequence in sequences)
+            room -= size
+    return groups
+
+
+def _added(sequences: Sequence[TokenSequence], prompts: set[tuple[int, ...]]) -> int:
+    """Return the number of tokens that the sequences add to a row that holds these prompts."""
+    size, seen = 0, set(prompts)
+    for sequence in sequences:
+        shared = sequence.start >= LEAST_SHARED and sequence.prompt in seen
+        size += len(sequence.ids) - (sequence.start if shared else 0)
+        seen.add(sequence.prompt)
+    return size
+
+
+# --- attention ----------------------------------------------------------------------------------------------------
+
+
+def _attention(
+    module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+) -> tuple[Tensor, None]:
+    """An attention function for transformers: inputs (1, heads, tokens, width), output (1, tokens, heads, width)."""
+    layout = _layout()
+    if layout is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)  # type: ignore[no-any-return]
+    groups = query.shape[1] // key.shape[1]
+    key, value = repeat_kv(key, groups), repeat_kv(value, groups)
+    scale, window = options.get("scaling"), options.get("sliding_window")
+    # Split, not sliced: the gradient of a slice is a full row of zeros, one for each piece.
+    lengths = [piece.stop - piece.start for piece in layout]
+    queries, keys, values = (torch.split(whole, lengths, dim=2) for whole in (query, key, value))
+    place = {(piece.start, piece.stop): i for i, piece in enumerate(layout)}
+    parts = []
+    for i, piece in enumerate(layout):
+        own, seen = keys[i], values[i]
+        if piece.prompt in place:
+            shared = place[piece.prompt]
+            own, seen = torch.cat([keys[shared], own], 2), torch.cat([values[shared], seen], 2)
+        parts.append(_attend(queries[i], own, seen, scale, window).transpose(1, 2))
+    return torch.cat(parts, dim=1), None
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, scale: float | None, window: int | None) -> Tensor:
+    """Return causal attention, where the queries belong to the last tokens of the keys."""
+    length, before = query.shape[2], key.shape[2] - query.shape[2]
+    if length % ROUND and query.device.type == "cpu" and query.dtype == torch.bfloat16:
+        query, key, value = (pad(whole, (0, 0, 0, -length % ROUND)) for whole in (query, key, value))
+        return _attend(query, key, value, scale, window)[:, :, :length]
+    mask = None
+    if before or (window is not None and length > window):
+        distance = torch.arange(before, before + length, device=query.device).unsqueeze(1) - torch.arange(
+            before + length, device=query.device
+        )
+        mask = distance >= 0 if window is None else (distance >= 0) & (distance < window)
+    return scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None, scale=scale)
+
+
+def _mask(*arguments: Any, **options: Any) -> Tensor | None:
+    return None if _layout() is not None else sdpa_mask(*arguments, **options)
+
+
+def _layout() -> Layout | None:
+    arrangement = _arrangement.get()
+    return None if arrangement is None else arrangement.layout
+
+
+AttentionInterface.register(IMPLEMENTATION, _attention)
+AttentionMaskInterface.register(IMPLEMENTATION, _mask)
+
+
+# --- test of an architecture --------------------------------------------------------------------------------------
+
+
+def enable_packing(model: PreTrainedModel, body: Callable[..., Any]) -> bool:
+    """Install our attention. Return whether a packed row gives the same as a padded batch; undone if it does not."""
+    before = model.config._attn_implementation
+    if before == IMPLEMENTATION and model.device.type == "meta":  # from the configuration of a model that packs
+        return True
+    if before != "sdpa":  # eager is chosen if sdpa lacks a feature: a soft cap, sinks, a bias
+        return False
+    if model.device.type == "meta":  # nothing to compare; the dry run gets the real model's result
+        model.set_attn_implementation(IMPLEMENTATION)
+        return True
+    together = [TokenSequence((*range(1, 18), last), 17) for last in (18, 19)]
+    sequences = [TokenSequence((3, 4, 5), 1), *together]
+    try:
+        model.set_attn_implementation(IMPLEMENTATION)
+    except REFUSALS:
+        fits = False
+    else:
+        fits = outputs_agree(model, body, packed(sequences), padded(sequences, 0))
+    if not fits:
+        model.set_attn_implementation(before)
+    return fits
+
+
+def outputs_agree(model: PreTrainedModel, body: Callable[..., Any], ours: Arrangement, theirs: Arrangement) -> bool:
+    """Return whether the model runs both and gives the sequences' tokens the same last hidden states."""
+    try:
+        with torch.no_grad():
+            found, expected = (_states(model, body, arrangement) for arrangement in (ours, theirs))
+    except REFUSALS:
+        return False
+    # bf16 rounds to 0.4%. A neighboring sequence or a wrong position changes a state by its own magnitude.
+    tolerance = (1e-3 if model.dtype == torch.float32 else 0.05) * float(expected.abs().max())
+    return bool((found - expected).abs().max() <= tolerance)
+
+
+def _states(model: PreTrainedModel, body: Callable[..., Any], arrangement: Arrangement) -> Tensor:
+    with use_arrangement(arrangement):
+        states = run_body(body, arrangement, model.device)
+    return torch.cat([states[place.to(states.device)] for place in arrangement.places]).float()
+
+
+def run_body(body: Callable[..., Any], arrangement: Arrangement, device: torch.device) -> Tensor:
+    """Return the last hidden states, shape (rows · length, width), under the active layout."""
+    return run_model(body, arrangement, device).last_hidden_state.flatten(0, 1)  # type: ignore[no-any-return]
+
+
+def run_model(model: Callable[..., Any], arrangement: Arrangement, device: torch.device) -> Any:
+    """Return the output of a body or a complete model, under the active layout."""
+    arguments = {"attention_mask": arrangement.attention_mask, "position_ids": arrangement.positions}
+    given = {name: tensor.to(device) for name, tensor in arguments.items() if tensor is not None}
+    return model(input_ids=arrangement.ids.to(device), use_cache=False, **given)

@@ -1,0 +1,174 @@
+"""Create, load, copy and save the adapters on one base model. Files are standard PEFT folders."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from peft import LoraConfig as PeftLoraConfig
+from peft import PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from alignment_core.config import LoraConfig
+from alignment_core.errors import ConfigError, ModelError
+from alignment_core.models.base.saving import save_tensors
+from alignment_core.models.passes.lora import use_fast_lora
+
+ADAPTER = "adapter_model.safetensors"
+SCORE_KEY = "base_model.model.score.weight"
+
+
+class Adapters:
+    """Named adapters in the linear layers of a base model. `Roles` decides which of them is active.
+
+    Attributes:
+        layers: the linear layers that carry adapters.
+    """
+
+    def __init__(self, model: PreTrainedModel, path: str, revision: str | None) -> None:
+        """
+        Args:
+            model: the loaded base model.
+            path: its folder or hub id, written into every saved adapter.
+            revision: its hub commit, also written into every saved adapter.
+        """
+        self.model = model
+        self.path, self.revision = path, revision
+        self.layers: list[BaseTunerLayer] = []
+        self._peft: PeftModel | None = None
+
+    def add_new(self, name: str, lora: LoraConfig, seed: int) -> None:
+        """Add a new adapter. B is zero, so the model's output does not change.
+
+        Raises:
+            ConfigError: a target module does not exist.
+        """
+        if lora.target_modules != "all-linear":
+            self._check_targets(lora.target_modules)
+        torch.manual_seed(seed)
+        self._add(name, self._peft_config(lora))
+
+    def add_saved(self, name: str, folder: Path) -> Tensor | None:
+        """Load an adapter from its folder and return the weight of its scalar head, if it has one.
+
+        Raises:
+            ModelError: it was made for another base model.
+        """
+        config = PeftLoraConfig.from_pretrained(str(folder))
+        config.modules_to_save, config.inference_mode, config.task_type = None, False, "CAUSAL_LM"
+        self._add(name, config)
+        weights = load_file(folder / ADAPTER)
+        score: Tensor | None = weights.pop(SCORE_KEY, None)
+        self._load(name, weights, str(folder))
+        return score
+
+    def add_copy(self, name: str, of: str) -> None:
+        """Add an adapter that starts with the weights of another."""
+        assert self._peft is not None
+        self._add(name, self._peft.peft_config[of])
+        self._load(name, self.weights(of), f"adapter {of}")
+
+    def weights(self, name: str) -> dict[str, Tensor]:
+        """Return the weights of one adapter by their names in a PEFT file."""
+        weights: dict[str, Tensor] = get_peft_model_state_dict(
+            self._peft, adapter_name=name, save_embedding_layers=False
+        )
+        return weights
+
+    def parameters(self, names: Sequence[str]) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield the weights of these adapters, named by kind and adapter."""
+        for layer in self.layers:
+            for kind in layer.adapter_layer_names:
+                for name, module in getattr(layer, kind).items():
+                    if name in names:
+                        found = [module] if isinstance(module, nn.Parameter) else module.parameters()
+                        yield from ((f"{kind}.{name}", parameter) for parameter in found)
+
+    def save(self, name: str, folder: Path, score: Tensor | None) -> None:
+        """Write a standard PEFT folder in safetensors. With a scalar head, it is a one-label sequence classifier."""
+        assert self._peft is not None
+        weights = self.weights(name)
+        config = PeftLoraConfig(**self._peft.peft_config[name].to_dict())
+        config.inference_mode = True
+        if isinstance(config.target_modules, set):
+            config.target_modules = sorted(config.target_modules)
+        if score is not None:
+            weights = weights | {SCORE_KEY: score}
+            config.task_type, config.modules_to_save = "SEQ_CLS", ["score"]
+        folder.mkdir(parents=True, exist_ok=True)
+        save_tensors(weights, folder / ADAPTER)
+        config.save_pretrained(str(folder))
+
+    def _add(self, name: str, config: PeftLoraConfig) -> None:
+        if self._peft is None:
+            with warnings.catch_warnings():
+                # peft reads a property of transformers 5.2x by a deprecated name.
+                warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+                self._peft = get_peft_model(self.model, config, adapter_name=name)
+        else:
+            self._peft.add_adapter(name, config)
+        self.layers = [module for module in self.model.modules() if isinstance(module, BaseTunerLayer)]
+        for layer in self.layers:
+            use_fast_lora(layer)
+        # A new adapter starts in training mode, with dropout and gradients enabled.
+        self.model.eval().requires_grad_(False)
+
+    def _load(self, name: str, weights: dict[str, Tensor], origin: str) -> None:
+        present = self.weights(name)
+        differing = {key for key in present.keys() | weights.keys() if not _same_shape(key, present, weights)}
+        if differing:
+            count = "1 weight" if len(differing) == 1 else f"{len(differing)} weights"
+            raise ModelError(
+                "the adapter does not fit the base model",
+                where=origin,
+                got=f"{count} missing, unknown or of a different shape, such as {min(differing)}",
+                do="Use the adapter with the base model that it was trained on",
+            )
+        set_peft_model_state_dict(self._peft, weights, adapter_name=name)
+
+    def _peft_config(self, lora: LoraConfig) -> PeftLoraConfig:
+        return PeftLoraConfig(
+            r=lora.rank,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            target_modules=lora.target_modules,
+            use_rslora=lora.rslora,
+            use_dora=lora.dora,
+            fan_in_fan_out=any(isinstance(module, Conv1D) for module in self.model.modules()),  # GPT-2
+            task_type="CAUSAL_LM",
+            base_model_name_or_path=self.path,
+            revision=self.revision,
+        )
+
+    def _check_targets(self, targets: Sequence[str]) -> None:
+        """Check that each target is a linear layer other than the head, which is read without adapters.
+
+        peft itself ignores an unknown name if another one matches.
+
+        Raises:
+            ConfigError: a target names no such layer.
+        """
+        head = self.model.get_output_embeddings()
+        linear = [
+            name
+            for name, module in self.model.named_modules()
+            if isinstance(module, nn.Linear | Conv1D | BaseTunerLayer) and module is not head
+        ]
+        unknown = [target for target in targets if not any(f".{name}".endswith(f".{target}") for name in linear)]
+        if unknown:
+            raise ConfigError(
+                "a target module is not a linear layer of the base model",
+                where="model.lora.target_modules",
+                got=", ".join(unknown),
+                expected="names from " + ", ".join(sorted({name.rpartition(".")[2] for name in linear})),
+            )
+
+
+def _same_shape(name: str, one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    return name in one and name in other and one[name].shape == other[name].shape

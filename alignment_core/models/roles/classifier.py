@@ -1,0 +1,123 @@
+"""A reward model that is a separate model: a sequence classifier with one label that reads text in its own tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from alignment_core.config import LoadIn
+from alignment_core.errors import ModelError
+from alignment_core.models.base.loading import base_dtype, keep_linear4bit_differentiable, quantization
+from alignment_core.models.passes.batching import call_cost, least_padding
+from alignment_core.models.roles.logps import Budget
+
+WHERE = "reward.model"
+T = TypeVar("T")
+
+
+def load_classifier(path: str, *, revision: str | None, load_in: LoadIn, device: torch.device) -> PreTrainedModel:
+    """Load a sequence classifier with one label, frozen and in eval mode, in the precision of the base model.
+
+    Raises:
+        ModelError: it does not load, does not have exactly one label, or its head was never trained.
+    """
+    transformers_logging.disable_progress_bar()
+    dtype = base_dtype(load_in, device)
+    try:
+        config = read_classifier_config(path, revision)
+        model, loading = AutoModelForSequenceClassification.from_pretrained(
+            path,
+            revision=revision,
+            config=config,
+            dtype=dtype,
+            quantization_config=quantization(load_in, dtype),
+            device_map={"": device},
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError("the reward model does not load", where=f"{WHERE} {path}", got=first_line) from error
+    if missing := sorted(loading["missing_keys"]):
+        raise ModelError(
+            "the reward model's file lacks weights, which would be initialized at random",
+            where=f"{WHERE} {path}",
+            got=", ".join(missing[:3]),
+            do="Choose a model that was trained as a sequence classifier",
+        )
+    keep_linear4bit_differentiable(model)
+    model.requires_grad_(False)
+    loaded: PreTrainedModel = model.eval()
+    return loaded
+
+
+def read_classifier_config(path: str, revision: str | None) -> PretrainedConfig:
+    """Return the configuration of a sequence classifier with one label.
+
+    Raises:
+        ModelError: it does not load, or does not have exactly one label.
+    """
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(path, revision=revision)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError("the reward model's configuration does not load", where=WHERE, got=error) from error
+    if config.num_labels != 1:
+        raise ModelError("the reward model has more than one label", where=WHERE, got=config.num_labels, expected=1)
+    return config
+
+
+class ClassifierReward(Generic[T]):
+    """The reward role on a separate model. Inputs (`T`) are encoded in that model's tokens and read by its pooling.
+
+    transformers pools causal models at the last token that is not the configuration's padding token, and encoders at
+    the first token.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenize: Callable[[T], Sequence[int]],
+        pad_id: int,
+        budget: Budget,
+    ) -> None:
+        """
+        Args:
+            model: from `load_classifier`.
+            tokenize: encodes an input, such as a sequence of the policy, in the model's own tokens.
+            pad_id: padding token if the model's configuration names none.
+            budget: tokens, padding included, in one pass.
+        """
+        self.model, self.tokenize, self.budget = model, tokenize, budget
+        config = model.config.get_text_config()
+        if config.pad_token_id is None:
+            config.pad_token_id = pad_id
+        self._pad_id: int = config.pad_token_id
+        self._call_cost = call_cost(model)
+
+    def scores(self, sequences: Sequence[T]) -> Tensor:
+        """Return the score of each sequence's text, shape (sequences,), float32, without gradient."""
+        texts = [self.tokenize(sequence) for sequence in sequences]
+        with torch.no_grad():
+            return self.budget.fit(lambda: self._in_parts(texts))
+
+    def _in_parts(self, texts: Sequence[Sequence[int]]) -> Tensor:
+        scores = torch.empty(len(texts), dtype=torch.float32, device=self.model.device)
+        for group in least_padding([len(ids) for ids in texts], self.budget.tokens, self._call_cost):
+            self.budget.on_pass()
+            scores[group] = self._forward([texts[i] for i in group])
+        return scores
+
+    def _forward(self, texts: Sequence[Sequence[int]]) -> Tensor:
+        width = max(map(len, texts))
+        ids = torch.tensor([[*text, *[self._pad_id] * (width - len(text))] for text in texts])
+        mask = torch.tensor([[1] * len(text) + [0] * (width - len(text)) for text in texts])
+        device = self.model.device
+        output = self.model(input_ids=ids.to(device), attention_mask=mask.to(device))
+        logits: Tensor = output.logits[:, 0].float()
+        return logits

@@ -1,0 +1,259 @@
+"""The roles as a plugin sees them: they map token sequences to log-probabilities, scores or values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from alignment_core.errors import PluginError, TrainingError, ran_out_of_memory
+from alignment_core.losses.likelihood import fused_token_logps, token_logps_of
+from alignment_core.models.base.loading import head_shape
+from alignment_core.models.passes.batching import least_padding
+from alignment_core.models.passes.packing import Arrangement, pack_by_budget, packed, padded
+from alignment_core.models.roles.shared_base import Roles
+from alignment_core.plugin_api import TokenLogps, TokenSequence
+
+SMALLEST_BUDGET = 64
+T = TypeVar("T")
+
+
+class Budget:
+    """Tokens, padding included, in one forward pass. Shared by everything that runs a model, halved on out of memory.
+
+    Attributes:
+        tokens: the current budget.
+        on_halved: called with a message after the budget was halved.
+        on_pass: called before every forward pass outside a loss; may raise to stop.
+    """
+
+    def __init__(self, tokens: int) -> None:
+        self.tokens = tokens
+        self.on_halved: Callable[[str], None] = lambda _: None
+        self.on_pass: Callable[[], None] = lambda: None
+
+    def fit(self, attempt: Callable[[], T]) -> T:
+        """Call `attempt`, which reads `tokens`, until it fits in memory.
+
+        Raises:
+            TrainingError: it does not fit even with the smallest budget.
+        """
+        while True:
+            try:
+                return attempt()
+            except (RuntimeError, MemoryError) as error:
+                if not ran_out_of_memory(error):
+                    raise
+                if self.tokens // 2 < SMALLEST_BUDGET:
+                    raise TrainingError(
+                        "out of memory even with the smallest token budget",
+                        where="token_budget",
+                        got=self.tokens,
+                        do="Lower `model.max_length` or choose a smaller base model",
+                    ) from error
+                self.tokens //= 2
+            # Outside `except`: the exception would keep the failed attempt's tensors alive.
+            torch.cuda.empty_cache()
+            self.on_halved(f"out of memory: token_budget is now {self.tokens}")
+
+
+class LanguageModel:
+    """The policy or the reference: log-probabilities of completions.
+
+    Gradients flow only if the role is trained and the caller has them enabled. A call without gradients may pass any
+    number of sequences, which are split by the token budget.
+    """
+
+    def __init__(self, roles: Roles, role: str, pad_id: int, budget: Budget) -> None:
+        self.roles, self.role, self.pad_id, self.budget = roles, role, pad_id, budget
+
+    def logps(self, sequences: Sequence[TokenSequence]) -> Tensor:
+        """Return the summed log-probability of the target tokens, shape (sequences,), float32, nats."""
+        return self.token_logps(sequences).logps.sum(dim=1)
+
+    def token_logps(self, sequences: Sequence[TokenSequence], temperature: float = 1.0) -> TokenLogps:
+        """Return log-probabilities and entropies under logits / temperature, shape (sequences, longest completion)."""
+
+        def forward(part: Sequence[TokenSequence]) -> tuple[Tensor, ...]:
+            return self._forward(part, temperature)
+
+        logps, mask, entropy = _in_budget(self.roles, self.role, self.budget, sequences, forward)
+        return TokenLogps(logps, mask, entropy)
+
+    def _forward(self, sequences: Sequence[TokenSequence], temperature: float) -> tuple[Tensor, ...]:
+        device = self.roles.device
+        arrangement = arrange(self.roles, sequences, self.pad_id)
+        mask = target_mask(sequences)
+        places = predicting_positions(sequences, arrangement, mask)
+        targets = flat_targets(sequences).to(device)
+        read = arrangement.read_at(places)
+        logps, entropy = read_targets(self.roles, self.role, read, places.to(device), targets, temperature)
+        mask = mask.to(device)
+        empty = torch.zeros(mask.shape, device=device)
+        return empty.masked_scatter(mask, logps), mask.float(), empty.masked_scatter(mask, entropy)
+
+
+def read_targets(
+    roles: Roles, role: str, arrangement: Arrangement, places: Tensor, targets: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Return the log-probability and entropy of each target token, both (tokens,) float32.
+
+    Args:
+        places: indices of the states that predict the targets, in the flattened arrangement.
+        targets: token ids.
+    """
+    if not roles.separable:
+        return token_logps_of(roles.logits(role, arrangement)[places], targets, temperature)
+    head = roles.head
+    return fused_token_logps(
+        roles.hidden(role, arrangement)[places],
+        head.weight,
+        targets,
+        bias=getattr(head, "bias", None),
+        shape=head_shape(roles.model, temperature),
+    )
+
+
+def read_scalars(roles: Roles, role: str, arrangement: Arrangement, places: Tensor) -> Tensor:
+    """Return the output of the role's scalar head at these flattened indices, (places,) float32."""
+    states = roles.hidden(role, arrangement)[places]
+    # float32 outside autocast: losses use the differences of close scores
+    scores: Tensor = roles.head_of(role)(states.float()).squeeze(-1)
+    return scores
+
+
+class ScalarModel:
+    """The reward or the value model: an adapter with a scalar head."""
+
+    def __init__(self, roles: Roles, role: str, pad_id: int, budget: Budget) -> None:
+        self.roles, self.role, self.pad_id, self.budget = roles, role, pad_id, budget
+
+    def scores(self, sequences: Sequence[TokenSequence]) -> Tensor:
+        """Return the score at the last token of each sequence, shape (sequences,), float32."""
+
+        def forward(part: Sequence[TokenSequence]) -> tuple[Tensor, ...]:
+            arrangement = arrange(self.roles, part, self.pad_id)
+            last = torch.stack([places[-1] for places in arrangement.places])
+            return (self._head(arrangement, last),)
+
+        return _in_budget(self.roles, self.role, self.budget, sequences, forward)[0]
+
+    def values(self, sequences: Sequence[TokenSequence]) -> Tensor:
+        """Return values before each completion token, shape (sequences, longest completion), float32, 0 at padding."""
+
+        def forward(part: Sequence[TokenSequence]) -> tuple[Tensor, ...]:
+            arrangement = arrange(self.roles, part, self.pad_id)
+            mask = completion_mask(part)
+            found = self._head(arrangement, predicting_positions(part, arrangement, mask))
+            return (torch.zeros(mask.shape, device=found.device).masked_scatter(mask.to(found.device), found),)
+
+        return _in_budget(self.roles, self.role, self.budget, sequences, forward)[0]
+
+    def _head(self, arrangement: Arrangement, places: Tensor) -> Tensor:
+        return read_scalars(self.roles, self.role, arrangement.read_at(places), places.to(self.roles.device))
+
+
+def _in_budget(
+    roles: Roles,
+    role: str,
+    budget: Budget,
+    sequences: Sequence[TokenSequence],
+    forward: Callable[[Sequence[TokenSequence]], tuple[Tensor, ...]],
+) -> tuple[Tensor, ...]:
+    """Run `forward` with gradients for a trained role inside a loss, and without gradients otherwise.
+
+    A frozen role gets a micro-batch in the same parts as the policy, so equal weights give the same numbers to the last
+    bit.
+    """
+    if torch.is_grad_enabled() and roles.trained:
+        with torch.set_grad_enabled(role in roles.trained):
+            return _in_parts(budget.tokens, sequences, forward, roles)
+
+    def stoppable(part: Sequence[TokenSequence]) -> tuple[Tensor, ...]:
+        budget.on_pass()
+        return forward(part)
+
+    with torch.no_grad():
+        return budget.fit(lambda: _in_parts(budget.tokens, sequences, stoppable, roles))
+
+
+def split_into_passes(
+    sequences: Sequence[TokenSequence], tokens: int, *, packs: bool, call_cost: int
+) -> list[list[int]]:
+    """Split the sequences into forward passes as the model lays them out. Returns groups of their indices."""
+    if packs:
+        return pack_by_budget(sequences, tokens, lambda sequence: (sequence,))
+    return least_padding([len(sequence.ids) for sequence in sequences], tokens, call_cost)
+
+
+def _in_parts(
+    tokens: int,
+    sequences: Sequence[TokenSequence],
+    forward: Callable[[Sequence[TokenSequence]], tuple[Tensor, ...]],
+    roles: Roles,
+) -> tuple[Tensor, ...]:
+    groups = split_into_passes(sequences, tokens, packs=roles.packs, call_cost=roles.call_cost)
+    parts = [forward([sequences[i] for i in group]) for group in groups]
+    order = torch.tensor([i for group in groups for i in group], device=roles.device)
+    return tuple(_joined([part[k] for part in parts], order) for k in range(len(parts[0])))
+
+
+def _joined(parts: Sequence[Tensor], order: Tensor) -> Tensor:
+    """Concatenate parts of different width and restore the original order of the rows."""
+    if parts[0].dim() > 1:
+        width = max(part.shape[1] for part in parts)
+        parts = [nn.functional.pad(part, (0, width - part.shape[1])) for part in parts]
+    joined = torch.cat(list(parts))
+    return torch.empty_like(joined).index_copy_(0, order, joined)
+
+
+def arrange(roles: Roles, sequences: Sequence[TokenSequence], pad_id: int) -> Arrangement:
+    """Lay the sequences out for one forward pass, packed or padded as the model supports.
+
+    Raises:
+        PluginError: a sequence has no token before its completion.
+    """
+    if any(sequence.start < 1 for sequence in sequences):
+        raise PluginError(
+            "a sequence without a prompt: no token comes before its completion to predict it from",
+            where="TokenSequence.start",
+            got=0,
+            expected="at least 1",
+        )
+    return packed(sequences) if roles.packs else padded(sequences, pad_id)
+
+
+def predicting_positions(sequences: Sequence[TokenSequence], arrangement: Arrangement, mask: Tensor) -> Tensor:
+    """Return the indices of the states that predict the completion tokens in `mask`, row by row."""
+    chosen = [
+        places[sequence.start - 1 : -1][on[: len(sequence.ids) - sequence.start]]
+        for sequence, places, on in zip(sequences, arrangement.places, mask, strict=True)
+    ]
+    return torch.cat(chosen)
+
+
+def completion_mask(sequences: Sequence[TokenSequence]) -> Tensor:
+    """Return a mask that is True at completion tokens, shape (sequences, longest completion)."""
+    lengths = torch.tensor([len(s.ids) - s.start for s in sequences])
+    return torch.arange(int(lengths.max())) < lengths.unsqueeze(1)
+
+
+def target_mask(sequences: Sequence[TokenSequence]) -> Tensor:
+    """Return a mask that is True at target tokens, shape (sequences, longest completion)."""
+    mask = completion_mask(sequences)
+    for i, sequence in enumerate(sequences):
+        if sequence.mask is not None:
+            mask[i, : len(sequence.mask)] &= torch.tensor(sequence.mask)
+    return mask
+
+
+def flat_targets(sequences: Sequence[TokenSequence]) -> Tensor:
+    """Return the ids of the target tokens, row by row."""
+    flat: list[int] = []
+    for sequence in sequences:
+        completion = sequence.completion
+        mask = sequence.mask
+        flat.extend(completion if mask is None else [t for t, on in zip(completion, mask, strict=True) if on])
+    return torch.tensor(flat, dtype=torch.long)

@@ -1,0 +1,59 @@
+"""The reward model that the settings name instead of training one. This module does not import torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from alignment_core.config import RewardConfig
+from alignment_core.data.rendering.builtin_templates import lacks_template, resolve_chat_template
+from alignment_core.errors import ConfigError
+from alignment_core.models.base.identity import ModelIdentity, check_classifier, has_chat_template, model_identity
+
+FIELDS = ("model", "revision", "chat_template")
+"""Fields of `RewardConfig` that name an existing model. The others configure the training of one."""
+
+
+@dataclass(frozen=True)
+class ExternalReward:
+    """An existing reward model, which the run does not train.
+
+    Attributes:
+        model: identity of the model.
+        chat_template: text of its chat template, or None for the template of its tokenizer.
+    """
+
+    model: ModelIdentity
+    chat_template: str | None
+
+    def key(self) -> dict[str, Any]:
+        """Return everything that determines its scores, for cache keys."""
+        return {
+            "weights": self.model.weights,
+            "tokenizer": self.model.tokenizer,
+            "chat_template": self.chat_template,
+        }
+
+    def place(self) -> dict[str, Any]:
+        """Return its location, for the inputs of a stage call."""
+        return {"path": self.model.path, "revision": self.model.revision}
+
+
+def external_reward(settings: RewardConfig) -> ExternalReward | None:
+    """Return the reward model in `reward.model`, or None if it is unset.
+
+    Raises:
+        ConfigError: `reward.revision` or `reward.chat_template` is set, but `reward.model` is not.
+        ModelError: the model does not exist, is not a classifier with one label, or has no usable chat template.
+    """
+    if settings.model is None:
+        for name in FIELDS[1:]:
+            if getattr(settings, name) is not None:
+                raise ConfigError("this setting needs `reward.model`, which is not set", where=f"reward.{name}")
+        return None
+    found = model_identity(settings.model, settings.revision, "reward.model")
+    check_classifier(found, "reward.model")
+    template = resolve_chat_template(settings.chat_template, "reward.chat_template")
+    if template is None and not has_chat_template(found):
+        raise lacks_template(settings.model)
+    return ExternalReward(found, template)

@@ -1,0 +1,58 @@
+"""Plan the stage calls that sample responses for raters to rank."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from alignment_core.artifacts import ArtifactStore
+from alignment_core.artifacts.catalogue import PROMOTABLE, resolve
+from alignment_core.config import PipelineConfig, SampleConfig
+from alignment_core.execution.stage import StageCall
+from alignment_core.feedback.data_source import pin_data
+from alignment_core.planning.stage_calls import StageCalls
+from alignment_core.registry import Registry
+
+
+@dataclass(frozen=True)
+class SamplePlan:
+    """The calls, and the key of the sampled model.
+
+    For a base model without an adapter, the key is the digest of its weights.
+    """
+
+    ingest: StageCall
+    sft: StageCall | None
+    sample: StageCall
+    model: str
+
+    def calls(self) -> list[StageCall]:
+        """Return every call, parents before children."""
+        return [call for call in (self.ingest, self.sft, self.sample) if call is not None]
+
+
+def plan_sampling(config: PipelineConfig, registry: Registry, model: str | None = None) -> SamplePlan:
+    """Plan the calls that sample responses.
+
+    Args:
+        config: the settings of a run. If `sample` is null, its defaults are used.
+        registry: the installed plugins.
+        model: the model to sample from: an alias, a key or a prefix of a key. None: the SFT model of these settings.
+
+    Raises:
+        ConfigError, DataError, ModelError: a mistake of the user, found before anything is built.
+        ArtifactError: the model does not exist.
+    """
+    calls = StageCalls.from_config(config, registry)
+    ingest = calls.ingest(pin_data(config.data))
+    standing = {} if model is None else {"policy": _model(config, calls, model)}
+    sft = calls.sft(ingest) if model is None else None
+    settings = (config.sample or SampleConfig()).model_dump(mode="json")
+    loads = calls.model_settings(seed=config.seed, sample=settings)
+    sample = calls.call("sample", loads, {"data": ingest, "sft": sft}, standing=standing)
+    return SamplePlan(ingest, sft, sample, standing.get("policy") or (sft.key if sft else calls.model.weights))
+
+
+def _model(config: PipelineConfig, calls: StageCalls, reference: str) -> str:
+    entry = resolve(ArtifactStore(config.store), reference, PROMOTABLE)
+    calls.check_same_base(entry.artifact)
+    return entry.artifact.key

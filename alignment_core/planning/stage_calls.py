@@ -1,0 +1,196 @@
+"""Make stage calls with their settings, cache keys and labels, for one base model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from alignment_core.artifacts import Artifact, key_of
+from alignment_core.config import DataConfig, PipelineConfig
+from alignment_core.data.rendering.builtin_templates import TEMPLATE_DATE, resolve_chat_template
+from alignment_core.data.sources.inputs import find_inputs
+from alignment_core.errors import ConfigError
+from alignment_core.execution.stage import Runtime, StageCall
+from alignment_core.feedback.data_source import is_store, source_key
+from alignment_core.models.base.identity import ModelIdentity, model_identity
+from alignment_core.planning.external_reward import ExternalReward, external_reward
+from alignment_core.registry import Registry
+
+VERSIONS = {
+    "ingest": 5,
+    "sft": 1,
+    "sample": 1,
+    "rank": 2,
+    "reward": 2,
+    "reference": 1,
+    "optimize": 2,
+    "evaluate": 3,
+    "head_to_head": 1,
+    "gate": 1,
+    "lm_eval": 1,
+    "score": 1,
+    "demo_world": 1,
+}
+
+
+@dataclass(frozen=True)
+class StageCalls:
+    """Makes the stage calls on one base model.
+
+    Attributes:
+        config: the settings of the run.
+        registry: the installed plugins.
+        model: the base model.
+        chat_template: text of the chat template, or None for the tokenizer's template.
+        thoughts: what becomes of thoughts under a template without a place for them.
+        load_in: precision of the base model.
+        max_length: maximum sequence length in tokens.
+        external: the existing reward model in the settings, or None.
+    """
+
+    config: PipelineConfig
+    registry: Registry
+    model: ModelIdentity
+    chat_template: str | None
+    thoughts: str
+    load_in: str
+    max_length: int
+    external: ExternalReward | None
+
+    @classmethod
+    def from_config(cls, config: PipelineConfig, registry: Registry) -> StageCalls:
+        """Create it for the base model in the settings.
+
+        Raises:
+            ModelError: the model does not exist, or its chat template does not compile.
+        """
+        model = config.model
+        template = resolve_chat_template(model.chat_template)
+        identity = model_identity(model.base, model.revision)
+        external = external_reward(config.reward)
+        return cls(config, registry, identity, template, model.thoughts, model.load_in, model.max_length, external)
+
+    @property
+    def runtime(self) -> Runtime:
+        """Where and how the stages run."""
+        config = self.config
+        return Runtime(
+            store=config.store.absolute(),
+            device=config.device,
+            token_budget=config.token_budget,
+            gradient_checkpointing=config.gradient_checkpointing,
+            memory_gb=config.memory_gb,
+            isolation=config.isolation,
+            checkpoint_seconds=config.checkpoint_seconds,
+            run=config.name,
+            listeners=tuple(
+                self.registry.listener(raw, where=f"listeners.{index}").model_dump(mode="json")
+                for index, raw in enumerate(config.listeners)
+            ),
+        )
+
+    def ingest(self, data: DataConfig, name: str = "ingest") -> StageCall:
+        """Return the call that ingests `data` with the tokenizer of the model. The sources must be pinned."""
+        config: dict[str, Any] = {
+            "data": data.model_dump(mode="json", exclude={"sources"}),
+            "sources": [source_key(source) for source in data.sources],
+            "tokenizer": self.model.tokenizer,
+            **self.template_settings(),
+            "max_length": self.max_length,
+        }
+        if plugins := self._format_plugins(data):
+            config["plugins"] = plugins
+        inputs = {"sources": [source.model_dump(mode="json") for source in data.sources]}
+        return self.call("ingest", config, {}, name=name, inputs=inputs)
+
+    def sft(self, ingest: StageCall) -> StageCall | None:
+        """Return the call of supervised fine-tuning, or None if the settings skip it."""
+        if self.config.sft is None:
+            return None
+        return self.call("sft", self.training_settings(sft=self.config.sft.model_dump(mode="json")), {"data": ingest})
+
+    def check_same_base(self, artifact: Artifact) -> None:
+        """Check that an adapter was trained on this base model, tokenizer and chat template.
+
+        Raises:
+            ConfigError: it was not.
+        """
+        trained, ours = artifact.manifest().config, self.model_settings()
+        if any(trained.get(name) != ours[name] for name in ("base", "tokenizer", "chat_template")):
+            raise ConfigError(
+                "the base model, tokenizer or chat template of this artifact differs from the settings",
+                where="model",
+                got=f"{artifact.kind}/{artifact.key}",
+                do="Use the settings that it was trained with",
+            )
+
+    def _format_plugins(self, data: DataConfig) -> Sequence[Mapping[str, str]]:
+        """Return the plugins whose record formats read the data. They are only looked up if plugins have formats."""
+        plugged = self.registry.formats()
+        if not plugged:
+            return []
+        items = find_inputs([source for source in data.sources if not is_store(source)], plugged)
+        used = {tuple(sorted(plugin.items())) for item in items for plugin in item.plugins(plugged)}
+        return [dict(plugin) for plugin in sorted(used)]
+
+    def template_settings(self) -> dict[str, Any]:
+        """Return what determines, besides the tokenizer, how a conversation becomes tokens."""
+        return {
+            "chat_template": self.chat_template,
+            "thoughts": self.thoughts,
+            "template_date": TEMPLATE_DATE.isoformat(),
+        }
+
+    def model_settings(self, **fields: Any) -> dict[str, Any]:
+        """Return the settings of a stage that loads the base model."""
+        return {
+            "base": self.model.weights,
+            "tokenizer": self.model.tokenizer,
+            **self.template_settings(),
+            "load_in": self.load_in,
+            "max_length": self.max_length,
+            **fields,
+        }
+
+    def training_settings(self, **fields: Any) -> dict[str, Any]:
+        """Return the settings of a stage that trains adapters."""
+        return self.model_settings(lora=self.config.model.lora.model_dump(mode="json"), seed=self.config.seed, **fields)
+
+    def call(
+        self,
+        stage: str,
+        config: dict[str, Any],
+        parents: Mapping[str, StageCall | None],
+        *,
+        name: str | None = None,
+        inputs: Mapping[str, Any] | None = None,
+        standing: Mapping[str, str] | None = None,
+        external: ExternalReward | None = None,
+    ) -> StageCall:
+        """Return the call of a stage.
+
+        Args:
+            stage: name of the stage.
+            config: everything that determines its result, except the artifacts that it reads.
+            parents: the calls whose artifacts it reads, by role. None if the run has no such stage.
+            name: name in its label. None: the name of the stage.
+            inputs: locations of the inputs whose content is in `config`.
+            standing: keys of existing artifacts that it reads and that this run does not make, by role.
+            external: the existing reward model that it loads, if any.
+        """
+        inputs = {"model": {"path": self.model.path, "revision": self.model.revision}, **(inputs or {})}
+        if external is not None:
+            config, inputs = config | {"reward_model": external.key()}, inputs | {"reward_model": external.place()}
+        keys = {role: parent.key for role, parent in parents.items() if parent is not None}
+        key = key_of(stage=stage, version=VERSIONS[stage], config=config, parents={**keys, **(standing or {})})
+        return StageCall(
+            stage=stage,
+            key=key,
+            label=f"{name or stage} · {self.model.name} · {key[:4]}",
+            config=config,
+            parents=keys,
+            inputs=inputs,
+            runtime=self.runtime,
+            standing=dict(standing or {}),
+        )

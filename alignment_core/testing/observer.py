@@ -1,0 +1,162 @@
+"""Observe an optimizer: the roles and rows it uses, the weights its gradient reaches, and the weights it changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from alignment_core.plugin_api import AlignmentOptimizer, LossOutput, MicroBatch, StepBatch
+from alignment_core.testing.report import Fault
+from alignment_core.training.run import Run
+
+LOOKED_AT = 8
+"""Number of steps in which weights and gradients are compared."""
+
+
+class Observer:
+    """Wraps an optimizer, forwards every call and records what it does."""
+
+    def __init__(self, optimizer: AlignmentOptimizer) -> None:
+        self.optimizer = optimizer
+        self.batches_seen: list[StepBatch] = []
+        self._used: set[str] = set()
+        self._reached: set[str] = set()
+        self._faults: list[str] = []
+
+    def watch(self, run: Run) -> None:
+        """Record the initial weights of the run, and wrap its roles and rows."""
+        self._run = run
+        self._parameters = dict(run.roles.model.named_parameters(prefix="model"))
+        self._parameters |= dict(run.roles.heads.named_parameters(prefix="heads"))
+        self._trained = set(run.roles.parameters())
+        self._before = {name: weight.detach().clone() for name, weight in self._parameters.items()}
+        self._restored, restore = False, run.restore
+
+        def restored() -> None:
+            self._restored = True
+            restore()
+
+        run.restore = restored  # type: ignore[method-assign]
+        for role in ("reference", "reward", "value"):
+            if run.roles.has(role):
+                setattr(run, role, _Recorded(getattr(run, role), role, self._used))
+        for kind in ("preferences", "feedback", "prompts"):
+            if getattr(self.optimizer, kind):
+                setattr(run.rows, kind, _RecordedRows(getattr(run.rows, kind), kind, self._used))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.optimizer, name)
+
+    def batches(self, run: Any) -> Iterator[StepBatch]:
+        made = self.optimizer.batches(run)
+        while True:
+            before = self._sums()
+            batch = next(made, None)
+            if before != self._sums() and not self._restored:
+                self._faults.append("`batches` changes the weights, but only the training loop may do so")
+            if batch is None:
+                return
+            self.batches_seen.append(batch)
+            yield batch
+            self._reached |= {
+                name
+                for name, weight in self._parameters.items()
+                if weight.grad is not None and bool((weight.grad != 0).any())
+            }
+
+    def loss(self, run: Any, micro: MicroBatch) -> LossOutput:
+        weights, gradients = self._sums(), self._gradients()
+        output = self.optimizer.loss(run, micro)
+        if weights != self._sums():
+            self._faults.append("`loss` changes the weights, but only the training loop may do so")
+        if gradients != self._gradients():
+            self._faults.append("`loss` calls `backward`, but only the training loop may do so")
+        return output
+
+    # --- results --------------------------------------------------------------------------------------------------
+
+    def unused(self) -> list[str]:
+        """Return the declared needs that were never used."""
+        declared = {"reference": "reference", "reward_model": "reward", "preferences": "preferences"}
+        declared |= {"feedback": "feedback", "prompts": "prompts"}
+        return [need for need, used in declared.items() if getattr(self.optimizer, need) and used not in self._used]
+
+    def check_gradients(self) -> None:
+        """Check which roles the gradient reached.
+
+        Raises:
+            Fault: a role in `trains` got no gradient, or another role got one.
+        """
+        for role in self.optimizer.trains:
+            if not any(_is_of(role, name) for name in self._reached):
+                raise Fault(f"no gradient reaches the {role}, although `trains` declares it")
+        others = sorted({_role(name) for name in self._reached - self._trained})
+        if others:
+            raise Fault(f"the loss trains {', '.join(others)}, but `trains` does not declare it")
+
+    def check_weights(self) -> None:
+        """Check that only the training loop changed weights.
+
+        Raises:
+            Fault: the optimizer changed weights or made them trainable.
+        """
+        if self._faults:
+            raise Fault("; ".join(dict.fromkeys(self._faults)))
+        for name, weight in self._parameters.items():
+            if name in self._trained:
+                continue
+            if weight.requires_grad:
+                raise Fault(f"the optimizer makes {_role(name)} trainable, but `trains` does not declare it")
+            if not torch.equal(weight, self._before[name]):
+                raise Fault(f"the optimizer changes the weights of {_role(name)}, but `trains` does not declare it")
+
+    def _sums(self) -> list[float]:
+        if len(self.batches_seen) > LOOKED_AT:
+            return []
+        return [float(weight.detach().double().sum()) for weight in self._parameters.values()]
+
+    def _gradients(self) -> list[float | None]:
+        def total(weight: nn.Parameter) -> float | None:
+            return None if weight.grad is None else float(weight.grad.double().abs().sum())
+
+        return [] if len(self.batches_seen) > LOOKED_AT else [total(weight) for weight in self._parameters.values()]
+
+
+class _Recorded:
+    """A role that records its use."""
+
+    def __init__(self, role: Any, name: str, used: set[str]) -> None:
+        self._role, self._name, self._used = role, name, used
+
+    def __getattr__(self, name: str) -> Any:
+        self._used.add(self._name)
+        return getattr(self._role, name)
+
+
+class _RecordedRows(list[Any]):
+    """Rows that record being read."""
+
+    def __init__(self, rows: Any, name: str, used: set[str]) -> None:
+        super().__init__(rows)
+        self._name, self._used = name, used
+
+    def __getitem__(self, index: Any) -> Any:
+        self._used.add(self._name)
+        return super().__getitem__(index)
+
+    def __iter__(self) -> Iterator[Any]:
+        self._used.add(self._name)
+        return super().__iter__()
+
+
+def _is_of(role: str, name: str) -> bool:
+    return f".{role}." in name
+
+
+def _role(name: str) -> str:
+    """Return the role of a weight, based on its name."""
+    roles = ("policy", "reference", "reward", "value")
+    return next((f"the {role}" for role in roles if _is_of(role, name)), "the base")

@@ -1,0 +1,138 @@
+"""Checks of an optimizer class that need no model."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from alignment_core.discovery import flaw_of
+from alignment_core.plugin_api import AlignmentOptimizer
+from alignment_core.testing.report import Fault, Report
+
+
+def check_settings(report: Report, optimizer: type[AlignmentOptimizer], settings: dict[str, Any]) -> bool:
+    """Run the checks and add their results to `report`. Return whether the optimizer can be run."""
+    with report.checking("declaration"):
+        if (flaw := flaw_of(optimizer, AlignmentOptimizer)) is not None:
+            raise Fault(flaw)
+    with report.checking("defaults"):
+        made = _defaults(optimizer, settings)
+    if any(result.outcome == "failed" for result in report.results):
+        return False
+    with report.checking("settings are validated") as shown:
+        shown.append(f"invalid values rejected: {_wrong_values(optimizer, made, settings)}")
+    with report.checking("settings serialize"):
+        _serializes(optimizer, made)
+    with report.checking("settings are described"):
+        _described(optimizer)
+    if _imports_torch(optimizer.__module__):
+        slow = "the module imports torch at the top level, which slows down every `align` command"
+        report.add("light import", "warning", f"{slow}. Import it inside the functions that use it")
+    else:
+        report.add("light import", "passed")
+    return True
+
+
+def _defaults(optimizer: type[AlignmentOptimizer], settings: dict[str, Any]) -> AlignmentOptimizer:
+    lacking = [name for name, field in optimizer.model_fields.items() if field.is_required() and name not in settings]
+    if lacking:
+        raise Fault(f"no default for {', '.join(lacking)}. `optimizer: {{name: …}}` alone must work")
+    made = optimizer(**settings)
+    try:
+        # pydantic does not validate defaults by default.
+        optimizer.model_validate(made.model_dump())
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise Fault(f"the default of `{first['loc'][0]}` violates its own bounds: {first['msg']}") from error
+    return made
+
+
+def _wrong_values(optimizer: type[AlignmentOptimizer], made: AlignmentOptimizer, settings: dict[str, Any]) -> int:
+    """Check that invalid values are rejected. Return how many were tried."""
+    if _accepted(optimizer, settings, "no_such_setting", 1):
+        raise Fault('an unknown setting is accepted. Keep `extra="forbid"`')
+    try:
+        made.learning_rate = 1.0  # type: ignore[misc]  # must fail: settings are frozen
+    except ValidationError:
+        pass
+    else:
+        raise Fault("settings can be changed after the run has started. Keep `frozen=True`")
+    tried = 1
+    for name, field in optimizer.model_fields.items():
+        for value in _outside(field):
+            tried += 1
+            if _accepted(optimizer, settings, name, value):
+                raise Fault(f"`{name}` accepts {value!r}, although its declaration excludes it")
+    return tried
+
+
+def _outside(field: FieldInfo) -> Iterator[Any]:
+    """Yield values that the field's declaration excludes."""
+    if field.annotation in (int, float, bool):
+        yield "a word"
+    for bound in field.metadata:
+        if (limit := getattr(bound, "gt", None)) is not None:
+            yield limit
+        if (limit := getattr(bound, "ge", None)) is not None:
+            yield limit - 1
+        if (limit := getattr(bound, "lt", None)) is not None:
+            yield limit
+        if (limit := getattr(bound, "le", None)) is not None:
+            yield limit + 1
+
+
+def _accepted(optimizer: type[AlignmentOptimizer], settings: dict[str, Any], name: str, value: Any) -> bool:
+    try:
+        optimizer.model_validate({**settings, name: value})
+    except ValidationError:
+        return False
+    return True
+
+
+def _serializes(optimizer: type[AlignmentOptimizer], made: AlignmentOptimizer) -> None:
+    """Check that settings survive JSON, for stage processes, cache keys and manifests, and pickle, for workers."""
+    try:
+        same = optimizer.model_validate_json(made.model_dump_json()) == made
+    except Exception as error:
+        raise Fault(f"the settings are not plain JSON: {type(error).__name__}: {error}") from error
+    if not same:
+        raise Fault("the settings change in a JSON round trip")
+    if not all(math.isfinite(value) for value in made.model_dump().values() if isinstance(value, float)):
+        raise Fault("a setting is infinite or NaN, which a cache key cannot contain. Use None")
+    optimizer.model_json_schema()
+    if "<locals>" in optimizer.__qualname__:
+        raise Fault("the class is defined inside a function, where pickle cannot find it")
+    try:
+        same = pickle.loads(pickle.dumps(made)) == made
+    except Exception as error:
+        raise Fault(f"the settings cannot be pickled: {type(error).__name__}: {error}") from error
+    if not same:
+        raise Fault("the settings change when they are pickled and unpickled")
+
+
+def _described(optimizer: type[AlignmentOptimizer]) -> None:
+    undescribed = [
+        name
+        for name, field in optimizer.model_fields.items()
+        if name != "name" and field is not AlignmentOptimizer.model_fields.get(name) and not field.description
+    ]
+    if undescribed:
+        raise Fault(f"no docstring under {', '.join(undescribed)}. It is the description in forms and tables")
+    if inspect.getdoc(optimizer) == inspect.getdoc(AlignmentOptimizer):
+        raise Fault("the class has no docstring. It describes the optimizer to users")
+
+
+@cache
+def _imports_torch(module: str) -> bool:
+    code = f"import sys, alignment_core.plugin_api, {module}; sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    return done.returncode == 1 and not done.stderr

@@ -1,0 +1,309 @@
+"""The Python API: what the commands of `align` do, as functions.
+
+Everything here is exported by `alignment_flows`. Importing this module loads neither torch nor Prefect.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alignment_core.account import account_name
+from alignment_core.artifacts import PRODUCTION, Artifact, ArtifactStore, Change, catalogue
+from alignment_core.config import PipelineConfig
+from alignment_core.config_file import check_config, load_config
+from alignment_core.execution.stage import StageCall
+from alignment_core.export.atomic_folder import check_absent
+from alignment_core.export.request import Exported, Request
+from alignment_core.export.request import export as export_model
+from alignment_core.export.target_names import Target
+from alignment_core.forecast.predictions import Forecast, check_memory, predict
+from alignment_core.planning.pipeline import Plan, plan_pipeline
+from alignment_core.planning.retrain import TooFewVotes, plan_retrain
+from alignment_core.registry import load_registry
+from alignment_flows.serve.local import FinishedRun, resolved, run_comparison, run_pipeline, run_retrain, run_sampling
+
+if TYPE_CHECKING:
+    from alignment_core.inference.loaded_model import LoadedModel
+    from alignment_flows.reports.comparison import Comparison
+
+STORE: Path = PipelineConfig.model_fields["store"].default
+Changes = Mapping[str, Any] | Sequence[str]
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run before it starts.
+
+    Attributes:
+        settings: the settings of the run.
+        calls: the stages by name, parents before children.
+        found: the artifact of each stage that is already in the store, otherwise None.
+        forecast: the predicted memory and time of the stages that would be built.
+    """
+
+    settings: PipelineConfig
+    calls: Mapping[str, StageCall]
+    found: Mapping[str, Artifact | None]
+    forecast: Forecast
+
+    @property
+    def to_build(self) -> list[str]:
+        """Names of the stages that would be built."""
+        return [name for name, artifact in self.found.items() if artifact is None]
+
+    def check_memory(self) -> None:
+        """Check that every stage fits into the available memory.
+
+        Raises:
+            TrainingError: a stage does not fit. The message says what to change.
+        """
+        check_memory(self.forecast, self.calls)
+
+
+def load_settings(source: str | Path | Mapping[str, Any], changes: Changes = ()) -> PipelineConfig:
+    """Return the settings of a run.
+
+    Args:
+        source: a YAML file, or a mapping with the same content.
+        changes: settings to change, as `{"optimizer.beta": 0.3}` or `["optimizer.beta=0.3"]`.
+
+    Raises:
+        ConfigError: the file cannot be read, or a setting is missing, misspelled or out of range.
+    """
+    if isinstance(source, Mapping):
+        return check_config(source, _overrides(changes))
+    return load_config(Path(source), _overrides(changes))
+
+
+def change_settings(settings: PipelineConfig, changes: Changes) -> PipelineConfig:
+    """Return a copy of the settings with some of them changed.
+
+    Args:
+        settings: the settings. They are not modified.
+        changes: as for `load_settings`.
+
+    Raises:
+        ConfigError: a setting is misspelled or out of range.
+    """
+    return check_config(settings.model_dump(mode="json"), _overrides(changes))
+
+
+def _overrides(changes: Changes) -> list[str]:
+    if isinstance(changes, Mapping):
+        return [f"{name}={json.dumps(value, default=str)}" for name, value in changes.items()]
+    return list(changes)
+
+
+def check_data(
+    *paths: str | Path,
+    model: str | None = None,
+    chat_template: str | None = None,
+    max_length: int | None = None,
+    held_out_fraction: float | None = None,
+    out: Path | None = None,
+    **source: Any,
+) -> dict[str, Any]:
+    """Read feedback as a run would, without training, and return the data report.
+
+    Args:
+        paths: files, folders, globs, URLs, Hub data sets (`hf://owner/name`) or feedback stores.
+        model: folder or Hub id of the model whose tokenizer measures lengths. None: lengths are in bytes.
+        chat_template: as in `model.chat_template`.
+        max_length: as in `model.max_length`. None: no limit.
+        held_out_fraction: as in `data.held_out_fraction`.
+        out: new folder for `report.html`, the data set and the quarantined rows. None: they are discarded.
+        source: other settings of a source, such as `format`, `columns` or `threshold`.
+
+    Raises:
+        ConfigError: a setting of a source is misspelled or out of range, or `out` exists.
+        DataError: a source is missing, or its settings do not fit it.
+        ModelError: the tokenizer or the chat template does not load.
+    """
+    from alignment_core.data.ingestion.check import check
+    from alignment_core.feedback.data_source import stores_as_files
+
+    if out is not None:
+        check_absent(out)
+    with stores_as_files([str(path) for path in paths]) as files:
+        return check(
+            files,
+            model=model,
+            chat_template=chat_template,
+            max_length=max_length,
+            held_out_fraction=held_out_fraction,
+            out=out,
+            plugged=load_registry().formats(),
+            source=source,
+        )
+
+
+def plan(settings: PipelineConfig) -> PlannedRun:
+    """Plan a run: which stages are in the store, and the memory and time of the others. Nothing is built.
+
+    Raises:
+        AlignmentError: a mistake in the settings, the data or the model.
+    """
+    settings = resolved(settings)
+    return _planned(settings, plan_pipeline(settings, load_registry()))
+
+
+def plan_retraining(settings: PipelineConfig) -> PlannedRun | TooFewVotes:
+    """Plan a retrain as `plan` does a run, or say that there are too few new votes for one.
+
+    Raises:
+        AlignmentError: a mistake in the settings, the data or the model.
+    """
+    settings = resolved(settings)
+    made = plan_retrain(settings, load_registry())
+    return made if isinstance(made, TooFewVotes) else _planned(settings, made)
+
+
+def _planned(settings: PipelineConfig, made: Plan) -> PlannedRun:
+    calls, store = made.calls(), ArtifactStore(settings.store)
+    found = {name: store.find(call.key) for name, call in calls.items()}
+    forecast = predict(calls, [name for name, artifact in found.items() if artifact is None])
+    return PlannedRun(settings, calls, found, forecast)
+
+
+def run(settings: PipelineConfig) -> FinishedRun:
+    """Run the pipeline: build every stage that is not in the artifact store.
+
+    The run is recorded by the Prefect server that PREFECT_API_URL names or that `align up` started, otherwise by a
+    temporary server. A run that has nothing to do starts no temporary server, and is then not recorded.
+
+    Raises:
+        AlignmentError: a mistake in the settings, the data or the model, or a stage that failed.
+    """
+    return run_pipeline(settings)
+
+
+def compare(
+    settings: PipelineConfig, optimizers: Sequence[str], changes: Changes = (), folder: Path = Path("comparison")
+) -> "Comparison":
+    """Train with several optimizers on the same SFT model, reward model and data, and write one report.
+
+    An optimizer that fails does not stop the others; its row holds the error.
+
+    Args:
+        settings: the settings of the runs.
+        optimizers: names of installed optimizers.
+        changes: settings to change for all (`seed`) or for one optimizer (`kto.learning_rate`).
+        folder: folder of `report.html` and `report.json`.
+
+    Raises:
+        AlignmentError: a mistake in the settings.
+    """
+    return run_comparison(settings, optimizers, _overrides(changes), folder)
+
+
+def retrain(settings: PipelineConfig) -> FinishedRun | TooFewVotes:
+    """Retrain the model in production on the new votes, and promote the result if it passes the gate.
+
+    Raises:
+        AlignmentError: a mistake in the settings, the data or the model, or a stage that failed.
+    """
+    return run_retrain(settings)
+
+
+def sample(settings: PipelineConfig, model: str | None = None) -> int:
+    """Sample several responses to each prompt for ranking, and return the number of prompts that can be ranked.
+
+    Args:
+        settings: `sample` sets the number and length of the responses.
+        model: an alias or a key. None: the SFT model of these settings.
+
+    Raises:
+        AlignmentError: a mistake in the settings, the data or the model, or a stage that failed.
+    """
+    return run_sampling(settings, model)
+
+
+def open_artifact(reference: str, store: Path = STORE) -> Artifact:
+    """Return an artifact of the store; its `path` is the folder and `manifest()` describes it.
+
+    Args:
+        reference: an alias such as `production`, a key, a key prefix, or `latest` for the newest model.
+        store: folder of the artifact store.
+
+    Raises:
+        ArtifactError: no artifact, or more than one, matches.
+    """
+    kinds = catalogue.PROMOTABLE if reference == catalogue.LATEST else ()
+    return catalogue.resolve(ArtifactStore(store), reference, kinds).artifact
+
+
+def load_model(reference: str = PRODUCTION, store: Path = STORE, device: str = "auto") -> "LoadedModel":
+    """Load a trained model into this process, for generation. This imports torch.
+
+    Args:
+        reference: as for `open_artifact`.
+        store: folder of the artifact store.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+
+    Raises:
+        ArtifactError: there is no such model, or it is damaged.
+        ModelError: the base model is gone, or has changed since the adapter was trained.
+    """
+    from alignment_core.inference.loaded_model import LoadedModel
+
+    entry = catalogue.resolve(ArtifactStore(store), reference, catalogue.PROMOTABLE)
+    return LoadedModel.open(Path(store), entry.artifact.key, device)
+
+
+def export(
+    reference: str,
+    to: Target,
+    out: Path | None = None,
+    *,
+    repo: str | None = None,
+    private: bool = False,
+    store: Path = STORE,
+) -> Exported:
+    """Export a trained model for other programs, and verify that the export is the model that was trained.
+
+    Args:
+        reference: as for `open_artifact`.
+        to: `merged`, `adapter`, `gguf`, `ollama`, `vllm` or `hub`.
+        out: the new folder. Not for `hub`.
+        repo: `owner/name` on the Hub. Only for `hub`.
+        private: create the Hub repository as private.
+        store: folder of the artifact store.
+
+    Raises:
+        AlignmentError: a problem with the artifact, its base model, the target or the folder.
+    """
+    key = catalogue.resolve(ArtifactStore(store), reference, catalogue.PROMOTABLE).artifact.key
+    place = None if out is None else Path(out).absolute()
+    request = Request(store=Path(store).absolute(), key=key, target=to, place=place, repo=repo, private=private)
+    return export_model(request)
+
+
+def promote(reference: str, alias: str = PRODUCTION, *, reason: str = "by hand", store: Path = STORE) -> Change:
+    """Give a trained model an alias.
+
+    Args:
+        reference: as for `open_artifact`.
+        alias: the alias, such as `production`.
+        reason: recorded in the alias's history.
+        store: folder of the artifact store.
+
+    Raises:
+        ArtifactError: there is no such model, or it is damaged.
+    """
+    return catalogue.promote(ArtifactStore(store), reference, alias, by=account_name(), reason=reason)
+
+
+def rollback(alias: str = PRODUCTION, *, reason: str = "by hand", store: Path = STORE) -> Change:
+    """Return an alias to the model that held it before the last promotion.
+
+    Args:
+        alias: the alias.
+        reason: recorded in the alias's history.
+        store: folder of the artifact store.
+
+    Raises:
+        ArtifactError: there is no earlier model.
+    """
+    return catalogue.rollback(ArtifactStore(store), alias, by=account_name(), reason=reason)

@@ -1,0 +1,234 @@
+"""The `align` command. Each subcommand imports what it needs when it runs, so that `align --help` stays fast."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from alignment_core.errors import ConfigError
+from alignment_flows.cli import compare, export, feedback, store
+from alignment_flows.cli.command import AsJson, Changes, ConfigFile, command
+
+app = typer.Typer(
+    help="Turn raw human feedback into an aligned adapter on one GPU.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+plugins_app = typer.Typer(help="List, check and create plugins.", no_args_is_help=True)
+data_app = typer.Typer(help="Inspect feedback before training.", no_args_is_help=True)
+app.add_typer(plugins_app, name="plugins")
+app.add_typer(data_app, name="data")
+compare.add_to(app)
+export.add_to(app)
+store.add_to(app)
+feedback.add_to(app)
+
+
+@app.command()
+@command
+def run(config: ConfigFile, changes: Changes = None, as_json: AsJson = False) -> None:
+    """Run the pipeline. Stages that are already in the artifact store are not built again."""
+    from alignment_flows import api
+    from alignment_flows.cli.show_run import show_run
+
+    show_run(api.run(api.load_settings(config, changes or ())), as_json=as_json)
+
+
+@app.command()
+@command
+def plan(
+    config: ConfigFile,
+    changes: Changes = None,
+    retrain: Annotated[bool, typer.Option("--retrain", help="Show what `align retrain` would build.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show which stages a run would build, with their memory and time. Fail if a stage does not fit in memory."""
+    from alignment_flows import api
+    from alignment_flows.cli.show_run import show_plan, show_skipped
+
+    settings = api.load_settings(config, changes or ())
+    planned = api.plan_retraining(settings) if retrain else api.plan(settings)
+    if not isinstance(planned, api.PlannedRun):
+        show_skipped(str(planned), as_json=as_json)
+        return
+    show_plan(planned, as_json=as_json)
+    planned.check_memory()
+
+
+@app.command()
+@command
+def demo(
+    folder: Annotated[Path, typer.Option(help="Folder for the artifacts and the report.")] = Path("align-demo"),
+    seed: Annotated[int, typer.Option(help="Random seed of the demo.")] = 0,
+) -> None:
+    """Align a tiny model on synthetic data with DPO, KTO and PPO, and score the results by a known rule."""
+    from alignment_flows.cli.demo import run_demo
+
+    run_demo(folder, seed)
+
+
+@app.command()
+@command
+def up(
+    port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Port of the Prefect server. Ignored if PREFECT_API_URL is set.")
+    ] = 4200,
+) -> None:
+    """Start a Prefect server and its workers in the background, and register the deployments."""
+    from alignment_flows.serve.lifecycle import up
+
+    up(port)
+
+
+@app.command()
+@command
+def down() -> None:
+    """Stop the server and the workers that `align up` started. Runs in progress write a checkpoint first."""
+    from alignment_flows.serve.lifecycle import down
+
+    down()
+
+
+@app.command()
+@command
+def deploy(
+    configs: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="CONFIG...", help="Config files to deploy. Default: the built-in deployments."),
+    ] = None,
+) -> None:
+    """Register or update deployments, for example after installing a plugin. Changes made in the browser are kept."""
+    from alignment_flows.serve.lifecycle import deploy
+
+    deploy(configs or ())
+
+
+@plugins_app.command("list")
+@command
+def list_plugins(as_json: AsJson = False) -> None:
+    """List the installed plugins with their settings, and the plugins that failed to load."""
+    from alignment_core.registry import load_registry
+    from alignment_flows.cli.show_run import show_plugins
+
+    show_plugins(load_registry(), as_json=as_json)
+
+
+@plugins_app.command("check")
+@command
+def check_plugin(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of an installed optimizer.")],
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="A=VALUE", help="Set one setting of the optimizer. Can be repeated."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run the conformance checks for an optimizer on a tiny model. Exits with code 1 if a check fails."""
+    from alignment_core.config_file import parse_changes
+    from alignment_core.registry import load_registry
+    from alignment_flows.cli.show_run import show_check
+
+    optimizer = load_registry().optimizer_class(name)
+    from alignment_core.testing import check  # imports torch, which only this command needs
+
+    report = check(optimizer, **parse_changes(changes or ()))
+    show_check(report, as_json=as_json)
+    if not report.passed:
+        raise typer.Exit(1)
+
+
+@plugins_app.command("new")
+@command
+def new(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the new optimizer, e.g. my-loss.")],
+    kind: Annotated[
+        Literal["offline", "on-policy"],
+        typer.Option(help="Learn from recorded feedback (offline) or from sampled responses."),
+    ] = "offline",
+    folder: Annotated[Path, typer.Option(help="Parent of the new folder alignment-NAME.")] = Path(),
+) -> None:
+    """Create a working optimizer plugin with its module, packaging and tests."""
+    from alignment_core.registry import load_registry
+    from alignment_flows.cli.scaffold import new_plugin
+
+    made = new_plugin(name, kind, folder, load_registry())
+    typer.echo(f"Created a working plugin in {made}. Test it with `cd {made} && python -m pytest`, then edit it.")
+
+
+@data_app.command()
+@command
+def check(
+    paths: Annotated[
+        list[str], typer.Argument(metavar="PATH...", help="Files, folders, globs, URLs or hf://owner/name.")
+    ],
+    format: Annotated[str | None, typer.Option(help="Record format. Default: detected.")] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option("--column", metavar="OURS=THEIRS", help="Map a column, e.g. prompt=question. Can be repeated."),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Model whose tokenizer measures lengths. Default: bytes.")] = None,
+    chat_template: Annotated[
+        str | None, typer.Option(help="File or built-in name, as in model.chat_template. Default: the model's.")
+    ] = None,
+    max_length: Annotated[
+        int | None, typer.Option(min=16, help="Maximum sequence length in tokens, as in model.max_length.")
+    ] = None,
+    threshold: Annotated[float | None, typer.Option(help="Ratings at or above this are a thumbs up.")] = None,
+    desirable: Annotated[
+        list[str] | None,
+        typer.Option(metavar="LABEL", help="Label that means thumbs up; others mean down. Can be repeated."),
+    ] = None,
+    max_pairs: Annotated[int | None, typer.Option(min=1, help="Maximum number of pairs per ranking.")] = None,
+    max_records: Annotated[
+        int | None, typer.Option(min=1, help="Stop reading each source after this many records.")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub data set.")] = None,
+    subset: Annotated[str | None, typer.Option(help="Configuration of a Hub data set that has several.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of a Hub data set. Default: train.")] = None,
+    held_out: Annotated[
+        float | None, typer.Option(min=0.001, max=0.999, help="Fraction of conversations to hold out.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="New folder for report.html, the data set and the quarantined rows.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read feedback as a run would, without training, and report what it contains."""
+    from alignment_core.data.ingestion.check import no_usable_rows
+    from alignment_core.data.rendering.tokenizer import import_tokenizers_only
+    from alignment_flows import api
+    from alignment_flows.cli.show_data import show_data
+
+    if model is not None:
+        import_tokenizers_only()
+    source = {"format": format, "threshold": threshold, "max_pairs": max_pairs, "max_records": max_records}
+    source |= {"revision": revision, "subset": subset, "split": split}
+    report = api.check_data(
+        *paths,
+        model=model,
+        chat_template=chat_template,
+        max_length=max_length,
+        held_out_fraction=held_out,
+        out=out,
+        columns=_named(columns or ()),
+        desirable=desirable or [],
+        **{name: value for name, value in source.items() if value is not None},
+    )
+    show_data(report, as_json=as_json)
+    if problem := no_usable_rows(report):
+        raise problem
+
+
+def _named(columns: Iterable[str]) -> dict[str, str]:
+    pairs = [column.partition("=") for column in columns]
+    for ours, equals, theirs in pairs:
+        if not (ours and equals and theirs):
+            raise ConfigError("the column mapping is incomplete", where="--column", got=ours, expected="OURS=THEIRS")
+    return {ours: theirs for ours, _, theirs in pairs}
+
+
+def main() -> None:
+    """Entry point of the command."""
+    app()

@@ -1,0 +1,39 @@
+"""Options and error handling shared by the `align` commands."""
+
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, ParamSpec
+
+import typer
+
+from alignment_core.errors import AlignmentError
+
+Parameters = ParamSpec("Parameters")
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C (128 + SIGINT)."""
+
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="Config file (YAML) of the run.")]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=VALUE", help="Override one setting, e.g. optimizer.beta=0.2. Can be repeated."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout, and everything else to stderr.")]
+
+
+def command(run: Callable[Parameters, None]) -> Callable[Parameters, None]:
+    """Wrap a command so that an error prints one paragraph to stderr and sets the exit code."""
+
+    @wraps(run)
+    def wrapper(*args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
+        try:
+            run(*args, **kwargs)
+        except AlignmentError as error:
+            typer.echo(f"align: {error}", err=True)
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt as interrupt:
+            typer.echo("align: interrupted. Run the same command again to resume from the last checkpoint.", err=True)
+            raise typer.Exit(INTERRUPTED) from interrupt
+
+    return wrapper

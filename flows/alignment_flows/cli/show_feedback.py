@@ -1,0 +1,46 @@
+"""Output of `align feedback show`."""
+
+import json
+from collections import Counter
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from alignment_core.feedback import open_feedback
+from alignment_core.feedback.agreement import agreements
+from alignment_core.feedback.data_source import check_exists
+
+
+def show_feedback(place: str, *, as_json: bool) -> None:
+    """Print the votes of each rater and the agreement of each pair of raters.
+
+    Raises:
+        DataError, FeedbackError: the store does not exist or cannot be read.
+    """
+    check_exists(place)
+    with open_feedback(place) as store:
+        votes, count, newest, where = list(store.votes()), store.count(), store.newest(), store.place
+    counts: dict[tuple[str, str], Counter[str]] = {}
+    for vote in votes:
+        column = "thumbs" if vote.is_thumb else "rankings" if vote.ranks else "skipped"
+        counts.setdefault((vote.rater.name, vote.rater.kind), Counter())[column] += 1
+    agreed = agreements(votes)
+    if as_json:
+        raters = [{"rater": name, "kind": kind, **counted} for (name, kind), counted in sorted(counts.items())]
+        pairs = [
+            {"raters": [pair.first, pair.second], "agreed": pair.agreed, "opposed": pair.opposed} for pair in agreed
+        ]
+        found: dict[str, Any] = {"store": where, "votes": count, "newest": newest}
+        print(json.dumps({**found, "raters": raters, "agreement": pairs}))
+        return
+    console = Console(markup=False)
+    console.print(f"{where}: {count} {'vote' if count == 1 else 'votes'}")
+    table = Table("rater", "kind", "thumbs", "rankings", "skipped")
+    for (name, kind), counted in sorted(counts.items()):
+        table.add_row(name, kind, *(str(counted[column]) for column in ("thumbs", "rankings", "skipped")))
+    console.print(table)
+    for pair in agreed:
+        shared = pair.agreed + pair.opposed
+        judgments = "1 judgment" if shared == 1 else f"{shared} judgments"
+        console.print(f"{pair.first} and {pair.second} agree on {pair.share:.0%} of {judgments}")

@@ -1,0 +1,179 @@
+"""Output of the commands: tables, or one JSON object."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from alignment_core.data.ingestion.report.used import used_line
+from alignment_core.forecast.predictions import Prediction
+from alignment_core.registry import Registry
+from alignment_flows.api import PlannedRun
+from alignment_flows.serve.local import FinishedRun
+
+if TYPE_CHECKING:
+    from alignment_core.testing import Report
+
+KEY_DIGITS, SHORT_KEY = 12, 8
+
+
+def show_run(run: FinishedRun, *, as_json: bool) -> None:
+    """Print the stages of a finished run and the adapter's folder."""
+    policy = run.stages["optimize"].artifact
+    if as_json:
+        stages = [
+            {
+                "name": name,
+                "key": built.artifact.key,
+                "uri": built.artifact.uri,
+                "cached": built.cached,
+                "seconds": round(built.seconds, 3),
+                "metrics": built.metrics,
+            }
+            for name, built in run.stages.items()
+        ]
+        facts = {"run": run.name, "flow_run_id": run.flow_run_id, "policy": policy.uri, "aliases": run.aliases}
+        print_json({**facts, "stages": stages})
+        return
+    table = Table("stage", "", "seconds", "artifact", title=run.name, title_justify="left")
+    for name, built in run.stages.items():
+        state = "cached" if built.cached else "built"
+        table.add_row(name, state, f"{built.seconds:.1f}", f"{built.artifact.kind}/{built.artifact.key[:KEY_DIGITS]}…")
+    Console().print(table)
+    if all(built.cached for built in run.stages.values()):
+        print("Nothing to do: every stage is already in the store.")
+    for line in _measured(run):
+        print(line)
+    print(f"Aligned adapter: {policy.uri}" + (f" ({', '.join(run.aliases)})" if run.aliases else ""))
+
+
+def show_skipped(why: str, *, as_json: bool) -> None:
+    """Print why the retrain was skipped."""
+    if as_json:
+        print_json({"skipped": why})
+    else:
+        print(f"Skipped: {why}")
+
+
+def _measured(run: FinishedRun) -> Iterator[str]:
+    """Yield how much of the data was used, the win rates and the gate's verdict."""
+    if (ingest := run.stages.get("ingest")) is not None and "used" in ingest.metrics:
+        yield f"Sources: {used_line(ingest.metrics['used'])}."
+    for opponent, name in (("the SFT model", "over_sft"), ("production", "over_production")):
+        metrics = run.stages[name].metrics if name in run.stages else {}
+        for judge, rate in metrics.get("win_rate", {}).items():
+            low, high = 100 * rate["low"], 100 * rate["high"]
+            yield f"Win rate over {opponent} by {judge}: {100 * rate['rate']:.1f} % ({low:.1f} to {high:.1f} %)"
+    if (gate := run.stages.get("gate")) is not None:
+        yield f"Gate: {'passed' if gate.metrics['passed'] else 'not passed'}"
+        yield from (f"  {reason}" for reason in gate.metrics["reasons"])
+
+
+def show_plan(planned: PlannedRun, *, as_json: bool) -> None:
+    """Print the stages of a planned run: which are cached, and the memory and time that the others need."""
+    config, calls, found, forecast = planned.settings, planned.calls, planned.found, planned.forecast
+    if as_json:
+        stages = [
+            {
+                "name": name,
+                "key": call.key,
+                "parents": call.reads(),
+                "cached": found[name] is not None,
+                "uri": artifact.uri if (artifact := found[name]) else None,
+                "prediction": _prediction(forecast.stages.get(name)),
+            }
+            for name, call in calls.items()
+        ]
+        model = forecast.model_dump(include={"device", "parameters", "trainable", "rows", "used", "requests"})
+        print_json({"run": config.name, "store": str(config.store.absolute()), **model, "stages": stages})
+        return
+    # Must fit in 80 columns: a narrower terminal would wrap every cell.
+    table = Table(
+        box=None, padding=(0, 2, 0, 0), title=f"{config.name} · {config.store.absolute()}", title_justify="left"
+    )
+    for head in ("stage", "", "key"):
+        table.add_column(head, no_wrap=True)
+    for head in ("rows", "tokens", "budget", "GiB", "time"):
+        table.add_column(head, justify="right", no_wrap=True)
+    for name, call in calls.items():
+        state = "to run" if found[name] is None else "cached"
+        table.add_row(name, state, call.key[:SHORT_KEY], *_predicted(forecast.stages.get(name)))
+    Console().print(table)
+    predictions = forecast.stages.values()
+    if predictions:
+        print(f"Available memory: {min(stage.available for stage in predictions) / 2**30:.2f} GiB.")
+    if any(stage.gradient_checkpointing for stage in predictions):
+        print("↻ = gradient checkpointing: activations are recomputed to save memory.")
+    rows = ", ".join(f"{count:,} {kind}" for kind, count in forecast.rows.items())
+    print(f"Training data: {rows}.")
+    print(f"Sources: {used_line(forecast.used)}.")
+    if forecast.requests:
+        counts = ", ".join(f"{count:,} by {name}" for name, count in forecast.requests.items())
+        print(f"Requests to {config.evaluation.endpoint.url if config.evaluation.endpoint else ''}: {counts}.")
+    print(f"Model: {forecast.parameters:,} parameters, {forecast.trainable:,} in the adapter, on {forecast.device}.")
+
+
+def _prediction(stage: Prediction | None) -> dict[str, Any] | None:
+    return None if stage is None else {**stage.model_dump(), "peak": stage.peak, "fits": stage.fits}
+
+
+def _predicted(stage: Prediction | None) -> tuple[str, ...]:
+    if stage is None:
+        return ("",) * 5
+    budget = f"{stage.token_budget}" + (" ↻" if stage.gradient_checkpointing else "")
+    memory = f"{stage.peak / 2**30:.2f}"
+    return f"{stage.rows:,}", f"{stage.tokens:,}", budget, memory, _duration(stage.seconds)
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    for unit, name in ((3600, "h"), (60, "min")):
+        if seconds >= 1.5 * unit:
+            return f"{seconds / unit:.1f} {name}"
+    return f"{seconds:.0f} s"
+
+
+def show_plugins(registry: Registry, *, as_json: bool) -> None:
+    """Print every plugin with its settings, and the plugins that failed to load."""
+    plugins = [plugin.to_json() for plugin in registry.plugins]
+    if as_json:
+        print_json({"plugins": plugins, "problems": [str(problem) for problem in registry.problems]})
+        return
+    console = Console()
+    for plugin in plugins:
+        console.print(f"[bold]{plugin['name']}[/] · {plugin['kind']} of {plugin['package']} {plugin['version']}")
+        console.print(f"  {plugin['description']}", markup=False, highlight=False)
+        if plugin["needs"]:
+            console.print(f"  needs: {', '.join(plugin['needs'])}")
+        table = Table("setting", "type", "default", "", box=None, padding=(0, 2), pad_edge=True)
+        for setting in plugin["settings"]:
+            default = "required" if setting["required"] else json.dumps(setting["default"], ensure_ascii=False)
+            cells = (setting["name"], setting["type"], default, setting["description"])
+            table.add_row(*map(escape, cells))
+        console.print(table)
+        console.print()
+    for problem in registry.problems:
+        Console(stderr=True).print(f"not usable: {problem}", markup=False, highlight=False)
+
+
+def print_json(value: Mapping[str, Any]) -> None:
+    """Print a JSON object on one line."""
+    print(json.dumps(value, ensure_ascii=False))
+
+
+def show_check(report: "Report", *, as_json: bool) -> None:
+    """Print the results of the conformance kit."""
+    if as_json:
+        results = [asdict(result) for result in report.results]
+        print_json({"optimizer": report.optimizer, "passed": report.passed, "results": results})
+        return
+    table = Table("check", "", "", title=report.optimizer, title_justify="left")
+    colours = {"passed": "green", "warning": "yellow", "failed": "red", "not run": "red"}
+    for result in report.results:
+        table.add_row(result.check, f"[{colours[result.outcome]}]{result.outcome}[/]", escape(result.detail))
+    Console().print(table)

@@ -1,0 +1,160 @@
+"""Output of the artifact store commands: tables, or one JSON object."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.tree import Tree
+
+from alignment_core.artifacts import Artifact, ArtifactStore, Change, Manifest
+from alignment_core.artifacts.catalogue import Entry, readable_manifest
+from alignment_core.artifacts.prune import Unneeded
+from alignment_flows.cli.show_run import KEY_DIGITS, print_json
+
+
+def show_change(alias: str, change: Change, *, as_json: bool) -> None:
+    """Print the artifact that an alias now points to."""
+    if as_json:
+        print_json({"alias": alias, **change.model_dump()})
+        return
+    before = f" (previously {change.previous})" if change.previous else ""
+    print(f"{alias} is now {change.kind}/{change.key}{before}")
+
+
+def show_list(store: ArtifactStore, entries: Sequence[Entry], *, as_json: bool) -> None:
+    """Print the artifacts of a store and the history of each alias."""
+    histories = {name: store.aliases.history(name) for name in store.aliases.names()}
+    if as_json:
+        aliases = {name: [change.model_dump() for change in history] for name, history in histories.items()}
+        print_json(
+            {"store": str(store.root), "artifacts": [_described(entry) for entry in entries], "aliases": aliases}
+        )
+        return
+    console = Console()
+    table = Table("artifact", "alias", "created", "size", title=str(store.root), title_justify="left")
+    for entry in entries:
+        made = entry.created or "unreadable manifest"
+        name = f"{entry.artifact.kind}/{entry.artifact.key[:KEY_DIGITS]}…"
+        table.add_row(name, ", ".join(entry.aliases), made, readable_size(entry.size))
+    console.print(table)
+    for name, history in histories.items():
+        changes = Table(name, "artifact", "time", "by", "reason", title_justify="left")
+        for change in reversed(history):
+            artifact = f"{change.kind}/{change.key[:KEY_DIGITS]}…"
+            changes.add_row(change.action, artifact, change.time, escape(change.by), escape(change.reason))
+        console.print(changes)
+
+
+def show_entry(entry: Entry, *, as_json: bool) -> None:
+    """Print an artifact's manifest."""
+    if as_json:
+        files = {} if entry.manifest is None else entry.manifest.model_dump(mode="json")
+        print_json({**_described(entry), "manifest": files})
+        return
+    console = Console()
+    table = Table("fact", "value", title=f"{entry.artifact.kind}/{entry.artifact.key}", title_justify="left")
+    for name, value in _facts(entry):
+        table.add_row(name, escape(value))
+    console.print(table)
+
+
+def _facts(entry: Entry) -> Iterator[tuple[str, str]]:
+    yield "folder", entry.artifact.uri
+    if entry.aliases:
+        yield "alias", ", ".join(entry.aliases)
+    manifest = entry.manifest
+    if manifest is None:
+        yield "manifest", "unreadable"
+        return
+    yield "created", f"{manifest.created}, built in {manifest.seconds:.1f} s"
+    files = "1 file" if len(manifest.files) == 1 else f"{len(manifest.files)} files"
+    yield "size", f"{readable_size(entry.size)} in {files}"
+    yield from _flat({"parents": manifest.parents, "metrics": manifest.metrics})
+    yield from _flat({"settings": manifest.config, "inputs": manifest.inputs})
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def show_lineage(key: str, found: Mapping[str, Artifact | None], *, as_json: bool) -> None:
+    """Print the artifacts that an artifact was built from as a tree. A shared parent appears under each child."""
+    manifests = {key: None if artifact is None else readable_manifest(artifact) for key, artifact in found.items()}
+    if as_json:
+        artifacts = [
+            {
+                "key": key,
+                "kind": None if artifact is None else artifact.kind,
+                "uri": None if artifact is None else artifact.uri,
+                "parents": {} if (manifest := manifests[key]) is None else manifest.parents,
+            }
+            for key, artifact in found.items()
+        ]
+        print_json({"key": key, "artifacts": artifacts})
+        return
+    tree = Tree(_name(key, found))
+    _grow(tree, key, found, manifests)
+    Console().print(tree)
+
+
+def _grow(tree: Tree, key: str, found: Mapping[str, Artifact | None], manifests: Mapping[str, Manifest | None]) -> None:
+    manifest = manifests[key]
+    for role, parent in ({} if manifest is None else manifest.parents).items():
+        _grow(tree.add(f"{role}: {_name(parent, found)}"), parent, found, manifests)
+
+
+def _name(key: str, found: Mapping[str, Artifact | None]) -> str:
+    artifact = found[key]
+    return f"{key} (no longer in the store)" if artifact is None else f"{artifact.kind}/{key}"
+
+
+def show_faults(count: int, faults: Mapping[Artifact, str], *, as_json: bool) -> None:
+    """Print the artifacts whose files do not match their manifests."""
+    if as_json:
+        damaged = [{"kind": artifact.kind, "key": artifact.key, "fault": fault} for artifact, fault in faults.items()]
+        print_json({"verified": count, "damaged": damaged})
+        return
+    for artifact, fault in faults.items():
+        print(f"{artifact.kind}/{artifact.key}: {fault}")
+    artifacts = "1 artifact matches its manifest" if count == 1 else f"{count} artifacts match their manifests"
+    print(f"{count - len(faults)} of {artifacts}.")
+
+
+def show_pruned(items: Sequence[Unneeded], *, dry_run: bool, as_json: bool) -> None:
+    """Print the folders that were removed, or would be."""
+    size = sum(item.size for item in items)
+    if as_json:
+        removed = [{"what": item.what, "name": item.name, "bytes": item.size} for item in items]
+        print_json({"dry_run": dry_run, "bytes": size, "removed": removed})
+        return
+    for item in items:
+        print(f"{item.name}: {item.what}, {readable_size(item.size)}")
+    folders = "1 folder" if len(items) == 1 else f"{len(items)} folders"
+    print(f"{'Would remove' if dry_run else 'Removed'} {folders}, {readable_size(size)}.")
+
+
+def readable_size(size: float) -> str:
+    """Format a number of bytes with a unit."""
+    for unit in ("bytes", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.2f} GiB"
+
+
+def _described(entry: Entry) -> dict[str, Any]:
+    artifact = entry.artifact
+    return {
+        "kind": artifact.kind,
+        "key": artifact.key,
+        "uri": artifact.uri,
+        "aliases": list(entry.aliases),
+        "created": entry.created,
+        "bytes": entry.size,
+    }

@@ -1,0 +1,172 @@
+"""`align promote`, `align rollback` and `align artifacts`: the artifact store and its aliases."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from alignment_core.config import PipelineConfig
+from alignment_flows.cli.command import AsJson, command
+
+if TYPE_CHECKING:
+    from alignment_core.artifacts import Change
+
+Store = Annotated[Path, typer.Option(help="Folder of the artifact store.")]
+Reference = Annotated[str, typer.Argument(metavar="ARTIFACT", help="A key, a key prefix, an alias, or `latest`.")]
+Alias = Annotated[str, typer.Option(help="Alias to change.")]
+Reason = Annotated[str, typer.Option(help="Reason, recorded in the alias's history.")]
+
+STORE: Path = PipelineConfig.model_fields["store"].default
+DAYS = 86400
+
+artifacts_app = typer.Typer(help="List, inspect, verify and prune artifacts.", no_args_is_help=True)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these commands to `align`."""
+    app.command("promote")(promote)
+    app.command("rollback")(rollback)
+    app.add_typer(artifacts_app, name="artifacts")
+
+
+@command
+def promote(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A key, a key prefix, an alias, or `latest`.")],
+    alias: Alias = "production",
+    reason: Reason = "by hand",
+    store: Store = STORE,
+    as_json: AsJson = False,
+) -> None:
+    """Give a trained model an alias. Undo with `align rollback`."""
+    from alignment_core.artifacts import ArtifactStore
+    from alignment_flows import api
+    from alignment_flows.cli.show_store import show_change
+
+    before = ArtifactStore(store).aliases.current(alias)
+    change = api.promote(model, alias, reason=reason, store=store)
+    show_change(alias, change, as_json=as_json)
+    _tell_prefect(store, alias, None if change == before else change)
+
+
+@command
+def rollback(
+    alias: Alias = "production", reason: Reason = "by hand", store: Store = STORE, as_json: AsJson = False
+) -> None:
+    """Return an alias to the model that held it before the last promotion."""
+    from alignment_flows import api
+    from alignment_flows.cli.show_store import show_change
+
+    change = api.rollback(alias, reason=reason, store=store)
+    show_change(alias, change, as_json=as_json)
+    _tell_prefect(store, alias, change)
+
+
+@artifacts_app.command("list")
+@command
+def list_artifacts(
+    kind: Annotated[str | None, typer.Option(help="Only artifacts of this stage, e.g. optimize.")] = None,
+    store: Store = STORE,
+    as_json: AsJson = False,
+) -> None:
+    """List all artifacts, newest first, and the history of each alias."""
+    from alignment_core.artifacts import ArtifactStore
+    from alignment_core.artifacts.catalogue import catalogue
+    from alignment_flows.cli.show_store import show_list
+
+    opened = ArtifactStore(store)
+    entries = [entry for entry in catalogue(opened) if kind in (None, entry.artifact.kind)]
+    show_list(opened, entries, as_json=as_json)
+
+
+@artifacts_app.command("show")
+@command
+def show(artifact: Reference, store: Store = STORE, as_json: AsJson = False) -> None:
+    """Show an artifact's settings, inputs, metrics, size and build time."""
+    from alignment_core.artifacts import ArtifactStore
+    from alignment_core.artifacts.catalogue import resolve
+    from alignment_flows.cli.show_store import show_entry
+
+    show_entry(resolve(ArtifactStore(store), artifact), as_json=as_json)
+
+
+@artifacts_app.command("lineage")
+@command
+def lineage(artifact: Reference, store: Store = STORE, as_json: AsJson = False) -> None:
+    """Show all artifacts that an artifact was built from."""
+    from alignment_core.artifacts import ArtifactStore
+    from alignment_core.artifacts.catalogue import lineage, resolve
+    from alignment_flows.cli.show_store import show_lineage
+
+    opened = ArtifactStore(store)
+    key = resolve(opened, artifact).artifact.key
+    show_lineage(key, lineage(opened, [key]), as_json=as_json)
+
+
+@artifacts_app.command("verify")
+@command
+def verify(
+    artifact: Annotated[
+        str | None,
+        typer.Argument(metavar="[ARTIFACT]", help="A key, a key prefix, an alias, or `latest`. Default: all."),
+    ] = None,
+    store: Store = STORE,
+    as_json: AsJson = False,
+) -> None:
+    """Compare every file with its manifest, without changing anything. Exits with code 1 if one differs."""
+    from alignment_core.artifacts import ArtifactStore
+    from alignment_core.artifacts.catalogue import catalogue, resolve
+    from alignment_flows.cli.show_store import show_faults
+
+    opened = ArtifactStore(store)
+    entries = catalogue(opened) if artifact is None else [resolve(opened, artifact)]
+    faults = {entry.artifact: fault for entry in entries if (fault := opened.fault(entry.artifact))}
+    show_faults(len(entries), faults, as_json=as_json)
+    if faults:
+        raise typer.Exit(1)
+
+
+@artifacts_app.command("prune")
+@command
+def prune(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be removed.")] = False,
+    older_than: Annotated[float, typer.Option(metavar="DAYS", min=0, help="Keep anything younger.")] = 0,
+    store: Store = STORE,
+    as_json: AsJson = False,
+) -> None:
+    """Remove artifacts that no alias and no running flow needs."""
+    from alignment_core.artifacts import ArtifactStore
+    from alignment_core.artifacts.prune import prune
+    from alignment_flows.cli.show_store import show_pruned
+
+    items = prune(ArtifactStore(store), older_than_seconds=older_than * DAYS, dry_run=dry_run)
+    show_pruned(items, dry_run=dry_run, as_json=as_json)
+
+
+def _tell_prefect(store: Path, alias: str, change: "Change | None") -> None:
+    """Update the alias's page and send the event about its change, if a server is configured or running."""
+    from alignment_flows.serve.services import running_server
+
+    if (api := os.environ.get("PREFECT_API_URL") or running_server()) is None:
+        return
+    import httpx
+
+    from alignment_core.artifacts import ArtifactStore
+    from alignment_flows.serve.local import configure_prefect
+
+    configure_prefect()
+    from alignment_flows.model_events import change_event, emit_to
+    from alignment_flows.promotion import send_history
+
+    opened = ArtifactStore(store)
+    try:
+        send_history(opened, alias, api)
+    except httpx.HTTPError as error:
+        typer.echo(f"align: could not update the alias's page in Prefect, and sent no event: {error}", err=True)
+        return
+    if change is not None:
+        event = change_event(opened, alias, change)
+        try:
+            emit_to(api, event)
+        except Exception as error:
+            typer.echo(f"align: could not send the event {event.event} to Prefect: {error}", err=True)

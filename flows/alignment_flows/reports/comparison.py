@@ -1,0 +1,206 @@
+"""The numbers of a comparison of optimizers: quality with intervals, KL, cost, and responses side by side."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from alignment_core.errors import AlignmentError
+from alignment_core.execution.build import StageResult
+from alignment_flows.reports.curves import Curve, read_curves
+
+START = "sft"
+NORMAL_95 = 1.96
+SAMPLES = 8
+LEARNT_FROM = ("preferences", "feedback", "prompts")
+
+
+@dataclass(frozen=True)
+class OptimizerRun:
+    """One optimizer of a comparison.
+
+    Attributes:
+        name: the optimizer's name.
+        settings: all of its settings.
+        built: the stages that were built, by their names in the plan.
+        error: the error if it failed.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    built: Mapping[str, StageResult]
+    error: AlignmentError | None = None
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over the held-out prompts.
+
+    Attributes:
+        mean: the mean.
+        low, high: its 95 % interval, by the normal approximation.
+    """
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model: the SFT model, or the model that an optimizer trained from it.
+
+    Attributes:
+        model: `sft`, or the optimizer's name.
+        error: the error if the optimizer failed, else None.
+        settings: the optimizer's settings.
+        artifact: kind and key of the adapter; None if there is none.
+        cached: whether the adapter was already in the store.
+        scores: mean of each score of its responses, by the reward model and by each evaluator.
+        win_rate: for each judge, how often its response is preferred to the SFT model's: `rate`, `low`, `high`, counts.
+        metrics: metrics of the evaluation, such as KL and its standard error, length and perplexity.
+        seconds: wall time of the stage that trained it, from when it was built.
+        seconds_before: wall time of the stages that it reads in addition to the SFT model: reward model and reference
+            log-probabilities.
+        peak_memory, peak_device_memory: peak memory of the stage that trained it, in bytes.
+        learnt_from: number of training rows by kind.
+    """
+
+    model: str
+    error: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    artifact: str | None = None
+    cached: bool = False
+    scores: Mapping[str, Estimate] = field(default_factory=dict)
+    win_rate: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    seconds: float | None = None
+    seconds_before: float = 0.0
+    peak_memory: int | None = None
+    peak_device_memory: int | None = None
+    learnt_from: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Several optimizers that start from the same SFT model.
+
+    Attributes:
+        runs: the optimizers' runs.
+        rows: the SFT model, then each optimizer in the given order.
+        curves: training metrics by step, for each optimizer.
+        samples: prompts with the response of each model.
+    """
+
+    runs: Sequence[OptimizerRun]
+    rows: Sequence[Row]
+    curves: Mapping[str, Mapping[str, Curve]]
+    samples: Sequence[Mapping[str, Any]]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything except the curves, which are in the adapters' `metrics.jsonl`."""
+        return {"models": [asdict(row) for row in self.rows], "samples": list(self.samples)}
+
+
+def compare_results(runs: Sequence[OptimizerRun]) -> Comparison:
+    """Compute the comparison from the optimizers' runs."""
+    start = next((run.built["evaluate_sft"] for run in runs if "evaluate_sft" in run.built), None)
+    evaluated = {run.name: run.built["evaluate"] for run in runs if "evaluate" in run.built}
+    rows = [] if start is None else [_start(runs, start)]
+    curves = {
+        run.name: read_curves(history)
+        for run in runs
+        if "optimize" in run.built and (history := run.built["optimize"].artifact.path / "metrics.jsonl").is_file()
+    }
+    answers = ({START: start} if start is not None else {}) | evaluated
+    return Comparison(runs, rows + [_row(run) for run in runs], curves, _samples(answers))
+
+
+def _start(runs: Sequence[OptimizerRun], evaluated: StageResult) -> Row:
+    trained = next((run.built["sft"] for run in runs if "sft" in run.built), None)
+    return Row(START, **_measured(evaluated), **_cost(trained))
+
+
+def _row(run: OptimizerRun) -> Row:
+    built = run.built
+    error = None if run.error is None else str(run.error)
+    measured = _measured(built["evaluate"]) if "evaluate" in built else {}
+    rates = built["over_sft"].metrics["win_rate"] if "over_sft" in built else {}
+    read = built["optimize"].artifact.manifest().parents if "optimize" in built else {}
+    before = sum(built[name].artifact.manifest().seconds for name in ("reward", "reference") if name in read)
+    return Row(
+        run.name, error, run.settings, win_rate=rates, seconds_before=before,
+        learnt_from=_learnt_from(built), **measured, **_cost(built.get("optimize")),
+    )  # fmt: skip
+
+
+def _cost(trained: StageResult | None) -> dict[str, Any]:
+    if trained is None:
+        return {}
+    manifest = trained.artifact.manifest()
+    return {
+        "artifact": f"{manifest.kind}/{manifest.key}",
+        "cached": trained.cached,
+        "seconds": manifest.seconds,
+        "peak_memory": manifest.peak_memory_bytes,
+        "peak_device_memory": manifest.peak_device_memory_bytes,
+    }
+
+
+def _measured(evaluated: StageResult) -> dict[str, Any]:
+    scores: dict[str, list[float]] = {}
+    for line in _responses(evaluated):
+        for name, value in line.items():
+            if isinstance(value, int | float):
+                scores.setdefault(name, []).append(float(value))
+    numbers = {name: value for name, value in evaluated.metrics.items() if isinstance(value, int | float)}
+    return {"scores": {name: estimate(values) for name, values in scores.items()}, "metrics": numbers}
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """Return the mean and its 95 % interval. The interval of a single value is infinite."""
+    count, mean = len(values), sum(values) / len(values)
+    if count < 2:
+        return Estimate(mean, -math.inf, math.inf)
+    error = math.sqrt(sum((value - mean) ** 2 for value in values) / (count - 1) / count)
+    return Estimate(mean, mean - NORMAL_95 * error, mean + NORMAL_95 * error)
+
+
+def _learnt_from(built: Mapping[str, StageResult]) -> dict[str, int]:
+    """Count the training rows of each kind behind the adapter, including those of its reward model."""
+    if "optimize" not in built:
+        return {}
+    data = built["rank" if "rank" in built else "ingest"].metrics.get("rows", {}).get("train", {})
+    described = built["optimize"].artifact.manifest().parents
+    kinds = {"preferences"} if "reward" in described else set()
+    kinds |= set(_needs(built["optimize"]))
+    return {kind: data[kind] for kind in LEARNT_FROM if kind in kinds and data.get(kind)}
+
+
+def _needs(trained: StageResult) -> list[str]:
+    from alignment_core.registry import load_registry
+
+    optimizer = load_registry().optimizer_class(trained.artifact.manifest().config["optimizer"]["name"])
+    return [kind for kind in LEARNT_FROM if getattr(optimizer, kind)]
+
+
+def _responses(evaluated: StageResult) -> list[dict[str, Any]]:
+    path: Path = evaluated.artifact.path / "responses.jsonl"
+    with path.open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def _samples(evaluated: Mapping[str, StageResult]) -> list[dict[str, Any]]:
+    """Return the first held-out prompts with the response and scores of each model. All models get the same prompts."""
+    answered = {model: _responses(built)[:SAMPLES] for model, built in evaluated.items()}
+    samples: list[dict[str, Any]] = []
+    for model, lines in answered.items():
+        for place, line in enumerate(lines):
+            if place == len(samples):
+                samples.append({"prompt": line["prompt"], "answers": {}})
+            scores = {name: value for name, value in line.items() if isinstance(value, int | float)}
+            if line["prompt"] == samples[place]["prompt"]:
+                samples[place]["answers"][model] = {"response": line["response"], "scores": scores}
+    return samples

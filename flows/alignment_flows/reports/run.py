@@ -1,0 +1,132 @@
+"""The report of a run in Prefect: the adapter and how to use it, the metrics before and after, and the lineage."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from prefect.artifacts import create_markdown_artifact
+
+from alignment_core.config import PipelineConfig
+from alignment_core.evaluation.promotion import Promotion
+from alignment_core.execution.build import StageResult
+from alignment_flows.progress import tolerate_server_outage
+from alignment_flows.reports.stage import numbers, table
+
+
+def publish_run_report(config: PipelineConfig, built: Mapping[str, StageResult], promotion: Promotion | None) -> None:
+    """Publish the report as a Prefect artifact of the flow run."""
+    with tolerate_server_outage():
+        report = run_report(config, built, promotion)
+        create_markdown_artifact(report, key="run-report", description=f"{config.name}: the adapter")
+
+
+def run_report(config: PipelineConfig, built: Mapping[str, StageResult], promotion: Promotion | None) -> str:
+    """Return the report of a finished run as markdown.
+
+    Args:
+        config: the settings of the run.
+        built: its stages by their names in the plan, parents before children.
+        promotion: the result of the gate; None if the run has no gate.
+    """
+    parts = [
+        f"# {config.name}",
+        _headline(built),
+        *_promoted(promotion),
+        *_listener_errors(built),
+        "## The adapter",
+        _usage(config, built["optimize"]),
+        "## Before and after",
+        _gain(built),
+        *win_rates(built),
+        "## Lineage",
+        _lineage(built),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _headline(built: Mapping[str, StageResult]) -> str:
+    new = [name for name, stage in built.items() if not stage.cached]
+    if not new:
+        return "**Nothing to do**: every stage is already in the store."
+    return f"Built {len(new)} of {len(built)} stages in this run: {', '.join(new)}."
+
+
+def _promoted(promotion: Promotion | None) -> Iterator[str]:
+    if promotion is None:
+        return
+    yield f"## {'Promoted' if promotion.passed else 'Not promoted'}"
+    if promotion.aliases:
+        yield f"The model is now {' and '.join(f'`{alias}`' for alias in promotion.aliases)}."
+    yield "\n".join(f"- {reason}" for reason in promotion.reasons)
+
+
+def _listener_errors(built: Mapping[str, StageResult]) -> Iterator[str]:
+    """Yield a section on listeners, such as trackers, that failed in this run."""
+    lines = [f"- {name}: {fault}" for name, stage in built.items() for fault in stage.listener_errors]
+    if lines:
+        yield "## Listener errors"
+        yield "\n".join(lines)
+
+
+def _usage(config: PipelineConfig, policy: StageResult) -> str:
+    place = policy.artifact.uri
+    lines = [
+        f"The adapter of `{config.model.base}` is in `{place}`, a PEFT folder in safetensors.",
+        "```python\n"
+        "from pathlib import Path\n\n"
+        "from peft import AutoPeftModelForCausalLM\n"
+        "from transformers import AutoTokenizer\n\n"
+        f'adapter = Path("{place.removeprefix("file://")}")\n'
+        "model = AutoPeftModelForCausalLM.from_pretrained(adapter)\n"
+        f'tokenizer = AutoTokenizer.from_pretrained("{config.model.base}")\n'
+        'tokenizer.chat_template = (adapter / "chat_template.jinja").read_text()\n'
+        "```",
+    ]
+    store = Path(place.removeprefix("file://")).parents[1]
+    command = f"align export {policy.artifact.key[:12]} --store {store} --out my-model"
+    lines.append(
+        "To export it for other tools, with the tokenizer and the end-of-turn tokens:\n\n"
+        f"```bash\n{command} --to vllm    # or merged, adapter, gguf, ollama\n```"
+    )
+    return "\n\n".join(lines)
+
+
+def _gain(built: Mapping[str, StageResult]) -> str:
+    """Return the held-out metrics of each model as a table."""
+    columns = {
+        "before": ("evaluate_sft", "lm_eval_sft"),
+        "after": ("evaluate", "lm_eval"),
+        "production": ("evaluate_production",),
+    }
+    there = {
+        head: {key: value for name in names if name in built for key, value in numbers(built[name].metrics)}
+        for head, names in columns.items()
+        if names[0] in built
+    }
+    lines = [f"| held-out metric | {' | '.join(there)} |", "| --- |" + " --- |" * len(there)]
+    lines += [f"| {name} | {' | '.join(of.get(name, '') for of in there.values())} |" for name in there["after"]]
+    return "\n".join(lines)
+
+
+def win_rates(built: Mapping[str, StageResult]) -> Iterator[str]:
+    """Yield a table of the win rates of the model by judge, on the same prompts, if there are any."""
+    lines = []
+    for opponent, name in (("the SFT model", "over_sft"), ("production", "over_production")):
+        metrics = built[name].metrics if name in built else {}
+        for judge, rate in metrics.get("win_rate", {}).items():
+            interval = f"{100 * rate['low']:.1f} to {100 * rate['high']:.1f} %"
+            counts = " / ".join(str(rate[outcome]) for outcome in ("wins", "ties", "losses"))
+            lines.append(f"| {opponent} | {judge} | {100 * rate['rate']:.1f} % | {interval} | {counts} |")
+    if lines:
+        head = "| against | judge | win rate | 95 % interval | wins / ties / losses |"
+        yield "\n".join([head, "| --- | --- | --- | --- | --- |", *lines])
+
+
+def _lineage(built: Mapping[str, StageResult]) -> str:
+    names = {stage.artifact.key: name for name, stage in built.items()}
+    rows = {}
+    for name, stage in built.items():
+        manifest = stage.artifact.manifest()
+        read = ", ".join(names.get(key, key) for key in manifest.parents.values())
+        state = "cached" if stage.cached else f"built in {stage.seconds:.0f} s"
+        rows[name] = f"`{stage.artifact.key}` {state}" + (f", from {read}" if read else "")
+    return table("stage", rows)

@@ -1,0 +1,129 @@
+"""The report of a finished stage in Prefect: the facts of its manifest, and the report that the stage wrote."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from prefect.artifacts import create_markdown_artifact
+
+from alignment_core.execution.build import StageResult
+from alignment_core.execution.stage import StageCall
+from alignment_flows.progress import tolerate_server_outage
+from alignment_flows.reports.curves import draw_curves, draw_reliability
+
+REPORT_BYTES = 2**19
+"""Prefect keeps every report in its database. Larger reports stay in the artifact's folder only."""
+
+DIGEST = re.compile(r"^([0-9a-f]{12})[0-9a-f]{28,}$")
+
+SAMPLES = 5
+SAMPLE_CHARACTERS = 600
+
+
+def publish_report(call: StageCall, built: StageResult) -> None:
+    """Publish the report as a Prefect artifact of the task run."""
+    report = stage_report(call, built)
+    with tolerate_server_outage():
+        # Prefect allows only lowercase letters, digits and dashes.
+        key = f"{call.stage.replace('_', '-')}-report"
+        create_markdown_artifact(report, key=key, description=f"{call.label} · {call.key}")
+
+
+def stage_report(call: StageCall, built: StageResult) -> str:
+    """Return the report of a stage as markdown."""
+    manifest = built.artifact.manifest()
+    facts = {
+        "artifact": f"`{built.artifact.uri}`",
+        "this run": "cached" if built.cached else "built",
+        "built": manifest.created,
+        "seconds": f"{manifest.seconds:.1f}",
+        "peak memory": _gigabytes(manifest.peak_memory_bytes),
+        "peak device memory": _gigabytes(manifest.peak_device_memory_bytes),
+        **{f"from {role}": f"`{key}`" for role, key in manifest.parents.items()},
+    }
+    warnings = manifest.metrics.get("warnings", [])
+    parts = [f"# {call.label}", table("fact", {name: value for name, value in facts.items() if value})]
+    if metrics := dict(numbers(manifest.metrics)):
+        parts += ["## Metrics", table("metric", metrics)]
+    if warnings:
+        parts += ["## Warnings", "\n".join(f"- {warning}" for warning in warnings)]
+    # The curves of a cached stage are on the page of the run that built it. Drawing them again would take as long as
+    # the rest of a cached run.
+    history = built.artifact.path / "metrics.jsonl"
+    if not built.cached and history.is_file() and (curves := draw_curves(history)):
+        parts += ["## Curves", f"![curves]({curves})"]
+    if (responses := built.artifact.path / "responses.jsonl").is_file():
+        parts += ["## Samples", *_samples(responses)]
+    if (calibration := built.artifact.path / "calibration.json").is_file():
+        parts += ["## Calibration", f"![reliability]({draw_reliability(calibration)})"]
+    if (verdicts := built.artifact.path / "verdicts.jsonl").is_file():
+        parts += ["## Side by side", *_side_by_side(verdicts)]
+    parts += ["## Settings", table("setting", dict(numbers(manifest.config)))]
+    own = built.artifact.path / "report.md"
+    if own.is_file() and own.stat().st_size < REPORT_BYTES:
+        parts.append(own.read_text(encoding="utf-8"))
+    # A response may contain NUL, which PostgreSQL rejects. Prefect would then drop the event and its whole batch.
+    return ("\n\n".join(parts) + "\n").replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
+def _samples(responses: Path) -> Iterator[str]:
+    """Yield the first response to each of the first prompts, with its scores."""
+    with responses.open(encoding="utf-8") as lines:
+        for line in islice(lines, SAMPLES):
+            entry = json.loads(line)
+            asked = entry["prompt"][-1]["content"] if entry["prompt"] else ""
+            answers = entry.get("responses") or [entry["response"]]
+            judged = ", ".join(f"{name} {value:.3g}" for name, value in entry.items() if isinstance(value, float))
+            yield f"**Prompt** {_quoted(asked)}"
+            yield f"**Response** {judged}{_quoted(str(answers[0]))}"
+
+
+def _side_by_side(verdicts: Path) -> Iterator[str]:
+    """Yield the responses of both models to the first prompts, and the verdict of each judge."""
+    outcomes = {1: "the model", 0: "tie", -1: "the opponent", None: "no verdict"}
+    with verdicts.open(encoding="utf-8") as lines:
+        for line in islice(lines, SAMPLES):
+            entry = json.loads(line)
+            asked = entry["prompt"][-1]["content"] if entry["prompt"] else ""
+            preferred = ", ".join(f"{outcomes[verdict]} ({judge})" for judge, verdict in entry["verdicts"].items())
+            yield f"**Prompt** {_quoted(asked)}"
+            yield f"**The model** {_quoted(entry['response'])}"
+            yield f"**The opponent** {_quoted(entry['opponent'])}"
+            if preferred:
+                yield f"Preferred: {preferred}"
+
+
+def _quoted(text: str) -> str:
+    """Return the text as a code block, which markup in the text cannot end."""
+    shown = text if len(text) <= SAMPLE_CHARACTERS else text[:SAMPLE_CHARACTERS] + "…"
+    return "\n\n" + "\n".join(f"    {line}" for line in shown.splitlines() or [""])
+
+
+def _gigabytes(size: int | None) -> str:
+    return "" if size is None else f"{size / 2**30:.2f} GiB"
+
+
+def table(head: str, rows: Mapping[str, str]) -> str:
+    """Return names and values as a markdown table."""
+    lines = [f"| {name} | {escape_cell(value)} |" for name, value in rows.items()]
+    return "\n".join([f"| {head} | value |", "| --- | --- |", *lines])
+
+
+def escape_cell(text: str) -> str:
+    """Escape a text for a cell of a markdown table."""
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def numbers(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the numbers and short texts of nested JSON by dotted name. Lists are left out."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from numbers(value, f"{prefix}{name}.")
+        elif isinstance(value, float):
+            yield f"{prefix}{name}", f"{value:.6g}"
+        elif isinstance(value, bool | int) or (isinstance(value, str) and len(value) <= 80):
+            # A full digest is wider than the page. It is in the manifest.
+            yield f"{prefix}{name}", DIGEST.sub(r"\1…", str(value))

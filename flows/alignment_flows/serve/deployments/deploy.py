@@ -1,0 +1,62 @@
+"""Register the work pools, the automations and the deployments with a Prefect server."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.exceptions import ObjectNotFound
+from pydantic import TypeAdapter
+
+from alignment_flows.serve.deployments.automations import ensure_zombie_automation
+from alignment_flows.serve.deployments.declared import own, packaged
+from alignment_flows.serve.deployments.registration import Outcome, register
+from alignment_flows.serve.services import COUNTS_KEPT, POOLS
+
+COUNT_DAYS = timedelta(days=30)
+"""`align deploy` warns if the server forgets the count of votes earlier than this."""
+
+
+def deploy(configs: Sequence[Path] = ()) -> list[Outcome]:
+    """Register or update the work pools, the automations and the deployments, and return what was done.
+
+    Runs resolve relative paths against the current working directory of this call. What a person changed on the server
+    is kept.
+
+    Args:
+        configs: config files. Each becomes two deployments of the pipeline under the run's name, with the complete
+            form and with the quick one, and one of the retrain if it has a gate. If empty, the deployments of
+            `prefect.yaml` are registered.
+
+    Raises:
+        ConfigError: a setting is wrong, or Prefect refuses a deployment.
+    """
+    declarations = [each for path in configs for each in own(path)] if configs else packaged()
+    with get_client(sync_client=True) as client:
+        create_pools(client)
+        ensure_zombie_automation(client)
+        return list(register(client, declarations))
+
+
+def create_pools(client: SyncPrefectClient) -> None:
+    """Create the work pools that do not exist. Existing ones keep their type and limit."""
+    for name, limit in POOLS.items():
+        try:
+            client.read_work_pool(name)
+        except ObjectNotFound:
+            client.create_work_pool(WorkPoolCreate(name=name, type="process", concurrency_limit=limit))
+
+
+def count_warning() -> str | None:
+    """Return a warning if the server forgets the count of votes too early for a retrain, else None."""
+    with get_client(sync_client=True) as client:
+        answer = client.request("GET", "/admin/settings")
+    kept = TypeAdapter(timedelta).validate_python(answer.json()["server"]["events"]["expired_bucket_buffer"])
+    if kept >= COUNT_DAYS:
+        return None
+    variables = " ".join(f"{name}={value}" for name, value in COUNTS_KEPT.items())
+    return (
+        f"the Prefect server forgets the count of votes after {kept.total_seconds():.0f} s, so the retrain may never "
+        f"start by itself. Start the server with {variables}, or give the retrain a schedule"
+    )

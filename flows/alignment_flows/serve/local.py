@@ -1,0 +1,282 @@
+"""Run flows in this process.
+
+The Prefect server that records them is the one at PREFECT_API_URL, the one that `align up` started, or a temporary one.
+"""
+
+import asyncio
+import ctypes
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from contextvars import copy_context
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from alignment_core.artifacts import ArtifactStore
+from alignment_core.config import PipelineConfig
+from alignment_core.errors import ConfigError
+from alignment_core.execution.build import StageResult
+from alignment_core.planning.pipeline import plan_pipeline
+from alignment_core.planning.retrain import TooFewVotes, plan_retrain
+from alignment_core.planning.sample import plan_sampling
+from alignment_core.registry import load_registry
+from alignment_flows.form.references import refers_to_prefect, resolve
+from alignment_flows.serve.cached_run import all_built, find_cached_run, has_server
+
+if TYPE_CHECKING:
+    from alignment_flows.reports.comparison import Comparison
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+TERMINATED = 128 + signal.SIGTERM
+
+HEARTBEAT_SECONDS = 30
+"""Time between two heartbeats of a flow run."""
+
+
+def outside_event_loop(run: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """Run in a thread if this one runs an event loop, as a notebook does: Prefect would return coroutines there."""
+
+    @wraps(run)
+    def wrapper(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return run(*args, **kwargs)
+        done: Future[Result] = Future()
+
+        def work() -> None:
+            try:
+                done.set_result(run(*args, **kwargs))
+            except BaseException as error:
+                done.set_exception(error)
+
+        thread = threading.Thread(target=copy_context().run, args=(work,))
+        thread.start()
+        try:
+            return done.result()
+        except KeyboardInterrupt:
+            # The stage stops as it does on Ctrl-C, and keeps its checkpoint.
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                ctypes.c_ulong(thread.ident or 0), ctypes.py_object(KeyboardInterrupt)
+            )
+            thread.join()
+            raise
+
+    return wrapper
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A finished run of the pipeline.
+
+    Attributes:
+        name: the name of the run from its settings.
+        flow_run_id: the id of the flow run in Prefect; None if the run had nothing to do and there was no server.
+        stages: the results of the stages by their names in the plan, in the order of the plan.
+        aliases: the aliases that the aligned model has now.
+    """
+
+    name: str
+    flow_run_id: str | None
+    stages: dict[str, StageResult]
+    aliases: list[str]
+
+    @property
+    def adapter(self) -> Path:
+        """Folder of the aligned adapter, in PEFT's format."""
+        return self.stages["optimize"].artifact.path
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """Metrics of the aligned model on the held-out split."""
+        return self.stages["evaluate"].metrics
+
+
+@outside_event_loop
+def run_pipeline(config: PipelineConfig) -> FinishedRun:
+    """Run the pipeline as a Prefect flow run, unless it has nothing to do and there is no server to record it.
+
+    Raises:
+        AlignmentError: a setting is wrong, or a stage failed.
+    """
+    # Planning first reports mistakes before the run is recorded.
+    settings = resolved(config)
+    plan = plan_pipeline(settings, load_registry())
+    if (built := find_cached_run(config, plan)) is not None:
+        return _finished(config, built, None)
+    _prepare_server()
+    from alignment_flows.pipeline import align
+
+    # Looking through the store is only worth it where there may be heartbeats: a temporary server gets none.
+    with prefect_server(heartbeats=not (has_server() and all_built(plan))):
+        state = align(config, return_state=True)
+    return _finished(settings, state.result(raise_on_failure=True), state)
+
+
+def _finished(config: PipelineConfig, built: dict[str, StageResult], state: Any) -> FinishedRun:
+    aliases = ArtifactStore(config.store).aliases.of(built["optimize"].artifact.key)
+    flow_run_id = None if state is None else str(state.state_details.flow_run_id)
+    return FinishedRun(config.name, flow_run_id, built, aliases)
+
+
+@outside_event_loop
+def run_comparison(
+    config: PipelineConfig, optimizers: Sequence[str], changes: Sequence[str], folder: Path
+) -> "Comparison":
+    """Run the comparison as a Prefect flow run. The result lists the optimizers that failed.
+
+    Raises:
+        AlignmentError: a setting is wrong.
+    """
+    _prepare_server()
+    from alignment_flows.comparison import compare, plans_of
+
+    # Planning first reports mistakes before the run is recorded.
+    plans_of(resolved(config), optimizers, changes)
+    with prefect_server():
+        state = compare(config, optimizers, changes, folder, return_state=True)
+    comparison = state.result(raise_on_failure=False)
+    if isinstance(comparison, BaseException):
+        raise comparison
+    return comparison
+
+
+@outside_event_loop
+def run_retrain(config: PipelineConfig) -> FinishedRun | TooFewVotes:
+    """Run the flow `retrain`, and return its result, or why it was skipped.
+
+    Raises:
+        AlignmentError: a setting is wrong, or a stage failed.
+    """
+    _prepare_server()
+    # Planning first reports mistakes before the run is recorded.
+    settings = resolved(config)
+    plan_retrain(settings, load_registry())
+    with prefect_server():
+        from alignment_flows.retraining import SKIPPED, retrain
+
+        state = retrain(config, return_state=True)
+    if state.name == SKIPPED:
+        skipped = state.result()
+        assert isinstance(skipped, TooFewVotes)
+        return skipped
+    stages: Any = state.result(raise_on_failure=True)
+    return _finished(settings, stages, state)
+
+
+@outside_event_loop
+def run_sampling(config: PipelineConfig, model: str | None) -> int:
+    """Run the flow `sample`, and return the number of prompts that can be ranked.
+
+    Raises:
+        AlignmentError: a setting is wrong, or a stage failed.
+    """
+    _prepare_server()
+    # Planning first reports mistakes before the run is recorded.
+    plan_sampling(resolved(config), load_registry(), model)
+    with prefect_server():
+        from alignment_flows.sampling import sample
+
+        kept: int = sample(config, model, return_state=True).result(raise_on_failure=True)
+    return kept
+
+
+def _prepare_server() -> None:
+    """Let a temporary server load while this process plans the run and imports Prefect."""
+    from alignment_flows.serve.temporary_server import prepare_temporary_server
+
+    configure_prefect()
+    prepare_temporary_server()
+
+
+def resolved(config: PipelineConfig) -> PipelineConfig:
+    """Return the settings with the values of the blocks and variables of Prefect that they refer to.
+
+    The flow itself is given the references, because Prefect stores its parameters.
+
+    Raises:
+        ConfigError: there is no such block or variable, or its value does not fit.
+    """
+    if not refers_to_prefect(config):
+        return config
+    with prefect_server(heartbeats=False):
+        return resolve(config)
+
+
+@contextmanager
+def prefect_server(*, heartbeats: bool = True) -> Iterator[None]:
+    """Record the flows inside on the user's server, or on a temporary one that stops with this process.
+
+    Args:
+        heartbeats: whether flow runs send heartbeats, by which the server detects a killed run. Stopping them takes a
+            second.
+    """
+    configure_prefect()
+    from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
+    from alignment_flows.serve.services import running_server
+    from alignment_flows.serve.temporary_server import start_temporary_server
+
+    settings: dict[Any, Any] = {}
+    if (url := PREFECT_API_URL.value()) is not None:
+        check_server(url)
+    elif (url := running_server()) is not None:
+        settings = {PREFECT_API_URL: url}
+    else:
+        settings = {PREFECT_API_URL: start_temporary_server()}
+        heartbeats = False  # the server stops with the run
+    if not heartbeats:
+        settings[PREFECT_FLOWS_HEARTBEAT_FREQUENCY] = None
+    with temporary_settings(settings), _exit_on_sigterm():
+        yield
+
+
+@contextmanager
+def _exit_on_sigterm() -> Iterator[None]:
+    """Prefect calls the existing SIGTERM handler. The default one would leave the stage's process running."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set a handler
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(TERMINATED))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def check_server(url: str) -> None:
+    """Check that the server at PREFECT_API_URL answers.
+
+    Raises:
+        ConfigError: it does not answer.
+    """
+    import httpx
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        fault = client.api_healthcheck()
+    if isinstance(fault, httpx.TransportError):
+        raise ConfigError(
+            "the Prefect server does not answer",
+            where="PREFECT_API_URL",
+            got=f"{fault} at {url}",
+            do="Start the server, or unset PREFECT_API_URL to use a temporary server",
+        )
+
+
+def configure_prefect() -> None:
+    """Set defaults for the environment variables that Prefect reads on import."""
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    os.environ.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", str(HEARTBEAT_SECONDS))
+    if sys.stderr.isatty():
+        # The terminal shows the progress bar. The log is on the page of the run.
+        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "ERROR")

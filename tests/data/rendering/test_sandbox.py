@@ -1,0 +1,74 @@
+"""Templates are confined: their time, their memory, and the date that they see."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+
+import pytest
+from jinja2.exceptions import SecurityError, UndefinedError
+
+from alignment_core.data.rendering.engine.sandbox import render
+
+GROWING = "{% set ns = namespace(s='xxxxxxxxxxxxxxxx') %}{% for i in range(60) %}"
+ENDLESS = {
+    "loops in loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    "a repeated text": "{{ 'x' * 10 ** 10 }}",
+    "a repeated list": "{{ [1] * 10 ** 10 }}",
+    "a padded text": "{{ 'x'.ljust(10 ** 9) }}",
+    "a centered text": "{{ 'x' | center(1000000000) }}",
+    "a wide number": "{{ '%999999999d' % 3 }}",
+    "a wide format": "{{ '{:999999999}'.format(3) }}",
+    "text joined to itself": GROWING + "{% set ns.s = ns.s ~ ns.s %}{% endfor %}",
+    "text added to itself": GROWING + "{% set ns.s = ns.s + ns.s %}{% endfor %}",
+    "a list in itself": GROWING + "{% set ns.s = [ns.s, ns.s] %}{% endfor %}{{ ns.s }}",
+    "a list in itself as JSON": GROWING + "{% set ns.s = [ns.s, ns.s] %}{% endfor %}{{ ns.s | tojson }}",
+    "a replacement": "{{ ('a' * 9999).replace('a', 'b' * 9999) }}",
+    "a joined list": "{{ (['x' * 9999] * 99999) | join }}",
+    "a long output": "{% set s = 'x' * 999999 %}{% for i in range(99999) %}{{ s }}{% endfor %}",
+    "a filler text": "{{ lipsum(n=10 ** 7) }}",
+    "a large power": "{{ 9 ** 9 ** 9 }}",
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_endless_templates_are_stopped(name: str) -> None:
+    start = time.monotonic()
+    with pytest.raises((SecurityError, UndefinedError)):
+        render(ENDLESS[name], {})
+    assert time.monotonic() - start < 60, "seconds, also on a slow machine"
+
+
+def test_macro_without_an_end_is_an_error() -> None:
+    with pytest.raises(RecursionError):
+        render("{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}", {})
+
+
+def test_each_rendering_has_its_own_limit() -> None:
+    template = "{% for a in range(1500) %}{% for b in range(1500) %}{% endfor %}{% endfor %}done"
+    assert [render(template, {}) for _ in range(2)] == ["done", "done"]
+
+
+@pytest.mark.parametrize(
+    "template",
+    ["{{ ''.__class__.__mro__ }}", "{{ messages.append(1) }}", "{% set ns = namespace() %}{{ ns.__init__ }}"],
+)
+def test_nothing_outside_is_reached(template: str) -> None:
+    messages: list[int] = []
+    with suppress(SecurityError):
+        assert "class" not in render(template, {"messages": messages})
+    assert messages == []
+
+
+def test_date_is_always_the_same() -> None:
+    assert render("{{ strftime_now('%d %B %Y, %H:%M') }}", {}) == "26 July 2024, 00:00"
+
+
+def test_loops_know_their_length_and_place() -> None:
+    template = (
+        "{% for m in messages %}{{ loop.index }}/{{ loop.length }}{{ m }}{{ loop.previtem }}"
+        "{% if loop.last %}!{% endif %}{% if m == 'b' %}{% continue %}{% endif %}.{% endfor %}"
+        "{% for key, value in {'a': 1}.items() %}{{ key ~ value ~ none }}{% endfor %}"
+        "{% for m in messages if m != 'a' %}{{ m }}{% else %}none{% endfor %}{% for m in nothing %}{% endfor %}"
+    )
+    assert render(template, {"messages": ["a", "b"]}) == "1/2a.2/2ba!a1Noneb"

@@ -1,0 +1,92 @@
+"""The commands for the artifact store as users and scripts run them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+from command import align_here
+from stored import A, B, C, D, add
+
+from alignment_core.artifacts import ArtifactStore
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """C ← A ← B, and D without parents."""
+    store = ArtifactStore(tmp_path / "store")
+    add(store, C, "ingest", "2026-01-01")
+    add(store, A, "sft", "2026-01-02", data=C)
+    add(store, B, "optimize", "2026-01-03", data=C, sft=A)
+    add(store, D, "optimize", "2026-01-04")
+    return store.root
+
+
+def align(store: Path, *arguments: str) -> CompletedProcess[str]:
+    return align_here(*arguments, "--store", store)
+
+
+def json_of(store: Path, *arguments: str) -> dict[str, object]:
+    done = align(store, *arguments, "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    answer: dict[str, object] = json.loads(done.stdout)
+    return answer
+
+
+def test_promote_list_rollback(store: Path) -> None:
+    done = align(store, "promote", B[:6])
+    assert (done.returncode, done.stdout) == (0, f"production is now optimize/{B}\n")
+    change = json_of(store, "promote", "latest", "--reason", "shorter")
+    assert (change["alias"], change["key"], change["previous"], change["reason"]) == (
+        "production", D, B, "shorter",
+    )  # fmt: skip
+    shown = align(store, "artifacts", "list").stdout
+    assert "shorter" in shown
+    assert D[:12] in shown
+    listed = json_of(store, "artifacts", "list", "--kind", "optimize")
+    assert [(entry["key"], entry["aliases"]) for entry in listed["artifacts"]] == [(D, ["production"]), (B, [])]  # type: ignore[attr-defined]
+    assert align(store, "rollback").stdout == f"production is now optimize/{B} (previously {D})\n"
+    done = align(store, "rollback")
+    assert (done.returncode, done.stderr.splitlines()) == (
+        2,
+        [
+            "align: production: there is no earlier promotion to roll back to. got 1 promotion that was not rolled "
+            "back, expected at least 2."
+        ],
+    )
+
+
+def test_show_lineage_verify(store: Path) -> None:
+    assert json_of(store, "artifacts", "show", "latest")["key"] == D
+    assert "parents.sft" in align(store, "artifacts", "show", B).stdout
+    lineage = json_of(store, "artifacts", "lineage", B)
+    assert {entry["key"] for entry in lineage["artifacts"]} == {A, B, C}  # type: ignore[attr-defined]
+    assert align(store, "artifacts", "lineage", B).stdout.count(f"ingest/{C}") == 2, (
+        "as a parent of B and of its SFT model"
+    )
+    assert align(store, "artifacts", "verify").stdout == "4 of 4 artifacts match their manifests.\n"
+    (store / "sft" / A / "weights").unlink()
+    done = align(store, "artifacts", "verify")
+    assert (done.returncode, done.stdout) == (
+        1,
+        f"sft/{A}: weights is missing\n3 of 4 artifacts match their manifests.\n",
+    )
+
+
+def test_prune_lists_then_removes(store: Path) -> None:
+    align(store, "promote", A)
+    dry_run = json_of(store, "artifacts", "prune", "--dry-run")
+    assert (store / "optimize" / D).is_dir()
+    shown = align(store, "artifacts", "prune").stdout.splitlines()
+    assert [line.split(":")[0] for line in shown[:-1]] == [entry["name"] for entry in dry_run["removed"]]  # type: ignore[attr-defined]
+    assert shown[-1].startswith("Removed 2 folders, ")
+    assert not (store / "optimize" / D).exists()
+    assert (store / "ingest" / C).is_dir()
+
+
+def test_error_is_one_paragraph(store: Path) -> None:
+    done = align(store, "promote", "c")
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert done.stderr.startswith(f"align: {store}: there is no such artifact. got c, of kind ingest, expected one of ")

@@ -1,0 +1,220 @@
+"""Comparisons of optimizers: numbers by hand, a self-contained page, and one optimizer that fails among others."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alignment_core.artifacts import ArtifactStore, Manifest, key_of
+from alignment_core.config_file import load_config
+from alignment_core.errors import AlignmentError, ConfigError, PluginError, StageCrashed
+from alignment_core.execution.build import StageResult
+from alignment_core.progress import Silent
+from alignment_flows.comparison import compare, plans_of, settings_for
+from alignment_flows.reports.comparison import Comparison, Estimate, OptimizerRun, compare_results, estimate
+from alignment_flows.reports.comparison_page import columns, html, markdown, shown_curves, write_comparison
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def built(tmp_path: Path) -> Callable[..., StageResult]:
+    """Return a function that puts an artifact with metrics and files into a store."""
+
+    def put(kind: str, name: str, metrics: dict[str, Any] | None = None, **more: Any) -> StageResult:
+        config = more.pop("config", {"of": name})
+        files = more.pop("files", {})
+        key = key_of(stage=kind, version=1, config=config, parents=more.get("parents", {}))
+        manifest = Manifest(
+            kind=kind, key=key, version=1, config=config, metrics=metrics or {}, **{"parents": {}, **more}
+        )
+        with ArtifactStore(tmp_path / "store").building(kind, key, Silent()) as building:
+            for file, lines in files.items():
+                (building.out / file).write_text("".join(json.dumps(line) + "\n" for line in lines))
+            artifact = building.publish(manifest)
+        return StageResult(artifact, False, 1.0, manifest.metrics)
+
+    return put
+
+
+def answers(word: str, scores: list[float]) -> dict[str, list[dict[str, Any]]]:
+    asked = [[{"role": "user", "content": f"Question {n} <b>?"}] for n in range(len(scores))]
+    return {
+        "responses.jsonl": [
+            {"prompt": prompt, "response": f"{word} {n} <script>", "reward": score, "good": float(score > 0)}
+            for n, (prompt, score) in enumerate(zip(asked, scores, strict=True))
+        ]
+    }
+
+
+@pytest.fixture
+def comparison(built: Callable[..., StageResult]) -> Comparison:
+    """Compare DPO, which wins on three of four prompts, with PPO, whose training crashed."""
+    data = built("ingest", "data", {"rows": {"train": {"preferences": 30, "feedback": 60, "prompts": 20}}})
+    sft = built("sft", "sft", seconds=12.0, peak_memory_bytes=2**30)
+    start = built(
+        "evaluate", "start", {"prompts": 4, "kl": 0.0, "kl_standard_error": 0.0}, files=answers("Sft", [0, 0, 0, 1])
+    )
+    reference = built("reference", "reference", seconds=3.0)
+    trained = built(
+        "optimize", "dpo", seconds=20.0, peak_memory_bytes=3 * 2**29, config={"optimizer": {"name": "dpo"}},
+        parents={"reference": reference.artifact.key},
+        files={"metrics.jsonl": [{"step": n, "loss": 1 / n, "margin": float(n)} for n in range(1, 6)]},
+    )  # fmt: skip
+    metrics = {"prompts": 4, "kl": 2.0, "kl_standard_error": 0.5, "response_length": 9.0, "perplexity": None}
+    after = built("evaluate", "after", metrics, files=answers("Dpo", [1, 2, 3, 0]))
+    rate = {"wins": 3, "ties": 0, "losses": 1, "rate": 0.75, "low": 0.19412, "high": 0.99369, "p_value": 0.625}
+    over = built("head_to_head", "over", {"win_rate": {"reward": rate}})
+    shared = {"ingest": data, "sft": sft, "evaluate_sft": start}
+    dpo = {**shared, "reference": reference, "optimize": trained, "evaluate": after, "over_sft": over}
+    error = StageCrashed("the stage's process was killed by SIGKILL", where="ppo · model")
+    return compare_results(
+        [OptimizerRun("dpo", {"name": "dpo", "beta": 0.1}, dpo), OptimizerRun("ppo", {"name": "ppo"}, shared, error)]
+    )
+
+
+def test_interval_of_a_mean_by_hand() -> None:
+    # 1, 2, 3: mean 2, sample variance 1, standard error 1/√3.
+    found = estimate([1.0, 2.0, 3.0])
+    assert (found.mean, found.low, found.high) == pytest.approx((2, 2 - 1.96 / 3**0.5, 2 + 1.96 / 3**0.5))
+    assert estimate([5.0]) == Estimate(5, -float("inf"), float("inf"))
+
+
+def test_rows_contain_quality_cost_and_training_rows(comparison: Comparison) -> None:
+    sft, dpo, ppo = comparison.rows
+    assert (sft.model, sft.seconds, sft.scores["reward"].mean, sft.scores["good"].mean) == ("sft", 12.0, 0.25, 0.25)
+    assert (dpo.scores["reward"].mean, dpo.scores["good"].mean, dpo.metrics["kl"]) == (1.5, 0.75, 2.0)
+    assert (dpo.seconds, dpo.seconds_before, dpo.peak_memory) == (20.0, 3.0, 3 * 2**29)
+    assert dpo.learnt_from == {"preferences": 30}
+    assert dpo.win_rate["reward"]["rate"] == 0.75
+    assert (ppo.artifact, ppo.scores, ppo.seconds) == (None, {}, None)
+    assert "killed by SIGKILL" in (ppo.error or "")
+    assert comparison.curves["dpo"]["loss"][:2] == [(1, 1.0), (2, 0.5)]
+    assert comparison.samples[0]["answers"]["sft"]["response"] == "Sft 0 <script>"
+    assert list(comparison.samples[0]["answers"]) == ["sft", "dpo"]
+
+
+def test_table_has_a_cell_with_an_interval_for_each_model(comparison: Comparison) -> None:
+    table = columns(comparison.rows)
+    assert table["preferred to sft by reward"] == {"dpo": ("75.0 %", "19.4 % to 99.4 %")}
+    assert table["KL, nats"] == {"sft": ("0", ""), "dpo": ("2", "± 0.98")}
+    assert table["length, tokens"] == {"dpo": ("9", "")}
+    assert "perplexity" not in table
+
+
+def test_page_is_complete_and_self_contained(comparison: Comparison, tmp_path: Path) -> None:
+    write_comparison(comparison, tmp_path / "report")
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert not re.search(r"(?:src|href)=[\"'](?!data:)|@import|url\(", page)
+    assert page.count("data:image/png;base64,") == 2
+    assert "<script>" not in page, "an answer is text, not markup"
+    assert "Dpo 0 &lt;script&gt;" in page
+    assert "ppo failed:" in page
+    assert 'name: "dpo", beta: 0.1' in page
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert [model["model"] for model in report["models"]] == ["sft", "dpo", "ppo"]
+    text = markdown(comparison)
+    assert "| dpo | 75.0 % (19.4 % to 99.4 %) |" in text
+    assert len(text.encode()) < 2**19, "Prefect stores it in its database"
+    assert html(comparison, {}).count("<img") == 0
+
+
+def test_pictures_of_an_earlier_comparison_are_removed(comparison: Comparison, tmp_path: Path) -> None:
+    write_comparison(comparison, tmp_path)
+    assert {path.name for path in tmp_path.glob("*.png")} == {"frontier.png", "curves.png"}
+    write_comparison(compare_results([OptimizerRun("ppo", {}, {}, AlignmentError("all failed"))]), tmp_path)
+    assert not list(tmp_path.glob("*.png"))
+    assert "all failed" in (tmp_path / "report.html").read_text()
+
+
+# --- settings -----------------------------------------------------------------------------------------------------
+
+
+def test_change_applies_to_all_optimizers_or_to_one(write: Write) -> None:
+    config, names = load_config(write()), ["dpo", "kto"]
+    changes = ["kto.learning_rate=0.5", "seed=7", "dpo.beta=0.2"]
+    dpo, kto = (settings_for(config, name, names, changes) for name in names)
+    assert dpo.optimizer == {**config.optimizer, "beta": 0.2}
+    assert kto.optimizer == {"name": "kto", "learning_rate": 0.5}
+    assert (dpo.seed, kto.seed) == (7, 7)
+
+
+def test_optimizers_share_every_stage_that_does_not_depend_on_them(write: Write) -> None:
+    plans = plans_of(load_config(write()), ["dpo", "kto", "ppo"], [])
+    keys = {name: {stage: call.key for stage, call in plan.calls().items()} for name, plan in plans.items()}
+    for stage in ("ingest", "sft", "evaluate_sft"):
+        assert len({stages[stage] for stages in keys.values()}) == 1, stage
+    assert len({stages["optimize"] for stages in keys.values()}) == 3
+
+
+@pytest.mark.parametrize(
+    ("optimizers", "kind", "message"),
+    [
+        (["dpo", "ktoo"], PluginError, "Did you mean `kto`?"),
+        (["dpo", "dpo"], ConfigError, "Name each optimizer once"),
+        ([], ConfigError, "Name each optimizer once"),
+    ],
+)
+def test_errors_are_raised_before_anything_runs(
+    write: Write, optimizers: list[str], kind: type[AlignmentError], message: str
+) -> None:
+    with pytest.raises(kind) as caught:
+        plans_of(load_config(write()), optimizers, [])
+    assert message in str(caught.value)
+
+
+# --- complete runs ------------------------------------------------------------------------------------------------
+
+SICK = """
+    from typing import ClassVar, Literal
+    from alignment_core.plugin_api import AlignmentOptimizer, DataError, hookimpl
+
+    class Sick(AlignmentOptimizer):
+        name: Literal["sick"] = "sick"
+        preferences: ClassVar[bool] = True
+        def batches(self, run):
+            raise DataError("feeling ill")
+            yield
+        def loss(self, run, micro): ...
+
+    @hookimpl
+    def alignment_optimizers():
+        return [Sick]
+"""
+
+
+@pytest.mark.ci
+@pytest.mark.usefixtures("prefect_server")
+def test_failed_optimizer_does_not_stop_the_others(write: Write, install: Callable[..., None], tmp_path: Path) -> None:
+    install("stranger-sick", SICK)
+    config = load_config(write(isolation="inline"))
+    out = tmp_path / "comparison"
+    state = compare(config, ["sick", "dpo"], [], out, return_state=True)
+    assert state.is_failed()
+    assert "sick: " in (state.message or "")
+    assert "feeling ill" in (state.message or "")
+    first = {model["model"]: model for model in json.loads((out / "report.json").read_text())["models"]}
+    assert list(first) == ["sft", "sick", "dpo"]
+    assert first["sick"]["artifact"] is None
+    assert first["dpo"]["error"] is None
+    assert first["dpo"]["scores"] == {}, "this run has no judge"
+    state = compare(config, ["dpo"], [], out, return_state=True)
+    assert state.is_completed()
+    (again,) = [model for model in json.loads((out / "report.json").read_text())["models"] if model["model"] == "dpo"]
+    assert again["cached"]
+    assert again == {**first["dpo"], "cached": True}
+
+
+def test_each_kind_of_curve_is_drawn_before_a_second_one_of_a_kind() -> None:
+    """Only two of PPO's five losses and scores come before the metrics that DPO reports."""
+    one = [(1, 0.0), (2, 1.0)]
+    curves = {
+        "ppo": dict.fromkeys(("policy_loss", "value_loss", "loss", "raw_score", "score", "kl"), one),
+        "dpo": dict.fromkeys(("loss", "accuracy", "margin", "kl"), one) | {"response_length": [(1, 0.0)]},
+    }
+    assert shown_curves(curves) == ["loss", "score", "kl", "accuracy", "margin", "policy_loss"]

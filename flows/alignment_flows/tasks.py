@@ -50,6 +50,9 @@ def _without_empty_traceback(record: logging.LogRecord) -> bool:
 
 # Prefect logs a returned Failed state as an exception, which would print the traceback `NoneType: None`.
 logging.getLogger("prefect.task_runs").addFilter(_without_empty_traceback)
+# At the exit of a process Prefect's senders count what they still have to send, below the message of how the run ended.
+for sender in ("APILogWorker", "EventsWorker"):
+    logging.getLogger(sender).setLevel(logging.ERROR)
 
 
 def ignore_broken_pipe(console: Console) -> None:

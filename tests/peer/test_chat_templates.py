@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from template_sweep import SHAPES, templates_in, tokenizer_of, violations
 
+from alignment_core.data.rendering.chat_template import ChatTemplate
+from alignment_core.data.rendering.engine.string_reads import reads_strings
+from alignment_core.data.rendering.engine.template_checks import TemplateRefusal
 from alignment_core.data.rendering.renderer import Renderer
 
 TRL = find_spec("trl")
@@ -31,6 +34,18 @@ def test_targets_are_what_the_assistant_says(name: str) -> None:
     found = {shape: violations(renderer, SHAPES[shape]) for shape in SHAPES}
     assert {shape: problems for shape, (problems, _) in found.items() if problems} == {}
     assert {shape: reason for shape, (_, reason) in found.items() if reason} == {}
+
+
+@pytest.mark.parametrize("name", [name for name, text in TEMPLATES.items() if not reads_strings(text)])
+def test_marks_change_nothing_where_strings_are_only_printed(name: str) -> None:
+    program = ChatTemplate(tokenizer_of(TEMPLATES[name]), TEMPLATES[name]).program
+    for shape in SHAPES.values():
+        for messages in ((*shape.prompt, *completion) for completion in shape.completions):
+            try:
+                plain = program.text(messages)
+            except TemplateRefusal:
+                continue
+            assert program.layout(messages).text == plain
 
 
 def test_all_templates_are_tried() -> None:

@@ -52,11 +52,8 @@ class _Chat:
         with ui.footer().classes("bg-white dark:bg-black"), ui.row().classes("page items-end no-wrap"):
             self._input = ui.textarea(placeholder="Your message").props("autogrow outlined dense rows=1")
             self._input.props('aria-label="Your message" autofocus').classes("grow")
-            # Send the text with the key event: the last keystrokes may not have reached the server otherwise.
-            emit_text = "(event) => emit(event.target.value)"
-            self._input.on("keydown.enter.exact.prevent", lambda event: self._send(event.args), js_handler=emit_text)
-            self._send_button = ui.button(icon="send", on_click=lambda: self._send(self._input.value))
-            self._send_button.props('aria-label="Send"')
+            self._send_button = ui.button(icon="send").props('aria-label="Send"')
+            web.on_submit(self._input, self._send, self._send_button)
             self._stop_button = ui.button(icon="stop", on_click=self._stop).props('aria-label="Stop" color=negative')
         self._idle()
         for place in range(len(self._turns)):
@@ -158,8 +155,8 @@ class _Chat:
                 await self._vote(place, None if turn.get("up") is up else up, turn.get("comment", ""))
                 thumbs.refresh()
 
-            async def save_comment() -> None:
-                await self._vote(place, turn.get("up"), comment.value)
+            async def save_comment(comment: str) -> None:
+                await self._vote(place, turn.get("up"), comment)
                 ui.notify("Comment saved.", type="positive", timeout=1500)
 
             with ui.row().classes("items-center w-full"):
@@ -170,7 +167,7 @@ class _Chat:
                     button.props("color=primary" if pressed else "color=grey")
                 if turn.get("up") is not None:
                     comment = ui.input(placeholder="What was good or bad? (optional)", value=turn.get("comment", ""))
-                    comment.props('dense aria-label="Comment"').classes("grow").on("keydown.enter", save_comment)
+                    web.on_submit(comment.props('dense aria-label="Comment"').classes("grow"), save_comment)
 
         thumbs()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from browser import BrowserPage
 from pages import served_page
 from playwright.sync_api import expect
+from safetensors.torch import load_file, save_file
 from served import ALIGN, PATIENCE, until
 
 from alignment_core.artifacts import ArtifactStore
@@ -28,7 +30,7 @@ pytestmark = [pytest.mark.ci, pytest.mark.timeout(3600)]
 expect.set_options(timeout=1000 * PATIENCE)
 
 ENDLESS = ("--set", "chat.max_new_tokens=100000", "--set", "chat.temperature=0")
-"""Settings for an endless answer: with greedy decoding the random model repeats itself forever."""
+"""Settings for an endless answer: no greedy answer of the model in `settings` ends."""
 
 
 @pytest.fixture
@@ -36,8 +38,9 @@ def settings(tmp_path: Path, tiny_model: Path) -> Path:
     """Write a config file whose store holds two SFT models, the first of them in production."""
     rows = [{"prompt": f"What is {n} plus {n}?", "completion": f"It is {2 * n}."} for n in range(12)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    endless = _without_end(tiny_model, tmp_path / "endless")
     config = {
-        "model": {"base": str(tiny_model), "load_in": "fp32", "max_length": 512, "lora": {"rank": 2}},
+        "model": {"base": str(endless), "load_in": "fp32", "max_length": 512, "lora": {"rank": 2}},
         "data": {"sources": [{"path": str(tmp_path / "rows.jsonl")}], "held_out_fraction": 0.3},
         "sft": {"batch_size": 8},
         "store": str(tmp_path / "store"),
@@ -56,6 +59,15 @@ def settings(tmp_path: Path, tiny_model: Path) -> Path:
             "production" if number == 0 else "next", "sft", plan.sft.key, by="test", reason="test"
         )
     return file
+
+
+def _without_end(model: Path, folder: Path) -> Path:
+    """Copy a model such that no greedy answer ends: the logit of its end token is 0, and the largest one is positive."""
+    shutil.copytree(model, folder)
+    weights = load_file(folder / "model.safetensors")
+    weights["lm_head.weight"][json.loads((folder / "config.json").read_text())["eos_token_id"]] = 0
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
 
 
 def key_of(folder: Path, alias: str) -> str:

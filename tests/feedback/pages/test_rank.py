@@ -106,3 +106,31 @@ def test_page_on_all_interfaces_asks_for_the_password(
                 expect(page.get_by_text("Wrong password.")).to_be_visible()
         expect(page.get_by_label("Your name")).to_be_visible()
         page.goto("about:blank")
+
+
+LATE_TEXT = """() => {
+    const emit = socket.emit.bind(socket);
+    let first = true;
+    socket.emit = (...event) => {
+        setTimeout(() => emit(...event), first ? 1000 : 0);
+        first = false;
+    };
+}"""
+
+
+def test_name_is_what_was_typed_also_if_the_key_reaches_the_server_first(
+    settings: Path, tmp_path: Path, browser_page: BrowserPage
+) -> None:
+    with served_page(tmp_path, "rank", settings) as url:
+        page = browser_page.open(url)
+        page.wait_for_function("window.did_handshake")
+        page.evaluate(LATE_TEXT)
+        page.get_by_label("Your name").fill("Ann")
+        page.keyboard.press("Enter")
+        progress = page.get_by_test_id("progress")
+        expect(progress).to_have_text("0 of 3 ranked")
+        page.keyboard.press("s")
+        expect(progress).to_have_text("1 of 3 ranked")
+        page.goto("about:blank")
+    with open_feedback(str(tmp_path / "feedback.db")) as store:
+        assert {vote.rater.name for vote in store.votes()} == {"Ann", "Ben"}

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from alignment_core.data.rendering.builtin_templates import BUILTIN_TEMPLATES, TEMPLATE_DATE
+from alignment_core.data.rendering.builtin_templates import TEMPLATE_DATE
 from alignment_core.data.rendering.engine.marks import TOOLS, Layout, Marker
 from alignment_core.data.rendering.engine.message_forms import THOUGHT, Form
 from alignment_core.data.rendering.engine.sandbox import render
+from alignment_core.data.rendering.engine.string_reads import reads_strings
 from alignment_core.data.rendering.engine.template_checks import TemplateRefusal
 from alignment_core.records import Conversation, Message
 
@@ -65,7 +66,7 @@ class Program:
             TemplateRefusal: as for `text`.
             Unmarkable: the places cannot be found.
         """
-        if self.template in BUILTIN_TEMPLATES.values():  # our own, which do not look at what a string holds
+        if not reads_strings(self.template):
             marker = Marker()
             marked = marker.conversation(messages)
             return marker.read(self._render(marked, generation=generation, mark_generation=True))

@@ -51,9 +51,22 @@ def _compiled(template: str) -> Template:
         trusted = Environment(trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag])
         trusted.filters["tojson"] = _tojson
         return trusted.from_string(template)
-    environment = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols])
+    environment = _environment()
     tree = _Counting().visit(environment.parse(template))
     return environment.from_string(tree)
+
+
+def parse(template: str) -> nodes.Template:
+    """Return the code of a template.
+
+    Raises:
+        TemplateSyntaxError: the template has no valid code.
+    """
+    return _environment().parse(template)
+
+
+def _environment() -> _Environment:
+    return _Environment(trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols])
 
 
 class _Environment(ImmutableSandboxedEnvironment):

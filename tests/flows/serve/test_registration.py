@@ -256,11 +256,9 @@ def test_result_is_that_of_prefect_deploy(client: SyncPrefectClient, tmp_path: P
     declared["deployments"] = [each for each in declared["deployments"] if each["name"] in ("nightly", "retrain")]
     file.write_text(yaml.safe_dump(declared))
     command = [*PREFECT, "deploy", "--all", "--prefect-file", str(file)]
-    environment = {"PREFECT_API_URL": str(api)}
-    # In a folder without a repository: Prefect would take the commit for the version.
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, cwd=tmp_path, env={**os.environ, **environment}
-    )
+    # In a clone with a remote, Prefect would take the commit for the version.
+    environment = {"PREFECT_API_URL": str(api), "GIT_DIR": str(tmp_path / "no-repository")}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **environment})
     assert done.returncode == 0, done.stdout + done.stderr
     assert stored() == ours
     assert [outcome.updated for outcome in send(client, *(d for d in packaged() if d.name in names))] == [(), ()]

@@ -26,7 +26,7 @@ from trl import DPOConfig, DPOTrainer
 
 from alignment_core.config import DataConfig, SourceConfig
 from alignment_core.data.ingestion.ingest import ingest
-from alignment_core.data.rendering.renderer import BUILTIN_TEMPLATES, Renderer, generation_stops, load_tokenizer
+from alignment_core.data.rendering.renderer import BUILTIN_TEMPLATES, Renderer, load_tokenizer
 from alignment_core.data.sources.formats.transcripts import AnthropicHH
 from alignment_core.data.sources.locate import source_files
 from alignment_core.data.sources.readers import RawRow, read_file
@@ -102,8 +102,7 @@ def trl_preparation(pairs: list[Any], model: str) -> Callable[[], float]:
 
 
 def our_preparation(source: SourceConfig, model: str) -> Callable[[], float]:
-    stops = generation_stops(model)
-    renderer = Renderer(load_tokenizer(model), chat_template=None, max_length=MAX_LENGTH, generation_stops=stops)
+    renderer = Renderer.of_model(model, None, chat_template=None, max_length=MAX_LENGTH)
 
     def run() -> float:
         with tempfile.TemporaryDirectory() as folder:

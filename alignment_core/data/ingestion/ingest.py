@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,7 @@ def ingest(
     scratch.mkdir()
     try:
         with ExitStack() as held:
+            held.enter_context(_libraries_frozen())
             files = find_inputs(data.sources, plugged, strict=strict)
             folders: list[ShardFolder] = []
             limits = _Limits(data, files)
@@ -95,6 +97,21 @@ def ingest(
             return report
     finally:
         shutil.rmtree(scratch)
+
+
+@contextmanager
+def _libraries_frozen() -> Iterator[None]:
+    """Keep the garbage collector from looking at all loaded libraries again and again while rows are read.
+
+    Objects that are frozen already, as in a forked stage, stay so.
+    """
+    thaw = gc.get_freeze_count() == 0
+    gc.freeze()
+    try:
+        yield
+    finally:
+        if thaw:
+            gc.unfreeze()
 
 
 class _Limits:

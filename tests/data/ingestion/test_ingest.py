@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import json
 import re
@@ -21,7 +22,7 @@ from alignment_core.config import DataConfig, SourceConfig
 from alignment_core.data.dataset.splits import read_dataset
 from alignment_core.data.ingestion import shard_cache
 from alignment_core.data.ingestion.check import check, no_usable_rows
-from alignment_core.data.ingestion.ingest import ingest
+from alignment_core.data.ingestion.ingest import _libraries_frozen, ingest
 from alignment_core.data.ingestion.report.page import render_report
 from alignment_core.data.rendering.renderer import Renderer
 from alignment_core.data.sources.identity import source_identity
@@ -471,3 +472,13 @@ def _packed(values: list[dict[str, Any]], container: str, folder: Path) -> bytes
             pyarrow.parquet.write_table(pa.Table.from_pylist(values), folder / "whole.parquet")
             return (folder / "whole.parquet").read_bytes()
     return lines
+
+
+def test_libraries_are_frozen_only_meanwhile() -> None:
+    assert gc.get_freeze_count() == 0
+    with _libraries_frozen():
+        assert gc.get_freeze_count() > 0
+        with _libraries_frozen():
+            pass
+        assert gc.get_freeze_count() > 0, "a forked stage stays as it was"
+    assert gc.get_freeze_count() == 0

@@ -12,16 +12,17 @@ from alignment_core.data.rendering.engine.string_reads import reads_strings
 from alignment_core.data.rendering.engine.template_checks import TemplateRefusal
 
 EACH = "{% for m in messages %}"
+CALLS = "{% for c in m.tool_calls %}"
 PRINTING = [
     EACH + "{{ m.role + ': ' + m['content'] | trim }}{% endfor %}",
-    EACH + "{% if m.role == 'user' and m.content is string and m.content != '' %}{{ m.content }}{% endif %}{% endfor %}",
+    EACH + "{% if m.role == 'user' and m.content != '' %}{{ m.content }}{% endif %}{% endfor %}",
     EACH + "{{ m.content.strip() ~ '\n' }}{% if loop.index0 % 2 == 0 %}-{% endif %}{% endfor %}",
     "{% set rest = messages[1:] if messages[0].role == 'system' else messages %}{% set ns = namespace(seen=false) %}"
     "{% for m in rest %}{% if 'tool_calls' in m and not ns.seen == true %}{% set ns.seen = true %}"
     "{{ m.tool_calls[0].function | tojson }}{% endif %}{{ m.get('content') }}{% endfor %}",
     "{% macro said(text) %}[{{ text | trim }}]{% endmacro %}" + EACH + "{{ said(m.content) }}{% endfor %}",
     EACH + "{% if m.role in ['user', 'tool'] %}{{ m.role | capitalize }}{% endif %}{{ m.content or '' }}{% endfor %}",
-    EACH + "{% for c in m.tool_calls %}{{ c.function.name }}{% endfor %}{% endfor %}{% if tools %}{{ tools | tojson }}{% endif %}",
+    EACH + CALLS + "{{ c.function.name }}{% endfor %}{% endfor %}{% if tools %}{{ tools | tojson }}{% endif %}",
 ]
 READING = [
     EACH + "{% if '</think>' in m.content %}{{ m.content }}{% endif %}{% endfor %}",
@@ -40,12 +41,12 @@ READING = [
     EACH + "{% if m.content is startingwith('I') %}!{% endif %}{% endfor %}",
     EACH + "{% if loop.changed(m.content) %}!{% endif %}{% endfor %}",
     EACH + "{% if loop.previtem and loop.previtem.content == m.content %}!{% endif %}{% endfor %}",
-    "{% set ns = namespace(last='') %}" + EACH + "{% if ns.last == m.content %}!{% endif %}{% set ns.last = m.content %}{% endfor %}",
+    "{% set ns = namespace(last='') %}" + EACH + "{% if ns.last == m.content %}!{% endif %}{% endfor %}",
     EACH + "{% set role = m.content %}{% if role == 'x' %}!{% endif %}{% endfor %}",
-    EACH + "{% for c in m.tool_calls %}{{ c.function.arguments.place }}{% endfor %}{% endfor %}",
-    EACH + "{% for c in m.tool_calls %}{% set a = c.function.arguments %}{{ a.name }}{% endfor %}{% endfor %}",
-    EACH + "{% for c in m.tool_calls %}{{ c.function.arguments.get('place') }}{% endfor %}{% endfor %}",
-    "{% macro at(a) %}{{ a.name }}{% endmacro %}" + EACH + "{% for c in m.tool_calls %}{{ at(c.arguments) }}{% endfor %}{% endfor %}",
+    EACH + CALLS + "{{ c.function.arguments.place }}{% endfor %}{% endfor %}",
+    EACH + CALLS + "{% set a = c.function.arguments %}{{ a.name }}{% endfor %}{% endfor %}",
+    EACH + CALLS + "{{ c.function.arguments.get('place') }}{% endfor %}{% endfor %}",
+    "{% macro at(a) %}{{ a.name }}{% endmacro %}" + EACH + CALLS + "{{ at(c.arguments) }}{% endfor %}{% endfor %}",
     EACH + "{% if 'name' in m.tool_calls[0].function.arguments %}!{% endif %}{% endfor %}",
     EACH + "{{ '%5s' % m.content }}{{ m.content * 2 }}{% endfor %}",
     EACH + "{% filter upper %}{{ m.content }}{% endfilter %}{% endfor %}",

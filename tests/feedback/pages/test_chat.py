@@ -62,7 +62,7 @@ def settings(tmp_path: Path, tiny_model: Path) -> Path:
 
 
 def _without_end(model: Path, folder: Path) -> Path:
-    """Copy a model such that no greedy answer ends: the logit of its end token is 0, and the largest one is positive."""
+    """Copy a model such that no greedy answer ends: the logit of its end token is 0, and the largest is positive."""
     shutil.copytree(model, folder)
     weights = load_file(folder / "model.safetensors")
     weights["lm_head.weight"][json.loads((folder / "config.json").read_text())["eos_token_id"]] = 0

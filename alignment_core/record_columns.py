@@ -100,13 +100,19 @@ def is_missing(value: Any) -> bool:
 
 
 class TrackedRow(dict[str, Any]):
-    """A row that remembers which of its columns were read. Asking whether it has a column does not read it."""
+    """A row that remembers which of its columns were read. Asking whether it has a column does not read it.
 
-    __slots__ = ("read",)
+    Attributes:
+        read: the columns that were read.
+        objects: the objects that `inside` returned, by column.
+    """
+
+    __slots__ = ("objects", "read")
 
     def __init__(self, row: Mapping[str, Any]) -> None:
         super().__init__(row)
         self.read: set[str] = set()
+        self.objects: dict[str, Any] = {}
 
     def __getitem__(self, name: str) -> Any:
         self.read.add(name)
@@ -130,8 +136,13 @@ class TrackedRow(dict[str, Any]):
     def unread(self, turn_keys: Collection[str]) -> Iterator[tuple[str, Any]]:
         """Yield the columns that were not read, neither empty nor harmless, and such keys of turns besides `turn_keys`.
 
-        A key of a turn is named `column[].key`.
+        A key of a turn is named `column[].key`, and so are the keys of the objects that `inside` returned.
         """
+        for name, found in self.objects.items():
+            items, place = (found, f"{name}[]") if isinstance(found, list) else ([found], name)
+            for item in items:
+                if isinstance(item, TrackedRow):
+                    yield from ((f"{place}.{key}", value) for key, value in item.unread(turn_keys))
         for name, value in super().items():
             if name not in self.read:
                 if not is_missing(value):
@@ -148,6 +159,18 @@ def _judgements_inside(column: str, value: Any) -> Iterator[tuple[str, Any]]:
         for key, inside in value.items():
             if meaning(str(key)) == JUDGEMENT and not is_missing(inside):
                 yield f"{column}.{key}", inside
+
+
+def inside(row: Mapping[str, Any], name: str) -> Any:
+    """Read a column of an object or a list of objects, and return it so that their keys count as columns."""
+    value = row[name]
+    if not isinstance(row, TrackedRow):
+        return value
+    if name not in row.objects:
+        items = value if isinstance(value, list) else [value]
+        tracked = [TrackedRow(item) if isinstance(item, Mapping) else item for item in items]
+        row.objects[name] = tracked if isinstance(value, list) else tracked[0]
+    return row.objects[name]
 
 
 def peek(row: Mapping[str, Any], name: str) -> Any:
@@ -170,12 +193,12 @@ def what_is_lost(name: str, value: Any, texts: Collection[str], *, judged: bool)
     """Return what an unread column may hold: `HARMLESS`, `OTHER`, or what changes the meaning of its row.
 
     Args:
-        name: the column, or `column[].key`.
+        name: the column, `column.key` or `column[].key`.
         value: its value, which is not empty.
         texts: the texts of the records that the row became. A column that only repeats them is harmless.
         judged: whether the records carry a judgement already. Another one changes nothing then.
     """
-    kind = meaning(name.rpartition("[].")[2])
+    kind = meaning(name.rpartition(".")[2])
     if kind == MASK:
         return HARMLESS if value == 1 else kind
     if kind == JUDGEMENT or (kind == ANSWER and isinstance(value, bool)):

@@ -100,6 +100,44 @@ def test_keys_of_turns_are_counted() -> None:
     assert found([{"messages": chat}]).ignored == {"messages[].mood": 1}
 
 
+RANKED = [{"text": "a", "rank": 1, "mood": "sad", "id": 7}, {"text": "b", "rank": 2, "mood": ""}]
+CHOICE = [{"result": [{"type": "pairwise", "value": {"selected": "left"}}]}]
+ARGILLA = {
+    "prompt": "q", "response_1": "a", "response_2": "b",
+    "best.responses": ["response_1"], "best.responses.status": ["submitted"], "best.responses.users": ["ann"],
+}  # fmt: skip
+GRADED = {"question": "q", "6B": {"is_correct": True, "solution": "a", "mood": "sad"}}
+
+
+@pytest.mark.parametrize(
+    ("row", "ignored"),
+    [
+        ({"prompt": "q", "answers": RANKED}, {"answers[].mood": 1}),
+        ({"data": {"prompt": "q", "left": "a", "right": "b", "mood": "sad"}, "annotations": CHOICE}, {"data.mood": 1}),
+        ({**ARGILLA, "mood": "sad", "best-suggestion": "response_2", "status": "completed"}, {"mood": 1}),
+        (GRADED, {"6B.mood": 1}),
+    ],
+)  # fmt: skip
+def test_keys_of_objects_are_counted(row: dict[str, Any], ignored: dict[str, int]) -> None:
+    result = found([row])
+    assert (len(result.records), result.ignored) == (1, ignored)
+
+
+@pytest.mark.parametrize(
+    ("row", "named"),
+    [
+        ({"prompt": "q", "answers": [{**item, "context": "An article."} for item in RANKED]}, "answers[].context"),
+        ({"data": {"prompt": "q", "left": "a", "right": "b", "system": "S"}, "annotations": CHOICE}, "data.system"),
+        ({**ARGILLA, "context": "An article."}, "context"),
+        ({**GRADED, "7B": {"is_correct": True, "solution": "a", "reasoning": "Well."}}, "7B.reasoning"),
+    ],
+)  # fmt: skip
+def test_keys_of_objects_may_change_the_row(row: dict[str, Any], named: str) -> None:
+    with pytest.raises(DataError, match=UNREAD) as error:
+        found([row])
+    assert f"`{named}`" in str(error.value)
+
+
 def test_columns_that_repeat_what_was_read_are_harmless() -> None:
     rows = [{"messages": CHAT, "prompt": "q"}, {"messages": CHAT, "text": "### q ### a", "full_prompt": "Human: q\na"}]
     result = found(rows)

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from alignment_core.config import SourceConfig
 from alignment_core.data.sources.parsing import shapes
 from alignment_core.data.sources.parsing.judgements import labelled_response, ordered_pairs
+from alignment_core.record_columns import TrackedRow, inside, peek
 from alignment_core.record_format import BadRow, Dropped, Fields, Outcome, Reading, RecordFormat
 from alignment_core.records import Conversation, LabelledResponse
 
@@ -30,7 +31,7 @@ class LabelStudio(RecordFormat):
         )
 
     def read(self, row: Fields, origin: str, source: SourceConfig) -> Iterable[Outcome]:
-        data = row["data"]
+        data = inside(row, "data")
         annotations = row.get("annotations", row.get("completions"))
         if annotations is None:
             annotations = [row]
@@ -90,12 +91,11 @@ class Argilla(RecordFormat):
     def read(self, row: Fields, origin: str, source: SourceConfig) -> Iterable[Outcome]:
         questions = self._questions(row)
         own = {"id", "_server_id", "status", "external_id", "metadata", "vectors", "inserted_at", "updated_at"}
-        fields = {
-            name: value
-            for name, value in row.items()
-            if name not in own and name not in questions and "." not in name and not name.endswith("-suggestion")
-        }
+        names = [name for name in row if name not in {*own, *questions} and "." not in name]
+        fields = TrackedRow({name: peek(row, name) for name in names if not name.endswith("-suggestion")})
         prompt, answers = _fields(fields)
+        if isinstance(row, TrackedRow):
+            row.read |= set(row) - (set(fields) - fields.read)
         for question in questions:
             votes = list(self._votes(row, question))
             if not votes:

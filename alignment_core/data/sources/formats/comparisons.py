@@ -17,6 +17,7 @@ from alignment_core.data.sources.parsing.judgements import (
     rater_and_time,
 )
 from alignment_core.data.sources.readers import RawRow
+from alignment_core.record_columns import inside
 from alignment_core.record_format import BadRow, Dropped, Fields, Outcome, Reading, RecordFormat
 from alignment_core.records import Conversation, LabelledResponse
 
@@ -33,7 +34,10 @@ class KWay(RecordFormat):
     shape: ClassVar[str] = (
         "{prompt, completions|answers: [{completion, rank|score}]} or {prompt, responses, ranks|scores}"
     )
-    unused: ClassVar[frozenset[str]] = frozenset({"rater_kind", "comment", "correct_answers", "incorrect_answers"})
+    unused: ClassVar[frozenset[str]] = frozenset(
+        # The prompt of UltraFeedback's models, which its raters did not see.
+        {"rater_kind", "comment", "correct_answers", "incorrect_answers", "completions[].custom_system_prompt"}
+    )
 
     PROMPTS: ClassVar = ("prompt", "context", "instruction", "question", "query")
     LISTS: ClassVar = ("completions", "answers", "responses")
@@ -71,9 +75,10 @@ class KWay(RecordFormat):
         return prompt, scored, judged
 
     def _judged(self, row: Fields) -> tuple[bool, list[tuple[Conversation, float]]]:
-        items = next(row[name] for name in self.LISTS if isinstance(row.get(name), list))
+        column = next(name for name in self.LISTS if isinstance(row.get(name), list))
+        items = row[column]
         if isinstance(items[0], Mapping):
-            return self._judged_items(items)
+            return self._judged_items(inside(row, column))
         names = [name for name in ("scores", "ratings", "rating") if isinstance(row.get(name), list)]
         values = row[names[0]] if names else next(row[n] for n in ("ranks", "rank") if isinstance(row.get(n), list))
         if len(values) != len(items):

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from alignment_core.config import SourceConfig
 from alignment_core.data.sources.parsing import shapes
-from alignment_core.record_columns import peek
+from alignment_core.record_columns import inside, peek
 from alignment_core.record_format import BadRow, Dropped, Fields, Outcome, Quarantined, Reading, RecordFormat
 from alignment_core.records import LabelledResponse
 
@@ -27,7 +27,7 @@ class Graded(RecordFormat):
         prompt = shapes.prompt(row["question"], "question")
         for name in row:
             if _is_solution(peek(row, name)):
-                value = row[name]
+                value = inside(row, name)
                 try:
                     response = shapes.completion(value["solution"], f"{name}.solution")
                     correct = shapes.label(value["is_correct"], f"{name}.is_correct")

@@ -4,6 +4,7 @@ Everything here is exported by `alignment_flows`. Importing this module loads ne
 """
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from alignment_core.forecast.predictions import Forecast, check_memory, predict
 from alignment_core.planning.pipeline import Plan, plan_pipeline
 from alignment_core.planning.retrain import TooFewVotes, plan_retrain
 from alignment_core.registry import load_registry
+from alignment_flows.serve.alias_changes import tell_prefect
 from alignment_flows.serve.local import FinishedRun, resolved, run_comparison, run_pipeline, run_retrain, run_sampling
 
 if TYPE_CHECKING:
@@ -289,10 +291,16 @@ def promote(reference: str, alias: str = PRODUCTION, *, reason: str = "by hand",
         reason: recorded in the alias's history.
         store: folder of the artifact store.
 
+    Prefect's server, if one is configured or running, gets the event `alignment.model.promoted`.
+
     Raises:
         ArtifactError: there is no such model, or it is damaged.
     """
-    return catalogue.promote(ArtifactStore(store), reference, alias, by=account_name(), reason=reason)
+    opened = ArtifactStore(store)
+    before = opened.aliases.current(alias)
+    change = catalogue.promote(opened, reference, alias, by=account_name(), reason=reason)
+    _tell(opened, alias, change, new=change != before)
+    return change
 
 
 def rollback(alias: str = PRODUCTION, *, reason: str = "by hand", store: Path = STORE) -> Change:
@@ -303,7 +311,17 @@ def rollback(alias: str = PRODUCTION, *, reason: str = "by hand", store: Path = 
         reason: recorded in the alias's history.
         store: folder of the artifact store.
 
+    Prefect's server, if one is configured or running, gets the event `alignment.model.rolled-back`.
+
     Raises:
         ArtifactError: there is no earlier model.
     """
-    return catalogue.rollback(ArtifactStore(store), alias, by=account_name(), reason=reason)
+    opened = ArtifactStore(store)
+    change = catalogue.rollback(opened, alias, by=account_name(), reason=reason)
+    _tell(opened, alias, change, new=True)
+    return change
+
+
+def _tell(store: ArtifactStore, alias: str, change: Change, *, new: bool) -> None:
+    if (problem := tell_prefect(store, alias, change if new else None)) is not None:
+        warnings.warn(problem, stacklevel=3)

@@ -18,6 +18,7 @@ from served import ALIGN
 from shown import events_about, related_to
 from stored import A, B, add
 
+import alignment_flows as af
 from alignment_core.artifacts import Artifact, ArtifactStore
 from alignment_core.config_file import check_config, load_config
 from alignment_core.evaluation.promotion import Promotion
@@ -229,3 +230,26 @@ def test_gate_promotes_a_model_that_passes_but_not_twice(write: Callable[..., Pa
     assert other["evaluate_production"].cached, "the production model is measured once"
     assert store.aliases.of(other["optimize"].artifact.key) == ["candidate"]
     assert store.aliases.of(model) == ["production"]
+
+
+def test_python_api_sends_an_event_for_each_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = ArtifactStore(tmp_path)
+    add(store, A)
+    add(store, B)
+    monkeypatch.setenv("PREFECT_API_URL", str(PREFECT_API_URL.value()))
+    for key in (A, A, B):  # the second time changes nothing
+        af.promote(key, "api", store=tmp_path)
+    af.rollback("api", store=tmp_path)
+    names = [event["event"].removeprefix("alignment.model.") for event in events_of("api", tmp_path, 3)]
+    assert names == ["promoted", "promoted", "rolled-back"]
+
+
+def test_python_api_warns_if_prefect_cannot_be_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = ArtifactStore(tmp_path)
+    add(store, A)
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    with pytest.warns(UserWarning, match="could not update the alias's page in Prefect, and sent no event"):
+        af.promote(A, "unheard", store=tmp_path)
+    change = store.aliases.current("unheard")
+    assert change is not None
+    assert change.key == A

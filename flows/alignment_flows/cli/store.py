@@ -1,16 +1,15 @@
 """`align promote`, `align rollback` and `align artifacts`: the artifact store and its aliases."""
 
-import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
+from warnings import catch_warnings, simplefilter
 
 import typer
 
 from alignment_core.config import PipelineConfig
 from alignment_flows.cli.command import AsJson, command
-
-if TYPE_CHECKING:
-    from alignment_core.artifacts import Change
 
 Store = Annotated[Path, typer.Option(help="Folder of the artifact store.")]
 Reference = Annotated[str, typer.Argument(metavar="ARTIFACT", help="A key, a key prefix, an alias, or `latest`.")]
@@ -39,14 +38,11 @@ def promote(
     as_json: AsJson = False,
 ) -> None:
     """Give a trained model an alias. Undo with `align rollback`."""
-    from alignment_core.artifacts import ArtifactStore
     from alignment_flows import api
     from alignment_flows.cli.show_store import show_change
 
-    before = ArtifactStore(store).aliases.current(alias)
-    change = api.promote(model, alias, reason=reason, store=store)
-    show_change(alias, change, as_json=as_json)
-    _tell_prefect(store, alias, None if change == before else change)
+    with _problems_last():
+        show_change(alias, api.promote(model, alias, reason=reason, store=store), as_json=as_json)
 
 
 @command
@@ -57,9 +53,8 @@ def rollback(
     from alignment_flows import api
     from alignment_flows.cli.show_store import show_change
 
-    change = api.rollback(alias, reason=reason, store=store)
-    show_change(alias, change, as_json=as_json)
-    _tell_prefect(store, alias, change)
+    with _problems_last():
+        show_change(alias, api.rollback(alias, reason=reason, store=store), as_json=as_json)
 
 
 @artifacts_app.command("list")
@@ -143,30 +138,11 @@ def prune(
     show_pruned(items, dry_run=dry_run, as_json=as_json)
 
 
-def _tell_prefect(store: Path, alias: str, change: "Change | None") -> None:
-    """Update the alias's page and send the event about its change, if a server is configured or running."""
-    from alignment_flows.serve.services import running_server
-
-    if (api := os.environ.get("PREFECT_API_URL") or running_server()) is None:
-        return
-    import httpx
-
-    from alignment_core.artifacts import ArtifactStore
-    from alignment_flows.serve.local import configure_prefect
-
-    configure_prefect()
-    from alignment_flows.model_events import change_event, emit_to
-    from alignment_flows.promotion import send_history
-
-    opened = ArtifactStore(store)
-    try:
-        send_history(opened, alias, api)
-    except httpx.HTTPError as error:
-        typer.echo(f"align: could not update the alias's page in Prefect, and sent no event: {error}", err=True)
-        return
-    if change is not None:
-        event = change_event(opened, alias, change)
-        try:
-            emit_to(api, event)
-        except Exception as error:
-            typer.echo(f"align: could not send the event {event.event} to Prefect: {error}", err=True)
+@contextmanager
+def _problems_last() -> Iterator[None]:
+    """Print the API's warnings below what the command prints."""
+    with catch_warnings(record=True) as problems:
+        simplefilter("always")
+        yield
+    for problem in problems:
+        typer.echo(f"align: {problem.message}", err=True)

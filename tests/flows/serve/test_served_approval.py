@@ -6,15 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from browser import BrowserPage
 from served import Served, processes_of, until
 
 from alignment_core.artifacts import ArtifactStore
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.ci, pytest.mark.timeout(3600)]
 
 
 def test_suspended_run_goes_on_with_the_model_that_it_asked_about(
-    served: Served, write: Callable[..., Path], tmp_path: Path
+    served: Served, write: Callable[..., Path], tmp_path: Path, prefect_page: BrowserPage
 ) -> None:
     gate = {"win_rate_over_sft": None, "win_rate_over_production": None, "max_kl": 1e9}
     path = write(name="approved", gate={**gate, "to_production": True, "approval": True}, isolation="inline")
@@ -26,8 +27,15 @@ def test_suspended_run_goes_on_with_the_model_that_it_asked_about(
     assert candidate is not None
     assert store.aliases.current("production") is None
     (tmp_path / "pairs.jsonl").write_text("the data are gone")  # the run does not read them again
-    answer = {"approve": True, "name": "Ann", "reason": "I tried it"}
-    assert served.post(f"flow_runs/{run}/resume", run_input=answer)["status"] == "ACCEPT"
+    page = prefect_page.open(f"{served.url}/runs/flow-run/{run}")
+    page.get_by_role("button", name="Resume", exact=True).click()
+    form = page.get_by_role("dialog")
+    form.get_by_text("passed: the KL from the reference").wait_for()
+    form.locator("input[type=checkbox]").locator("xpath=..").click()
+    for field, text in enumerate(("Ann", "I tried it")):
+        form.locator("textarea").nth(field).fill(text)
+    form.get_by_role("button", name="Submit").click()
+    form.wait_for(state="hidden")
     assert served.ended(run)["type"] == "COMPLETED", served.state_and_log(run)
     production = store.aliases.current("production")
     assert production is not None

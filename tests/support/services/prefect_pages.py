@@ -107,6 +107,16 @@ class Interface:
         message = page.get_by_text(f"Validation failed for field '{path}'. Failure reason: {words}")
         message.or_(self.field(title).get_by_text(words, exact=True)).first.wait_for()
 
+    def schedule(self, deployment: str, minutes: int) -> None:
+        """Give a deployment a schedule with this interval."""
+        found = self.served.deployment(deployment)
+        page = self.browser.open(f"{self.served.url}{self.path}/deployments/deployment/{found['id']}")
+        page.get_by_role("button", name="Schedule", exact=True).first.click()
+        dialog = page.get_by_role("dialog")
+        dialog.locator("input[type=number], input[name='schedule.interval_value']").first.fill(str(minutes))
+        dialog.get_by_role("button", name="Save").click()
+        dialog.wait_for(state="hidden")
+
     def _submitted(self) -> Response:
         """Submit the form and return the server's response. Retry while its database is busy."""
         for _ in range(BUSY_TIMES):

@@ -30,21 +30,21 @@ if TYPE_CHECKING:
         open_artifact,
         plan,
         plan_retraining,
-        promote,
         retrain,
-        rollback,
         run,
         sample,
     )
     from alignment_flows.pipeline import align
     from alignment_flows.reports.comparison import Comparison
+    from alignment_flows.serve.alias_changes import promote, rollback
     from alignment_flows.serve.local import FinishedRun
 
 _MODULES = {
     "alignment_flows.api": (
         "load_settings", "change_settings", "check_data", "plan", "plan_retraining", "run", "compare", "retrain",
-        "sample", "open_artifact", "load_model", "export", "promote", "rollback", "PlannedRun",
+        "sample", "open_artifact", "load_model", "export", "PlannedRun",
     ),
+    "alignment_flows.serve.alias_changes": ("promote", "rollback"),
     "alignment_flows.pipeline": ("align",),
     "alignment_flows.serve.local": ("FinishedRun",),
     "alignment_flows.reports.comparison": ("Comparison",),

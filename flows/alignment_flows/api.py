@@ -4,14 +4,12 @@ Everything here is exported by `alignment_flows`. Importing this module loads ne
 """
 
 import json
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignment_core.account import account_name
-from alignment_core.artifacts import PRODUCTION, Artifact, ArtifactStore, Change, catalogue
+from alignment_core.artifacts import PRODUCTION, Artifact, ArtifactStore, catalogue
 from alignment_core.config import PipelineConfig
 from alignment_core.config_file import check_config, load_config
 from alignment_core.execution.stage import StageCall
@@ -23,7 +21,6 @@ from alignment_core.forecast.predictions import Forecast, check_memory, predict
 from alignment_core.planning.pipeline import Plan, plan_pipeline
 from alignment_core.planning.retrain import TooFewVotes, plan_retrain
 from alignment_core.registry import load_registry
-from alignment_flows.serve.alias_changes import tell_prefect
 from alignment_flows.serve.local import FinishedRun, resolved, run_comparison, run_pipeline, run_retrain, run_sampling
 
 if TYPE_CHECKING:
@@ -280,48 +277,3 @@ def export(
     place = None if out is None else Path(out).absolute()
     request = Request(store=Path(store).absolute(), key=key, target=to, place=place, repo=repo, private=private)
     return export_model(request)
-
-
-def promote(reference: str, alias: str = PRODUCTION, *, reason: str = "by hand", store: Path = STORE) -> Change:
-    """Give a trained model an alias.
-
-    Args:
-        reference: as for `open_artifact`.
-        alias: the alias, such as `production`.
-        reason: recorded in the alias's history.
-        store: folder of the artifact store.
-
-    Prefect's server, if one is configured or running, gets the event `alignment.model.promoted`.
-
-    Raises:
-        ArtifactError: there is no such model, or it is damaged.
-    """
-    opened = ArtifactStore(store)
-    before = opened.aliases.current(alias)
-    change = catalogue.promote(opened, reference, alias, by=account_name(), reason=reason)
-    _tell(opened, alias, change, new=change != before)
-    return change
-
-
-def rollback(alias: str = PRODUCTION, *, reason: str = "by hand", store: Path = STORE) -> Change:
-    """Return an alias to the model that held it before the last promotion.
-
-    Args:
-        alias: the alias.
-        reason: recorded in the alias's history.
-        store: folder of the artifact store.
-
-    Prefect's server, if one is configured or running, gets the event `alignment.model.rolled-back`.
-
-    Raises:
-        ArtifactError: there is no earlier model.
-    """
-    opened = ArtifactStore(store)
-    change = catalogue.rollback(opened, alias, by=account_name(), reason=reason)
-    _tell(opened, alias, change, new=True)
-    return change
-
-
-def _tell(store: ArtifactStore, alias: str, change: Change, *, new: bool) -> None:
-    if (problem := tell_prefect(store, alias, change if new else None)) is not None:
-        warnings.warn(problem, stacklevel=3)

@@ -38,11 +38,11 @@ def promote(
     as_json: AsJson = False,
 ) -> None:
     """Give a trained model an alias. Undo with `align rollback`."""
-    from alignment_flows import api
     from alignment_flows.cli.show_store import show_change
+    from alignment_flows.serve import alias_changes
 
     with _problems_last():
-        show_change(alias, api.promote(model, alias, reason=reason, store=store), as_json=as_json)
+        show_change(alias, alias_changes.promote(model, alias, reason=reason, store=store), as_json=as_json)
 
 
 @command
@@ -50,11 +50,11 @@ def rollback(
     alias: Alias = "production", reason: Reason = "by hand", store: Store = STORE, as_json: AsJson = False
 ) -> None:
     """Return an alias to the model that held it before the last promotion."""
-    from alignment_flows import api
     from alignment_flows.cli.show_store import show_change
+    from alignment_flows.serve import alias_changes
 
     with _problems_last():
-        show_change(alias, api.rollback(alias, reason=reason, store=store), as_json=as_json)
+        show_change(alias, alias_changes.rollback(alias, reason=reason, store=store), as_json=as_json)
 
 
 @artifacts_app.command("list")

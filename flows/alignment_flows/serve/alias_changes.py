@@ -1,11 +1,62 @@
-"""Tell Prefect that an alias was changed by hand, in a terminal or from Python."""
+"""Change an alias by hand, in a terminal or from Python, and tell Prefect."""
 
 import os
+import warnings
+from pathlib import Path
 
-from alignment_core.artifacts import ArtifactStore, Change
+from alignment_core.account import account_name
+from alignment_core.artifacts import PRODUCTION, ArtifactStore, Change, catalogue
+from alignment_core.config import PipelineConfig
+
+STORE: Path = PipelineConfig.model_fields["store"].default
 
 
-def tell_prefect(store: ArtifactStore, alias: str, change: Change | None) -> str | None:
+def promote(reference: str, alias: str = PRODUCTION, *, reason: str = "by hand", store: Path = STORE) -> Change:
+    """Give a trained model an alias.
+
+    Args:
+        reference: a key, a key prefix, an alias, or `latest`.
+        alias: the alias, such as `production`.
+        reason: recorded in the alias's history.
+        store: folder of the artifact store.
+
+    Prefect's server, if one is configured or running, gets the event `alignment.model.promoted`.
+
+    Raises:
+        ArtifactError: there is no such model, or it is damaged.
+    """
+    opened = ArtifactStore(store)
+    before = opened.aliases.current(alias)
+    change = catalogue.promote(opened, reference, alias, by=account_name(), reason=reason)
+    _tell(opened, alias, change, new=change != before)
+    return change
+
+
+def rollback(alias: str = PRODUCTION, *, reason: str = "by hand", store: Path = STORE) -> Change:
+    """Return an alias to the model that held it before the last promotion.
+
+    Args:
+        alias: the alias.
+        reason: recorded in the alias's history.
+        store: folder of the artifact store.
+
+    Prefect's server, if one is configured or running, gets the event `alignment.model.rolled-back`.
+
+    Raises:
+        ArtifactError: there is no earlier model.
+    """
+    opened = ArtifactStore(store)
+    change = catalogue.rollback(opened, alias, by=account_name(), reason=reason)
+    _tell(opened, alias, change, new=True)
+    return change
+
+
+def _tell(store: ArtifactStore, alias: str, change: Change, *, new: bool) -> None:
+    if (problem := _tell_prefect(store, alias, change if new else None)) is not None:
+        warnings.warn(problem, stacklevel=3)
+
+
+def _tell_prefect(store: ArtifactStore, alias: str, change: Change | None) -> str | None:
     """Update the alias's page and send the event about its change, if a server is configured or running.
 
     Args:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import re
 from collections.abc import Iterator, Mapping
@@ -67,6 +68,7 @@ class Manifest(BaseModel):
         packages: versions of the installed packages.
         python: the Python version.
         created: time of creation, ISO 8601, UTC.
+        digest: SHA-256 of the file `manifest.json` without these 64 digits.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -86,11 +88,19 @@ class Manifest(BaseModel):
     packages: dict[str, str] = Field(default_factory=lambda: dict(_installed()))
     python: str = Field(default_factory=platform.python_version)
     created: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    digest: str = ""
 
     @field_validator("inputs", mode="before")
     @classmethod
     def _without_passwords(cls, inputs: Any) -> Any:
         return hide_passwords(inputs)
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest of the artifact in `folder`, with its digest."""
+    text = manifest.model_copy(update={"digest": ""}).model_dump_json(indent=2) + "\n"
+    written = f'"digest": "{hashlib.sha256(text.encode()).hexdigest()}"'
+    (folder / MANIFEST).write_text(written.join(text.rsplit('"digest": ""', 1)), encoding="utf-8")
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -99,7 +109,11 @@ def read_manifest(folder: Path) -> Manifest:
     Raises:
         OSError, ValueError: the manifest is missing or damaged.
     """
-    return Manifest.model_validate_json((folder / MANIFEST).read_bytes())
+    content = (folder / MANIFEST).read_bytes()
+    manifest = Manifest.model_validate_json(content)
+    if hashlib.sha256(b"".join(content.rsplit(manifest.digest.encode(), 1))).hexdigest() != manifest.digest:
+        raise ValueError("it was changed after the artifact was made")
+    return manifest
 
 
 def _installed() -> Iterator[tuple[str, str]]:

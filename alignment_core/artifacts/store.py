@@ -27,13 +27,15 @@ from alignment_core.artifacts.aliases import Aliases
 from alignment_core.artifacts.digest import hash_file
 from alignment_core.artifacts.files import explain_unwritable, fsync, try_lock
 from alignment_core.artifacts.leases import Leases
-from alignment_core.artifacts.manifest import MANIFEST, FileRecord, Manifest, read_manifest
+from alignment_core.artifacts.manifest import MANIFEST, FileRecord, Manifest, read_manifest, write_manifest
 from alignment_core.progress import Progress, Stopped
 
 QUARANTINE = "quarantined"
 BUILDING = ".building"
 KEY = re.compile(r"[0-9a-f]{32}")
 POLL_SECONDS = 0.1
+DESKTOP_FILES = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
+"""Files that a desktop adds to every folder that somebody looks at."""
 Warn = Callable[[str], None]
 
 logger = logging.getLogger(__name__)
@@ -88,8 +90,7 @@ class Building:
             path.relative_to(self.out).as_posix(): FileRecord(sha256=hash_file(path), size=path.stat().st_size)
             for path in paths
         }
-        complete = manifest.model_copy(update={"files": files})
-        (self.out / MANIFEST).write_text(complete.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        write_manifest(self.out, manifest.model_copy(update={"files": files}))
         folders = [path for path in self.out.rglob("*") if path.is_dir()]
         for path in [*paths, self.out / MANIFEST, *folders, self.out]:
             fsync(path)
@@ -196,10 +197,16 @@ def _fault(folder: Path, key: str) -> str | None:
         manifest = read_manifest(folder)
     except FileNotFoundError:
         return f"{MANIFEST} is missing"
-    except (OSError, ValueError):
-        return f"{MANIFEST} cannot be read"
+    except (OSError, ValueError) as error:
+        return f"{MANIFEST} cannot be read: {str(error).partition(chr(10))[0]}"
     if manifest.key != key or manifest.kind != folder.parent.name:
         return f"{MANIFEST} belongs to {manifest.kind}/{manifest.key}"
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink():
+            return f"{name} is a link"
+        if path.is_file() and name not in manifest.files and name != MANIFEST and path.name not in DESKTOP_FILES:
+            return f"{name} is not in {MANIFEST}"
     for name, record in manifest.files.items():
         path = folder / name
         try:

@@ -92,9 +92,34 @@ def cut_manifest(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:100])
 
 
+def change_metric(folder: Path) -> None:
+    path = folder / "manifest.json"
+    path.write_text(path.read_text().replace("0.5", "0.4"))
+
+
+def forget_files(folder: Path) -> None:
+    path = folder / "manifest.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "files": {}}))
+
+
+def add_file(folder: Path) -> None:
+    (folder / "deep" / "adapter_model.bin").write_text("others")
+
+
+def link_out(folder: Path) -> None:
+    change = folder / "deep" / "adapter.txt"
+    change.rename(folder.parent / "elsewhere")
+    change.symlink_to(folder.parent / "elsewhere")
+
+
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
+        (change_metric, "manifest.json cannot be read: it was changed after the artifact was made"),
+        (forget_files, "manifest.json cannot be read: it was changed after the artifact was made"),
+        (add_file, "deep/adapter_model.bin is not in manifest.json"),
+        (link_out, "deep/adapter.txt is a link"),
         (change_byte, "deep/adapter.txt does not match"),
         (drop_file, "deep/adapter.txt is missing"),
         (drop_manifest, "manifest.json is missing"),
@@ -196,3 +221,16 @@ def test_unwritable_store_is_reported(tmp_path: Path) -> None:
     store = ArtifactStore(tmp_path / "file")
     with pytest.raises(ArtifactError, match="cannot be written"), store.building("sft", KEY, Silent()):
         pytest.fail("a file was used as the store")
+
+
+def test_every_flipped_bit_of_a_manifest_is_noticed(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path)
+    artifact = publish(store)
+    path = artifact.path / "manifest.json"
+    content = path.read_bytes()
+    for place in range(len(content)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ (1 << place % 8)]) + content[place + 1 :])
+        assert store.fault(artifact) is not None, f"byte {place}"
+    path.write_bytes(content)
+    (artifact.path / ".DS_Store").write_text("a desktop's")
+    assert store.fault(artifact) is None

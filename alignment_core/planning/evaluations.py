@@ -28,7 +28,10 @@ RESERVED = ("endpoint", "judge", "reward", "prompt", "response")
 
 @dataclass(frozen=True)
 class Evaluations:
-    """The calls whose models are evaluated, and the models that evaluate them."""
+    """The calls whose models are evaluated, and the models that evaluate them.
+
+    `sft` is the model that the optimizer starts from: the SFT model, or the adapter that the run goes on from.
+    """
 
     data: DataConfig
     ingest: StageCall
@@ -275,6 +278,7 @@ class _Planner:
             thoughts=config.get("thoughts", "text"),  # unset in models from before the setting
             load_in=config["load_in"],
             max_length=config["max_length"],
+            rows=config.get("rows"),
         )
 
 

@@ -47,12 +47,11 @@ def run_pipeline(settings: PipelineConfig) -> dict[str, StageResult]:
 
 def pipeline(stage: StageRunner, plan: Plan) -> None:
     """Run the stages of a plan in order."""
-    data = stage(plan.ingest)
-    sft = stage(plan.sft, data)
+    data, votes, older = stage(plan.ingest), stage(plan.votes), stage(plan.older_votes)
+    adapter = stage(plan.adapter)
+    sft = stage(plan.sft, data, adapter) or adapter
     samples = stage(plan.sample, data, sft)
     ranked = stage(plan.rank, samples)
-    votes = stage(plan.votes)
-    older = stage(plan.older_votes)
     reward = stage(plan.reward, data, ranked, votes, older, sft)
     reference = stage(plan.reference, data, ranked, votes, older, sft)
     policy = stage(plan.optimize, data, ranked, votes, older, sft, reward, reference)

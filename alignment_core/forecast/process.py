@@ -54,7 +54,7 @@ class _Predictor:
         self.load_in = call.config["load_in"]
         self.device = choose_device(self.runtime.device)
         self.config = _read_config(self.model["path"], self.model["revision"])
-        if (rows := call.config.get("rows")) is not None:
+        if (rows := call.config.get("embedding_rows")) is not None:
             self.config.get_text_config().vocab_size = rows
         if "adapter" in calls:
             check_fit(calls["adapter"].inputs["adapter"], self.model)

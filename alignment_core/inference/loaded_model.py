@@ -64,7 +64,7 @@ class LoadedModel:
             revision=place["revision"],
             load_in=config["load_in"],
             device=choose_device(device),
-            rows=config.get("rows"),
+            rows=config.get("embedding_rows"),
         )
         self._roles = Roles(base, place["path"], place["revision"])
         self._roles.add_saved(ROLE, folder)

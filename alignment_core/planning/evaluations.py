@@ -278,7 +278,7 @@ class _Planner:
             thoughts=config.get("thoughts", "text"),  # unset in models from before the setting
             load_in=config["load_in"],
             max_length=config["max_length"],
-            rows=config.get("rows"),
+            rows=config.get("embedding_rows"),
         )
 
 

@@ -207,7 +207,7 @@ class StageCalls:
 
     def _resized(self) -> dict[str, int]:
         """Return the number of rows of the embedding, if it is extended."""
-        return {} if self.rows is None else {"rows": self.rows}
+        return {} if self.rows is None else {"embedding_rows": self.rows}
 
     def training_settings(self, **fields: Any) -> dict[str, Any]:
         """Return the settings of a stage that trains adapters."""

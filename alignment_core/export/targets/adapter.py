@@ -18,7 +18,7 @@ def write(origin: TrainedModel, folder: Path) -> dict[str, Any]:
     Raises:
         ModelError: the adapter was trained on an embedding with added rows, which are not in it.
     """
-    if (rows := origin.manifest.config.get("rows")) is not None:
+    if (rows := origin.manifest.config.get("embedding_rows")) is not None:
         raise ModelError(
             f"the adapter needs the base model's embedding with {rows} rows, and holds no rows itself",
             where=str(origin.folder),

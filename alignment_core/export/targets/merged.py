@@ -37,7 +37,7 @@ def write(origin: TrainedModel, folder: Path) -> dict[str, Any]:
     """
     dtype = _dtype(origin)
     renderer = open_renderer(origin)
-    rows = origin.manifest.config.get("rows")
+    rows = origin.manifest.config.get("embedding_rows")
     base = load_base(origin.base, revision=origin.revision, load_in="fp32", device=CPU, rows=rows)
     model = with_adapter(origin, base)
     sequences = parity.greedy_answers(model, renderer)

@@ -19,6 +19,7 @@ from alignment_core.planning.stage_calls import VERSIONS, StageCalls
 from alignment_core.plugin_api import AlignmentOptimizer
 from alignment_core.registry import Registry
 
+DATA_STAGES = ("ingest", "votes", "older_votes")
 __all__ = ["VERSIONS", "Plan", "plan_pipeline"]
 
 
@@ -53,6 +54,10 @@ class Plan:
         """Return every call of the run by the name of its field, parents before children."""
         calls = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: call for name, call in calls.items() if call is not None}
+
+    def data_stages(self) -> list[str]:
+        """Return the names of the calls that make the data which the run learns from."""
+        return [name for name in DATA_STAGES if getattr(self, name) is not None]
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from alignment_core.data.rendering.builtin_templates import BUILTIN_TEMPLATES, DEFAULT_TEMPLATE
 from alignment_core.data.rendering.encoder import Span, Unrenderable
+from alignment_core.data.rendering.engine.controls import find_controls, make_special, warnings_of, with_known_end
 from alignment_core.data.rendering.engine.marks import Layout
 from alignment_core.data.rendering.engine.message_forms import CLOSE, OPEN, THOUGHT, has_thought
 from alignment_core.data.rendering.engine.plain_answers import find_trim
@@ -37,7 +38,8 @@ class ChatTemplate:
         thoughts: what becomes of thoughts if the template has no place for them.
 
     Attributes:
-        template: text of the template.
+        template: text of the template. A control that ends turns and is not a token is replaced by the end token.
+        warnings: what a person must know about controls of the template that are not tokens.
         program: the template with the form of turns that it reads.
         ending: how the template ends an assistant turn.
 
@@ -49,12 +51,15 @@ class ChatTemplate:
         own = tokenizer.chat_template
         own = own.get("default") if isinstance(own, Mapping) else own
         self.template: str = template or own or BUILTIN_TEMPLATES[DEFAULT_TEMPLATE]
-        variables = variables_of(tokenizer.special_tokens_map)
-        if self.template in BUILTIN_TEMPLATES.values() and not adds_bos(tokenizer):
-            variables["bos_token"] = ""
-        program = Program(self.template, variables).with_form()
-        if program.form.thoughts == "text" and thoughts == "left_out":
-            program = replace(program, form=replace(program.form, thoughts="left_out"))
+        program = _program(self.template, tokenizer, thoughts)
+        found, end_token = find_controls(program, tokenizer), None
+        if found.end is not None and found.end in found.unknown:
+            end_token = tokenizer.eos_token
+            self.template = with_known_end(self.template, found.end, tokenizer)
+            program = _program(self.template, tokenizer, thoughts)
+        elif found.end is not None and not found.ends_specially:
+            make_special(found.end, tokenizer)
+        self.warnings = warnings_of(found, end_token)
         self.program = program
         self.ending = find_ending(program, tokenizer)
         eos = tokenizer.eos_token_id
@@ -308,6 +313,16 @@ class ChatTemplate:
         missing.update(region.missing for region in regions.values() if region.missing not in ("", "weight"))
         spans = [span for region in learned for span in region.spans if span[1] <= len(result.head)]
         return replace(result, head_targets=tuple(spans), left_out=result.left_out + missing)
+
+
+def _program(template: str, tokenizer: Any, thoughts: Thoughts) -> Program:
+    variables = variables_of(tokenizer.special_tokens_map)
+    if template in BUILTIN_TEMPLATES.values() and not adds_bos(tokenizer):
+        variables["bos_token"] = ""
+    program = Program(template, variables).with_form()
+    if program.form.thoughts == "text" and thoughts == "left_out":
+        program = replace(program, form=replace(program.form, thoughts="left_out"))
+    return program
 
 
 def adds_bos(tokenizer: Any) -> bool:

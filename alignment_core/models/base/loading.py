@@ -71,7 +71,7 @@ def load_base(
             revision=revision,
             config=config,
             dtype=dtype,
-            quantization_config=quantization(load_in, dtype),
+            quantization_config=None if is_quantized(config) else quantization(load_in, dtype),
             device_map={"": device},
             use_safetensors=True,
             **({"adapter_kwargs": {"subfolder": NO_ADAPTER}} if has_adapter else {}),
@@ -104,6 +104,11 @@ def base_dtype(load_in: LoadIn, device: torch.device) -> torch.dtype:
         return torch.bfloat16 if load_in == "bf16" else torch.float32
     has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.bfloat16 if has_bf16 else torch.float32
+
+
+def is_quantized(config: PretrainedConfig) -> bool:
+    """Return whether a model was saved with quantized weights. It is then loaded as it is."""
+    return getattr(config, "quantization_config", None) is not None
 
 
 def quantization(load_in: LoadIn, compute: torch.dtype) -> BitsAndBytesConfig | None:

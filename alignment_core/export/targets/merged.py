@@ -86,7 +86,9 @@ def with_adapter(origin: TrainedModel, base: Any) -> PeftModel:
     """
     model = PeftModel.from_pretrained(base, origin.folder)
     # PEFT only warns about missing or unexpected weights.
-    differing = get_peft_model_state_dict(model).keys() ^ load_file(origin.folder / ADAPTER).keys()
+    differing = (
+        get_peft_model_state_dict(model, save_embedding_layers=False).keys() ^ load_file(origin.folder / ADAPTER).keys()
+    )
     if differing:
         raise ModelError(
             "the adapter does not fit the base model",

@@ -37,6 +37,9 @@ VERSIONS = {
     "demo_world": 1,
 }
 
+ROWS = "embedding_rows"
+"""Name of the number of rows in the settings of a stage. It is only there if rows are added."""
+
 
 @dataclass(frozen=True)
 class StageCalls:
@@ -168,7 +171,7 @@ class StageCalls:
             ConfigError: it was not.
         """
         trained, ours = artifact.manifest().config, self.model_settings()
-        if any(trained.get(name) != ours[name] for name in ("base", "tokenizer", "chat_template")):
+        if any(trained.get(name) != ours.get(name) for name in ("base", "tokenizer", "chat_template", ROWS)):
             raise ConfigError(
                 "the base model, tokenizer or chat template of this artifact differs from the settings",
                 where="model",
@@ -207,7 +210,7 @@ class StageCalls:
 
     def _resized(self) -> dict[str, int]:
         """Return the number of rows of the embedding, if it is extended."""
-        return {} if self.rows is None else {"embedding_rows": self.rows}
+        return {} if self.rows is None else {ROWS: self.rows}
 
     def training_settings(self, **fields: Any) -> dict[str, Any]:
         """Return the settings of a stage that trains adapters."""

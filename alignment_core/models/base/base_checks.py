@@ -59,9 +59,10 @@ def check_no_adapter(model: ModelIdentity, where: str, adapter: str | None = Non
     Raises:
         ModelError: it has one.
     """
-    if adapter is not None or model.revision is not None or not (Path(model.path) / ADAPTER_CONFIG).is_file():
+    if adapter is not None or model_file(model, ADAPTER_CONFIG) is None:
         return
-    away = f"move {ADAPTER_CONFIG} and the adapter's weights out of the folder to use the model alone"
+    place = "the folder" if model.revision is None else "a downloaded copy"
+    away = f"move {ADAPTER_CONFIG} and the adapter's weights out of {place} to use the model alone"
     raise ModelError(
         "the folder has an adapter of its own beside the model, and it is not clear whether it is meant",
         where=where,

@@ -63,7 +63,7 @@ def load_base(
     """
     transformers_logging.disable_progress_bar()
     dtype = base_dtype(load_in, device)
-    has_adapter = (Path(path) / ADAPTER_CONFIG).is_file()
+    may_have_adapter = revision is not None or (Path(path) / ADAPTER_CONFIG).is_file()
     try:
         config = AutoConfig.from_pretrained(path, revision=revision)
         model = AutoModelForCausalLM.from_pretrained(
@@ -74,7 +74,7 @@ def load_base(
             quantization_config=None if is_quantized(config) else quantization(load_in, dtype),
             device_map={"": device},
             use_safetensors=True,
-            **({"adapter_kwargs": {"subfolder": NO_ADAPTER}} if has_adapter else {}),
+            **({"adapter_kwargs": {"subfolder": NO_ADAPTER}} if may_have_adapter else {}),
         )
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

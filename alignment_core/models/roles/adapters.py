@@ -77,7 +77,7 @@ class Adapters:
         """Add an adapter with the shape of a saved one. Return the saved weights."""
         config = PeftLoraConfig.from_pretrained(str(folder))
         config.modules_to_save, config.inference_mode, config.task_type = None, False, "CAUSAL_LM"
-        config.base_model_name_or_path = None  # peft writes this model's, and warns if the file names another
+        config.base_model_name_or_path = self.model.name_or_path or None  # peft warns if the file names another
         try:
             self._add(name, config)
         except ValueError as error:  # peft finds no module with one of the adapter's names

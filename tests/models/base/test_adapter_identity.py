@@ -116,6 +116,19 @@ def test_pickled_adapter_is_converted_by_the_command(adapter: Path) -> None:
     assert all(torch.equal(weights[name], again[name]) for name in weights | again)
 
 
+def test_adapter_on_the_hub(adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit = "0" * 39 + "2"
+    # The layout of the hub's cache: https://huggingface.co/docs/huggingface_hub/guides/manage-cache
+    repo = tmp_path / "hub" / "models--owner--my-lora"
+    shutil.copytree(adapter, repo / "snapshots" / commit)
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    found = adapter_identity("owner/my-lora", None)
+    assert (found.path, found.revision, found.content) == ("owner/my-lora", commit, f"owner/my-lora@{commit}")
+    assert found.lora.rank == 4
+
+
 def test_folders_without_an_adapter(tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"adapter_config\.json is missing"):
         identity(tiny_model)

@@ -82,3 +82,17 @@ def test_split_is_unchanged_where_nothing_is_rare(renderer: Renderer, tmp_path: 
     again = {json.loads(more.held_out.prompts.messages(row.id))[0]["content"] for row in more.held_out.prompts}
     assert held == again - {prompt(99)}
     assert not any("would have been held out" in message for message in warnings)
+
+
+def test_another_conversation_is_held_out_instead(renderer: Renderer, tmp_path: Path) -> None:
+    """One of six is held out. If that is the only bad thumb, another one takes its place."""
+    for bad in range(6):
+        found, _ = split([thumb(number, number != bad) for number in range(6)], renderer, tmp_path / f"{bad}", 0.01)
+        assert sum(not row.values["desirable"] for row in found.train.feedback) == 1
+        assert (len(found.train.feedback), len(found.held_out.feedback)) == (5, 1)
+
+
+def test_nothing_is_held_out_if_training_needs_every_conversation(renderer: Renderer, tmp_path: Path) -> None:
+    found, warnings = split([thumb(1, up=True), thumb(2, up=False)], renderer, tmp_path / "two", 0.5)
+    assert (len(found.train.feedback), len(found.held_out.feedback)) == (2, 0)
+    assert any("would have been held out" in message for message in warnings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,8 @@ from alignment_core.data.dataset.splits import Split, read_dataset
 from alignment_core.data.ingestion.counts import counted
 from alignment_core.errors import DataError
 from alignment_core.execution.stage import StageCall
+from alignment_core.models.base.base_checks import positions_made_for
+from alignment_core.models.base.identity import ModelIdentity
 from alignment_core.plugin_api import AlignmentOptimizer
 from alignment_core.registry import load_registry
 
@@ -21,9 +24,11 @@ KINDS = {"preferences": "preference pairs", "feedback": "labelled responses", "p
 MANY = 1000
 """With this many rows, both parts of a fold have some."""
 
+logger = logging.getLogger(__name__)
+
 
 def check_data(calls: Mapping[str, StageCall], folders: Mapping[str, Path]) -> None:
-    """Check the data sets of a run.
+    """Check the data sets of a run. Warn of rows that are longer than what the base model was made for.
 
     Args:
         calls: the calls of the run, by their names in the plan.
@@ -35,6 +40,7 @@ def check_data(calls: Mapping[str, StageCall], folders: Mapping[str, Path]) -> N
     reports = {name: _report(folder) for name, folder in folders.items()}
     optimizer = load_registry().optimizer(calls["optimize"].config["optimizer"])
     _check_held_out(calls["ingest"], reports["ingest"]["rows"])
+    _warn_of_long_rows(calls["ingest"], max(report["fit"].get("longest", 0) for report in reports.values()))
     own = reports["ingest"]["rows"]["train"]
     if "sft" in calls and not own["demonstrations"]:
         raise _lacking("demonstrations", calls["sft"], "set `sft: null` to skip SFT")
@@ -71,6 +77,19 @@ def _check_held_out(call: StageCall, rows: Mapping[str, Mapping[str, int]]) -> N
         expected="at least 2 that are not near-duplicates of each other",
         do="Raise `data.held_out_fraction`" if prompts > 1 else "Add records with other prompts",
     )
+
+
+def _warn_of_long_rows(call: StageCall, longest: int) -> None:
+    place = call.inputs["model"]
+    model = ModelIdentity(call.label, place["path"], place["revision"], weights="", tokenizer="")
+    positions = positions_made_for(model)
+    if positions is not None and longest > positions:
+        logger.warning(
+            "%s: the longest row has %d tokens, and the model was made for %d positions: lower `model.max_length`",
+            call.label,
+            longest,
+            positions,
+        )
 
 
 def _lacking(noun: str, call: StageCall, otherwise: str) -> DataError:

@@ -8,7 +8,7 @@ from typing import Any
 from alignment_core.config import RewardConfig
 from alignment_core.data.rendering.builtin_templates import lacks_template, resolve_chat_template
 from alignment_core.errors import ConfigError
-from alignment_core.models.base.base_checks import check_files, check_no_adapter, check_precision
+from alignment_core.models.base.base_checks import check_files, check_no_adapter, check_precision, rows_to_add
 from alignment_core.models.base.identity import ModelIdentity, check_classifier, has_chat_template, model_identity
 
 FIELDS = ("model", "revision", "chat_template")
@@ -65,4 +65,5 @@ def external_reward(settings: RewardConfig, load_in: str) -> ExternalReward | No
     template = resolve_chat_template(settings.chat_template, "reward.chat_template")
     if template is None and not has_chat_template(found):
         raise lacks_template(settings.model)
+    rows_to_add(found, template, "reward.model", resize=False)
     return ExternalReward(found, template)

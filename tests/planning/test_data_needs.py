@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from classifiers import edit_json
 from runs import Listener
 
 from alignment_core.config_file import load_config
+from alignment_core.data.dataset.splits import read_dataset
 from alignment_core.errors import DataError
 from alignment_core.execution.build import build_here
 from alignment_core.forecast.data_preview import DataPreview
@@ -69,3 +72,25 @@ def test_missing_rows(
 def test_small_data_that_suffice(planned: Callable[..., Plan], optimizer: str) -> None:
     plan = planned([pair(3), pair(400)], f"optimizer.name={optimizer}")
     check_data(plan.calls(), {"ingest": build_here(plan.ingest, Listener())[0].path})
+
+
+@pytest.mark.parametrize(("positions", "warned"), [(64, True), (512, False)])
+def test_rows_that_are_longer_than_what_the_model_was_made_for(
+    planned: Callable[..., Plan],
+    tiny_model: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    positions: int,
+    warned: bool,
+) -> None:
+    base = Path(shutil.copytree(tiny_model, tmp_path / "base"))
+    edit_json(base / "config.json", max_position_embeddings=positions)
+    plan = planned([pair(3), {**pair(400), "chosen": "word " * 16}], f"model.base={base}")
+    folder = build_here(plan.ingest, Listener())[0].path
+    check_data(plan.calls(), {"ingest": folder})
+    longest = json.loads((folder / "report.json").read_text())["fit"]["longest"]
+    data = read_dataset(folder)
+    rows = [*data.train.preferences, *data.held_out.preferences]
+    assert longest == max(len(sequence.ids) for row in rows for sequence in row.sequences.values())
+    said = f"the longest row has {longest} tokens, and the model was made for {positions} positions"
+    assert (said in caplog.text) is warned

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -109,6 +110,17 @@ def table_of_positions(model: ModelIdentity) -> int | None:
     return min((text[name] for name in POSITIONS if isinstance(text.get(name), int)), default=None)
 
 
+def positions_made_for(model: ModelIdentity) -> int | None:
+    """Return the number of positions that a model was made for, its extension of rotary positions included, or None."""
+    text = _text_config(_config(model))
+    positions = text.get("max_position_embeddings")
+    if not isinstance(positions, int):
+        return None
+    scaling = text.get("rope_parameters") or text.get("rope_scaling") or {}
+    factor = scaling.get("factor")
+    return math.ceil(positions * factor) if isinstance(factor, int | float) and factor > 1 else positions
+
+
 def check_positions(model: ModelIdentity, max_length: int, responses: Mapping[str, int], where: str) -> None:
     """Check that a model has as many positions as the longest row, if it looks them up in a table.
 
@@ -167,7 +179,8 @@ def rows_to_add(model: ModelIdentity, chat_template: str | None, where: str, *, 
         f"the tokenizer has {last + 1} tokens, and the model's embedding has {rows} rows",
         where=f"{where} {model.path}",
         got=f"no row for {some}" if some else None,
-        do="Set `model.resize_embeddings: true` to add rows, or use the tokenizer that the model was trained with",
+        do=("Set `model.resize_embeddings: true` to add rows, or use" if where == "model.base" else "Use")
+        + " the tokenizer that the model was trained with",
     )
 
 

@@ -16,6 +16,7 @@ from alignment_core.models.base.base_checks import (
     check_no_adapter,
     check_positions,
     check_precision,
+    positions_made_for,
     rows_to_add,
 )
 from alignment_core.models.base.identity import ModelIdentity
@@ -154,3 +155,21 @@ def test_tokens_for_images_need_no_rows_unless_the_template_writes_them(model: M
     assert rows_to_add(model, None, "model.base", resize=False) is None
     with pytest.raises(ModelError, match="image_soft_token"):
         rows_to_add(model, "{{ '<image_soft_token>' }}", "model.base", resize=False)
+
+
+@pytest.mark.parametrize(
+    ("config", "positions"),
+    [
+        ({"max_position_embeddings": 512}, 512),
+        ({"text_config": {"max_position_embeddings": 64}}, 64),
+        # YaRN and linear scaling extend the positions; a factor of the base frequency does not.
+        ({"max_position_embeddings": 512, "rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, 2048),
+        ({"max_position_embeddings": 512, "rope_parameters": {"rope_theta": 10000.0}}, 512),
+        ({"alibi": True}, None),
+    ],
+)
+def test_positions_that_a_model_was_made_for(
+    model: ModelIdentity, config: dict[str, Any], positions: int | None
+) -> None:
+    (Path(model.path) / "config.json").write_text(json.dumps(config))
+    assert positions_made_for(model) == positions

@@ -31,6 +31,16 @@ TWO_ENDS = (
     "{{ eos_token }}{% endif %}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 """A control after every turn, and the end token after the last."""
+ONLY_BETWEEN = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}"
+    "{% if add_generation_prompt or not loop.last %}<|end|>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+ROLES = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+"""As in GLM: a turn ends where the next one begins."""
 BUILT = "{% for m in messages %}{{ '<|' + m.role + '|>' + m.content + '<|' + 'end|>' }}{% endfor %}"
 
 
@@ -65,6 +75,20 @@ def test_every_turn_ends_with_the_end_token(tokenizer: Any, template: str) -> No
     # What is stored and exported is the template as it was learned.
     again = Renderer(tokenizer, chat_template=renderer.template, max_length=512)
     assert again.demonstration(CONVERSATION) == renderer.demonstration(CONVERSATION)
+
+
+def test_end_that_only_stands_between_turns(tokenizer: Any) -> None:
+    renderer = Renderer(tokenizer, chat_template=ONLY_BETWEEN, max_length=512)
+    text = tokenizer.decode(renderer.demonstration(CONVERSATION).ids)
+    assert text.endswith("<|assistant|>Hello</s><|user|>Bye</s><|assistant|>So long</s>")
+
+
+def test_control_that_begins_the_next_turn_is_not_an_end(tokenizer: Any) -> None:
+    renderer = Renderer(tokenizer, chat_template=ROLES, max_length=512)
+    assert renderer.template == ROLES
+    assert learned(renderer) == ["Hello", "So long</s>"]
+    (warning,) = renderer.warnings
+    assert warning.startswith("`<|system|>`, `<|user|>`, `<|assistant|>` of the chat template are not tokens")
 
 
 @pytest.mark.parametrize("template", ["plain", "alpaca"])

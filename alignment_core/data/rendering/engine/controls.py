@@ -25,7 +25,8 @@ class Controls:
     """What a template's controls are to a tokenizer.
 
     Attributes:
-        end: the control that the template writes right after an answer, or None.
+        end: the control that the template writes right after an answer, or None. A control that begins the next turn
+            is not meant.
         unknown: all controls that it writes and that are not tokens.
         ends_specially: whether it writes a special token after an answer.
     """
@@ -37,13 +38,16 @@ class Controls:
 
 def find_controls(program: Program, tokenizer: Any) -> Controls:
     """Return the controls that a template writes around turns."""
-    after = _after_answer(program)
-    end = CONTROL.match(after.lstrip())
+    last, between = _after_last_answer(program), _between_turns(program)
+    end = CONTROL.match(last.lstrip())
+    if end is None:
+        end = CONTROL.match(between.lstrip())
+        if end is not None and end.group() in _before_question(program):  # it begins the next turn
+            end = None
     found = dict.fromkeys(CONTROL.findall(_example(program)))
     unknown = tuple(control for control in found if tokenizer.backend_tokenizer.token_to_id(control) is None)
-    return Controls(
-        None if end is None else end.group(), unknown, any(name in after for name in special_tokens(tokenizer))
-    )
+    specially = any(name in last + between for name in special_tokens(tokenizer))
+    return Controls(None if end is None else end.group(), unknown, specially)
 
 
 def make_special(token: str, tokenizer: Any) -> None:
@@ -93,17 +97,27 @@ def warnings_of(found: Controls, replaced: str | None) -> tuple[str, ...]:
     return tuple(messages)
 
 
-def _after_answer(program: Program) -> str:
-    """Return what the template writes between an answer and the next question, or after the last answer."""
-    conversation = (QUESTION, ANSWER, QUESTION)
-    try:
-        layout = program.layout(conversation)
-        block = next((block for block in layout.blocks() if block.turn == 1), None)
-        return "" if block is None else layout.text[block.end : block.after]
-    except (TemplateRefusal, Unmarkable):
-        pass
+def _after_last_answer(program: Program) -> str:
     try:
         return program.text((QUESTION, ANSWER)).rpartition(ANSWER["content"])[2]
+    except TemplateRefusal:
+        return ""
+
+
+def _between_turns(program: Program) -> str:
+    """Return what the template writes between an answer and the next question."""
+    try:
+        layout = program.layout((QUESTION, ANSWER, QUESTION))
+    except (TemplateRefusal, Unmarkable):
+        return ""
+    block = next((block for block in layout.blocks() if block.turn == 1), None)
+    return "" if block is None else layout.text[block.end : block.after]
+
+
+def _before_question(program: Program) -> str:
+    """Return what the template writes before the first question."""
+    try:
+        return program.text(({**QUESTION, "content": ANSWER["content"]},)).partition(ANSWER["content"])[0]
     except TemplateRefusal:
         return ""
 

@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from alignment_core.data.dataset.folds import rows_in_fold
-from alignment_core.data.dataset.splits import Split, read_dataset
 from alignment_core.data.ingestion.counts import counted
 from alignment_core.errors import DataError
 from alignment_core.execution.stage import StageCall
@@ -58,7 +56,7 @@ def check_data(calls: Mapping[str, StageCall], folders: Mapping[str, Path]) -> N
     if optimizer.both_labels:
         _check_labels(calls["optimize"], [report["balance"] for report in reports.values()])
     if "votes" not in calls and "rank" not in calls:
-        _check_folds(calls, read_dataset(folders["ingest"]).train, optimizer)
+        _check_folds(calls, folders["ingest"], optimizer)
 
 
 def _report(folder: Path) -> dict[str, Any]:
@@ -112,11 +110,19 @@ def _check_labels(call: StageCall, balances: list[Mapping[str, int]]) -> None:
             )
 
 
-def _check_folds(calls: Mapping[str, StageCall], train: Split, optimizer: AlignmentOptimizer) -> None:
+def _check_folds(calls: Mapping[str, StageCall], data: Path, optimizer: AlignmentOptimizer) -> None:
     """Check that neither part of the feedback is empty if the judge has a part of its own."""
+    if "judge" not in calls:
+        return
+    from alignment_core.data.dataset.folds import rows_in_fold  # these read tables, which takes a while to import
+    from alignment_core.data.dataset.splits import read_dataset
+
+    train = read_dataset(data).train
+    if max(len(train.preferences), len(train.feedback)) >= MANY:
+        return
     for name in ("judge", "reward", "optimize"):
         fold = calls[name].config.get("fold") if name in calls else None
-        if fold is None or max(len(train.preferences), len(train.feedback)) >= MANY:
+        if fold is None:
             continue
         part = rows_in_fold(train, **fold)
         kinds = ("preferences",) if name != "optimize" else tuple(kind for kind in KINDS if getattr(optimizer, kind))

@@ -191,7 +191,11 @@ def _never_occur(model: ModelIdentity, tokens: Mapping[str, int], chat_template:
     templates = [chat_template or "", json.dumps(config.get("chat_template")) if chat_template is None else ""]
     if chat_template is None and own is not None:
         templates.append(own.read_text(encoding="utf-8"))
-    return all(MEDIA.search(token) and not any(token in text for text in templates) for token in tokens)
+    return all(
+        # A token with "pad" in its name may be chosen as padding.
+        MEDIA.search(token) and "pad" not in token.lower() and not any(token in text for text in templates)
+        for token in tokens
+    )
 
 
 def _added_tokens(model: ModelIdentity) -> dict[str, int]:

@@ -150,6 +150,12 @@ def test_words_of_the_vocabulary_without_rows(model: ModelIdentity) -> None:
         rows_to_add(model, None, "model.base", resize=False)
 
 
+def test_token_that_may_become_padding_needs_a_row(model: ModelIdentity) -> None:
+    with_tokens(model, "<|image_pad|>")
+    with pytest.raises(ModelError, match="image_pad"):
+        rows_to_add(model, None, "model.base", resize=False)
+
+
 def test_tokens_for_images_need_no_rows_unless_the_template_writes_them(model: ModelIdentity) -> None:
     with_tokens(model, "<image_soft_token>")  # as in Gemma 3 for text
     assert rows_to_add(model, None, "model.base", resize=False) is None

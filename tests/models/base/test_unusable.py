@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -102,3 +103,25 @@ def test_adapter_beside_the_weights_is_not_part_of_the_model(tiny_model: Path, t
     before = model_identity(str(folder), None)
     (folder / "adapter_model.safetensors").write_bytes(b"weights")
     assert model_identity(str(folder), None) == before
+
+
+@pytest.mark.parametrize(
+    ("names", "problem"),
+    [
+        (["config.json", "model.safetensors"], None),
+        (["config.json", "model-00001-of-00002.safetensors", "original/consolidated.00.pth"], None),
+        (["adapter_config.json", "adapter_model.safetensors"], r"only an adapter.*`model.adapter: owner/model`"),
+        (["config.json", "pytorch_model.bin"], r"pickled.*from_pretrained\('owner/model'"),
+        (["README.md", "model-Q4_K_M.gguf"], "GGUF"),
+        (["config.json"], "no weights"),
+    ],
+)
+def test_repository_on_the_hub(monkeypatch: pytest.MonkeyPatch, names: list[str], problem: str | None) -> None:
+    files = [SimpleNamespace(rfilename=name) for name in names]
+    listed = SimpleNamespace(sha="0" * 40, siblings=files)
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *_, **__: listed)
+    if problem is None:
+        assert model_identity("owner/model", None).revision == listed.sha
+        return
+    with pytest.raises(ModelError, match=problem):
+        model_identity("owner/model", None)

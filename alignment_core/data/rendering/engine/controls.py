@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from alignment_core.data.rendering.builtin_templates import BUILTIN_TEMPLATES
 from alignment_core.data.rendering.encoder import special_tokens
-from alignment_core.data.rendering.engine.program import QUESTION, Program, Unmarkable
+from alignment_core.data.rendering.engine.program import QUESTION, Program, Unmarkable, variables_of
 from alignment_core.data.rendering.engine.template_checks import TemplateRefusal
 from alignment_core.errors import ModelError
 from alignment_core.records import Message
@@ -36,6 +37,43 @@ class Controls:
     ends_specially: bool
 
 
+def fit_to_tokenizer(template: str, tokenizer: Any, thoughts: str) -> tuple[Program, tuple[str, ...]]:
+    """Return a template as a program that ends every turn with a token of the tokenizer, and what a person must know.
+
+    Args:
+        template: text of the template.
+        tokenizer: a tokenizer from `load_tokenizer`. An ordinary token that ends turns becomes a special one.
+        thoughts: `text` or `left_out`, what becomes of thoughts if the template has no place for them.
+
+    Raises:
+        ModelError: the template ends turns with a control that is not a token and cannot be replaced.
+    """
+    program = _program(template, tokenizer, thoughts)
+    found = find_controls(program, tokenizer)
+    if found.end is not None and found.end in found.unknown:
+        known = _with_known_end(template, found.end, tokenizer)
+        return _program(known, tokenizer, thoughts), _warnings(found, tokenizer.eos_token)
+    if found.end is not None and not found.ends_specially:
+        _make_special(found.end, tokenizer)
+    return program, _warnings(found, None)
+
+
+def _program(template: str, tokenizer: Any, thoughts: str) -> Program:
+    variables = variables_of(tokenizer.special_tokens_map)
+    if template in BUILTIN_TEMPLATES.values() and not adds_bos(tokenizer):
+        variables["bos_token"] = ""
+    program = Program(template, variables).with_form()
+    if program.form.thoughts == "text" and thoughts == "left_out":
+        program = replace(program, form=replace(program.form, thoughts="left_out"))
+    return program
+
+
+def adds_bos(tokenizer: Any) -> bool:
+    """Whether the tokenizer starts every text with its beginning token."""
+    bos = tokenizer.bos_token_id
+    return bos is not None and tokenizer("a")["input_ids"][:1] == [bos]
+
+
 def find_controls(program: Program, tokenizer: Any) -> Controls:
     """Return the controls that a template writes around turns."""
     last, between = _after_last_answer(program), _between_turns(program)
@@ -50,14 +88,14 @@ def find_controls(program: Program, tokenizer: Any) -> Controls:
     return Controls(None if end is None else end.group(), unknown, specially)
 
 
-def make_special(token: str, tokenizer: Any) -> None:
+def _make_special(token: str, tokenizer: Any) -> None:
     """Make an ordinary token of the tokenizer a special one, which text in a message never becomes."""
     from tokenizers import AddedToken
 
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False)], special_tokens=True)
 
 
-def with_known_end(template: str, end: str, tokenizer: Any) -> str:
+def _with_known_end(template: str, end: str, tokenizer: Any) -> str:
     """Return a template with the tokenizer's end token in place of a control that is not a token.
 
     Left as it is, the control would be learned as text in the history of a conversation, but the end token after the
@@ -75,7 +113,7 @@ def with_known_end(template: str, end: str, tokenizer: Any) -> str:
     return template.replace(end, tokenizer.eos_token)
 
 
-def warnings_of(found: Controls, replaced: str | None) -> tuple[str, ...]:
+def _warnings(found: Controls, replaced: str | None) -> tuple[str, ...]:
     """Return what a person must know about controls that are not tokens.
 
     Args:

@@ -236,6 +236,8 @@ class AlignmentOptimizer(StepSettings):
     """Needs preference pairs."""
     feedback: ClassVar[bool] = False
     """Needs labelled responses."""
+    both_labels: ClassVar[bool] = False
+    """Needs labelled responses of both classes, desirable and undesirable."""
     prompts: ClassVar[bool] = False
     """Needs prompts and generation."""
     reward_model: ClassVar[bool] = False

@@ -33,12 +33,24 @@ class ModelConfig(Settings):
     """Folder of a model in Hugging Face format, or a Hub id."""
     revision: str | None = None
     """Branch, tag or commit on the Hub. Resolved to a commit before anything is cached. Unset: the default branch."""
+    adapter: str | None = None
+    """Folder or Hub id of a LoRA adapter of the base model to go on from: the starting point of SFT, or of the
+    optimizer if SFT is skipped. Adapters then have its shape, and `lora` sets only their dropout. Unset: adapters start
+    new."""
+    adapter_revision: str | None = None
+    """Branch, tag or commit of `adapter` on the Hub. Resolved to a commit before anything is cached. Unset: the default
+    branch."""
+    resize_embeddings: bool = False
+    """Add a row to the embedding and to the output head for each token of the tokenizer that has none. False: such a
+    model is refused."""
     load_in: LoadIn = "nf4"
-    """Precision of the frozen base model: nf4 (QLoRA), int8, bf16 or fp32."""
+    """Precision of the frozen base model: nf4 (QLoRA), int8, bf16 or fp32. A base model that is quantized already needs
+    the value that it is quantized in."""
     max_length: int = Field(1024, ge=16)
     """Maximum sequence length in tokens, prompt and completion together."""
     chat_template: str | None = None
-    """Jinja file with a chat template, or the name of a built-in template. Unset: the tokenizer's template."""
+    """Jinja file with a chat template, or the name of a built-in template. Unset: the template beside
+    `adapter`, otherwise the tokenizer's."""
     thoughts: Literal["text", "left_out"] = "text"
     """Thoughts of answers under a chat template that has no place for them: kept as `<think>…</think>` text in front of
     the answer, or left out."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from alignment_core.artifacts import ArtifactStore
 from alignment_core.data.dataset.splits import Split, read_dataset
 from alignment_core.execution.stage import Job, StageCall
+from alignment_core.planning.data_needs import check_data
 from alignment_core.progress import Silent
 from alignment_core.stages import ingest
 from alignment_core.stages.shared.context import DATA, training_data
@@ -24,6 +25,9 @@ class DataPreview:
         calls: the plan.
         scratch: the temporary folder.
 
+    Raises:
+        DataError: the data lack rows that a stage needs.
+
     Attributes:
         older: the data set of the run. In a retraining run, the data without the votes.
     """
@@ -31,6 +35,8 @@ class DataPreview:
     def __init__(self, calls: Mapping[str, StageCall], scratch: Path) -> None:
         self._calls, self._scratch = calls, scratch
         self._folders: dict[str, Path] = {}
+        needed = [name for name in INGESTED.values() if name in calls]
+        check_data(calls, {name: self._folder(name) for name in needed})
         self.older = read_dataset(self._folder("ingest"))
 
     def train(self, call: StageCall) -> Split:

@@ -25,10 +25,11 @@ from alignment_core.models.base.loading import base_dtype, choose_device
 from alignment_core.models.memory.dry_run import Architecture, DryRun, Pass
 from alignment_core.plugin_api import TokenSequence
 from alignment_core.processes.module_call import answer_call
+from alignment_core.stages.adapter import check_fit
 from alignment_core.stages.shared.memory_fit import initial_token_budget
 from alignment_core.training.memory import MemorySettings, available_memory, choose_memory_settings, resident_memory
 
-NO_MODEL = ("ingest", "rank", "gate", "lm_eval")
+NO_MODEL = ("ingest", "adapter", "rank", "gate", "lm_eval")
 """Stages without a prediction: they run no model, or (lm-eval) only the library knows its workload."""
 
 
@@ -53,6 +54,10 @@ class _Predictor:
         self.load_in = call.config["load_in"]
         self.device = choose_device(self.runtime.device)
         self.config = _read_config(self.model["path"], self.model["revision"])
+        if (rows := call.config.get("embedding_rows")) is not None:
+            self.config.get_text_config().vocab_size = rows
+        if "adapter" in calls:
+            check_fit(calls["adapter"].inputs["adapter"], self.model)
         self.planned = DataPreview(calls, scratch)
         self.adapter = DryRun(self._architecture(("policy",), (), ("policy",)))
         self.process = self._memory_of_process() if self.device.type == "cpu" else 0

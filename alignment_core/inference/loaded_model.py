@@ -60,7 +60,11 @@ class LoadedModel:
         config, place = manifest.config, manifest.inputs["model"]
         self._renderer = Renderer.of_stage(place, config)
         base = load_base(
-            place["path"], revision=place["revision"], load_in=config["load_in"], device=choose_device(device)
+            place["path"],
+            revision=place["revision"],
+            load_in=config["load_in"],
+            device=choose_device(device),
+            rows=config.get("embedding_rows"),
         )
         self._roles = Roles(base, place["path"], place["revision"])
         self._roles.add_saved(ROLE, folder)

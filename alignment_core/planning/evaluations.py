@@ -16,7 +16,7 @@ from alignment_core.feedback.data_source import pin_source
 from alignment_core.models.base.identity import ModelIdentity, model_identity
 from alignment_core.planning.external_reward import ExternalReward
 from alignment_core.planning.lm_eval import lm_eval_call
-from alignment_core.planning.stage_calls import StageCalls
+from alignment_core.planning.stage_calls import ROWS, StageCalls
 
 ENDPOINT_DECIDES = {"url", "model", "instruction"}
 """Settings of an endpoint that determine its verdicts. The others describe the connection."""
@@ -28,7 +28,10 @@ RESERVED = ("endpoint", "judge", "reward", "prompt", "response")
 
 @dataclass(frozen=True)
 class Evaluations:
-    """The calls whose models are evaluated, and the models that evaluate them."""
+    """The calls whose models are evaluated, and the models that evaluate them.
+
+    `sft` is the model that the optimizer starts from: the SFT model, or the adapter that the run goes on from.
+    """
 
     data: DataConfig
     ingest: StageCall
@@ -256,7 +259,8 @@ class _Planner:
             )
         manifest, ours = entry.manifest, self.calls
         config = {**manifest.config}
-        same = all(config[name] == value for name, value in ours.model_settings().items() if name != "load_in")
+        shared = {**ours.model_settings(), ROWS: ours.rows}
+        same = all(config.get(name) == value for name, value in shared.items() if name != "load_in")
         return _Promoted(manifest, ours if same else self._on_its_own_base(manifest), same)
 
     def _on_its_own_base(self, manifest: Manifest) -> StageCalls:
@@ -275,6 +279,7 @@ class _Planner:
             thoughts=config.get("thoughts", "text"),  # unset in models from before the setting
             load_in=config["load_in"],
             max_length=config["max_length"],
+            rows=config.get(ROWS),
         )
 
 

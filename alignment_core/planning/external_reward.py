@@ -8,6 +8,7 @@ from typing import Any
 from alignment_core.config import RewardConfig
 from alignment_core.data.rendering.builtin_templates import lacks_template, resolve_chat_template
 from alignment_core.errors import ConfigError
+from alignment_core.models.base.base_checks import check_files, check_no_adapter, check_precision, rows_to_add
 from alignment_core.models.base.identity import ModelIdentity, check_classifier, has_chat_template, model_identity
 
 FIELDS = ("model", "revision", "chat_template")
@@ -39,12 +40,17 @@ class ExternalReward:
         return {"path": self.model.path, "revision": self.model.revision}
 
 
-def external_reward(settings: RewardConfig) -> ExternalReward | None:
+def external_reward(settings: RewardConfig, load_in: str) -> ExternalReward | None:
     """Return the reward model in `reward.model`, or None if it is unset.
+
+    Args:
+        settings: the settings of the reward model.
+        load_in: the precision in which it is loaded.
 
     Raises:
         ConfigError: `reward.revision` or `reward.chat_template` is set, but `reward.model` is not.
-        ModelError: the model does not exist, is not a classifier with one label, or has no usable chat template.
+        ModelError: the model does not exist, is not a classifier with one label, cannot be loaded in that precision, or
+            has no usable chat template.
     """
     if settings.model is None:
         for name in FIELDS[1:]:
@@ -52,8 +58,12 @@ def external_reward(settings: RewardConfig) -> ExternalReward | None:
                 raise ConfigError("this setting needs `reward.model`, which is not set", where=f"reward.{name}")
         return None
     found = model_identity(settings.model, settings.revision, "reward.model")
+    check_files(found, "reward.model")
+    check_no_adapter(found, "reward.model")
+    check_precision(found, load_in, "reward.model")
     check_classifier(found, "reward.model")
     template = resolve_chat_template(settings.chat_template, "reward.chat_template")
     if template is None and not has_chat_template(found):
         raise lacks_template(settings.model)
+    rows_to_add(found, template, "reward.model", resize=False)
     return ExternalReward(found, template)

@@ -5,7 +5,7 @@ Used by the flow, by `align plan` and by tests. This module does not import torc
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -19,6 +19,7 @@ from alignment_core.planning.stage_calls import VERSIONS, StageCalls
 from alignment_core.plugin_api import AlignmentOptimizer
 from alignment_core.registry import Registry
 
+DATA_STAGES = ("ingest", "votes", "older_votes")
 __all__ = ["VERSIONS", "Plan", "plan_pipeline"]
 
 
@@ -27,6 +28,7 @@ class Plan:
     """The stage calls of one run, in pipeline order. A field is None if the run does not need the stage."""
 
     ingest: StageCall
+    adapter: StageCall | None
     sft: StageCall | None
     sample: StageCall | None
     rank: StageCall | None
@@ -52,6 +54,10 @@ class Plan:
         """Return every call of the run by the name of its field, parents before children."""
         calls = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: call for name, call in calls.items() if call is not None}
+
+    def data_stages(self) -> list[str]:
+        """Return the names of the calls that make the data which the run learns from."""
+        return [name for name in DATA_STAGES if getattr(self, name) is not None]
 
 
 @dataclass(frozen=True)
@@ -95,22 +101,26 @@ class _Planner:
         if config.rank is not None and config.sample is None:
             raise ConfigError("there are no responses to rank", where="rank", do="Set `sample`, or remove `rank`")
         optimizer = self.registry.optimizer(config.optimizer)
+        self.calls.check_positions(dict(_responses(config, optimizer)))
         data = pin_data(config.data)
         ingest = self.calls.ingest(data)
-        sft = self.calls.sft(ingest)
-        sample = self._sample(ingest, sft)
+        adapter = self.calls.adapter()
+        sft = self.calls.sft(ingest, adapter)
+        start = sft or adapter
+        sample = self._sample(ingest, start)
         rank = self._rank(sample)
         votes, older_votes = self._votes()
         rows = {"data": ingest, "ranked": rank, "votes": votes, "older_votes": older_votes}
         scored = optimizer.reward_model or config.evaluation.reward_model
-        reward = self._reward(rows, sft, "rest") if scored and self.calls.external is None else None
-        judge = self._reward(rows, sft, "judge") if config.evaluation.judge_fraction is not None else None
-        reference = self._reference(optimizer, rows, sft)
-        optimize = self._optimize(optimizer, rows, sft, reward, reference)
+        reward = self._reward(rows, start, "rest") if scored and self.calls.external is None else None
+        judge = self._reward(rows, start, "judge") if config.evaluation.judge_fraction is not None else None
+        reference = self._reference(optimizer, rows, start)
+        optimize = self._optimize(optimizer, rows, start, reward, reference)
         external = self.calls.external if scored else None
-        made = Evaluations(data, ingest, sft, reward, external, optimize, judge, votes)
+        made = Evaluations(data, ingest, start, reward, external, optimize, judge, votes)
         return Plan(
             ingest=ingest,
+            adapter=adapter,
             sft=sft,
             sample=sample,
             rank=rank,
@@ -220,3 +230,12 @@ class _Planner:
             "reference": reference,
         }
         return self.calls.call("optimize", config, parents, name=optimizer.name, external=external, standing=standing)
+
+
+def _responses(config: PipelineConfig, optimizer: AlignmentOptimizer) -> Iterator[tuple[str, int]]:
+    """Yield the settings of a run that limit the length of sampled responses, with their values."""
+    yield "evaluation.max_new_tokens", config.evaluation.max_new_tokens
+    if config.sample is not None and config.rank is not None:
+        yield "sample.max_new_tokens", config.sample.max_new_tokens
+    if isinstance(limit := getattr(optimizer, "max_new_tokens", None), int):
+        yield "optimizer.max_new_tokens", limit

@@ -21,13 +21,14 @@ class SamplePlan:
     """
 
     ingest: StageCall
+    adapter: StageCall | None
     sft: StageCall | None
     sample: StageCall
     model: str
 
     def calls(self) -> list[StageCall]:
         """Return every call, parents before children."""
-        return [call for call in (self.ingest, self.sft, self.sample) if call is not None]
+        return [call for call in (self.ingest, self.adapter, self.sft, self.sample) if call is not None]
 
 
 def plan_sampling(config: PipelineConfig, registry: Registry, model: str | None = None) -> SamplePlan:
@@ -45,11 +46,15 @@ def plan_sampling(config: PipelineConfig, registry: Registry, model: str | None 
     calls = StageCalls.from_config(config, registry)
     ingest = calls.ingest(pin_data(config.data))
     standing = {} if model is None else {"policy": _model(config, calls, model)}
-    sft = calls.sft(ingest) if model is None else None
+    adapter = calls.adapter() if model is None else None
+    sft = calls.sft(ingest, adapter) if model is None else None
+    start = sft or adapter
     settings = (config.sample or SampleConfig()).model_dump(mode="json")
+    calls.check_positions({"sample.max_new_tokens": settings["max_new_tokens"]})
     loads = calls.model_settings(seed=config.seed, sample=settings)
-    sample = calls.call("sample", loads, {"data": ingest, "sft": sft}, standing=standing)
-    return SamplePlan(ingest, sft, sample, standing.get("policy") or (sft.key if sft else calls.model.weights))
+    sample = calls.call("sample", loads, {"data": ingest, "sft": start}, standing=standing)
+    sampled = standing.get("policy") or (start.key if start else calls.model.weights)
+    return SamplePlan(ingest, adapter, sft, sample, sampled)
 
 
 def _model(config: PipelineConfig, calls: StageCalls, reference: str) -> str:

@@ -7,18 +7,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from alignment_core.artifacts import Artifact, key_of
-from alignment_core.config import DataConfig, PipelineConfig
-from alignment_core.data.rendering.builtin_templates import TEMPLATE_DATE, resolve_chat_template
+from alignment_core.config import DataConfig, LoraConfig, PipelineConfig
+from alignment_core.data.rendering.builtin_templates import TEMPLATE_DATE
 from alignment_core.data.sources.inputs import find_inputs
 from alignment_core.errors import ConfigError
 from alignment_core.execution.stage import Runtime, StageCall
 from alignment_core.feedback.data_source import is_store, source_key
-from alignment_core.models.base.identity import ModelIdentity, model_identity
+from alignment_core.models.base.adapter_identity import AdapterIdentity
+from alignment_core.models.base.base_checks import check_positions
+from alignment_core.models.base.identity import ModelIdentity
+from alignment_core.planning.base_model import WHERE, find_base
 from alignment_core.planning.external_reward import ExternalReward, external_reward
 from alignment_core.registry import Registry
 
 VERSIONS = {
-    "ingest": 5,
+    "adapter": 1,
+    "ingest": 6,
     "sft": 1,
     "sample": 1,
     "rank": 2,
@@ -33,6 +37,9 @@ VERSIONS = {
     "demo_world": 1,
 }
 
+ROWS = "embedding_rows"
+"""Name of the number of rows in the settings of a stage. It is only there if rows are added."""
+
 
 @dataclass(frozen=True)
 class StageCalls:
@@ -42,6 +49,9 @@ class StageCalls:
         config: the settings of the run.
         registry: the installed plugins.
         model: the base model.
+        start: the adapter that the run goes on from, or None.
+        lora: the shape of the adapters that are trained.
+        rows: number of rows that the embedding is extended to, or None.
         chat_template: text of the chat template, or None for the tokenizer's template.
         thoughts: what becomes of thoughts under a template without a place for them.
         load_in: precision of the base model.
@@ -52,6 +62,9 @@ class StageCalls:
     config: PipelineConfig
     registry: Registry
     model: ModelIdentity
+    start: AdapterIdentity | None
+    lora: LoraConfig
+    rows: int | None
     chat_template: str | None
     thoughts: str
     load_in: str
@@ -63,13 +76,35 @@ class StageCalls:
         """Create it for the base model in the settings.
 
         Raises:
-            ModelError: the model does not exist, or its chat template does not compile.
+            ModelError: the model, its adapter or its chat template does not exist, or cannot be used as the settings
+                ask.
         """
         model = config.model
-        template = resolve_chat_template(model.chat_template)
-        identity = model_identity(model.base, model.revision)
-        external = external_reward(config.reward)
-        return cls(config, registry, identity, template, model.thoughts, model.load_in, model.max_length, external)
+        found = find_base(model)
+        return cls(
+            config,
+            registry,
+            model=found.model,
+            start=found.start,
+            lora=found.lora,
+            rows=found.rows,
+            chat_template=found.chat_template,
+            thoughts=model.thoughts,
+            load_in=model.load_in,
+            max_length=model.max_length,
+            external=external_reward(config.reward, model.load_in),
+        )
+
+    def check_positions(self, responses: Mapping[str, int]) -> None:
+        """Check that the model has a position for every token of a row and of a sampled response.
+
+        Args:
+            responses: maximum length of a response in tokens, by the setting that names it.
+
+        Raises:
+            ModelError: it has fewer.
+        """
+        check_positions(self.model, self.max_length, responses, WHERE)
 
     @property
     def runtime(self) -> Runtime:
@@ -104,11 +139,30 @@ class StageCalls:
         inputs = {"sources": [source.model_dump(mode="json") for source in data.sources]}
         return self.call("ingest", config, {}, name=name, inputs=inputs)
 
-    def sft(self, ingest: StageCall) -> StageCall | None:
-        """Return the call of supervised fine-tuning, or None if the settings skip it."""
+    def adapter(self) -> StageCall | None:
+        """Return the call that takes the adapter that the run goes on from into the store, or None if there is none."""
+        if self.start is None:
+            return None
+        config = {
+            "base": self.model.weights,
+            "adapter": self.start.content,
+            "dropout": self.lora.dropout,
+            **self._resized(),
+        }
+        place = {"path": self.start.path, "revision": self.start.revision, "base": self.start.named_base}
+        return self.call("adapter", config, {}, inputs={"adapter": place})
+
+    def sft(self, ingest: StageCall, adapter: StageCall | None) -> StageCall | None:
+        """Return the call of supervised fine-tuning, or None if the settings skip it.
+
+        Args:
+            ingest: the call that makes the demonstrations.
+            adapter: the call of the adapter to go on from, or None.
+        """
         if self.config.sft is None:
             return None
-        return self.call("sft", self.training_settings(sft=self.config.sft.model_dump(mode="json")), {"data": ingest})
+        settings = self.training_settings(sft=self.config.sft.model_dump(mode="json"))
+        return self.call("sft", settings, {"data": ingest, "start": adapter})
 
     def check_same_base(self, artifact: Artifact) -> None:
         """Check that an adapter was trained on this base model, tokenizer and chat template.
@@ -117,7 +171,7 @@ class StageCalls:
             ConfigError: it was not.
         """
         trained, ours = artifact.manifest().config, self.model_settings()
-        if any(trained.get(name) != ours[name] for name in ("base", "tokenizer", "chat_template")):
+        if any(trained.get(name) != ours.get(name) for name in ("base", "tokenizer", "chat_template", ROWS)):
             raise ConfigError(
                 "the base model, tokenizer or chat template of this artifact differs from the settings",
                 where="model",
@@ -150,12 +204,17 @@ class StageCalls:
             **self.template_settings(),
             "load_in": self.load_in,
             "max_length": self.max_length,
+            **self._resized(),
             **fields,
         }
 
+    def _resized(self) -> dict[str, int]:
+        """Return the number of rows of the embedding, if it is extended."""
+        return {} if self.rows is None else {ROWS: self.rows}
+
     def training_settings(self, **fields: Any) -> dict[str, Any]:
         """Return the settings of a stage that trains adapters."""
-        return self.model_settings(lora=self.config.model.lora.model_dump(mode="json"), seed=self.config.seed, **fields)
+        return self.model_settings(lora=self.lora.model_dump(mode="json"), seed=self.config.seed, **fields)
 
     def call(
         self,

@@ -33,7 +33,10 @@ def run(job: Job) -> dict[str, Any]:
     config = job.call.config
     data = open_data(job)
     context = StageContext.open(job)
-    context.roles.add_new("policy", LoraConfig.model_validate(config["lora"]), config["seed"])
+    if "start" in job.parents:
+        context.roles.add_saved("policy", job.parents["start"])
+    else:
+        context.roles.add_new("policy", LoraConfig.model_validate(config["lora"]), config["seed"])
     context.roles.train_only(["policy"])
     training = context.run(Rows(demonstrations=require_rows(data.train.demonstrations, "demonstrations", job)))
     context.train(SFT.model_validate(config["sft"]), training)

@@ -10,6 +10,7 @@ from prefect import flow
 
 from alignment_core.config import PipelineConfig
 from alignment_core.execution.build import StageResult, hold_leases
+from alignment_core.planning.data_needs import check_data
 from alignment_core.planning.pipeline import Plan, plan_pipeline
 from alignment_core.registry import load_registry
 from alignment_flows.approval import stages_asked_about
@@ -47,12 +48,12 @@ def run_pipeline(settings: PipelineConfig) -> dict[str, StageResult]:
 
 def pipeline(stage: StageRunner, plan: Plan) -> None:
     """Run the stages of a plan in order."""
-    data = stage(plan.ingest)
-    sft = stage(plan.sft, data)
+    data, votes, older = stage(plan.ingest), stage(plan.votes), stage(plan.older_votes)
+    check_data(plan.calls(), {name: stage.built(plan.calls()[name]).artifact.path for name in plan.data_stages()})
+    adapter = stage(plan.adapter)
+    sft = stage(plan.sft, data, adapter) or adapter
     samples = stage(plan.sample, data, sft)
     ranked = stage(plan.rank, samples)
-    votes = stage(plan.votes)
-    older = stage(plan.older_votes)
     reward = stage(plan.reward, data, ranked, votes, older, sft)
     reference = stage(plan.reference, data, ranked, votes, older, sft)
     policy = stage(plan.optimize, data, ranked, votes, older, sft, reward, reference)

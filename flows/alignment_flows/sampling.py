@@ -31,7 +31,8 @@ def sample(config: PipelineForm, model: str | None = None, changes: Sequence[str
     plan = plan_sampling(settings, load_registry(), model or None)
     with hold_leases(plan.calls()):
         data = stage(plan.ingest)
-        sft = stage(plan.sft, data)
+        adapter = stage(plan.adapter)
+        sft = stage(plan.sft, data, adapter) or adapter
         stage(plan.sample, data, sft)
         return _keep(settings, stage.built(plan.sample).artifact.path, plan.model)
 

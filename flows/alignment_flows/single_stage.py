@@ -15,6 +15,7 @@ from alignment_flows.tasks import StageRunner, without_traceback
 
 StageName = Literal[
     "ingest",
+    "adapter",
     "sft",
     "sample",
     "rank",

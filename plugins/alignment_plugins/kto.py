@@ -28,6 +28,7 @@ class KTO(AlignmentOptimizer):
 
     model_config = ConfigDict(title="KTO")
     feedback: ClassVar[bool] = True
+    both_labels: ClassVar[bool] = True
     reference: ClassVar[bool] = True
 
     name: Literal["kto"] = "kto"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -75,3 +76,23 @@ def test_only_stages_that_a_change_affects_are_rebuilt(write: Callable[..., Path
 
     elsewhere.write_text(pairs.read_text().replace("It is 6.", "It is six."))
     assert not any(cached(f"data.sources.0.path={elsewhere}").values())
+
+
+def test_run_that_goes_on_from_an_adapter(write: Callable[..., Path], tiny_model: Path, tmp_path: Path) -> None:
+    first = align(load_config(write(), ["isolation=inline"]))
+    model = {"base": str(tiny_model), "load_in": "fp32", "max_length": 128}
+    model["adapter"] = str(first["optimize"].artifact.path)
+    built = align(load_config(write(), ["isolation=inline", f"model={json.dumps(model)}", "sft=null"]))
+    assert list(built) == ["ingest", "adapter", "reference", "optimize", "evaluate_sft", "evaluate", "over_sft"]
+    before, after = (run["evaluate" if run is first else "evaluate_sft"].metrics for run in (first, built))
+    # The model that was trained last is the one that training goes on from.
+    assert after["perplexity"] == before["perplexity"]
+
+
+def test_data_that_cannot_be_evaluated_are_refused_before_training(write: Callable[..., Path], tmp_path: Path) -> None:
+    row = {"prompt": "What is 1 plus 1?", "chosen": "It is 2.", "rejected": "No."}
+    path = write()
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(row) + "\n")
+    state = align(load_config(path, ["isolation=inline"]), return_state=True)
+    assert "no prompt is held out" in str(state.message)
+    assert [folder.name for folder in (tmp_path / "store").iterdir() if folder.name == "sft"] == []

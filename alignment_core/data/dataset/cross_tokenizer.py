@@ -48,6 +48,8 @@ class CrossTokenizer:
         self._renderer, self._conversations = renderer, conversations
         self._chat, self._encoder = ChatTemplate(tokenizer, chat_template), Encoder(tokenizer)
         self._limit, self._warn = limit, warn
+        for message in self._chat.warnings:
+            warn(f"the reward model: {message}")
         self.truncated = 0
 
     def encode(self, sequence: TokenSequence) -> list[int]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from alignment_core.data.dataset.disk_arrays import disk_array, hash_groups, index_batches, slices
 from alignment_core.data.ingestion.counts import SelectionCounts
+from alignment_core.data.ingestion.rare_rows import keep_in_training
 from alignment_core.data.ingestion.record_parts import combine_hashes
 
 HASHES = 2**64
@@ -17,16 +18,18 @@ FEW = 10
 
 
 def held_out_records(
-    roots: Any, asked: Any, labels: Any, kept: Any, fraction: float, scratch: Path, counts: SelectionCounts
+    roots: Any, asked: Any, labels: Any, gives: Any, kept: Any, fraction: float, scratch: Path, counts: SelectionCounts
 ) -> Any:
     """Return which records are held out, shape (records,). The records that are not kept do not matter.
 
-    A hash decides, so adding records moves another record only if they are near-duplicates.
+    A hash decides, so adding records moves another record only if they are near-duplicates, or if training had no row
+    of a kind without it.
 
     Args:
         roots: a hash of each record's conversation, shape (records,).
         asked: a hash of each record's prompt, shape (records,).
         labels: equal where prompts are near-duplicates, shape (records,). None: only equal prompts stay together.
+        gives: the kinds of rows that each record can give, from `rows_given`.
         kept: which records are used, shape (records,).
         fraction: share of the conversations to hold out.
         scratch: a folder for temporary files.
@@ -50,6 +53,7 @@ def held_out_records(
     held = disk_array(scratch, len(kept), bool)
     for part in slices(len(kept)):
         held[part] = units[part] < np.uint64(limit)
+    keep_in_training(units, gives, kept, held, counts)
     if labels is not None:
         _warn_of_templates(similar, kept, held, counts)
     if limit:

@@ -87,7 +87,9 @@ def ingest(
                 progress.log(f"{item.name}: {counted(stats['rows'], 'row')}, format {stats['format']} ({stats['why']})")
                 folders.append(folder)
             progress.step(len(files), len(files))
-            warnings = [*_of_other_splits(files), *_of_limits(folders)]
+            # Without a model, the renderer has no controls at all.
+            controls = renderer.warnings if unit == "tokens" else ()
+            warnings = [*controls, *_of_other_splits(files), *_of_limits(folders)]
             report = _merge(data, renderer, folders, out, scratch, unit, strict, warnings)
             for warning in report["warnings"]:
                 progress.warn(warning)

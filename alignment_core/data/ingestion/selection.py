@@ -16,6 +16,7 @@ from alignment_core.data.ingestion.conversion import Chosen, rows_of
 from alignment_core.data.ingestion.counts import SelectionCounts
 from alignment_core.data.ingestion.held_out import held_out_records
 from alignment_core.data.ingestion.near_duplicates import drop_copies, similar_prompts
+from alignment_core.data.ingestion.rare_rows import rows_given
 from alignment_core.data.ingestion.record_parts import combine_hashes
 from alignment_core.data.ingestion.shards import Shards
 from alignment_core.data.ingestion.vote_resolution import resolve_votes
@@ -45,7 +46,8 @@ def select(
     labels = None if near is None else similar_prompts(shards, kept, asked, near, scratch)
     if near is not None:
         counts.duplicates["near"] += drop_copies(shards, kept, labels, near, scratch)
-    held = held_out_records(numbers["root"], asked, labels, kept, held_out_fraction, scratch, counts)
+    gives = rows_given(numbers, kept, scratch)
+    held = held_out_records(numbers["root"], asked, labels, gives, kept, held_out_fraction, scratch, counts)
     train = rows_of(numbers, kept & ~held, "train", scratch, counts)
     return train, rows_of(numbers, kept & held, "held_out", scratch, counts), counts
 

@@ -9,10 +9,11 @@ from typing import Any, Literal
 
 from alignment_core.data.rendering.builtin_templates import BUILTIN_TEMPLATES, DEFAULT_TEMPLATE
 from alignment_core.data.rendering.encoder import Span, Unrenderable
+from alignment_core.data.rendering.engine.controls import adds_bos, fit_to_tokenizer
 from alignment_core.data.rendering.engine.marks import Layout
 from alignment_core.data.rendering.engine.message_forms import CLOSE, OPEN, THOUGHT, has_thought
 from alignment_core.data.rendering.engine.plain_answers import find_trim
-from alignment_core.data.rendering.engine.program import Program, Unmarkable, check_shown, variables_of
+from alignment_core.data.rendering.engine.program import Unmarkable, check_shown
 from alignment_core.data.rendering.engine.stop_token import find_ending
 from alignment_core.data.rendering.engine.template_checks import (
     TemplateRefusal,
@@ -37,7 +38,8 @@ class ChatTemplate:
         thoughts: what becomes of thoughts if the template has no place for them.
 
     Attributes:
-        template: text of the template.
+        template: text of the template. A control that ends turns and is not a token is replaced by the end token.
+        warnings: what a person must know about controls of the template that are not tokens.
         program: the template with the form of turns that it reads.
         ending: how the template ends an assistant turn.
 
@@ -48,20 +50,16 @@ class ChatTemplate:
     def __init__(self, tokenizer: Any, template: str | None, *, thoughts: Thoughts = "text") -> None:
         own = tokenizer.chat_template
         own = own.get("default") if isinstance(own, Mapping) else own
-        self.template: str = template or own or BUILTIN_TEMPLATES[DEFAULT_TEMPLATE]
-        variables = variables_of(tokenizer.special_tokens_map)
-        if self.template in BUILTIN_TEMPLATES.values() and not adds_bos(tokenizer):
-            variables["bos_token"] = ""
-        program = Program(self.template, variables).with_form()
-        if program.form.thoughts == "text" and thoughts == "left_out":
-            program = replace(program, form=replace(program.form, thoughts="left_out"))
-        self.program = program
-        self.ending = find_ending(program, tokenizer)
+        self.program, self.warnings = fit_to_tokenizer(
+            template or own or BUILTIN_TEMPLATES[DEFAULT_TEMPLATE], tokenizer, thoughts
+        )
+        self.template: str = self.program.template
+        self.ending = find_ending(self.program, tokenizer)
         eos = tokenizer.eos_token_id
         self._text_end: int = self.ending.token_id if eos is None else eos
         self._beginning: str = tokenizer.bos_token if adds_bos(tokenizer) else ""
-        self._regions = RegionFinder(program, self.ending.tokens)
-        self._trim = find_trim(program, self.ending)
+        self._regions = RegionFinder(self.program, self.ending.tokens)
+        self._trim = find_trim(self.program, self.ending)
         self._checked: set[tuple[Any, ...]] = set()
 
     def prompt(self, messages: Conversation) -> Rendered:
@@ -308,9 +306,3 @@ class ChatTemplate:
         missing.update(region.missing for region in regions.values() if region.missing not in ("", "weight"))
         spans = [span for region in learned for span in region.spans if span[1] <= len(result.head)]
         return replace(result, head_targets=tuple(spans), left_out=result.left_out + missing)
-
-
-def adds_bos(tokenizer: Any) -> bool:
-    """Whether the tokenizer starts every text with its beginning token."""
-    bos = tokenizer.bos_token_id
-    return bos is not None and tokenizer("a")["input_ids"][:1] == [bos]

@@ -146,6 +146,11 @@ class Renderer:
         return self._chat.template
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """Return what a person must know about controls of the chat template that are not tokens."""
+        return self._chat.warnings
+
+    @property
     def printed_date(self) -> str | None:
         """Return the date that the chat template prints, which is always the same. None if it prints none."""
         return TEMPLATE_DATE.isoformat() if self._chat.program.prints_date else None

@@ -37,7 +37,9 @@ def write(origin: TrainedModel, folder: Path) -> dict[str, Any]:
     """
     dtype = _dtype(origin)
     renderer = open_renderer(origin)
-    model = with_adapter(origin, load_base(origin.base, revision=origin.revision, load_in="fp32", device=CPU))
+    rows = origin.manifest.config.get("embedding_rows")
+    base = load_base(origin.base, revision=origin.revision, load_in="fp32", device=CPU, rows=rows)
+    model = with_adapter(origin, base)
     sequences = parity.greedy_answers(model, renderer)
     trained = parity.logits_of(model, sequences)
 
@@ -46,7 +48,7 @@ def write(origin: TrainedModel, folder: Path) -> dict[str, Any]:
     # The rounding errors of a float32 dot product of n terms add up as √n.
     single = parity.SINGLE * merged.config.get_text_config().hidden_size ** 0.5
     written = _save(merged.to(dtype), folder)
-    del model, merged
+    del base, model, merged
     write_tokenizer_files(origin, renderer, folder)
 
     exported = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True)
@@ -65,7 +67,7 @@ def write(origin: TrainedModel, folder: Path) -> dict[str, Any]:
         "same_greedy_answers": parity.check_answers(sequences, trained, there, after["largest_difference"]),
     }
     if (load_in := origin.manifest.config["load_in"]) in ("nf4", "int8"):
-        quantized = load_base(origin.base, revision=origin.revision, load_in=load_in, device=CPU)
+        quantized = load_base(origin.base, revision=origin.revision, load_in=load_in, device=CPU, rows=rows)
         on_quantized = parity.logits_of(with_adapter(origin, quantized), sequences)
         found[f"on_{load_in}_base"] = parity.distance(trained, on_quantized)
     return found
@@ -84,7 +86,9 @@ def with_adapter(origin: TrainedModel, base: Any) -> PeftModel:
     """
     model = PeftModel.from_pretrained(base, origin.folder)
     # PEFT only warns about missing or unexpected weights.
-    differing = get_peft_model_state_dict(model).keys() ^ load_file(origin.folder / ADAPTER).keys()
+    differing = (
+        get_peft_model_state_dict(model, save_embedding_layers=False).keys() ^ load_file(origin.folder / ADAPTER).keys()
+    )
     if differing:
         raise ModelError(
             "the adapter does not fit the base model",

@@ -12,6 +12,7 @@ from typing import Any
 
 from alignment_core.artifacts.digest import tree_digest
 from alignment_core.errors import ModelError
+from alignment_core.models.base import unusable
 
 WEIGHTS = ("config.json", "*.safetensors", "*.safetensors.index.json")
 # generation_config.json names the stop tokens, so it belongs to the tokenizer's identity.
@@ -30,7 +31,8 @@ TOKENIZER = (
     "additional_chat_templates/*.jinja",
     "generation_config.json",
 )
-PICKLED = ("*.bin", "*.pt", "*.pth")
+ADAPTER_FILES = "adapter_"
+"""How the names of an adapter's files start. Beside the weights of a model, they are not the model's."""
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 HUB_SECONDS = 10
@@ -74,14 +76,9 @@ def model_identity(path: str, revision: str | None, where: str = "model.base") -
     folder = Path(path).expanduser()
     if folder.is_dir():
         return _of_folder(folder.resolve(), revision, where)
-    if not HUB_ID.fullmatch(path):
-        raise ModelError(
-            "there is no such folder",
-            where=where,
-            got=path,
-            expected="a model folder in Hugging Face format, or a Hub id such as Qwen/Qwen2.5-0.5B-Instruct",
-        )
-    return _of_hub(path, revision, where)
+    if folder.is_file() or not HUB_ID.fullmatch(path):
+        raise unusable.path(folder, where)
+    return of_hub(path, revision, where)
 
 
 def check_classifier(model: ModelIdentity, where: str) -> None:
@@ -90,7 +87,7 @@ def check_classifier(model: ModelIdentity, where: str) -> None:
     Raises:
         ModelError: it is not, according to its configuration.
     """
-    found = _json(_file(model, "config.json"))
+    found = read_json(model_file(model, "config.json"))
     kinds = found.get("architectures") or []
     labels = len(found["id2label"]) if "id2label" in found else found.get("num_labels", DEFAULT_LABELS)
     if not any(str(kind).endswith("ForSequenceClassification") for kind in kinds):
@@ -112,12 +109,12 @@ def check_classifier(model: ModelIdentity, where: str) -> None:
 
 def has_chat_template(model: ModelIdentity) -> bool:
     """Return whether the model's tokenizer has a chat template in one of the places where transformers looks."""
-    if _file(model, "chat_template.jinja") is not None or _file(model, "chat_template.json") is not None:
+    if any(model_file(model, name) is not None for name in ("chat_template.jinja", "chat_template.json")):
         return True
-    return "chat_template" in _json(_file(model, "tokenizer_config.json"))
+    return "chat_template" in read_json(model_file(model, "tokenizer_config.json"))
 
 
-def _file(model: ModelIdentity, name: str) -> Path | None:
+def model_file(model: ModelIdentity, name: str) -> Path | None:
     """Return a file of the model, or None if it does not exist or cannot be downloaded."""
     if model.revision is None:
         path = Path(model.path) / name
@@ -134,7 +131,7 @@ def _file(model: ModelIdentity, name: str) -> Path | None:
         return None
 
 
-def _json(file: Path | None) -> dict[str, Any]:
+def read_json(file: Path | None) -> dict[str, Any]:
     """Return the fields of a JSON file; none if it is missing or not a JSON object."""
     try:
         found = {} if file is None else json.loads(file.read_text(encoding="utf-8"))
@@ -146,15 +143,8 @@ def _json(file: Path | None) -> dict[str, Any]:
 def _of_folder(folder: Path, revision: str | None, where: str) -> ModelIdentity:
     if revision is not None:
         raise ModelError("a folder has no revisions", where=_revision(where), got=revision, do="Remove `revision`")
-    if not (folder / "config.json").is_file():
-        raise ModelError(
-            "the folder contains no model: config.json is missing",
-            where=where,
-            got=folder,
-            do="Choose the folder that `save_pretrained` wrote",
-        )
-    if not any(folder.glob("*.safetensors")):
-        raise _no_safetensors(str(folder), where, pickled=any(_matching(folder, PICKLED)))
+    if not (folder / "config.json").is_file() or not any(_matching(folder, ("*.safetensors",))):
+        raise unusable.folder(folder, where)
     return ModelIdentity(
         name=folder.name,
         path=str(folder),
@@ -169,26 +159,22 @@ def _revision(where: str) -> str:
 
 
 def _matching(folder: Path, patterns: tuple[str, ...]) -> Iterator[Path]:
-    return (path for pattern in patterns for path in folder.glob(pattern) if path.is_file())
+    found = (path for pattern in patterns for path in folder.glob(pattern) if path.is_file())
+    return (path for path in found if not path.name.startswith(ADAPTER_FILES))
 
 
-def _no_safetensors(place: str, where: str, *, pickled: bool) -> ModelError:
-    return ModelError(
-        "the weights are pickled, and loading a pickle can run code" if pickled else "the model has no weights",
-        where=where,
-        got=place,
-        expected="*.safetensors",
-        do="Load the model once with transformers and save it with `save_pretrained`" if pickled else None,
-    )
+def of_hub(repo: str, revision: str | None, where: str, marker: str = "config.json") -> ModelIdentity:
+    """Return the identity of a model or an adapter on the Hub, which has the file `marker`.
 
-
-def _of_hub(repo: str, revision: str | None, where: str) -> ModelIdentity:
-    commit = revision if revision and COMMIT.fullmatch(revision) else _commit(repo, revision, where)
+    Raises:
+        ModelError: there is none, or the Hub cannot be reached.
+    """
+    commit = revision if revision and COMMIT.fullmatch(revision) else _commit(repo, revision, where, marker)
     address = f"{repo}@{commit}"
     return ModelIdentity(repo.rsplit("/", 1)[-1], repo, commit, weights=address, tokenizer=address)
 
 
-def _commit(repo: str, revision: str | None, where: str) -> str:
+def _commit(repo: str, revision: str | None, where: str, marker: str) -> str:
     """Return the commit of a branch or tag on the Hub; without a network, the one that was downloaded last."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
@@ -208,17 +194,20 @@ def _commit(repo: str, revision: str | None, where: str) -> str:
     except RepositoryNotFoundError as error:
         raise _unknown(repo, "this is neither a local folder nor a model on the Hub", where) from error
     except Exception as error:  # no network; the type depends on the HTTP library of the Hub's client
-        return _downloaded_commit(repo, revision, where, error)
+        return _downloaded_commit(repo, revision, where, marker, error)
     names = [file.rfilename for file in info.siblings or ()]
-    if info.sha is None or not any(name.endswith(".safetensors") for name in names):
-        raise _no_safetensors(repo, where, pickled=any(name.endswith((".bin", ".pt", ".pth")) for name in names))
+    weights = [name for name in names if name.endswith(".safetensors")]
+    if marker == "config.json":
+        weights = [name for name in weights if not name.startswith(ADAPTER_FILES)]
+    if info.sha is None or not weights or marker not in names:
+        raise unusable.repository(repo, names, where)
     return info.sha
 
 
-def _downloaded_commit(repo: str, revision: str | None, where: str, error: Exception) -> str:
+def _downloaded_commit(repo: str, revision: str | None, where: str, marker: str, error: Exception) -> str:
     from huggingface_hub import try_to_load_from_cache
 
-    config = try_to_load_from_cache(repo, "config.json", revision=revision)
+    config = try_to_load_from_cache(repo, marker, revision=revision)
     if not isinstance(config, str):
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         problem = f"this is not a local folder or a downloaded model, and the Hub cannot be reached ({reason})"

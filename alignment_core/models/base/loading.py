@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,8 +20,12 @@ from alignment_core.config import LoadIn
 from alignment_core.errors import ModelError
 from alignment_core.losses.likelihood import HeadShape, head_logits
 from alignment_core.models.base.layers import keep_layers
+from alignment_core.models.base.resizing import add_rows
+from alignment_core.models.base.unusable import ADAPTER_CONFIG
 
 FEW_WORDS = 64
+NO_ADAPTER = "no-adapter"
+"""A subfolder that does not exist, where transformers then looks for an adapter to load with the model."""
 
 
 def choose_device(device: str) -> torch.device:
@@ -39,16 +44,26 @@ def choose_device(device: str) -> torch.device:
         raise ModelError("unknown device", where="device", got=device, expected="auto, cpu, cuda or cuda:N") from error
 
 
-def load_base(path: str, *, revision: str | None, load_in: LoadIn, device: torch.device) -> PreTrainedModel:
-    """Load the base model, frozen and in eval mode.
+def load_base(
+    path: str, *, revision: str | None, load_in: LoadIn, device: torch.device, rows: int | None = None
+) -> PreTrainedModel:
+    """Load the base model, frozen and in eval mode, without an adapter that may lie beside it.
 
     Arithmetic and modules that are not quantized (embeddings, norms, head) use `base_dtype`.
+
+    Args:
+        path: its folder or hub id.
+        revision: its hub commit; None for a folder.
+        load_in: its precision.
+        device: where to load it.
+        rows: number of rows that its embedding and its output head are extended to; None: they are as saved.
 
     Raises:
         ModelError: the folder or hub id does not load.
     """
     transformers_logging.disable_progress_bar()
     dtype = base_dtype(load_in, device)
+    may_have_adapter = revision is not None or (Path(path) / ADAPTER_CONFIG).is_file()
     try:
         config = AutoConfig.from_pretrained(path, revision=revision)
         model = AutoModelForCausalLM.from_pretrained(
@@ -56,17 +71,28 @@ def load_base(path: str, *, revision: str | None, load_in: LoadIn, device: torch
             revision=revision,
             config=config,
             dtype=dtype,
-            quantization_config=quantization(load_in, dtype),
+            quantization_config=None if is_quantized(config) else quantization(load_in, dtype),
             device_map={"": device},
             use_safetensors=True,
+            **({"adapter_kwargs": {"subfolder": NO_ADAPTER}} if may_have_adapter else {}),
         )
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError("the base model does not load", where=f"model.base {path}", got=first_line) from error
+    _compute_in(model, dtype)
     keep_linear4bit_differentiable(model)
+    if rows is not None:
+        add_rows(model, rows)
     model.requires_grad_(False)
     model.eval()
     return model
+
+
+def _compute_in(model: nn.Module, dtype: torch.dtype) -> None:
+    """Set the dtype of arithmetic with 4-bit weights. A model that was saved in 4 bits brings one of its own."""
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.compute_dtype = dtype
 
 
 def base_dtype(load_in: LoadIn, device: torch.device) -> torch.dtype:
@@ -78,6 +104,11 @@ def base_dtype(load_in: LoadIn, device: torch.device) -> torch.dtype:
         return torch.bfloat16 if load_in == "bf16" else torch.float32
     has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.bfloat16 if has_bf16 else torch.float32
+
+
+def is_quantized(config: PretrainedConfig) -> bool:
+    """Return whether a model was saved with quantized weights. It is then loaded as it is."""
+    return getattr(config, "quantization_config", None) is not None
 
 
 def quantization(load_in: LoadIn, compute: torch.dtype) -> BitsAndBytesConfig | None:

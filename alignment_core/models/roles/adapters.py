@@ -58,15 +58,38 @@ class Adapters:
         """Load an adapter from its folder and return the weight of its scalar head, if it has one.
 
         Raises:
-            ModelError: it was made for another base model.
+            ModelError: it was made for another base model, or changes its output head.
         """
-        config = PeftLoraConfig.from_pretrained(str(folder))
-        config.modules_to_save, config.inference_mode, config.task_type = None, False, "CAUSAL_LM"
-        self._add(name, config)
-        weights = load_file(folder / ADAPTER)
+        weights = self._add_shape(name, folder)
         score: Tensor | None = weights.pop(SCORE_KEY, None)
         self._load(name, weights, str(folder))
         return score
+
+    def check_saved(self, folder: Path) -> None:
+        """Check that a saved adapter fits this base model, which may be without weights (on the meta device).
+
+        Raises:
+            ModelError: as for `add_saved`.
+        """
+        self._check("check", self._add_shape("check", folder), str(folder))
+
+    def _add_shape(self, name: str, folder: Path) -> dict[str, Tensor]:
+        """Add an adapter with the shape of a saved one. Return the saved weights."""
+        config = PeftLoraConfig.from_pretrained(str(folder))
+        config.modules_to_save, config.inference_mode, config.task_type = None, False, "CAUSAL_LM"
+        config.base_model_name_or_path = self.model.name_or_path or None  # peft warns if the file names another
+        try:
+            self._add(name, config)
+        except ValueError as error:  # peft finds no module with one of the adapter's names
+            raise _misfit(str(folder), str(error).partition("\n")[0]) from error
+        if isinstance(self.model.get_output_embeddings(), BaseTunerLayer):
+            raise ModelError(
+                "the adapter changes the model's output head, which every role shares",
+                where=str(folder),
+                do="Merge it into its base model with peft's `merge_and_unload`, and set `model.base` to the result",
+            )
+        weights: dict[str, Tensor] = load_file(folder / ADAPTER)
+        return weights
 
     def add_copy(self, name: str, of: str) -> None:
         """Add an adapter that starts with the weights of another."""
@@ -120,17 +143,15 @@ class Adapters:
         self.model.eval().requires_grad_(False)
 
     def _load(self, name: str, weights: dict[str, Tensor], origin: str) -> None:
+        self._check(name, weights, origin)
+        set_peft_model_state_dict(self._peft, weights, adapter_name=name)
+
+    def _check(self, name: str, weights: Mapping[str, Tensor], origin: str) -> None:
         present = self.weights(name)
         differing = {key for key in present.keys() | weights.keys() if not _same_shape(key, present, weights)}
         if differing:
             count = "1 weight" if len(differing) == 1 else f"{len(differing)} weights"
-            raise ModelError(
-                "the adapter does not fit the base model",
-                where=origin,
-                got=f"{count} missing, unknown or of a different shape, such as {min(differing)}",
-                do="Use the adapter with the base model that it was trained on",
-            )
-        set_peft_model_state_dict(self._peft, weights, adapter_name=name)
+            raise _misfit(origin, f"{count} missing, unknown or of a different shape, such as {min(differing)}")
 
     def _peft_config(self, lora: LoraConfig) -> PeftLoraConfig:
         return PeftLoraConfig(
@@ -168,6 +189,15 @@ class Adapters:
                 got=", ".join(unknown),
                 expected="names from " + ", ".join(sorted({name.rpartition(".")[2] for name in linear})),
             )
+
+
+def _misfit(origin: str, got: str) -> ModelError:
+    return ModelError(
+        "the adapter does not fit the base model",
+        where=origin,
+        got=got,
+        do="Use the adapter with the base model that it was trained on",
+    )
 
 
 def _same_shape(name: str, one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:

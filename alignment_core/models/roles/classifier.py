@@ -13,7 +13,12 @@ from transformers.utils import logging as transformers_logging
 
 from alignment_core.config import LoadIn
 from alignment_core.errors import ModelError
-from alignment_core.models.base.loading import base_dtype, keep_linear4bit_differentiable, quantization
+from alignment_core.models.base.loading import (
+    base_dtype,
+    is_quantized,
+    keep_linear4bit_differentiable,
+    quantization,
+)
 from alignment_core.models.passes.batching import call_cost, least_padding
 from alignment_core.models.roles.logps import Budget
 
@@ -36,7 +41,7 @@ def load_classifier(path: str, *, revision: str | None, load_in: LoadIn, device:
             revision=revision,
             config=config,
             dtype=dtype,
-            quantization_config=quantization(load_in, dtype),
+            quantization_config=None if is_quantized(config) else quantization(load_in, dtype),
             device_map={"": device},
             use_safetensors=True,
             output_loading_info=True,

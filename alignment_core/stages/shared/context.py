@@ -126,6 +126,7 @@ class StageContext:
             revision=model["revision"],
             load_in=job.call.config["load_in"],
             device=choose_device(job.call.runtime.device),
+            rows=job.call.config.get("embedding_rows"),
         )
         roles = Roles(base, model["path"], model["revision"])
         if not roles.separable:

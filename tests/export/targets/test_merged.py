@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -203,3 +204,17 @@ def test_built_in_template_writes_no_bos_for_a_tokenizer_that_adds_none(
     assert exported.bos_token == "<s>"
     text = exported.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False, add_generation_prompt=True)
     assert text == "User: Hi\nAssistant:"
+
+
+def test_adapter_beside_the_base_is_not_part_of_the_merge(
+    trained: Make, tiny_model: Path, tmp_path: Path, out: Path
+) -> None:
+    """transformers alone would load both adapters as one model."""
+    both = Path(shutil.copytree(tiny_model, tmp_path / "both"))
+    own = trained(scale=0.3)
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copyfile(own.folder / name, both / name)
+    (tmp_path / "alone").mkdir()
+    merged.write(trained(), tmp_path / "alone")
+    merged.write(trained(both), out)
+    assert (out / "model.safetensors").read_bytes() == (tmp_path / "alone" / "model.safetensors").read_bytes()

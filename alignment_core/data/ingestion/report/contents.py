@@ -176,8 +176,19 @@ def _fit(outcome: Outcome, max_length: int) -> dict[str, Any]:
         "rewritten_for_template": int(np.count_nonzero(numbers["rewritten"])),
         "too_long": too_long,
         "records": len(outcome.shards),
+        "longest": _longest(numbers, outcome.written),
         "without_mismatch": outcome.written["train"].unmatched,
     }
+
+
+def _longest(numbers: Any, written: Mapping[str, Written]) -> int:
+    """Return the length of the longest sequence of a row, prompt and completion together."""
+    longest = 0
+    for split in written.values():
+        for part in slices(len(split.records)):
+            answer = np.maximum(numbers["first_tokens"][part], numbers["second_tokens"][part])
+            longest = max(longest, int((numbers["head_tokens"][part] + answer)[split.records[part]].max(initial=0)))
+    return longest
 
 
 def _targets(numbers: Any, demonstrations: Any) -> dict[str, Any]:

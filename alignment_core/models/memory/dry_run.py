@@ -32,6 +32,7 @@ from alignment_core.models.memory.counting import (
 from alignment_core.models.memory.glibc_heap import heap_for
 from alignment_core.models.passes.batching import cache_width, generation_cache_factor
 from alignment_core.models.passes.packing import padded
+from alignment_core.models.passes.reach import EVERY_LENGTH, Reach
 from alignment_core.models.roles.logps import (
     arrange,
     completion_mask,
@@ -81,6 +82,7 @@ class Architecture:
         packs: whether sequences are packed into one row (`packing.enable_packing`).
         adamw: precision of AdamW's moments.
         external_reward: configuration of a reward model that is a separate model; None if there is none.
+        reach: up to which length sequences share a pass (`Roles.reach`).
     """
 
     config: PretrainedConfig
@@ -93,6 +95,7 @@ class Architecture:
     packs: bool = True
     external_reward: PretrainedConfig | None = None
     adamw: Moments = "32bit"
+    reach: Reach = EVERY_LENGTH
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +215,7 @@ class DryRun:
             if roles.packs and not spec.packs:
                 roles.packs = False
                 model.set_attn_implementation("sdpa")
+            roles.reach = spec.reach
             roles.add_base("base")
             for role in spec.adapters:
                 roles.add_new(role, spec.lora, 0)

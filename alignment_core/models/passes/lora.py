@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from peft.tuners.lora.layer import ParamWrapper
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
@@ -16,9 +17,9 @@ def use_fast_lora(layer: Any) -> None:
 
     peft scales and adds the (tokens, width) update in separate passes, forward and backward, and under autocast keeps a
     copy of the input in every layer that reads it. Everything except plain LoRA on a linear layer (DoRA, a bias in B,
-    an embedding, a convolution) is left to peft.
+    an embedding, a convolution, a parameter of a module that is not a linear layer, such as experts) is left to peft.
     """
-    if isinstance(next(iter(layer.lora_A.values()), None), nn.Linear):
+    if isinstance(next(iter(layer.lora_A.values()), None), nn.Linear) and not isinstance(layer, ParamWrapper):
         layer.forward = partial(_forward, layer, type(layer).forward)
 
 
@@ -62,11 +63,11 @@ class _Lora(torch.autograd.Function):
         seen = (x if dropped is None else dropped).flatten(0, -2)
         down, up = down.to(weight.dtype), up.to(weight.dtype)
         low = seen @ down.t()
-        result = linear(x.flatten(0, -2), weight, bias)
-        result.addmm_(low, up.t(), alpha=scale)
+        result = linear(x, weight, bias)
+        result.flatten(0, -2).addmm_(low, up.t(), alpha=scale)
         ctx.save_for_backward(seen, low, weight, down, up)
         ctx.scale, ctx.shape, ctx.drops = scale, x.shape, dropped is not None
-        return result.view(*x.shape[:-1], weight.shape[0])
+        return result  # not a view of it: some architectures change the output in place
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:

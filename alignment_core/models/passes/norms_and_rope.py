@@ -18,8 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from alignment_core.models.passes.packing import REFUSALS
+
 ROTATION = "apply_rotary_pos_emb"
 """Name of the rotation function in the transformers module of each architecture."""
+SIZES = (1.0, 1e-3, 1e3)
+"""Magnitudes of the inputs of a trial. Only small ones show where ε stands in the formula."""
 CLOSE = 1e-5
 """Relative tolerance for the same float32 sums in another order. Another formula differs by much more."""
 
@@ -61,11 +65,15 @@ def _is_rms_norm(module: nn.Module, epsilon: float) -> bool:
     with torch.no_grad():
         trial.weight.uniform_(0.5, 2.0, generator=generator)
         x = torch.randn(2, 3, len(trial.weight), generator=generator)
-        try:
-            expected = trial(x)
-        except (RuntimeError, TypeError):
-            return False
+        return all(_normalizes(trial, size * x, epsilon) for size in SIZES)
+
+
+def _normalizes(trial: Any, x: Tensor, epsilon: float) -> bool:
+    try:
+        expected = trial(x)
         found = _RmsNorm.apply(x, trial.weight, epsilon)  # type: ignore[no-untyped-call]
+    except REFUSALS:
+        return False
     return isinstance(expected, Tensor) and _same(found, expected)
 
 
@@ -155,10 +163,18 @@ def _rotates_halves(theirs: Callable[..., Any]) -> bool:
     shapes = ((2, 4, 3, 8), (2, 2, 3, 8), (2, 3, 8), (2, 3, 8))
     q, k, cos, sin = (torch.randn(shape, generator=generator) for shape in shapes)
     try:
-        expected = theirs(q, k, cos, sin)
-    except (RuntimeError, TypeError, IndexError):
+        expected = [*theirs(q, k, cos, sin), *_other_layout(theirs, q, k, cos, sin)]
+    except REFUSALS:
         return False
-    return all(_same(*pair) for pair in zip(_Rotation(theirs)(q, k, cos, sin), expected, strict=True))
+    ours = _Rotation(theirs)
+    found = [*ours(q, k, cos, sin), *_other_layout(ours, q, k, cos, sin)]
+    return all(_same(*pair) for pair in zip(found, expected, strict=True))
+
+
+def _other_layout(turn: Callable[..., Any], q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """Rotate with the heads after the tokens, as some architectures do."""
+    a, b = turn(q.transpose(1, 2), k.transpose(1, 2), cos, sin, unsqueeze_dim=2)
+    return a.transpose(1, 2), b.transpose(1, 2)
 
 
 def _same(found: Tensor, expected: Tensor) -> bool:

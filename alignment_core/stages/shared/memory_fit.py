@@ -85,13 +85,14 @@ def _choose(
             roles.packs,
             external_reward,
             objective.adamw,
+            roles.reach,
         )
     )
     rehearsed = partial(
         trace_training,
         objective,
         run.rows,
-        Layout(roles.packs, roles.call_cost),
+        Layout(roles.packs, roles.call_cost, roles.reach),
         trained=roles.trained,
         seed=run.seed,
         cached_reference=bool(run.cached_reference),

@@ -1,0 +1,110 @@
+"""How a model is read token by token: in which batches, with which cache. Tried, not derived from its name."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from alignment_core.models.generation.kv_cache import cache_argument, cache_for
+from alignment_core.models.passes.limits import copy_with_limits, named_limits, small_limits
+from alignment_core.models.passes.packing import REFUSALS
+from alignment_core.models.passes.reach import Reach
+
+STEPS = 5
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """How rows are generated.
+
+    Attributes:
+        together: rows of unequal length share a batch, padded on the left.
+        cached: what was read is kept in a cache. Otherwise the complete row is read again for every token.
+    """
+
+    together: bool = True
+    cached: bool = True
+
+    def arguments(self, argument: str | None, cache: DynamicCache, mask: Tensor) -> dict[str, Any]:
+        """Return the arguments of a call, next to ids and positions.
+
+        Args:
+            argument: name of the model's cache argument; None if it has none.
+        """
+        if argument is None:
+            return {"attention_mask": mask}
+        if not self.cached:
+            return {"attention_mask": mask, "use_cache": False}
+        # A row alone has no padding, and recurrent layers take a mask for one of their input, which is the last token.
+        masked = {"attention_mask": mask} if self.together else {}
+        return {**masked, argument: cache, "use_cache": True}
+
+
+ALONE = Decoding(together=False, cached=False)
+WAYS = (Decoding(), Decoding(together=False), Decoding(cached=False))
+
+
+def choose_decoding(model: PreTrainedModel, reach: Reach) -> Decoding:
+    """Return the fastest way of generating that gives the logits of reading each row alone, without a cache."""
+    trials = [(model, (7, 2))]
+    if small := small_limits(named_limits(model.config)):
+        # With all layers, because a cache has an entry for each layer that the configuration names.
+        twin = copy_with_limits(model, small, whole=True)
+        within = [length for limit, length in small.items() if limit < reach.batched]
+        trials += [(twin, lengths) for length in within for lengths in ((length - 2, 4), (2 * length + 1, 3))]
+    cached = cache_argument(model) is not None
+    for way in WAYS:
+        if (cached or not way.cached) and all(_agrees(one, lengths, way) for one, lengths in trials):
+            if cached and not way.cached:
+                logger.warning("responses of %s are slow: its cache is of its own kind, or changes its logits", type(model).__name__)
+            return way
+    logger.warning("responses of %s are slow: its cache and padding change its logits, or are of their own kind", type(model).__name__)
+    return ALONE
+
+
+def _agrees(model: PreTrainedModel, lengths: Sequence[int], way: Decoding) -> bool:
+    rows = [torch.tensor([3 + (i * i + 5 * i + length) % 59 for i in range(length + STEPS)]) for length in lengths]
+    try:
+        expected = torch.stack([_read_at_once(model, row) for row in rows])
+    except REFUSALS:
+        return True  # beyond the last position: no way reads it
+    try:
+        if way.together:
+            found = _decoded(model, rows, way)
+        else:
+            found = torch.cat([_decoded(model, [row], way) for row in rows])
+    except REFUSALS:
+        return False
+    # bf16 rounds to 0.4%. A wrong cache or padding that is read differs by much more.
+    tolerance = (1e-3 if model.dtype == torch.float32 else 0.05) * float(expected.abs().max())
+    return bool((found - expected).abs().max() <= tolerance)
+
+
+@torch.no_grad()
+def _read_at_once(model: PreTrainedModel, row: Tensor) -> Tensor:
+    """Return the logits that predict each of the last tokens, shape (STEPS, vocabulary)."""
+    logits: Tensor = model(input_ids=row[None, :-1].to(model.device), use_cache=False).logits
+    return logits[0, -STEPS:].float()
+
+
+@torch.no_grad()
+def _decoded(model: PreTrainedModel, rows: Sequence[Tensor], way: Decoding) -> Tensor:
+    """Return the same logits, read as generation reads them, shape (rows, STEPS, vocabulary)."""
+    width = max(len(row) for row in rows)
+    device, argument = model.device, cache_argument(model)
+    ids = torch.stack([torch.cat([row.new_zeros(width - len(row)), row]) for row in rows]).to(device)
+    mask = torch.stack([torch.arange(width) >= width - len(row) for row in rows]).long().to(device)
+    positions = (mask.cumsum(1) - 1).clamp_min(0)
+    cache, start, found = cache_for(model, width), 0, []
+    for end in range(width - STEPS, width):
+        given = way.arguments(argument, cache, mask[:, :end])
+        found.append(model(input_ids=ids[:, start:end], position_ids=positions[:, start:end], **given).logits[:, -1])
+        start = end if way.cached else 0
+    return torch.stack(found, 1).float()

@@ -1,0 +1,99 @@
+"""Lengths at which an architecture may change its behavior, and a copy of a model on which they are small.
+
+A window, a chunk or a switch of the positions is a number in the configuration. A trial below it sees nothing of it.
+Real limits are thousands of tokens, so the trial runs on a copy that shares the weights and has small limits.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from transformers import PretrainedConfig, PreTrainedModel
+
+from alignment_core.models.base.layers import keep_layers
+
+NAME = re.compile(
+    r"window|chunk|block_size|block_multiple|^index_topk|local_att|sparse_att|compressed_att|max_distance|rel_extent"
+    r"|floor|original_max_position"
+)
+"""Settings that name a length in tokens. All architectures of transformers 5.23 were looked through."""
+POSITIONS = re.compile(r"position_embeddings|positions|seq_len|seq_length|context_len|model_max_length|n_ctx")
+"""Settings that name the length for which positions were made."""
+OTHER = re.compile(r"layer|pattern|expert|token_id|bucket|head|dim")
+FIXED_ROPE = {"default", "linear", "llama3", "yarn", "proportional"}
+"""Rotations whose frequencies do not depend on the tokens."""
+KNOWN_ROPE = re.compile(r"rope_t|^type$|factor|beta_|mscale|original_max|truncate|finetuned|mrope|interleaved")
+NEAR = 64
+"""Limits up to this number of tokens are tried as they are. Larger ones are made small."""
+LEAST = 24
+"""The smallest limit on a copy."""
+FEW_LAYERS = 4
+
+
+def named_limits(config: PretrainedConfig) -> list[int]:
+    """Return the lengths, ascending, that the configuration names and at which the model may change its behavior."""
+    text = config.get_text_config()
+    names = (NAME, POSITIONS) if not _fixed_positions(vars(text)) else (NAME,)
+    return sorted({value for name, value in _numbers(vars(text)) if any(kind.search(name) for kind in names)})
+
+
+def small_limits(limits: Iterable[int]) -> dict[int, int]:
+    """Return a small value for each limit, in the same order. `limits` are ascending."""
+    small: dict[int, int] = {}
+    last = LEAST // 2
+    for limit in limits:
+        last = limit if limit <= NEAR else max(LEAST, 2 * last)
+        small[limit] = last
+    return small
+
+
+def copy_with_limits(model: PreTrainedModel, small: Mapping[int, int], *, whole: bool) -> PreTrainedModel:
+    """Return a copy of the model that shares its weights, with these values in place of its limits.
+
+    Args:
+        whole: keep all layers, not only the first ones that include each type of layer.
+    """
+    twin: PreTrainedModel = copy.deepcopy(model, {id(weight): weight for weight in model.parameters()})
+    config = twin.config.get_text_config()
+    for part in (twin.config, config, *twin.modules()):
+        _replace(vars(part), small)
+    present = config.num_hidden_layers
+    types = list(getattr(config, "layer_types", None) or [])
+    kept = max([FEW_LAYERS, *(types.index(kind) + 1 for kind in set(types))])
+    if not whole and present > kept:
+        keep_layers(twin, present, kept)
+    return twin
+
+
+def _numbers(settings: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _numbers({str(inner): found for inner, found in value.items()})
+        elif type(value) is int and value > 1 and not OTHER.search(name):
+            yield name, value
+
+
+def _fixed_positions(settings: Mapping[str, Any]) -> bool:
+    """Return whether every rotation in the configuration is one whose frequencies never change."""
+    for name, value in settings.items():
+        if not isinstance(value, Mapping):
+            continue
+        if "rope" in name and "rope_type" in value:
+            if value["rope_type"] not in FIXED_ROPE or not all(KNOWN_ROPE.search(key) for key in value):
+                return False
+        elif not _fixed_positions({f"rope {inner}": found for inner, found in value.items()}):
+            return False
+    return True
+
+
+def _replace(settings: dict[str, Any], small: Mapping[int, int]) -> None:
+    """Replace limits by their small values in these attributes and in dictionaries inside them."""
+    for name, value in settings.items():
+        if isinstance(value, dict) and not name.startswith("_"):
+            _replace(value, small)
+        elif type(value) is int and value in small and not OTHER.search(name):
+            if NAME.search(name) or POSITIONS.search(name):
+                settings[name] = small[value]

@@ -75,7 +75,10 @@ class Reach:
         if self.packed < self.batched:
             parts.append(f"longer than {self.packed} tokens run in padded batches, because packing would change them")
         if self.batched < self.readable:
-            parts.append(f"longer than {self.batched} tokens run alone, because others in a batch would change them")
+            parts.append(
+                f"longer than {self.batched} tokens run alone, because others in a batch would change them, and "
+                "responses that may become so long are read anew for every token"
+            )
         if self.readable < math.inf:
             parts.append(f"longer than {self.readable} tokens are refused: the rows read before would change them")
         return "sequences " + ", and ".join(parts)
@@ -114,8 +117,10 @@ def _search(model: PreTrainedModel, limits: Sequence[int], packs: bool) -> Reach
 
 def _over_limits(trial: _Trial, small: dict[int, int]) -> Reach:
     reach, tried = Reach(), 0
-    for limit, length in small.items():
-        for lengths, bound in (((5, length - 1, length), tried), ((5, length + 1, 2 * length + 3), limit)):
+    lengths_of_next = [*list(small.values())[1:], math.inf]
+    for (limit, length), following in zip(small.items(), lengths_of_next, strict=True):
+        far = int(min(2 * length + 3, following))
+        for lengths, bound in (((5, length - 1, length), tried), ((5, length + 1, far), limit)):
             if reach.readable < math.inf:
                 return reach
             try:

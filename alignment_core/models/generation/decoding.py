@@ -63,9 +63,15 @@ def choose_decoding(model: PreTrainedModel, reach: Reach) -> Decoding:
     for way in WAYS:
         if (cached or not way.cached) and all(_agrees(one, lengths, way) for one, lengths in trials):
             if cached and not way.cached:
-                logger.warning("responses of %s are slow: its cache is of its own kind, or changes its logits", type(model).__name__)
+                logger.warning(
+                    "responses of %s are slow: its cache is of its own kind, or changes its logits",
+                    type(model).__name__,
+                )
             return way
-    logger.warning("responses of %s are slow: its cache and padding change its logits, or are of their own kind", type(model).__name__)
+    logger.warning(
+        "responses of %s are slow: its cache and padding change its logits, or are of their own kind",
+        type(model).__name__,
+    )
     return ALONE
 
 

@@ -88,7 +88,9 @@ def generate(
             noise = torch.stack([_uniforms(noise_keys[i], sampling.max_new_tokens) for i in group]).to(roles.device)
             # A cache would keep what a longer row changes.
             reading = ALONE if len(room[group[0]].ids) > roles.reach.batched else way
-            batch = _Batch(roles, role, [prompts[i].ids for i in group], noise, sampling, set(stop_ids), pad_id, reading)
+            batch = _Batch(
+                roles, role, [prompts[i].ids for i in group], noise, sampling, set(stop_ids), pad_id, reading
+            )
             responses = batch.run(partial(on_step, len(results)), partial(_report_token, on_token, group))
             for i, response in zip(group, responses, strict=True):
                 results[i] = TokenSequence((*prompts[i].ids, *response), len(prompts[i].ids))

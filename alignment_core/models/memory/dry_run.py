@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from torch._subclasses.fake_tensor import FakeTensorMode, UnsupportedFakeTensorException
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from alignment_core.config import LoadIn, LoraConfig, Moments
+from alignment_core.errors import ModelError
 from alignment_core.models.base.layers import keep_layers
 from alignment_core.models.base.loading import base_dtype
+from alignment_core.models.memory.architecture import Architecture, Footprint, Pass
 from alignment_core.models.memory.classifier_size import ClassifierSize
 from alignment_core.models.memory.counting import (
     QUANTISED_BYTES,
@@ -29,10 +30,10 @@ from alignment_core.models.memory.counting import (
     training_bytes,
     weight_bytes,
 )
+from alignment_core.models.memory.experts import measure_experts
 from alignment_core.models.memory.glibc_heap import heap_for
 from alignment_core.models.passes.batching import cache_width, generation_cache_factor
-from alignment_core.models.passes.packing import padded
-from alignment_core.models.passes.reach import EVERY_LENGTH, Reach
+from alignment_core.models.passes.packing import REFUSALS, packed, padded
 from alignment_core.models.roles.logps import (
     arrange,
     completion_mask,
@@ -50,79 +51,6 @@ SAMPLED_LAYERS = (4, 8)
 hybrid of two types of layers, one of them is usually every second or fourth layer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pass:
-    """One forward pass.
-
-    Attributes:
-        role: the role that runs.
-        sequences: the sequences that it reads.
-        tokens: tokens in the pass, padding included; a shared prompt counts once.
-        head: whether a scalar head reads the states, instead of the vocabulary head.
-    """
-
-    role: str
-    sequences: tuple[TokenSequence, ...]
-    tokens: int
-    head: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Architecture:
-    """Everything about the models that determines the memory of a stage.
-
-    Attributes:
-        config: the model's configuration.
-        load_in: precision of the frozen base model.
-        lora: shape of the adapters.
-        adapters: roles that have an adapter.
-        heads: roles that have a scalar head.
-        trained: roles that are trained.
-        device: the device of the stage.
-        packs: whether sequences are packed into one row (`packing.enable_packing`).
-        adamw: precision of AdamW's moments.
-        external_reward: configuration of a reward model that is a separate model; None if there is none.
-        reach: up to which length sequences share a pass (`Roles.reach`).
-    """
-
-    config: PretrainedConfig
-    load_in: LoadIn
-    lora: LoraConfig
-    adapters: tuple[str, ...]
-    heads: tuple[str, ...]
-    trained: tuple[str, ...]
-    device: torch.device
-    packs: bool = True
-    external_reward: PretrainedConfig | None = None
-    adamw: Moments = "32bit"
-    reach: Reach = EVERY_LENGTH
-
-
-@dataclass(frozen=True, slots=True)
-class Footprint:
-    """Memory that a stage holds throughout, in bytes, and the counts behind it.
-
-    Attributes:
-        base: the frozen base model.
-        loading: extra bytes while the base model is loaded.
-        adapters: adapters and scalar heads.
-        training: gradients and AdamW's two moments of the trained roles.
-        parameters: number of weights of the base model.
-        trainable: number of trained weights.
-        cache_per_token: keys and values of one token in all layers.
-        external_reward: a reward model that is a separate model.
-    """
-
-    base: int
-    loading: int
-    adapters: int
-    training: int
-    parameters: int
-    trainable: int
-    cache_per_token: int
-    external_reward: int = 0
-
-
 class DryRun:
     """One architecture, built from fake tensors. Sizes are in bytes."""
 
@@ -135,8 +63,25 @@ class DryRun:
         self._mode = FakeTensorMode(allow_non_fake_inputs=True)
         self._sizes = list(SAMPLED_LAYERS) if self.layers > max(SAMPLED_LAYERS) else [self.layers]
         self._models = {count: self._build(count) for count in self._sizes}
+        if not self._runs():  # without weights, it was assumed that the model packs
+            self.architecture = replace(architecture, packs=False)
+            self._models = {count: self._build(count) for count in self._sizes}
         external, load_in, device = architecture.external_reward, architecture.load_in, architecture.device
         self._external = None if external is None else ClassifierSize(external, load_in, device)
+
+    def _runs(self) -> bool:
+        """Return whether a small packed pass runs at all, or nothing is packed."""
+        roles, sequences = self._models[self._sizes[0]], (TokenSequence((0,) * 4, 2),) * 2
+        if not roles.packs:
+            return True
+        try:
+            with torch.no_grad():
+                self._counted(roles, lambda: roles.hidden("base", packed(sequences)))
+        except UnsupportedFakeTensorException:
+            return True  # padded rows would not run either
+        except REFUSALS:
+            return False
+        return True
 
     def footprint(self) -> Footprint:
         """Return what a stage holds throughout, computed from the shapes of the weights."""
@@ -211,6 +156,7 @@ class DryRun:
             keep_layers(model, self.layers, layers)
             if spec.load_in in QUANTISED_BYTES:
                 emulate_quantised(model)
+            measure_experts(model)
             roles = Roles(model, spec.config.name_or_path)
             if roles.packs and not spec.packs:
                 roles.packs = False
@@ -233,10 +179,21 @@ class DryRun:
             copy.deepcopy(self.architecture.config), dtype=self._dtype
         )
         # Otherwise transformers looks for padding among ids that have no content.
-        model.config.pad_token_id = None
+        vars(model.config)["pad_token_id"] = None  # past the checks of the configuration
         return model
 
     def _peak(self, roles: Roles, work: Callable[[], object]) -> int:
+        try:
+            return self._counted(roles, work)
+        except UnsupportedFakeTensorException as error:
+            raise ModelError(
+                "the memory of this architecture cannot be predicted, because its shapes depend on the data",
+                where=f"model.base {self.architecture.config.name_or_path}",
+                got=self.architecture.config.model_type,
+                do="Choose a base model of another architecture",
+            ) from error
+
+    def _counted(self, roles: Roles, work: Callable[[], object]) -> int:
         with self._mode:
             own = [*roles.model.parameters(), *roles.model.buffers(), *roles.heads.parameters()]
             grads = [p.grad for p in own if p.grad is not None]

@@ -48,6 +48,8 @@ def _forward(forward: Callable[..., Any], states: Tensor, *args: Any, **kwargs: 
         return forward(states, *args, **kwargs)
     read, width = arrangement.read.to(states.device), states.shape[-1]
     found = forward(states.view(1, -1, width).index_select(1, read))
+    if not isinstance(found, Tensor):  # experts that also return their router's choice
+        return forward(states)
     everywhere = found.new_zeros(1, states.numel() // width, width)
     return everywhere.index_copy(1, read, found).view(states.shape)
 

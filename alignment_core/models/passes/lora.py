@@ -63,11 +63,16 @@ class _Lora(torch.autograd.Function):
         seen = (x if dropped is None else dropped).flatten(0, -2)
         down, up = down.to(weight.dtype), up.to(weight.dtype)
         low = seen @ down.t()
-        result = linear(x, weight, bias)
-        result.flatten(0, -2).addmm_(low, up.t(), alpha=scale)
+        result = x.new_empty(*x.shape[:-1], weight.shape[0])
+        flat, rows = result.view(-1, weight.shape[0]), x.flatten(0, -2)
+        if bias is None:
+            torch.mm(rows, weight.t(), out=flat)
+        else:
+            torch.addmm(bias, rows, weight.t(), out=flat)
+        flat.addmm_(low, up.t(), alpha=scale)
         ctx.save_for_backward(seen, low, weight, down, up)
         ctx.scale, ctx.shape, ctx.drops = scale, x.shape, dropped is not None
-        return result  # not a view of it: some architectures change the output in place
+        return result  # not a view: some architectures change the output in place
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:

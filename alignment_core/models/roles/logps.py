@@ -200,9 +200,7 @@ def _in_parts(
     forward: Callable[[Sequence[TokenSequence]], tuple[Tensor, ...]],
     roles: Roles,
 ) -> tuple[Tensor, ...]:
-    groups = split_into_passes(
-        sequences, tokens, packs=roles.packs, call_cost=roles.call_cost, reach=roles.reach
-    )
+    groups = split_into_passes(sequences, tokens, packs=roles.packs, call_cost=roles.call_cost, reach=roles.reach)
     parts = [forward([sequences[i] for i in group]) for group in groups]
     order = torch.tensor([i for group in groups for i in group], device=roles.device)
     return tuple(_joined([part[k] for part in parts], order) for k in range(len(parts[0])))

@@ -22,7 +22,8 @@ from alignment_core.forecast.predictions import Forecast, Prediction
 from alignment_core.forecast.speed_probe import Speed, measure_speed
 from alignment_core.forecast.workload import Work, Workload, calls_judge
 from alignment_core.models.base.loading import base_dtype, choose_device
-from alignment_core.models.memory.dry_run import Architecture, DryRun, Pass
+from alignment_core.models.memory.architecture import Architecture, Pass
+from alignment_core.models.memory.dry_run import DryRun
 from alignment_core.plugin_api import TokenSequence
 from alignment_core.processes.module_call import answer_call
 from alignment_core.stages.shared.memory_fit import initial_token_budget

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alignment_core.models.memory.dry_run import Pass
+from alignment_core.models.memory.architecture import Pass
 from alignment_core.models.passes.batching import group_by_budget, row_sequences
 from alignment_core.models.passes.packing import LEAST_SHARED, pack_by_budget
 from alignment_core.models.passes.reach import EVERY_LENGTH, Reach

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -27,27 +27,28 @@ class Decoding:
     Attributes:
         together: rows of unequal length share a batch, padded on the left.
         cached: what was read is kept in a cache. Otherwise the complete row is read again for every token.
+        argument: name of the model's cache argument; None if it has none.
     """
 
     together: bool = True
     cached: bool = True
+    argument: str | None = None
 
-    def arguments(self, argument: str | None, cache: DynamicCache, mask: Tensor) -> dict[str, Any]:
-        """Return the arguments of a call, next to ids and positions.
+    def alone(self) -> Decoding:
+        """Return the way for a row that nothing else may change: no batch, and no cache."""
+        return replace(self, together=False, cached=False)
 
-        Args:
-            argument: name of the model's cache argument; None if it has none.
-        """
-        if argument is None:
+    def arguments(self, cache: DynamicCache, mask: Tensor) -> dict[str, Any]:
+        """Return the arguments of a call, next to ids and positions."""
+        if self.argument is None:
             return {"attention_mask": mask}
         if not self.cached:
             return {"attention_mask": mask, "use_cache": False}
         # A row alone has no padding, and recurrent layers take a mask for one of their input, which is the last token.
         masked = {"attention_mask": mask} if self.together else {}
-        return {**masked, argument: cache, "use_cache": True}
+        return {**masked, self.argument: cache, "use_cache": True}
 
 
-ALONE = Decoding(together=False, cached=False)
 WAYS = (Decoding(), Decoding(together=False), Decoding(cached=False))
 
 
@@ -59,20 +60,12 @@ def choose_decoding(model: PreTrainedModel, reach: Reach) -> Decoding:
         twin = copy_with_limits(model, small, whole=True)
         within = [length for limit, length in small.items() if limit < reach.batched]
         trials += [(twin, lengths) for length in within for lengths in ((length - 2, 4), (2 * length + 1, 3))]
-    cached = cache_argument(model) is not None
-    for way in WAYS:
-        if (cached or not way.cached) and all(_agrees(one, lengths, way) for one, lengths in trials):
-            if cached and not way.cached:
-                logger.warning(
-                    "responses of %s are slow: its cache is of its own kind, or changes its logits",
-                    type(model).__name__,
-                )
-            return way
-    logger.warning(
-        "responses of %s are slow: its cache and padding change its logits, or are of their own kind",
-        type(model).__name__,
-    )
-    return ALONE
+    argument = cache_argument(model)
+    ways = [replace(way, argument=argument) for way in WAYS if argument or not way.cached]
+    found = next((way for way in ways if all(_agrees(*trial, way) for trial in trials)), ways[-1].alone())
+    if argument and not found.cached:
+        logger.warning("responses of %s are slow: they are generated without its cache", type(model).__name__)
+    return found
 
 
 def _agrees(model: PreTrainedModel, lengths: Sequence[int], way: Decoding) -> bool:
@@ -82,10 +75,8 @@ def _agrees(model: PreTrainedModel, lengths: Sequence[int], way: Decoding) -> bo
     except REFUSALS:
         return True  # beyond the last position: no way reads it
     try:
-        if way.together:
-            found = _decoded(model, rows, way)
-        else:
-            found = torch.cat([_decoded(model, [row], way) for row in rows])
+        batches = [rows] if way.together else [[row] for row in rows]
+        found = torch.cat([_decoded(model, batch, way) for batch in batches])
     except REFUSALS:
         return False
     # bf16 rounds to 0.4%. A wrong cache or padding that is read differs by much more.
@@ -104,13 +95,13 @@ def _read_at_once(model: PreTrainedModel, row: Tensor) -> Tensor:
 def _decoded(model: PreTrainedModel, rows: Sequence[Tensor], way: Decoding) -> Tensor:
     """Return the same logits, read as generation reads them, shape (rows, STEPS, vocabulary)."""
     width = max(len(row) for row in rows)
-    device, argument = model.device, cache_argument(model)
+    device = model.device
     ids = torch.stack([torch.cat([row.new_zeros(width - len(row)), row]) for row in rows]).to(device)
     mask = torch.stack([torch.arange(width) >= width - len(row) for row in rows]).long().to(device)
     positions = (mask.cumsum(1) - 1).clamp_min(0)
     cache, start, found = cache_for(model, width), 0, []
     for end in range(width - STEPS, width):
-        given = way.arguments(argument, cache, mask[:, :end])
+        given = way.arguments(cache, mask[:, :end])
         found.append(model(input_ids=ids[:, start:end], position_ids=positions[:, start:end], **given).logits[:, -1])
         start = end if way.cached else 0
     return torch.stack(found, 1).float()

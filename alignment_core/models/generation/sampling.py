@@ -12,8 +12,8 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from alignment_core.errors import ModelError
-from alignment_core.models.generation.decoding import ALONE, Decoding, choose_decoding
-from alignment_core.models.generation.kv_cache import cache_argument, cache_for
+from alignment_core.models.generation.decoding import Decoding, choose_decoding
+from alignment_core.models.generation.kv_cache import cache_for
 from alignment_core.models.passes.batching import group_by_budget
 from alignment_core.models.roles.logps import Budget
 from alignment_core.models.roles.shared_base import Roles
@@ -87,7 +87,7 @@ def generate(
         for group in [*groups, *([i] for i in todo if len(room[i].ids) > roles.reach.batched)]:
             noise = torch.stack([_uniforms(noise_keys[i], sampling.max_new_tokens) for i in group]).to(roles.device)
             # A cache would keep what a longer row changes.
-            reading = ALONE if len(room[group[0]].ids) > roles.reach.batched else way
+            reading = way.alone() if len(room[group[0]].ids) > roles.reach.batched else way
             batch = _Batch(
                 roles, role, [prompts[i].ids for i in group], noise, sampling, set(stop_ids), pad_id, reading
             )
@@ -136,7 +136,6 @@ class _Batch:
         width = max(map(len, prompts))
         self.ids = torch.tensor([[pad_id] * (width - len(p)) + list(p) for p in prompts], device=roles.device)
         self.mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=roles.device)
-        self.cache_argument = cache_argument(roles.model)
         self.alive = list(range(len(prompts)))
         self.responses: list[list[int]] = [[] for _ in prompts]
 
@@ -168,7 +167,7 @@ class _Batch:
                 input_ids=ids,
                 position_ids=positions,
                 logits_to_keep=1,
-                **self.way.arguments(self.cache_argument, cache, self.mask),
+                **self.way.arguments(cache, self.mask),
             )
         return output.logits[:, -1].float()  # type: ignore[no-any-return]
 

@@ -16,7 +16,7 @@ def measure_experts(model: PreTrainedModel) -> None:
     """Make the stacked experts compute only the shapes of their results, with the tensors that training keeps."""
     for module in model.modules():
         config = getattr(module, "config", None)
-        if hasattr(module, "_apply_gate") and getattr(config, "_experts_implementation", None) is not None:
+        if hasattr(module, "_apply_gate") and config is not None:
             config._experts_implementation = IMPLEMENTATION
 
 

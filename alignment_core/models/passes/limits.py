@@ -16,7 +16,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from alignment_core.models.base.layers import keep_layers
 
 NAME = re.compile(
-    r"window|chunk|block_size|block_multiple|^index_topk|local_att|sparse_att|compressed_att|max_distance|rel_extent"
+    r"window|chunk|block_size|block_multiple|^index_topk|budget|compress|local_att|sparse_att|compressed_att|max_distance|rel_extent"
     r"|floor|original_max_position"
 )
 """Settings that name a length in tokens. All architectures of transformers 5.23 were looked through."""
@@ -94,6 +94,9 @@ def _replace(settings: dict[str, Any], small: Mapping[int, int]) -> None:
     for name, value in settings.items():
         if isinstance(value, dict) and not name.startswith("_"):
             _replace(value, small)
-        elif type(value) is int and value in small and not OTHER.search(name):
-            if NAME.search(name) or POSITIONS.search(name):
-                settings[name] = small[value]
+        elif type(value) is int and value in small and _is_limit(name):
+            settings[name] = small[value]
+
+
+def _is_limit(name: str) -> bool:
+    return bool(NAME.search(name) or POSITIONS.search(name)) and not OTHER.search(name)

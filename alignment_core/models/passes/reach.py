@@ -64,7 +64,7 @@ class Reach:
                 where="model.base",
                 got=f"{longest} tokens",
                 expected=f"at most {self.readable}",
-                do="Lower `model.max_length` and `max_new_tokens`, or set another `rope_type` in the model's config.json",
+                do="Lower `model.max_length` and `max_new_tokens`",
             )
 
     def describe(self) -> str | None:
@@ -167,7 +167,7 @@ class _Trial:
 
 
 def _family(lengths: tuple[int, int, int]) -> list[TokenSequence]:
-    """Return sequences of about these lengths. The longer two share their prompt, and come before and after the short."""
+    """Return sequences of about these lengths. The longer two share their prompt and surround the short one."""
     short, *others = lengths
     first, second = (_sequence(max(length, LEAST_SHARED + 2), LEAST_SHARED) for length in others)
     return [first, _sequence(short, 1), second]

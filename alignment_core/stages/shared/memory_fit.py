@@ -12,7 +12,8 @@ from transformers.pytorch_utils import Conv1D
 
 from alignment_core.config import LoraConfig
 from alignment_core.execution.stage import Runtime
-from alignment_core.models.memory.dry_run import Architecture, DryRun
+from alignment_core.models.memory.architecture import Architecture
+from alignment_core.models.memory.dry_run import DryRun
 from alignment_core.models.roles.shared_base import Roles
 from alignment_core.training.checkpoint import saved_budget
 from alignment_core.training.demand import Layout, trace_training

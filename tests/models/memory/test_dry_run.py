@@ -10,7 +10,8 @@ from engine import CPU, LORA, open_roles
 from alignment_core.models.generation.sampling import Sampling, generate
 from alignment_core.models.memory import dry_run
 from alignment_core.models.memory.counting import AllocationCounter
-from alignment_core.models.memory.dry_run import Architecture, DryRun, Pass, _learning
+from alignment_core.models.memory.architecture import Architecture, Pass
+from alignment_core.models.memory.dry_run import DryRun, _learning
 from alignment_core.models.roles.logps import Budget, LanguageModel
 from alignment_core.models.roles.shared_base import Roles
 from alignment_core.plugin_api import TokenSequence

@@ -93,6 +93,7 @@ class _Predictor:
             device=torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "the CPU",
             parameters=adapter.parameters,
             trainable=adapter.trainable,
+            notes=self.adapter.notes(),
             rows={
                 kind: len(getattr(learned, kind)) for kind in ("demonstrations", "preferences", "feedback", "prompts")
             },

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -31,9 +32,13 @@ class Matrix:
 
 
 def linear_layers(model: PreTrainedModel) -> list[nn.Module]:
-    """Return the layers that are quantized: all linear ones except the head (vocabulary or classifier score)."""
+    """Return the layers that are quantized: all linear ones except the head (vocabulary or classifier score).
+
+    transformers does not quantize kinds of linear layers that an architecture defines, such as routers.
+    """
     head = model.get_output_embeddings()
-    linear = [m for m in model.modules() if isinstance(m, nn.Linear | Conv1D)]
+    kinds = (nn.Linear, Conv1D, Linear4bit, Linear8bitLt)
+    linear: list[nn.Module] = [m for m in model.modules() if type(m) in kinds]
     return [m for m in linear if m is not head and m is not getattr(model, "score", None)]
 
 

@@ -38,15 +38,15 @@ class Decoding:
         """Return the way for a row that nothing else may change: no batch, and no cache."""
         return replace(self, together=False, cached=False)
 
-    def arguments(self, cache: DynamicCache, mask: Tensor) -> dict[str, Any]:
-        """Return the arguments of a call, next to ids and positions."""
-        if self.argument is None:
-            return {"attention_mask": mask}
-        if not self.cached:
-            return {"attention_mask": mask, "use_cache": False}
+    def arguments(self, cache: DynamicCache, mask: Tensor, positions: Tensor) -> dict[str, Any]:
+        """Return the arguments of a call, next to its ids."""
         # A row alone has no padding, and recurrent layers take a mask for one of their input, which is the last token.
-        masked = {"attention_mask": mask} if self.together else {}
-        return {**masked, self.argument: cache, "use_cache": True}
+        padding = {"attention_mask": mask} if self.together else {}
+        places = {"position_ids": positions} if self.together or self.cached else {}  # a whole row has the model's own
+        kept: dict[str, Any] = {} if self.argument is None else {"use_cache": False}
+        if self.cached:
+            kept = {str(self.argument): cache, "use_cache": True}
+        return {**padding, **places, **kept}
 
 
 WAYS = (Decoding(), Decoding(together=False), Decoding(cached=False))
@@ -101,7 +101,7 @@ def _decoded(model: PreTrainedModel, rows: Sequence[Tensor], way: Decoding) -> T
     positions = (mask.cumsum(1) - 1).clamp_min(0)
     cache, start, found = cache_for(model, width), 0, []
     for end in range(width - STEPS, width):
-        given = way.arguments(cache, mask[:, :end])
-        found.append(model(input_ids=ids[:, start:end], position_ids=positions[:, start:end], **given).logits[:, -1])
+        given = way.arguments(cache, mask[:, :end], positions[:, start:end])
+        found.append(model(input_ids=ids[:, start:end], **given).logits[:, -1])
         start = end if way.cached else 0
     return torch.stack(found, 1).float()

@@ -165,9 +165,8 @@ class _Batch:
         with self.roles.use(self.role), self.roles.autocast():
             output = self.roles.model(
                 input_ids=ids,
-                position_ids=positions,
                 logits_to_keep=1,
-                **self.way.arguments(cache, self.mask),
+                **self.way.arguments(cache, self.mask, positions),
             )
         return output.logits[:, -1].float()  # type: ignore[no-any-return]
 

@@ -13,11 +13,15 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode, UnsupportedFakeTensorException
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+)
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from alignment_core.errors import ModelError
-from alignment_core.models.base.layers import keep_layers
+from alignment_core.models.base.layers import keep_layers, unquantised
 from alignment_core.models.base.loading import base_dtype
 from alignment_core.models.memory.architecture import Architecture, Footprint, Pass
 from alignment_core.models.memory.classifier_size import ClassifierSize
@@ -46,6 +50,7 @@ from alignment_core.models.roles.logps import (
 from alignment_core.models.roles.shared_base import Roles
 from alignment_core.plugin_api import TokenSequence
 
+UNKNOWN_SHAPES = (DataDependentOutputException, DynamicOutputShapeException)
 SAMPLED_LAYERS = (4, 8)
 """Models with more layers are run with each of these numbers of layers, and the results are extrapolated linearly. In a
 hybrid of two types of layers, one of them is usually every second or fourth layer."""
@@ -77,7 +82,7 @@ class DryRun:
         try:
             with torch.no_grad():
                 self._counted(roles, lambda: roles.hidden("base", packed(sequences)))
-        except UnsupportedFakeTensorException:
+        except UNKNOWN_SHAPES:
             return True  # padded rows would not run either
         except REFUSALS:
             return False
@@ -109,6 +114,12 @@ class DryRun:
             cache_per_token=self.layers * cache_width(config) * element,
             external_reward=0 if self._external is None else self._external.weights,
         )
+
+    def notes(self) -> list[str]:
+        """Return sentences about the weights that are not quantized, and those that no adapter trains."""
+        with torch.device("meta"):
+            whole = unquantised(self._bare()) if self.architecture.load_in in QUANTISED_BYTES else None
+        return [note for note in (whole, self._models[self._sizes[-1]].left_out()) if note]
 
     def training(self, passes: Sequence[Pass], *, checkpointing: bool) -> int:
         """Return the peak of the forward passes of one micro-batch and their backward."""
@@ -185,7 +196,7 @@ class DryRun:
     def _peak(self, roles: Roles, work: Callable[[], object]) -> int:
         try:
             return self._counted(roles, work)
-        except UnsupportedFakeTensorException as error:
+        except UNKNOWN_SHAPES as error:
             raise ModelError(
                 "the memory of this architecture cannot be predicted, because its shapes depend on the data",
                 where=f"model.base {self.architecture.config.name_or_path}",

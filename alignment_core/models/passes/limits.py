@@ -43,9 +43,9 @@ def named_limits(config: PretrainedConfig) -> list[int]:
 def small_limits(limits: Iterable[int]) -> dict[int, int]:
     """Return a small value for each limit, in the same order. `limits` are ascending."""
     small: dict[int, int] = {}
-    last = LEAST // 3
+    last = 0
     for limit in limits:
-        last = limit if limit <= NEAR else max(LEAST, 3 * last)
+        last = limit if limit <= NEAR else max(LEAST, 4 * last)
         small[limit] = last
     return small
 

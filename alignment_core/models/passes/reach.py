@@ -119,8 +119,9 @@ def _over_limits(trial: _Trial, small: dict[int, int]) -> Reach:
     reach, tried = Reach(), 0
     lengths_of_next = [*list(small.values())[1:], math.inf]
     for (limit, length), following in zip(small.items(), lengths_of_next, strict=True):
-        far = int(min(2 * length + 3, following))
-        for lengths, bound in (((5, length - 1, length), tried), ((5, length + 1, far), limit)):
+        far = int(min(4 * length, following))
+        beyond = (5, length + 1, (length + far) // 2, far)
+        for lengths, bound in (((5, length - 1, length), tried), (beyond, limit)):
             if reach.readable < math.inf:
                 return reach
             try:
@@ -166,11 +167,11 @@ class _Trial:
         return all(float((one - other).norm()) <= self.tolerance * float(other.norm()) for one, other in pairs)
 
 
-def _family(lengths: tuple[int, int, int]) -> list[TokenSequence]:
-    """Return sequences of about these lengths. The longer two share their prompt and surround the short one."""
+def _family(lengths: tuple[int, ...]) -> list[TokenSequence]:
+    """Return sequences of about these lengths. All but the first share their prompt and surround it."""
     short, *others = lengths
-    first, second = (_sequence(max(length, LEAST_SHARED + 2), LEAST_SHARED) for length in others)
-    return [first, _sequence(short, 1), second]
+    first, *rest = (_sequence(max(length, LEAST_SHARED + 2), LEAST_SHARED) for length in others)
+    return [first, _sequence(short, 1), *rest]
 
 
 def _sequence(length: int, start: int) -> TokenSequence:

@@ -84,7 +84,7 @@ OTHER_MEDIA = (
 UNTRIED = {
     **dict.fromkeys(ENCODER_DECODER.split(), "the decoder of an encoder-decoder"),
     **dict.fromkeys(OTHER_MEDIA.split(), "reads other media, other models' states or bytes; its text model is tried"),
-    **dict.fromkeys(["cohere_compass_text", "dbrx", "qwen4_exp"], "transformers builds no small one"),
+    **dict.fromkeys(["cohere_compass_text", "dbrx", "dots3_note_text", "qwen4_exp"], "transformers builds no small one"),
     **dict.fromkeys(["xlm", "xlnet", "reformer", "cpmant"], "not a causal model of one row of tokens"),
 }
 """Architectures that are no language models of text alone, by type, with the reason."""

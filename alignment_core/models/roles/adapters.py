@@ -115,13 +115,15 @@ class Adapters:
         config.save_pretrained(str(folder))
 
     def _add(self, name: str, config: PeftLoraConfig) -> None:
-        if self._peft is None:
-            with warnings.catch_warnings():
-                # peft reads a property of transformers 5.2x by a deprecated name.
-                warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+        with warnings.catch_warnings():
+            # peft reads a property of transformers 5.2x by a deprecated name.
+            warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+            # peft looks for the pattern of experts only among modules, and then uses it all the same.
+            warnings.filterwarnings("ignore", ".*(rank|alpha)_pattern keys did not match", RuntimeWarning)
+            if self._peft is None:
                 self._peft = get_peft_model(self.model, config, adapter_name=name)
-        else:
-            self._peft.add_adapter(name, config)
+            else:
+                self._peft.add_adapter(name, config)
         self.layers = [module for module in self.model.modules() if isinstance(module, BaseTunerLayer)]
         for layer in self.layers:
             use_fast_lora(layer)

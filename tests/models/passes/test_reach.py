@@ -1,6 +1,7 @@
 """Sequences share a pass only as far as that changes nothing, also where the configuration names a limit."""
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,8 @@ def opened(folder: Path, name: str, **changes: Any) -> Roles:
         ("llama", {}, Reach()),
         ("mistral", {}, Reach()),
         # Its attention is not told the window, which is in the mask.
-        ("phimoe", {}, Reach(packed=12)),
         ("phimoe", {"sliding_window": 24}, Reach(packed=24)),
+        ("phimoe", {"sliding_window": 40}, Reach(packed=40)),
         # The frequencies of a row are those of its longest sequence.
         ("phi3 longrope", {}, Reach(packed=24, batched=24)),
         # They stay in use for the rows that follow.
@@ -72,7 +73,7 @@ def test_a_large_limit_is_found_without_long_rows(tmp_path: Path, monkeypatch: p
 
 
 def test_limits_are_tried_once_per_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    roles = opened(tmp_path, "phimoe")
+    roles = opened(tmp_path, "phimoe", sliding_window=24)
     monkeypatch.setattr(module, "_search", None)
     assert find_reach(open_roles(tmp_path).model, True) == roles.reach
 
@@ -90,12 +91,13 @@ def test_a_row_that_depends_on_earlier_rows_is_refused(tmp_path: Path) -> None:
         policy.logps([TokenSequence(tuple(range(3, 68)), 1)])
 
 
-def test_the_last_layer_is_whole_if_its_trial_fails_at_a_limit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_last_layer_is_whole_if_its_trial_fails_at_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_search", lambda *_: Reach(skips=False))
     roles = opened(tmp_path, "mistral", sliding_window=13)
-    assert not any("forward" in vars(layer.mlp) for layer in roles.model.model.layers)
+    assert not any(isinstance(layer.mlp.forward, partial) for layer in roles.model.model.layers)
+    monkeypatch.undo()
+    roles = opened(tmp_path, "llama")
+    assert [isinstance(layer.mlp.forward, partial) for layer in roles.model.model.layers] == [False, False, False, True]
 
 
 @pytest.mark.parametrize("name", VARIANTS)

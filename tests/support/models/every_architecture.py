@@ -47,7 +47,11 @@ OWN: dict[str, dict[str, Any]] = {
     "gemma4_text": GEMMA4,
     "gemma4_unified_text": GEMMA4,
     "qwen4_exp_text": {
-        "indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 8, "indexer_budget": 12, "indexer_compress_ratio": 4,
+        "indexer_n_heads": 2,
+        "indexer_kv_heads": 1,
+        "indexer_head_dim": 8,
+        "indexer_budget": 12,
+        "indexer_compress_ratio": 4,
     },
     "recurrent_gemma": {"num_key_value_heads": 1, "w_init_variance_scale": 1.0, "tie_word_embeddings": True},
     "xmod": {"default_language": "en_XX"},
@@ -84,7 +88,9 @@ OTHER_MEDIA = (
 UNTRIED = {
     **dict.fromkeys(ENCODER_DECODER.split(), "the decoder of an encoder-decoder"),
     **dict.fromkeys(OTHER_MEDIA.split(), "reads other media, other models' states or bytes; its text model is tried"),
-    **dict.fromkeys(["cohere_compass_text", "dbrx", "dots3_note_text", "qwen4_exp"], "transformers builds no small one"),
+    **dict.fromkeys(
+        ["cohere_compass_text", "dbrx", "dots3_note_text", "qwen4_exp"], "transformers builds no small one"
+    ),
     **dict.fromkeys(["xlm", "xlnet", "reformer", "cpmant"], "not a causal model of one row of tokens"),
 }
 """Architectures that are no language models of text alone, by type, with the reason."""

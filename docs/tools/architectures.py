@@ -44,29 +44,39 @@ transformers on sequences on both sides of every limit that its configuration na
 """
 
 
-def page(rows: dict[str, Outcome]) -> str:
+def recorded() -> tuple[str, dict[str, Outcome]]:
+    """Return the version of transformers and the outcomes that the page was made from."""
+    found = json.loads(ROWS.read_text(encoding="utf-8"))
+    return found["transformers"], {kind: Outcome(**row) for kind, row in found["rows"].items()}
+
+
+def record(rows: dict[str, Outcome]) -> None:
+    """Keep the outcomes, for the page and its test."""
+    kept = {"transformers": transformers.__version__, "rows": {kind: asdict(rows[kind]) for kind in sorted(rows)}}
+    ROWS.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def page(version: str, rows: dict[str, Outcome]) -> str:
     """Return the page in Markdown."""
     names = [field.name for field in fields(Outcome)]
+    heads = ["architecture", *(name.replace("_", " ") for name in names)]
+    lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
     reasons: dict[str, int] = {}
-    lines = [
-        f"| architecture | {' | '.join(name.replace('_', ' ') for name in names)} |",
-        "| --- " * (len(names) + 1) + "|",
-    ]
     for kind, outcome in sorted(rows.items()):
-        cells = [_cell(getattr(outcome, name), outcome, reasons) for name in names]
+        cells = [_cell(getattr(outcome, name), reasons) for name in names]
         lines.append(f"| `{kind}` | {' | '.join(cells)} |")
     notes = [f"{number}. {reason}." for reason, number in reasons.items()]
     untried = [f"- `{kind}`: {reason}." for kind, reason in sorted(UNTRIED.items())]
-    text = TEXT.format(version=transformers.__version__) + "\n".join(lines)
+    text = TEXT.format(version=version) + "\n".join(lines)
     return f"{text}\n\n## Reasons\n\n" + "\n".join(notes) + "\n\n## Not tried\n\n" + "\n".join(untried) + "\n"
 
 
-def _cell(text: str, outcome: Outcome, reasons: dict[str, int]) -> str:
+def _cell(text: str, reasons: dict[str, int]) -> str:
     if text in (EQUAL, ""):
         return "=" if text else ""
     if text in ("packed", "padded"):
         return text
-    head, _, rest = text.partition("; ") if text.startswith("pack") or text.startswith("padded") else ("", "", text)
+    head, _, rest = text.partition("; ") if text.startswith(("packed", "padded")) else ("", "", text)
     number = reasons.setdefault(_general(rest), len(reasons) + 1)
     return f"{head} ({number})" if head else f"({number})"
 
@@ -83,16 +93,21 @@ def main() -> None:
     warnings.simplefilter("ignore")
     transformers.logging.set_verbosity_error()
     chosen = sys.argv[1:] or [*LANGUAGE_MODELS, *VARIANTS]
-    known = json.loads(ROWS.read_text()) if ROWS.exists() and sys.argv[1:] else {}
-    rows = {kind: Outcome(**found) for kind, found in known.items()}
+    rows = recorded()[1] if sys.argv[1:] else {}
+    wrong: dict[str, object] = {}
     for kind in chosen:
-        with tempfile.TemporaryDirectory() as folder:
-            rows[kind] = examine(kind, Path(folder))
-        print(kind, rows[kind].differences() or "", flush=True)
-    if wrong := {kind: found for kind, one in rows.items() if (found := one.differences())}:
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                rows[kind] = examine(kind, Path(folder))
+        except Exception as error:  # the other rows are worth having, and the page is not written
+            wrong[kind] = f"{type(error).__name__}: {error}"
+        else:
+            wrong |= {kind: found} if (found := rows[kind].differences()) else {}
+        print(kind, wrong.get(kind, ""), flush=True)
+        record(rows)
+    if wrong:
         sys.exit(f"differences without a reason: {wrong}")
-    ROWS.write_text(json.dumps({kind: asdict(rows[kind]) for kind in sorted(rows)}, indent=1) + "\n")
-    PAGE.write_text(page(rows), encoding="utf-8")
+    PAGE.write_text(page(transformers.__version__, rows), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -58,8 +59,9 @@ def choose_decoding(model: PreTrainedModel, reach: Reach) -> Decoding:
     if small := small_limits(named_limits(model.config)):
         # With all layers, because a cache has an entry for each layer that the configuration names.
         twin = copy_with_limits(model, small, whole=True)
-        within = [length for limit, length in small.items() if limit < reach.batched]
-        trials += [(twin, lengths) for length in within for lengths in ((length - 2, 4), (2 * length + 1, 3))]
+        end = min((length for limit, length in small.items() if limit >= reach.batched), default=math.inf)
+        rows = [row for length in small.values() for row in ((length - 2, 4), (2 * length + 1, 3))]
+        trials += [(twin, row) for row in rows if row[0] + STEPS <= end]
     argument = cache_argument(model)
     ways = [replace(way, argument=argument) for way in WAYS if argument or not way.cached]
     found = next((way for way in ways if all(_agrees(*trial, way) for trial in trials)), ways[-1].alone())

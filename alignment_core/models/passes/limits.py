@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from bitsandbytes.nn import Linear4bit, Linear8bitLt
+from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from alignment_core.models.base.layers import keep_layers
@@ -56,7 +58,8 @@ def copy_with_limits(model: PreTrainedModel, small: Mapping[int, int], *, whole:
     Args:
         whole: keep all layers, not only the first ones that include each type of layer.
     """
-    twin: PreTrainedModel = copy.deepcopy(model, {id(weight): weight for weight in model.parameters()})
+    shared = [*model.parameters(), *_states(model)]
+    twin: PreTrainedModel = copy.deepcopy(model, {id(one): one for one in shared})
     config = twin.config.get_text_config()
     for part in (twin.config, config, *twin.modules()):
         _replace(vars(part), small)
@@ -66,6 +69,19 @@ def copy_with_limits(model: PreTrainedModel, small: Mapping[int, int], *, whole:
     if not whole and present > kept:
         keep_layers(twin, present, kept)
     return twin
+
+
+def _states(model: PreTrainedModel) -> Iterator[object]:
+    """Yield what cannot or should not be copied: the last output of a recurrent layer, and what quantized layers keep.
+
+    These keep scales and, in int8, the weights once more.
+    """
+    for module in model.modules():
+        yield from (value for value in vars(module).values() if isinstance(value, Tensor) and not value.is_leaf)
+        if isinstance(module, Linear4bit | Linear8bitLt):
+            yield from (
+                state for name in ("state", "quant_state") if (state := getattr(module, name, None)) is not None
+            )
 
 
 def _numbers(settings: Mapping[str, Any]) -> Iterator[tuple[str, int]]:

@@ -22,6 +22,8 @@ from alignment_core.models.passes.packing import REFUSALS
 
 ROTATION = "apply_rotary_pos_emb"
 """Name of the rotation function in the transformers module of each architecture."""
+TURNED = ("q", "k", "cos", "sin")
+"""Its arguments. Calls with others are no plain rotation of queries and keys."""
 SIZES = (1.0, 1e-3, 1e3)
 """Magnitudes of the inputs of a trial. Only small ones show where ε stands in the formula."""
 CLOSE = 1e-5
@@ -122,12 +124,15 @@ class _Rotation:
 
     theirs: Callable[..., tuple[Tensor, Tensor]]
 
-    def __call__(
-        self, q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *args: Any, unsqueeze_dim: int = 1, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        given = dict(zip(TURNED, args, strict=False)) | kwargs
+        unsqueeze_dim = given.pop("unsqueeze_dim", 1)
+        if len(args) > len(TURNED) or given.keys() != set(TURNED):
+            return self.theirs(*args, **kwargs)
+        q, k, cos, sin = (given[name] for name in TURNED)
         same = q.shape[-1] == k.shape[-1] == cos.shape[-1] and q.dtype == k.dtype == cos.dtype == sin.dtype
-        if args or kwargs or not same or cos.requires_grad:
-            return self.theirs(q, k, cos, sin, *args, unsqueeze_dim=unsqueeze_dim, **kwargs)
+        if not same or cos.requires_grad:
+            return self.theirs(*args, **kwargs)
         cos, sin = cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim)
         return _Rotated.apply(q, cos, sin), _Rotated.apply(k, cos, sin)  # type: ignore[no-untyped-call]
 

@@ -57,6 +57,7 @@ class Roles:
         self.packs = enable_packing(model, self.body)
         undo = skip_unread_tokens(model, self.body)
         self.reach = find_reach(model, self.packs)
+        self.packs = self.packs and self.reach.packed > 0
         if not self.reach.skips:
             undo()
         if self.head is not None:

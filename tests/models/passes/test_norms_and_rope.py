@@ -130,6 +130,18 @@ def test_other_rotations_are_left_to_transformers(unsqueeze: int) -> None:
             torch.testing.assert_close(one, other)
 
 
+def test_calls_with_other_arguments_are_left_to_transformers() -> None:
+    """Qwen 4 also rotates queries alone."""
+
+    def theirs(q: Tensor, *rest: object, **more: object) -> tuple[object, ...]:
+        return q, *rest, more
+
+    ours, q, cos = _Rotation(theirs), torch.randn(1, 1, 2, 4), torch.randn(1, 2, 4)
+    assert ours(q, cos=cos, sin=cos) == (q, {"cos": cos, "sin": cos})
+    assert ours(q, q, cos, cos, None) == (q, q, cos, cos, None, {})
+    assert ours(q, q, cos, cos, position_ids=3) == (q, q, cos, cos, {"position_ids": 3})
+
+
 def test_gradients_match_finite_differences() -> None:
     x, weight = torch.randn(2, 3, 8, dtype=torch.float64, requires_grad=True), torch.rand(8) + 0.5
     cos, sin = torch.randn(2, 3, 8), torch.randn(2, 3, 8)

@@ -24,7 +24,8 @@ SMALL: dict[str, Any] = {
     **dict.fromkeys(["q_lora_rank", "kv_lora_rank", "index_head_dim"], 16),
     **dict.fromkeys(["qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "head_dim", "rotary_dim"], 8),
     **dict.fromkeys(["n_group", "topk_group", "first_k_dense_replace", "n_shared_experts", "mamba_n_groups"], 1),
-    **dict.fromkeys(["sliding_window", "attention_chunk_size", "index_topk", "window_size", "attention_window_size"], 12),
+    **dict.fromkeys(["sliding_window", "attention_chunk_size", "index_topk", "window_size"], 12),
+    **dict.fromkeys(["attention_window_size", "sliding_window_size", "local_attention"], 12),
     **dict.fromkeys(["linear_key_head_dim", "linear_value_head_dim", "mamba_d_state", "ssm_state_size"], 8),
     **dict.fromkeys(["state_size", "mamba_d_head", "mamba_head_dim", "mamba_num_heads", "laurel_rank"], 8),
     **dict.fromkeys(["hidden_size_per_layer_input", "query_pre_attn_scalar", "global_head_dim"], 8),
@@ -56,7 +57,7 @@ OWN: dict[str, dict[str, Any]] = {
     "recurrent_gemma": {"num_key_value_heads": 1, "w_init_variance_scale": 1.0, "tie_word_embeddings": True},
     "xmod": {"default_language": "en_XX"},
     "zamba": TWICE,
-    "zamba2": TWICE | {"layer_types": ["mamba", "hybrid"] * 2},
+    "zamba2": TWICE | {"layer_types": ["mamba", "hybrid"] * 2, "hybrid_layer_ids": [1, 3]},
     "zaya": {"num_experts_per_tok": 1},
 }
 """Settings that an architecture needs beside `SMALL`."""
@@ -74,7 +75,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     }),
     "llama dynamic": ("llama", {
-        "max_position_embeddings": 64, "rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0},
+        "max_position_embeddings": 64,
+        "rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0},
     }),
 }  # fmt: skip
 """Models of an architecture with another kind of positions."""

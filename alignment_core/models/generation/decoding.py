@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from alignment_core.models.base.loading import rounding
 from alignment_core.models.generation.kv_cache import cache_argument, cache_for
 from alignment_core.models.passes.limits import copy_with_limits, named_limits, small_limits
 from alignment_core.models.passes.packing import REFUSALS
@@ -81,9 +82,7 @@ def _agrees(model: PreTrainedModel, lengths: Sequence[int], way: Decoding) -> bo
         found = torch.cat([_decoded(model, batch, way) for batch in batches])
     except REFUSALS:
         return False
-    # bf16 rounds to 0.4%. A wrong cache or padding that is read differs by much more.
-    tolerance = (1e-3 if model.dtype == torch.float32 else 0.05) * float(expected.abs().max())
-    return bool((found - expected).abs().max() <= tolerance)
+    return bool((found - expected).abs().max() <= rounding(model) * expected.abs().max())
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from alignment_core.errors import ModelError
-from alignment_core.models.base.loading import transformer_body
+from alignment_core.models.base.loading import rounding, transformer_body
 from alignment_core.models.passes.limits import NEAR, copy_with_limits, named_limits, small_limits
 from alignment_core.models.passes.packing import (
     LEAST_SHARED,
@@ -85,7 +85,7 @@ class Reach:
 
 
 EVERY_LENGTH = Reach()
-_found: dict[tuple[str, str, torch.dtype, bool], Reach] = {}
+_found: dict[tuple[str, str, float, bool], Reach] = {}
 
 
 def find_reach(model: PreTrainedModel, packs: bool) -> Reach:
@@ -96,7 +96,7 @@ def find_reach(model: PreTrainedModel, packs: bool) -> Reach:
     """
     if model.device.type == "meta" or not (limits := named_limits(model.config)):
         return Reach()  # the dry run gets the real model's result
-    key = (type(model).__name__, model.config.to_json_string(use_diff=False), model.dtype, packs)
+    key = (type(model).__name__, model.config.to_json_string(use_diff=False), rounding(model), packs)
     if key not in _found:
         _found[key] = _search(model, limits, packs)
     return _found[key]
@@ -135,7 +135,7 @@ def _over_limits(trial: _Trial, small: dict[int, int]) -> Reach:
 class _Trial:
     def __init__(self, twin: PreTrainedModel, packs: bool) -> None:
         self.twin, self.body, self.packs = twin, transformer_body(twin), packs
-        self.tolerance = 1e-3 if twin.dtype == torch.float32 else 0.05
+        self.tolerance = rounding(twin)
 
     def narrowed(self, reach: Reach, sequences: list[TokenSequence], bound: int) -> Reach:
         """Return `reach`, with `bound` in place of what these sequences show to be wrong."""

@@ -58,6 +58,13 @@ def test_reach_is_the_limit_at_which_rows_change(
         torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-3)
 
 
+def test_int8_layers_pack_though_they_round_rows_together(tmp_path: Path) -> None:
+    opened(tmp_path, "mistral")
+    roles = open_roles(tmp_path, "int8")
+    assert roles.packs
+    assert roles.reach == Reach()
+
+
 def test_a_large_limit_is_found_without_long_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     longest = 0
 

@@ -166,7 +166,7 @@ def _responses(roles: Roles, plain: Any) -> str:
     if all(same):
         return EQUAL
     if all(list(a.completion) == _without_cache(plain, b.ids) for a, b in zip(ours, prompts, strict=True)):
-        return "as the model reads without a cache; `generate`, with its cache, differs"
+        return "as the model reads without a cache; `generate`, with its cache, differs or fails"
     return f"DIFFERS for prompts of {[n for n, one in zip(PROMPTS, same, strict=True) if not one]} tokens"
 
 
@@ -174,10 +174,15 @@ def _until_stop(ids: list[int]) -> list[int]:
     return ids[: ids.index(STOP) + 1] if STOP in ids else ids
 
 
-def _generated(plain: Any, prompt: tuple[int, ...]) -> list[int]:
+def _generated(plain: Any, prompt: tuple[int, ...]) -> list[int] | None:
+    """Return the response of `generate`; None if it fails in the model's own code."""
     ids = torch.tensor([prompt])
     given = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "do_sample": False, "max_new_tokens": NEW}
-    return _until_stop(plain.generate(**given, pad_token_id=PAD).tolist()[0][len(prompt) :])
+    try:
+        found = plain.generate(**given, pad_token_id=PAD)
+    except ValueError:
+        return None
+    return _until_stop(found.tolist()[0][len(prompt) :])
 
 
 @torch.no_grad()

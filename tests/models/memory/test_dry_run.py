@@ -144,7 +144,7 @@ def config_of(name: str) -> Any:
     return config
 
 
-@pytest.mark.parametrize("name", ["qwen3_moe", "gpt_oss", "deepseek_v32", "granitemoehybrid"])
+@pytest.mark.parametrize("name", ["qwen3_moe", "gpt_oss", "llama4_text", "deepseek_v32", "granitemoehybrid"])
 @pytest.mark.parametrize("load_in", ["fp32", "nf4"])
 def test_mixtures_and_hybrids_are_counted(name: str, load_in: LoadIn) -> None:
     """Without weights, it is assumed that they pack. DeepSeek V3.2 does not run without a mask, and so runs padded."""

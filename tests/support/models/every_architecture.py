@@ -91,7 +91,7 @@ UNTRIED = {
     **dict.fromkeys(ENCODER_DECODER.split(), "the decoder of an encoder-decoder"),
     **dict.fromkeys(OTHER_MEDIA.split(), "reads other media, bytes or other models' states"),
     **dict.fromkeys(
-        "cohere_compass_text dbrx dots3_note_text qwen4_exp xlstm".split(), "transformers runs no small one"
+        ["cohere_compass_text", "dbrx", "dots3_note_text", "qwen4_exp", "xlstm"], "transformers runs no small one"
     ),
     **dict.fromkeys(["xlm", "xlnet", "reformer", "cpmant"], "not a causal model of one row of tokens"),
 }

@@ -62,7 +62,7 @@ class _Lora(torch.autograd.Function):
         """Return the layer's output. d is `dropped`, or x if that is None."""
         seen = (x if dropped is None else dropped).flatten(0, -2)
         down, up = down.to(weight.dtype), up.to(weight.dtype)
-        low = seen @ down.t()
+        low = (seen @ down.t()).to(weight.dtype)  # autocast computes in bf16, also where the weight is kept in float32
         result = x.new_empty(*x.shape[:-1], weight.shape[0])
         flat, rows = result.view(-1, weight.shape[0]), x.flatten(0, -2)
         if bias is None:

@@ -57,9 +57,10 @@ WAYS = (Decoding(), Decoding(together=False), Decoding(cached=False))
 def choose_decoding(model: PreTrainedModel, reach: Reach) -> Decoding:
     """Return the fastest way of generating that gives the logits of reading each row alone, without a cache."""
     trials = [(model, (7, 2))]
-    if small := small_limits(named_limits(model.config)):
-        # With all layers, because a cache has an entry for each layer that the configuration names.
-        twin = copy_with_limits(model, small, whole=True)
+    small = small_limits(named_limits(model.config))
+    # With all layers, because a cache has an entry for each layer that the configuration names.
+    twin = _copy(model, small) if small else None
+    if twin is not None:
         end = min((length for limit, length in small.items() if limit >= reach.batched), default=math.inf)
         rows = [row for length in small.values() for row in ((length - 2, 4), (2 * length + 1, 3))]
         trials += [(twin, row) for row in rows if row[0] + STEPS <= end]
@@ -69,6 +70,14 @@ def choose_decoding(model: PreTrainedModel, reach: Reach) -> Decoding:
     if argument and not found.cached:
         logger.warning("responses of %s are slow: they are generated without its cache", type(model).__name__)
     return found
+
+
+def _copy(model: PreTrainedModel, small: dict[int, int]) -> PreTrainedModel | None:
+    """Return a copy with small limits; None if the model cannot be copied, and so reads longer rows alone (`Reach`)."""
+    try:
+        return copy_with_limits(model, small, whole=True)
+    except REFUSALS:
+        return None
 
 
 def _agrees(model: PreTrainedModel, lengths: Sequence[int], way: Decoding) -> bool:

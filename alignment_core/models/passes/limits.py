@@ -88,8 +88,9 @@ def _numbers(settings: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
     for name, value in settings.items():
         if isinstance(value, Mapping):
             yield from _numbers({str(inner): found for inner, found in value.items()})
-        elif type(value) is int and value > 1 and not OTHER.search(name):
-            yield name, value
+        elif not OTHER.search(name):
+            values = value if isinstance(value, list) else [value]  # one for all layers, or one for each
+            yield from ((name, number) for number in values if type(number) is int and number > 1)
 
 
 def _fixed_positions(settings: Mapping[str, Any]) -> bool:
@@ -105,13 +106,17 @@ def _fixed_positions(settings: Mapping[str, Any]) -> bool:
     return True
 
 
-def _replace(settings: dict[str, Any], small: Mapping[int, int]) -> None:
+def _replace(settings: dict[Any, Any], small: Mapping[int, int]) -> None:
     """Replace limits by their small values in these attributes and in dictionaries inside them."""
     for name, value in settings.items():
+        if not isinstance(name, str):  # a dictionary by layer
+            continue
         if isinstance(value, dict) and not name.startswith("_"):
             _replace(value, small)
         elif type(value) is int and value in small and _is_limit(name):
             settings[name] = small[value]
+        elif isinstance(value, list) and _is_limit(name):
+            settings[name] = [small.get(one, one) if type(one) is int else one for one in value]
 
 
 def _is_limit(name: str) -> bool:

@@ -65,6 +65,15 @@ def test_a_number_that_is_no_limit_stays() -> None:
     assert (twin.config.hidden_size, twin.config.sliding_window, twin.config.vocab_size) == (64, 24, 64)
 
 
+def test_limits_of_single_layers_count(tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(save_model("llama", tmp_path))
+    model.config.attention_windows = [4096, None, 300, 4096]
+    assert named_limits(model.config) == [300, 4096]
+    twin = copy_with_limits(model, {300: 24, 4096: 96}, whole=True)
+    assert twin.config.attention_windows == [96, None, 24, 96]
+    assert model.config.attention_windows == [4096, None, 300, 4096]
+
+
 def test_an_unknown_kind_of_positions_is_tried() -> None:
     config = LlamaConfig(max_position_embeddings=300)
     assert named_limits(config) == []

@@ -19,7 +19,8 @@ class LoraConfig(Settings):
     dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout probability on the adapters' input."""
     target_modules: Literal["all-linear"] | list[str] = "all-linear"
-    """Names of the linear layers that get an adapter. `all-linear`: all of them except the output head."""
+    """Names of the linear layers that get an adapter. `all-linear`: all of them except the output head, and the experts
+    of a mixture, as far as peft can adapt them. The log and the plan name what it cannot."""
     rslora: bool = False
     """Use rank-stabilized scaling (arXiv 2312.03732)."""
     dora: bool = False

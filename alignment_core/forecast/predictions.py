@@ -57,6 +57,7 @@ class Forecast(BaseModel):
         device: name of the device that they run on.
         parameters: number of weights of the base model.
         trainable: number of weights of one adapter.
+        notes: sentences about the weights that are not quantized, and those that no adapter trains.
         rows: number of training rows by kind.
         used: how many `records` of the sources are used, and `of` how many.
         stages: predictions by the names of the plan. Ingestion and ranking run no model, so they have none.
@@ -68,6 +69,7 @@ class Forecast(BaseModel):
     device: str
     parameters: int
     trainable: int
+    notes: list[str] = []
     rows: dict[str, int]
     used: dict[str, int]
     stages: dict[str, Prediction]

@@ -22,7 +22,8 @@ from alignment_core.forecast.predictions import Forecast, Prediction
 from alignment_core.forecast.speed_probe import Speed, measure_speed
 from alignment_core.forecast.workload import Work, Workload, calls_judge
 from alignment_core.models.base.loading import base_dtype, choose_device
-from alignment_core.models.memory.dry_run import Architecture, DryRun, Pass
+from alignment_core.models.memory.architecture import Architecture, Pass
+from alignment_core.models.memory.dry_run import DryRun
 from alignment_core.plugin_api import TokenSequence
 from alignment_core.processes.module_call import answer_call
 from alignment_core.stages.adapter import check_fit
@@ -97,6 +98,7 @@ class _Predictor:
             device=torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "the CPU",
             parameters=adapter.parameters,
             trainable=adapter.trainable,
+            notes=self.adapter.notes(),
             rows={
                 kind: len(getattr(learned, kind)) for kind in ("demonstrations", "preferences", "feedback", "prompts")
             },

@@ -11,6 +11,7 @@ from alignment_core.config import RewardConfig
 from alignment_core.evaluation import held_out_metrics
 from alignment_core.evaluation.calibration import calibration
 from alignment_core.execution.stage import Job, Stage
+from alignment_core.models.roles.classifier_export import not_in_plain_peft
 from alignment_core.planning.pipeline import VERSIONS
 from alignment_core.plugin_api import LossOutput, MicroBatch, StepBatch
 from alignment_core.stages.shared.context import StageContext, open_data, require_rows, write_history
@@ -48,6 +49,8 @@ def run(job: Job) -> dict[str, Any]:
     context.add_sft("policy")
     context.add_trainable("reward")
     context.roles.add_head("reward")
+    if reason := not_in_plain_peft(context.roles.model):
+        job.progress.warn(reason)
     context.roles.train_only(["reward"])
     training = context.run(Rows(preferences=require_rows(data.train.preferences, "preference pairs", job)))
     objective = BradleyTerry.model_validate(job.call.config["reward"])

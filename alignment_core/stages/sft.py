@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from alignment_core.config import LoraConfig, SFTConfig
+from alignment_core.config import SFTConfig
 from alignment_core.evaluation import held_out_metrics
 from alignment_core.execution.stage import Job, Stage
 from alignment_core.planning.pipeline import VERSIONS
@@ -36,7 +36,7 @@ def run(job: Job) -> dict[str, Any]:
     if "start" in job.parents:
         context.roles.add_saved("policy", job.parents["start"])
     else:
-        context.roles.add_new("policy", LoraConfig.model_validate(config["lora"]), config["seed"])
+        context.add_new("policy")
     context.roles.train_only(["policy"])
     training = context.run(Rows(demonstrations=require_rows(data.train.demonstrations, "demonstrations", job)))
     context.train(SFT.model_validate(config["sft"]), training)

@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alignment_core.models.memory.dry_run import Pass
+from alignment_core.models.memory.architecture import Pass
 from alignment_core.models.passes.batching import group_by_budget, row_sequences
 from alignment_core.models.passes.packing import LEAST_SHARED, pack_by_budget
+from alignment_core.models.passes.reach import EVERY_LENGTH, Reach
 from alignment_core.models.roles.logps import Budget, split_into_passes, target_mask
 from alignment_core.plugin_api import Rollout, Row, TokenLogps, TokenSequence
 from alignment_core.progress import Silent
@@ -30,10 +31,11 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How a model lays out sequences: `Roles.packs` and `Roles.call_cost`."""
+    """How a model lays out sequences: `Roles.packs`, `Roles.call_cost` and `Roles.reach`."""
 
     packs: bool
     call_cost: int
+    reach: Reach = EVERY_LENGTH
 
 
 @dataclass
@@ -121,14 +123,16 @@ class _Notes:
     read: dict[bool, Pass] = field(default_factory=dict)
 
     def forward(self, role: str, sequences: Sequence[TokenSequence], *, head: bool) -> None:
+        layout = self.layout
         for group in split_into_passes(
-            sequences, self.tokens, packs=self.layout.packs, call_cost=self.layout.call_cost
+            sequences, self.tokens, packs=layout.packs, call_cost=layout.call_cost, reach=layout.reach
         ):
             self._note(role, [sequences[i] for i in group], head)
 
     def _note(self, role: str, sequences: Sequence[TokenSequence], head: bool) -> None:
         width = max(len(sequence.ids) for sequence in sequences)
-        tokens = _packed_tokens(sequences) if self.layout.packs else width * len(sequences)
+        packs = self.layout.packs and width <= self.layout.reach.packed
+        tokens = _packed_tokens(sequences) if packs else width * len(sequences)
         noted = Pass(role, tuple(sequences), tokens, head)
         if self.micro is not None and role in self.trained:
             self.micro.append(noted)

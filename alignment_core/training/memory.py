@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 
 from alignment_core.models.generation.sampling import CHOSEN_TOGETHER
-from alignment_core.models.memory.dry_run import DryRun, Footprint
+from alignment_core.models.memory.architecture import Footprint
+from alignment_core.models.memory.dry_run import DryRun
 from alignment_core.models.roles.logps import SMALLEST_BUDGET
 from alignment_core.training.demand import Demand
 

@@ -21,7 +21,8 @@ from alignment_core.config import PipelineConfig
 from alignment_core.errors import AlignmentError, ConfigError, ModelError, PluginError
 from alignment_core.execution.build import build_here
 from alignment_core.execution.stage import Job, StageCall
-from alignment_core.models.memory.dry_run import Architecture, DryRun, Pass
+from alignment_core.models.memory.architecture import Architecture, Pass
+from alignment_core.models.memory.dry_run import DryRun
 from alignment_core.models.roles.classifier import load_classifier
 from alignment_core.models.roles.logps import Budget
 from alignment_core.planning.pipeline import Plan, plan_pipeline

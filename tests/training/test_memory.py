@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from runs import OBJECTIVES, demonstration_rows, feedback_rows, preference_rows, prompt_rows
 
-from alignment_core.models.memory.dry_run import Footprint, Pass
+from alignment_core.models.memory.architecture import Footprint, Pass
 from alignment_core.training.demand import Demand, Layout, trace_training
 from alignment_core.training.memory import choose_memory_settings
 from alignment_core.training.run import Rows

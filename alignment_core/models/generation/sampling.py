@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
 from alignment_core.errors import ModelError
-from alignment_core.models.generation.kv_cache import cache_argument, cache_for
+from alignment_core.models.generation.decoding import Decoding, choose_decoding
+from alignment_core.models.generation.kv_cache import cache_for
 from alignment_core.models.passes.batching import group_by_budget
 from alignment_core.models.roles.logps import Budget
 from alignment_core.models.roles.shared_base import Roles
@@ -20,6 +22,9 @@ from alignment_core.seeds import seed_of
 
 CHOSEN_TOGETHER = 2**22
 """Most logits from which tokens are chosen at a time: 128 MiB, including all intermediate tensors."""
+
+
+_ways: WeakKeyDictionary[Roles, Decoding] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,15 +75,22 @@ def generate(
     """
     results: dict[int, TokenSequence] = {}
     room = [TokenSequence((*p.ids, *([pad_id] * sampling.max_new_tokens)), len(p.ids)) for p in prompts]
+    roles.reach.check(max((len(one.ids) for one in room), default=0))
 
     def remaining() -> None:
         todo = [i for i in range(len(prompts)) if i not in results]
-        # A recurrent state reads the padding, and rows cannot be removed from it: such a model runs one row at a time.
-        tokens = budget.tokens * roles.generation_cache_factor() if roles.takes_left_padding else 1
-        for places in group_by_budget([room[i] for i in todo], tokens, lambda sequence: (sequence,)):
-            group = [todo[place] for place in places]
+        way = decoding_of(roles, role)
+        tokens = budget.tokens * roles.generation_cache_factor() if way.together else 1
+        together = [i for i in todo if len(room[i].ids) <= roles.reach.batched]
+        places = group_by_budget([room[i] for i in together], tokens, lambda sequence: (sequence,))
+        groups = [[together[place] for place in group] for group in places]
+        for group in [*groups, *([i] for i in todo if len(room[i].ids) > roles.reach.batched)]:
             noise = torch.stack([_uniforms(noise_keys[i], sampling.max_new_tokens) for i in group]).to(roles.device)
-            batch = _Batch(roles, role, [prompts[i].ids for i in group], noise, sampling, set(stop_ids), pad_id)
+            # A cache would keep what a longer row changes.
+            reading = way.alone() if len(room[group[0]].ids) > roles.reach.batched else way
+            batch = _Batch(
+                roles, role, [prompts[i].ids for i in group], noise, sampling, set(stop_ids), pad_id, reading
+            )
             responses = batch.run(partial(on_step, len(results)), partial(_report_token, on_token, group))
             for i, response in zip(group, responses, strict=True):
                 results[i] = TokenSequence((*prompts[i].ids, *response), len(prompts[i].ids))
@@ -86,6 +98,14 @@ def generate(
 
     budget.fit(remaining)
     return [results[i] for i in range(len(prompts))]
+
+
+def decoding_of(roles: Roles, role: str) -> Decoding:
+    """Return how the model is generated from, tried when it is first asked for."""
+    if roles not in _ways:
+        with roles.use(role), roles.autocast():
+            _ways[roles] = choose_decoding(roles.model, roles.reach)
+    return _ways[roles]
 
 
 def _report_token(on_token: Callable[[int, int], None], group: Sequence[int], row: int, token: int) -> None:
@@ -109,12 +129,13 @@ class _Batch:
         sampling: Sampling,
         stop_ids: set[int],
         pad_id: int,
+        way: Decoding,
     ) -> None:
+        self.way = way
         self.roles, self.role, self.noise, self.sampling, self.stop_ids = roles, role, noise, sampling, stop_ids
         width = max(map(len, prompts))
         self.ids = torch.tensor([[pad_id] * (width - len(p)) + list(p) for p in prompts], device=roles.device)
         self.mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=roles.device)
-        self.cache_argument = cache_argument(roles.model)
         self.alive = list(range(len(prompts)))
         self.responses: list[list[int]] = [[] for _ in prompts]
 
@@ -135,20 +156,17 @@ class _Batch:
                 token, ids, positions, self.mask = (part[index] for part in (token, ids, positions, self.mask))
             new, place = token.unsqueeze(1), positions[:, -1:] + 1
             self.mask = torch.cat([self.mask, torch.ones_like(new)], dim=1)
-            if self.cache_argument is None:  # no cache: read the complete sequence again
+            if not self.way.cached:  # read the complete row again
                 new, place = torch.cat([ids, new], dim=1), torch.cat([positions, place], dim=1)
             ids, positions = new, place
         return self.responses
 
     def _last_logits(self, ids: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
-        cached = {} if self.cache_argument is None else {self.cache_argument: cache, "use_cache": True}
         with self.roles.use(self.role), self.roles.autocast():
             output = self.roles.model(
                 input_ids=ids,
-                attention_mask=self.mask,
-                position_ids=positions,
                 logits_to_keep=1,
-                **cached,
+                **self.way.arguments(cache, self.mask, positions),
             )
         return output.logits[:, -1].float()  # type: ignore[no-any-return]
 

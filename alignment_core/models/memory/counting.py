@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
@@ -23,6 +23,9 @@ QUANTISED_BYTES = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
 
 LEAST_8BIT, BLOCK_8BIT = 4096, 256
 """bitsandbytes keeps the moments of tensors below LEAST_8BIT elements in 32 bits. Each block shares a float32 scale."""
+
+
+YES_OR_NO = torch.ops.aten._local_scalar_dense.default
 
 
 class AllocationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -40,6 +43,8 @@ class AllocationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._seen = {tensor.untyped_storage()._cdata for tensor in present}
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is YES_OR_NO and isinstance(args[0], FakeTensor) and args[0].dtype == torch.bool:
+            return False  # hybrids ask whether a mask has no padding; without content, assume that it has
         output = function(*args, **(kwargs or {}))
         for tensor in tree_leaves(output):
             if isinstance(tensor, Tensor):

@@ -9,16 +9,21 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+)
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from alignment_core.config import LoadIn, LoraConfig, Moments
-from alignment_core.models.base.layers import keep_layers
+from alignment_core.errors import ModelError
+from alignment_core.models.base.layers import keep_layers, unquantised
 from alignment_core.models.base.loading import base_dtype
+from alignment_core.models.memory.architecture import Architecture, Footprint, Pass
 from alignment_core.models.memory.classifier_size import ClassifierSize
 from alignment_core.models.memory.counting import (
     QUANTISED_BYTES,
@@ -29,9 +34,10 @@ from alignment_core.models.memory.counting import (
     training_bytes,
     weight_bytes,
 )
+from alignment_core.models.memory.experts import measure_experts
 from alignment_core.models.memory.glibc_heap import heap_for
 from alignment_core.models.passes.batching import cache_width, generation_cache_factor
-from alignment_core.models.passes.packing import padded
+from alignment_core.models.passes.packing import REFUSALS, packed, padded
 from alignment_core.models.roles.logps import (
     arrange,
     completion_mask,
@@ -44,80 +50,10 @@ from alignment_core.models.roles.logps import (
 from alignment_core.models.roles.shared_base import Roles
 from alignment_core.plugin_api import TokenSequence
 
+UNKNOWN_SHAPES = (DataDependentOutputException, DynamicOutputShapeException)
 SAMPLED_LAYERS = (4, 8)
 """Models with more layers are run with each of these numbers of layers, and the results are extrapolated linearly. In a
 hybrid of two types of layers, one of them is usually every second or fourth layer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pass:
-    """One forward pass.
-
-    Attributes:
-        role: the role that runs.
-        sequences: the sequences that it reads.
-        tokens: tokens in the pass, padding included; a shared prompt counts once.
-        head: whether a scalar head reads the states, instead of the vocabulary head.
-    """
-
-    role: str
-    sequences: tuple[TokenSequence, ...]
-    tokens: int
-    head: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Architecture:
-    """Everything about the models that determines the memory of a stage.
-
-    Attributes:
-        config: the model's configuration.
-        load_in: precision of the frozen base model.
-        lora: shape of the adapters.
-        adapters: roles that have an adapter.
-        heads: roles that have a scalar head.
-        trained: roles that are trained.
-        device: the device of the stage.
-        packs: whether sequences are packed into one row (`packing.enable_packing`).
-        adamw: precision of AdamW's moments.
-        external_reward: configuration of a reward model that is a separate model; None if there is none.
-    """
-
-    config: PretrainedConfig
-    load_in: LoadIn
-    lora: LoraConfig
-    adapters: tuple[str, ...]
-    heads: tuple[str, ...]
-    trained: tuple[str, ...]
-    device: torch.device
-    packs: bool = True
-    external_reward: PretrainedConfig | None = None
-    adamw: Moments = "32bit"
-
-
-@dataclass(frozen=True, slots=True)
-class Footprint:
-    """Memory that a stage holds throughout, in bytes, and the counts behind it.
-
-    Attributes:
-        base: the frozen base model.
-        loading: extra bytes while the base model is loaded.
-        adapters: adapters and scalar heads.
-        training: gradients and AdamW's two moments of the trained roles.
-        parameters: number of weights of the base model.
-        trainable: number of trained weights.
-        cache_per_token: keys and values of one token in all layers.
-        external_reward: a reward model that is a separate model.
-    """
-
-    base: int
-    loading: int
-    adapters: int
-    training: int
-    parameters: int
-    trainable: int
-    cache_per_token: int
-    external_reward: int = 0
 
 
 class DryRun:
@@ -132,8 +68,25 @@ class DryRun:
         self._mode = FakeTensorMode(allow_non_fake_inputs=True)
         self._sizes = list(SAMPLED_LAYERS) if self.layers > max(SAMPLED_LAYERS) else [self.layers]
         self._models = {count: self._build(count) for count in self._sizes}
+        if not self._runs():  # without weights, it was assumed that the model packs
+            self.architecture = replace(architecture, packs=False)
+            self._models = {count: self._build(count) for count in self._sizes}
         external, load_in, device = architecture.external_reward, architecture.load_in, architecture.device
         self._external = None if external is None else ClassifierSize(external, load_in, device)
+
+    def _runs(self) -> bool:
+        """Return whether a small packed pass runs at all, or nothing is packed."""
+        roles, sequences = self._models[self._sizes[0]], (TokenSequence((0,) * 4, 2),) * 2
+        if not roles.packs:
+            return True
+        try:
+            with torch.no_grad():
+                self._counted(roles, lambda: roles.hidden("base", packed(sequences)))
+        except UNKNOWN_SHAPES:
+            return True  # padded rows would not run either
+        except REFUSALS:
+            return False
+        return True
 
     def footprint(self) -> Footprint:
         """Return what a stage holds throughout, computed from the shapes of the weights."""
@@ -161,6 +114,12 @@ class DryRun:
             cache_per_token=self.layers * cache_width(config) * element,
             external_reward=0 if self._external is None else self._external.weights,
         )
+
+    def notes(self) -> list[str]:
+        """Return sentences about the weights that are not quantized, and those that no adapter trains."""
+        with torch.device("meta"):
+            whole = unquantised(self._bare()) if self.architecture.load_in in QUANTISED_BYTES else None
+        return [note for note in (whole, self._models[self._sizes[-1]].left_out()) if note]
 
     def training(self, passes: Sequence[Pass], *, checkpointing: bool) -> int:
         """Return the peak of the forward passes of one micro-batch and their backward."""
@@ -208,10 +167,12 @@ class DryRun:
             keep_layers(model, self.layers, layers)
             if spec.load_in in QUANTISED_BYTES:
                 emulate_quantised(model)
+            measure_experts(model)
             roles = Roles(model, spec.config.name_or_path)
             if roles.packs and not spec.packs:
                 roles.packs = False
                 model.set_attn_implementation("sdpa")
+            roles.reach = spec.reach
             roles.add_base("base")
             for role in spec.adapters:
                 roles.add_new(role, spec.lora, 0)
@@ -229,10 +190,21 @@ class DryRun:
             copy.deepcopy(self.architecture.config), dtype=self._dtype
         )
         # Otherwise transformers looks for padding among ids that have no content.
-        model.config.pad_token_id = None
+        vars(model.config)["pad_token_id"] = None  # past the checks of the configuration
         return model
 
     def _peak(self, roles: Roles, work: Callable[[], object]) -> int:
+        try:
+            return self._counted(roles, work)
+        except UNKNOWN_SHAPES as error:
+            raise ModelError(
+                "the memory of this architecture cannot be predicted, because its shapes depend on the data",
+                where=f"model.base {self.architecture.config.name_or_path}",
+                got=self.architecture.config.model_type,
+                do="Choose a base model of another architecture",
+            ) from error
+
+    def _counted(self, roles: Roles, work: Callable[[], object]) -> int:
         with self._mode:
             own = [*roles.model.parameters(), *roles.model.buffers(), *roles.heads.parameters()]
             grads = [p.grad for p in own if p.grad is not None]

@@ -108,13 +108,24 @@ def generation_cache_factor(
 
 
 def cache_width(config: PretrainedConfig) -> int:
-    """Return the number of elements that one token's keys and values take in one layer."""
+    """Return the number of elements that one token's keys and values take in one layer, at most."""
     config = config.get_text_config()
-    if getattr(config, "num_attention_heads", None) is None:
+    attention = largest_setting(config, "num_attention_heads")
+    if attention is None:
         return 2 * int(config.hidden_size)  # a recurrent state, which does not grow: a generous bound
-    heads: int = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    head: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    heads = largest_setting(config, "num_key_value_heads") or attention
+    head = largest_setting(config, "head_dim") or config.hidden_size // attention
     return 2 * heads * head
+
+
+def largest_setting(config: PretrainedConfig, name: str) -> int | None:
+    """Return a setting that may differ from layer to layer: its largest value, or None if it does not exist."""
+    try:
+        found: int | None = getattr(config, name, None)
+    except RuntimeError:  # transformers refuses to name one value for all layers
+        layers = (getattr(config.per_layer_config[i], name, None) for i in range(config.num_hidden_layers))
+        found = max((value for value in layers if value is not None), default=None)
+    return found
 
 
 def linear_features(model: PreTrainedModel) -> int:

@@ -23,16 +23,22 @@ NAMES = ("mlp", "feed_forward")
 """Attribute names of this part in the architectures. Whether it behaves as its name suggests is tested."""
 
 
-def skip_unread_tokens(model: PreTrainedModel, body: Callable[..., Any]) -> None:
-    """Make the last layer's feed-forward part skip tokens that nothing reads. Undone if that changes the states."""
+def skip_unread_tokens(model: PreTrainedModel, body: Callable[..., Any]) -> Callable[[], None]:
+    """Make the last layer's feed-forward part skip tokens that nothing reads. Undone if that changes the states.
+
+    Returns:
+        A function that undoes it.
+    """
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     parts = [part for name in NAMES if layers and isinstance(part := getattr(layers[-1], name, None), nn.Module)]
     if len(parts) != 1:
-        return
+        return lambda: None
     before = parts[0].forward
     parts[0].forward = partial(_forward, before)
+    undo = partial(setattr, parts[0], "forward", before)
     if model.device.type != "meta" and not _changes_nothing(model, body):
-        parts[0].forward = before
+        undo()
+    return undo
 
 
 def _forward(forward: Callable[..., Any], states: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -42,6 +48,8 @@ def _forward(forward: Callable[..., Any], states: Tensor, *args: Any, **kwargs: 
         return forward(states, *args, **kwargs)
     read, width = arrangement.read.to(states.device), states.shape[-1]
     found = forward(states.view(1, -1, width).index_select(1, read))
+    if not isinstance(found, Tensor):  # experts that also return their router's choice
+        return forward(states)
     everywhere = found.new_zeros(1, states.numel() // width, width)
     return everywhere.index_copy(1, read, found).view(states.shape)
 

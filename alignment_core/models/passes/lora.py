@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from peft.tuners.lora.layer import ParamWrapper
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
@@ -16,9 +17,9 @@ def use_fast_lora(layer: Any) -> None:
 
     peft scales and adds the (tokens, width) update in separate passes, forward and backward, and under autocast keeps a
     copy of the input in every layer that reads it. Everything except plain LoRA on a linear layer (DoRA, a bias in B,
-    an embedding, a convolution) is left to peft.
+    an embedding, a convolution, a parameter of a module that is not a linear layer, such as experts) is left to peft.
     """
-    if isinstance(next(iter(layer.lora_A.values()), None), nn.Linear):
+    if isinstance(next(iter(layer.lora_A.values()), None), nn.Linear) and not isinstance(layer, ParamWrapper):
         layer.forward = partial(_forward, layer, type(layer).forward)
 
 
@@ -61,12 +62,17 @@ class _Lora(torch.autograd.Function):
         """Return the layer's output. d is `dropped`, or x if that is None."""
         seen = (x if dropped is None else dropped).flatten(0, -2)
         down, up = down.to(weight.dtype), up.to(weight.dtype)
-        low = seen @ down.t()
-        result = linear(x.flatten(0, -2), weight, bias)
-        result.addmm_(low, up.t(), alpha=scale)
+        low = (seen @ down.t()).to(weight.dtype)  # autocast computes in bf16, also where the weight is kept in float32
+        result = x.new_empty(*x.shape[:-1], weight.shape[0])
+        flat, rows = result.view(-1, weight.shape[0]), x.flatten(0, -2)
+        if bias is None:
+            torch.mm(rows, weight.t(), out=flat)
+        else:
+            torch.addmm(bias, rows, weight.t(), out=flat)
+        flat.addmm_(low, up.t(), alpha=scale)
         ctx.save_for_backward(seen, low, weight, down, up)
         ctx.scale, ctx.shape, ctx.drops = scale, x.shape, dropped is not None
-        return result.view(*x.shape[:-1], weight.shape[0])
+        return result  # not a view: some architectures change the output in place
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:

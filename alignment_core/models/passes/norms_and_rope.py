@@ -18,8 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from alignment_core.models.passes.packing import REFUSALS
+
 ROTATION = "apply_rotary_pos_emb"
 """Name of the rotation function in the transformers module of each architecture."""
+TURNED = ("q", "k", "cos", "sin")
+"""Its arguments. Calls with others are no plain rotation of queries and keys."""
+SIZES = (1.0, 1e-3, 1e3)
+"""Magnitudes of the inputs of a trial. Only small ones show where ε stands in the formula."""
 CLOSE = 1e-5
 """Relative tolerance for the same float32 sums in another order. Another formula differs by much more."""
 
@@ -61,11 +67,15 @@ def _is_rms_norm(module: nn.Module, epsilon: float) -> bool:
     with torch.no_grad():
         trial.weight.uniform_(0.5, 2.0, generator=generator)
         x = torch.randn(2, 3, len(trial.weight), generator=generator)
-        try:
-            expected = trial(x)
-        except (RuntimeError, TypeError):
-            return False
+        return all(_normalizes(trial, size * x, epsilon) for size in SIZES)
+
+
+def _normalizes(trial: Any, x: Tensor, epsilon: float) -> bool:
+    try:
+        expected = trial(x)
         found = _RmsNorm.apply(x, trial.weight, epsilon)  # type: ignore[no-untyped-call]
+    except REFUSALS:
+        return False
     return isinstance(expected, Tensor) and _same(found, expected)
 
 
@@ -114,12 +124,15 @@ class _Rotation:
 
     theirs: Callable[..., tuple[Tensor, Tensor]]
 
-    def __call__(
-        self, q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *args: Any, unsqueeze_dim: int = 1, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        given = dict(zip(TURNED, args, strict=False)) | kwargs
+        unsqueeze_dim = given.pop("unsqueeze_dim", 1)
+        if len(args) > len(TURNED) or given.keys() != set(TURNED):
+            return self.theirs(*args, **kwargs)
+        q, k, cos, sin = (given[name] for name in TURNED)
         same = q.shape[-1] == k.shape[-1] == cos.shape[-1] and q.dtype == k.dtype == cos.dtype == sin.dtype
-        if args or kwargs or not same or cos.requires_grad:
-            return self.theirs(q, k, cos, sin, *args, unsqueeze_dim=unsqueeze_dim, **kwargs)
+        if not same or cos.requires_grad:
+            return self.theirs(*args, **kwargs)
         cos, sin = cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim)
         return _Rotated.apply(q, cos, sin), _Rotated.apply(k, cos, sin)  # type: ignore[no-untyped-call]
 
@@ -155,10 +168,18 @@ def _rotates_halves(theirs: Callable[..., Any]) -> bool:
     shapes = ((2, 4, 3, 8), (2, 2, 3, 8), (2, 3, 8), (2, 3, 8))
     q, k, cos, sin = (torch.randn(shape, generator=generator) for shape in shapes)
     try:
-        expected = theirs(q, k, cos, sin)
-    except (RuntimeError, TypeError, IndexError):
+        expected = [*theirs(q, k, cos, sin), *_other_layout(theirs, q, k, cos, sin)]
+    except REFUSALS:
         return False
-    return all(_same(*pair) for pair in zip(_Rotation(theirs)(q, k, cos, sin), expected, strict=True))
+    ours = _Rotation(theirs)
+    found = [*ours(q, k, cos, sin), *_other_layout(ours, q, k, cos, sin)]
+    return all(_same(*pair) for pair in zip(found, expected, strict=True))
+
+
+def _other_layout(turn: Callable[..., Any], q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """Rotate with the heads after the tokens, as some architectures do."""
+    a, b = turn(q.transpose(1, 2), k.transpose(1, 2), cos, sin, unsqueeze_dim=2)
+    return a.transpose(1, 2), b.transpose(1, 2)
 
 
 def _same(found: Tensor, expected: Tensor) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig as PeftLoraConfig
-from peft import PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -16,9 +16,10 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from alignment_core.config import LoraConfig
-from alignment_core.errors import ConfigError, ModelError
+from alignment_core.errors import ModelError
 from alignment_core.models.base.saving import save_tensors
 from alignment_core.models.passes.lora import use_fast_lora
+from alignment_core.models.roles.targets import fit_targets, refused_by_peft, without_adapter
 
 ADAPTER = "adapter_model.safetensors"
 SCORE_KEY = "base_model.model.score.weight"
@@ -47,12 +48,19 @@ class Adapters:
         """Add a new adapter. B is zero, so the model's output does not change.
 
         Raises:
-            ConfigError: a target module does not exist.
+            ConfigError: a target module does not exist, or peft cannot adapt it.
         """
-        if lora.target_modules != "all-linear":
-            self._check_targets(lora.target_modules)
         torch.manual_seed(seed)
-        self._add(name, self._peft_config(lora))
+        config = self._peft_config(lora)
+        fit_targets(self.model, config)
+        try:
+            self._add(name, config)
+        except ValueError as error:
+            raise refused_by_peft(error) from error
+
+    def left_out(self) -> str | None:
+        """Return a sentence about the matrices that no adapter trains; None if there are none."""
+        return without_adapter(self.model)
 
     def add_saved(self, name: str, folder: Path) -> Tensor | None:
         """Load an adapter from its folder and return the weight of its scalar head, if it has one.
@@ -119,8 +127,9 @@ class Adapters:
         weights = self.weights(name)
         config = PeftLoraConfig(**self._peft.peft_config[name].to_dict())
         config.inference_mode = True
-        if isinstance(config.target_modules, set):
-            config.target_modules = sorted(config.target_modules)
+        for kind in ("target_modules", "target_parameters"):
+            if isinstance(targets := getattr(config, kind), set):
+                setattr(config, kind, sorted(targets))
         if score is not None:
             weights = weights | {SCORE_KEY: score}
             config.task_type, config.modules_to_save = "SEQ_CLS", ["score"]
@@ -129,13 +138,15 @@ class Adapters:
         config.save_pretrained(str(folder))
 
     def _add(self, name: str, config: PeftLoraConfig) -> None:
-        if self._peft is None:
-            with warnings.catch_warnings():
-                # peft reads a property of transformers 5.2x by a deprecated name.
-                warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+        with warnings.catch_warnings():
+            # peft reads a property of transformers 5.2x by a deprecated name.
+            warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+            # peft looks for the pattern of experts only among modules, and then uses it all the same.
+            warnings.filterwarnings("ignore", ".*(rank|alpha)_pattern keys did not match", RuntimeWarning)
+            if self._peft is None:
                 self._peft = get_peft_model(self.model, config, adapter_name=name)
-        else:
-            self._peft.add_adapter(name, config)
+            else:
+                self._peft.add_adapter(name, config)
         self.layers = [module for module in self.model.modules() if isinstance(module, BaseTunerLayer)]
         for layer in self.layers:
             use_fast_lora(layer)
@@ -143,15 +154,19 @@ class Adapters:
         self.model.eval().requires_grad_(False)
 
     def _load(self, name: str, weights: dict[str, Tensor], origin: str) -> None:
-        self._check(name, weights, origin)
-        set_peft_model_state_dict(self._peft, weights, adapter_name=name)
+        # Not with peft's own function: it renames weights of some architectures, and then skips those it does not find.
+        with torch.no_grad():
+            for key, weight in self._check(name, weights, origin).items():
+                weight.copy_(weights[key])
 
-    def _check(self, name: str, weights: Mapping[str, Tensor], origin: str) -> None:
+    def _check(self, name: str, weights: Mapping[str, Tensor], origin: str) -> dict[str, Tensor]:
+        """Return the adapter's own weights, which have the names and shapes of `weights`."""
         present = self.weights(name)
         differing = {key for key in present.keys() | weights.keys() if not _same_shape(key, present, weights)}
         if differing:
             count = "1 weight" if len(differing) == 1 else f"{len(differing)} weights"
             raise _misfit(origin, f"{count} missing, unknown or of a different shape, such as {min(differing)}")
+        return present
 
     def _peft_config(self, lora: LoraConfig) -> PeftLoraConfig:
         return PeftLoraConfig(
@@ -166,29 +181,6 @@ class Adapters:
             base_model_name_or_path=self.path,
             revision=self.revision,
         )
-
-    def _check_targets(self, targets: Sequence[str]) -> None:
-        """Check that each target is a linear layer other than the head, which is read without adapters.
-
-        peft itself ignores an unknown name if another one matches.
-
-        Raises:
-            ConfigError: a target names no such layer.
-        """
-        head = self.model.get_output_embeddings()
-        linear = [
-            name
-            for name, module in self.model.named_modules()
-            if isinstance(module, nn.Linear | Conv1D | BaseTunerLayer) and module is not head
-        ]
-        unknown = [target for target in targets if not any(f".{name}".endswith(f".{target}") for name in linear)]
-        if unknown:
-            raise ConfigError(
-                "a target module is not a linear layer of the base model",
-                where="model.lora.target_modules",
-                got=", ".join(unknown),
-                expected="names from " + ", ".join(sorted({name.rpartition(".")[2] for name in linear})),
-            )
 
 
 def _misfit(origin: str, got: str) -> ModelError:

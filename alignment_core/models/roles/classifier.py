@@ -20,6 +20,7 @@ from alignment_core.models.base.loading import (
     quantization,
 )
 from alignment_core.models.passes.batching import call_cost, least_padding
+from alignment_core.models.passes.reach import find_reach
 from alignment_core.models.roles.logps import Budget
 
 WHERE = "reward.model"
@@ -104,6 +105,7 @@ class ClassifierReward(Generic[T]):
             config.pad_token_id = pad_id
         self._pad_id: int = config.pad_token_id
         self._call_cost = call_cost(model)
+        self._reach = find_reach(model, packs=False)
 
     def scores(self, sequences: Sequence[T]) -> Tensor:
         """Return the score of each sequence's text, shape (sequences,), float32, without gradient."""
@@ -113,7 +115,11 @@ class ClassifierReward(Generic[T]):
 
     def _in_parts(self, texts: Sequence[Sequence[int]]) -> Tensor:
         scores = torch.empty(len(texts), dtype=torch.float32, device=self.model.device)
-        for group in least_padding([len(ids) for ids in texts], self.budget.tokens, self._call_cost):
+        self._reach.check(max(map(len, texts), default=0))
+        together = [i for i, ids in enumerate(texts) if len(ids) <= self._reach.batched]
+        groups = least_padding([len(texts[i]) for i in together], self.budget.tokens, self._call_cost)
+        alone = [[i] for i, ids in enumerate(texts) if len(ids) > self._reach.batched]
+        for group in [[together[place] for place in places] for places in groups] + alone:
             self.budget.on_pass()
             scores[group] = self._forward([texts[i] for i in group])
         return scores

@@ -13,6 +13,7 @@ from alignment_core.losses.likelihood import fused_token_logps, token_logps_of
 from alignment_core.models.base.loading import head_shape
 from alignment_core.models.passes.batching import least_padding
 from alignment_core.models.passes.packing import Arrangement, pack_by_budget, packed, padded
+from alignment_core.models.passes.reach import EVERY_LENGTH, Reach
 from alignment_core.models.roles.shared_base import Roles
 from alignment_core.plugin_api import TokenLogps, TokenSequence
 
@@ -180,12 +181,17 @@ def _in_budget(
 
 
 def split_into_passes(
-    sequences: Sequence[TokenSequence], tokens: int, *, packs: bool, call_cost: int
+    sequences: Sequence[TokenSequence], tokens: int, *, packs: bool, call_cost: int, reach: Reach = EVERY_LENGTH
 ) -> list[list[int]]:
     """Split the sequences into forward passes as the model lays them out. Returns groups of their indices."""
-    if packs:
-        return pack_by_budget(sequences, tokens, lambda sequence: (sequence,))
-    return least_padding([len(sequence.ids) for sequence in sequences], tokens, call_cost)
+    lengths = [len(sequence.ids) for sequence in sequences]
+    packed_to = reach.packed if packs else 0
+    row = [i for i, length in enumerate(lengths) if length <= packed_to]
+    batch = [i for i, length in enumerate(lengths) if packed_to < length <= reach.batched]
+    groups = pack_by_budget([sequences[i] for i in row], tokens, lambda sequence: (sequence,))
+    found = [[row[i] for i in group] for group in groups]
+    found += [[batch[i] for i in group] for group in least_padding([lengths[i] for i in batch], tokens, call_cost)]
+    return found + [[i] for i, length in enumerate(lengths) if length > max(packed_to, reach.batched)]
 
 
 def _in_parts(
@@ -194,7 +200,7 @@ def _in_parts(
     forward: Callable[[Sequence[TokenSequence]], tuple[Tensor, ...]],
     roles: Roles,
 ) -> tuple[Tensor, ...]:
-    groups = split_into_passes(sequences, tokens, packs=roles.packs, call_cost=roles.call_cost)
+    groups = split_into_passes(sequences, tokens, packs=roles.packs, call_cost=roles.call_cost, reach=roles.reach)
     parts = [forward([sequences[i] for i in group]) for group in groups]
     order = torch.tensor([i for group in groups for i in group], device=roles.device)
     return tuple(_joined([part[k] for part in parts], order) for k in range(len(parts[0])))
@@ -214,6 +220,7 @@ def arrange(roles: Roles, sequences: Sequence[TokenSequence], pad_id: int) -> Ar
 
     Raises:
         PluginError: a sequence has no token before its completion.
+        ModelError: a sequence is so long that the rows that were read before would change it.
     """
     if any(sequence.start < 1 for sequence in sequences):
         raise PluginError(
@@ -222,7 +229,9 @@ def arrange(roles: Roles, sequences: Sequence[TokenSequence], pad_id: int) -> Ar
             got=0,
             expected="at least 1",
         )
-    return packed(sequences) if roles.packs else padded(sequences, pad_id)
+    longest = max(len(sequence.ids) for sequence in sequences)
+    roles.reach.check(longest)
+    return packed(sequences) if roles.packs and longest <= roles.reach.packed else padded(sequences, pad_id)
 
 
 def predicting_positions(sequences: Sequence[TokenSequence], arrangement: Arrangement, mask: Tensor) -> Tensor:

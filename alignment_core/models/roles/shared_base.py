@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from alignment_core.config import LoraConfig
-from alignment_core.models.base.loading import separable, supports_left_padding, transformer_body
+from alignment_core.models.base.loading import separable, transformer_body
 from alignment_core.models.passes.batching import call_cost, generation_cache_factor, group_by_budget, linear_features
 from alignment_core.models.passes.last_layer import skip_unread_tokens
 from alignment_core.models.passes.norms_and_rope import fuse_norms_and_rope
@@ -29,6 +29,7 @@ from alignment_core.models.passes.packing import (
     run_model,
     use_arrangement,
 )
+from alignment_core.models.passes.reach import find_reach
 from alignment_core.models.roles.adapters import Adapters
 from alignment_core.plugin_api import TokenSequence
 
@@ -52,10 +53,13 @@ class Roles:
         self.body, self.head = transformer_body(model), model.get_output_embeddings()
         fuse_norms_and_rope(model)
         self.separable = separable(model)
-        self.takes_left_padding = supports_left_padding(model)
         self.device = model.device
         self.packs = enable_packing(model, self.body)
-        skip_unread_tokens(model, self.body)
+        undo = skip_unread_tokens(model, self.body)
+        self.reach = find_reach(model, self.packs)
+        self.packs = self.packs and self.reach.packed > 0
+        if not self.reach.skips:
+            undo()
         if self.head is not None:
             self.head.register_forward_pre_hook(_in_one_block)
         self.call_cost = call_cost(model)
@@ -154,6 +158,10 @@ class Roles:
     def adapter_parameters(self, roles: Sequence[str]) -> Iterator[tuple[str, nn.Parameter]]:
         """Return the adapter weights of these roles, named by kind and role."""
         return self._adapters.parameters(roles)
+
+    def left_out(self) -> str | None:
+        """Return a sentence about the weights inside the layers that no adapter trains; None if there are none."""
+        return self._adapters.left_out()
 
     def adapter_weights(self, role: str) -> dict[str, Tensor]:
         """Return the adapter weights of a role by their names in a PEFT file."""

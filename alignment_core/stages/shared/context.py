@@ -20,6 +20,7 @@ from alignment_core.data.dataset.splits import Dataset, Split, read_dataset
 from alignment_core.data.rendering.renderer import Renderer, load_tokenizer
 from alignment_core.errors import DataError
 from alignment_core.execution.stage import Job
+from alignment_core.models.base.layers import unquantised
 from alignment_core.models.base.loading import choose_device, load_base
 from alignment_core.models.roles.classifier import ClassifierReward, load_classifier
 from alignment_core.models.roles.logps import Budget
@@ -136,6 +137,10 @@ class StageContext:
             )
         if not roles.packs:
             job.progress.log("using padded batches: the attention of the base model does not support packed rows")
+        if restricted := roles.reach.describe():
+            job.progress.warn(f"{restricted}: {type(base).__name__} changes its positions or attention there")
+        if job.call.config["load_in"] in ("nf4", "int8") and (unquantized := unquantised(base)):
+            job.progress.warn(unquantized)
         return cls(job, roles, renderer)
 
     def add_sft(self, role: str) -> None:
@@ -150,8 +155,14 @@ class StageContext:
         if "sft" in self.job.parents:
             self.roles.add_saved(role, self.job.parents["sft"])
         else:
-            lora = LoraConfig.model_validate(self.job.call.config["lora"])
-            self.roles.add_new(role, lora, self.job.call.config["seed"])
+            self.add_new(role)
+
+    def add_new(self, role: str) -> None:
+        """Add a role with a new adapter, and say which weights it cannot train."""
+        config = self.job.call.config
+        self.roles.add_new(role, LoraConfig.model_validate(config["lora"]), config["seed"])
+        if left_out := self.roles.left_out():
+            self.job.progress.warn(left_out)
 
     @property
     def rewarded(self) -> bool:

@@ -12,7 +12,9 @@ from transformers.pytorch_utils import Conv1D
 
 from alignment_core.config import LoraConfig
 from alignment_core.execution.stage import Runtime
-from alignment_core.models.memory.dry_run import Architecture, DryRun
+from alignment_core.models.memory.architecture import Architecture
+from alignment_core.models.memory.dry_run import DryRun
+from alignment_core.models.passes.batching import largest_setting
 from alignment_core.models.roles.shared_base import Roles
 from alignment_core.training.checkpoint import saved_budget
 from alignment_core.training.demand import Layout, trace_training
@@ -85,13 +87,14 @@ def _choose(
             roles.packs,
             external_reward,
             objective.adamw,
+            roles.reach,
         )
     )
     rehearsed = partial(
         trace_training,
         objective,
         run.rows,
-        Layout(roles.packs, roles.call_cost),
+        Layout(roles.packs, roles.call_cost, roles.reach),
         trained=roles.trained,
         seed=run.seed,
         cached_reference=bool(run.cached_reference),
@@ -113,7 +116,8 @@ def _generous_bound(roles: Roles, budget: int, max_length: int) -> int:
     features = sum(m.nx + m.nf if isinstance(m, Conv1D) else m.in_features + m.out_features for m in linear)
     config = roles.model.config.get_text_config()
     features += 0 if roles.separable else 2 * config.vocab_size
-    attention = 0 if roles.packs else config.num_attention_heads * max_length * config.num_hidden_layers
+    heads = largest_setting(config, "num_attention_heads") or 0
+    attention = 0 if roles.packs else heads * max_length * config.num_hidden_layers
     tokens = max(budget, 4 * max_length)
     learned = sum(p.numel() for p in roles.parameters().values())
     kept = KEPT_PER_FEATURE * (features + attention) * tokens * max(1, len(roles.trained))

@@ -88,7 +88,7 @@ def show_plan(planned: PlannedRun, *, as_json: bool) -> None:
             }
             for name, call in calls.items()
         ]
-        model = forecast.model_dump(include={"device", "parameters", "trainable", "rows", "used", "requests"})
+        model = forecast.model_dump(include={"device", "parameters", "trainable", "notes", "rows", "used", "requests"})
         print_json({"run": config.name, "store": str(config.store.absolute()), **model, "stages": stages})
         return
     # Must fit in 80 columns: a narrower terminal would wrap every cell.
@@ -115,6 +115,8 @@ def show_plan(planned: PlannedRun, *, as_json: bool) -> None:
         counts = ", ".join(f"{count:,} by {name}" for name, count in forecast.requests.items())
         print(f"Requests to {config.evaluation.endpoint.url if config.evaluation.endpoint else ''}: {counts}.")
     print(f"Model: {forecast.parameters:,} parameters, {forecast.trainable:,} in the adapter, on {forecast.device}.")
+    for note in forecast.notes:
+        print(f"{note[0].upper()}{note[1:]}.")
 
 
 def _prediction(stage: Prediction | None) -> dict[str, Any] | None:

@@ -1,16 +1,21 @@
 """The memory that a dry run counts equals that of real tensors."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from architectures import save_model
 from engine import CPU, LORA, open_roles
+from every_architecture import save_small, small_config
 
+from alignment_core.config import LoadIn
+from alignment_core.errors import ModelError
 from alignment_core.models.generation.sampling import Sampling, generate
 from alignment_core.models.memory import dry_run
+from alignment_core.models.memory.architecture import Architecture, Pass
 from alignment_core.models.memory.counting import AllocationCounter
-from alignment_core.models.memory.dry_run import Architecture, DryRun, Pass, _learning
+from alignment_core.models.memory.dry_run import DryRun, _learning
 from alignment_core.models.roles.logps import Budget, LanguageModel
 from alignment_core.models.roles.shared_base import Roles
 from alignment_core.plugin_api import TokenSequence
@@ -131,3 +136,41 @@ def test_sampling_takes_less_memory_than_training(
         waiting = [LanguageModel(roles, role, 0, Budget(budget)).logps(sequences).sum() for role in trained]
         torch.stack(waiting).sum().backward()
     assert sampled.peak < learned.peak
+
+
+def config_of(name: str) -> Any:
+    config = small_config(name)
+    config.name_or_path = name
+    return config
+
+
+@pytest.mark.parametrize("name", ["qwen3_moe", "gpt_oss", "llama4_text", "deepseek_v32", "granitemoehybrid"])
+@pytest.mark.parametrize("load_in", ["fp32", "nf4"])
+def test_mixtures_and_hybrids_are_counted(name: str, load_in: LoadIn) -> None:
+    """Without weights, it is assumed that they pack. DeepSeek V3.2 does not run without a mask, and so runs padded."""
+    dry = DryRun(Architecture(config_of(name), load_in, LORA, ("policy",), (), ("policy",), CPU))
+    assert dry.architecture.packs is (name != "deepseek_v32")
+    assert dry.training([PASS], checkpointing=True) > 0
+    assert dry.reading(PASS) > 0
+    assert dry.prompting(2, 8) > 0
+    assert (dry.notes() == []) is (name == "qwen3_moe" and load_in == "fp32")
+
+
+def test_experts_take_the_memory_of_real_ones(tmp_path: Path) -> None:
+    roles = open_roles(save_small("qwen3_moe", tmp_path))
+    dry = plan(roles)
+    roles.add_new("policy", LORA, 0)
+    roles.train_only(["policy"])
+    for parameter in roles.parameters().values():
+        parameter.grad = torch.zeros_like(parameter)
+    own = [*roles.model.parameters(), *roles.model.buffers()]
+    own += [parameter.grad for parameter in roles.parameters().values() if parameter.grad is not None]
+    with roles.training(), AllocationCounter(own) as counted:
+        _learning(roles, [PASS])()
+    assert dry.training([PASS], checkpointing=False) == pytest.approx(counted.peak, rel=0.1)
+
+
+def test_shapes_that_depend_on_the_data_are_one_sentence() -> None:
+    dry = DryRun(Architecture(config_of("jetmoe"), "fp32", LORA, ("policy",), (), ("policy",), CPU))
+    with pytest.raises(ModelError, match="cannot be predicted"):
+        dry.training([PASS], checkpointing=True)

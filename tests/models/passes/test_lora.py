@@ -91,3 +91,15 @@ def test_trainable_base_gets_its_gradients(tiny_model: Path) -> None:
     assert len(ours) == len(theirs) > 20
     for one, other in zip(ours, theirs, strict=True):
         assert float((one - other).norm()) <= 1e-5 * float(other.norm())
+
+
+@pytest.mark.parametrize("name", ["qwen2", "llama"])  # with and without a bias
+def test_the_output_may_be_changed_in_place(tmp_path: Path, name: str) -> None:
+    """Llama 4 and Gemma 3n do so. autograd refuses it for a view of what a function returned."""
+    layer = opened(save_model(name, tmp_path)).model.model.layers[0].self_attn.q_proj
+    x = torch.randn(2, 3, 32, requires_grad=True)
+    output = layer(x)
+    expected = torch.autograd.grad((2 * output).sum(), x)[0]
+    changed = layer(x)
+    changed *= 2
+    assert torch.equal(torch.autograd.grad(changed.sum(), x)[0], expected)

@@ -15,7 +15,14 @@ from transformers.models.llama import modeling_llama
 from transformers.models.qwen3 import modeling_qwen3
 
 from alignment_core.config import LoadIn
-from alignment_core.models.passes.norms_and_rope import ROTATION, _RmsNorm, _Rotated, _Rotation, fuse_norms_and_rope
+from alignment_core.models.passes.norms_and_rope import (
+    ROTATION,
+    _RmsNorm,
+    _Rotated,
+    _rotates_halves,
+    _Rotation,
+    fuse_norms_and_rope,
+)
 from alignment_core.models.roles import shared_base as of_roles
 from alignment_core.models.roles.shared_base import Roles
 
@@ -123,6 +130,18 @@ def test_other_rotations_are_left_to_transformers(unsqueeze: int) -> None:
             torch.testing.assert_close(one, other)
 
 
+def test_calls_with_other_arguments_are_left_to_transformers() -> None:
+    """Qwen 4 also rotates queries alone."""
+
+    def theirs(q: Tensor, *rest: object, **more: object) -> tuple[object, ...]:
+        return q, *rest, more
+
+    ours, q, cos = _Rotation(theirs), torch.randn(1, 1, 2, 4), torch.randn(1, 2, 4)
+    assert ours(q, cos=cos, sin=cos) == (q, {"cos": cos, "sin": cos})
+    assert ours(q, q, cos, cos, None) == (q, q, cos, cos, None, {})
+    assert ours(q, q, cos, cos, position_ids=3) == (q, q, cos, cos, {"position_ids": 3})
+
+
 def test_gradients_match_finite_differences() -> None:
     x, weight = torch.randn(2, 3, 8, dtype=torch.float64, requires_grad=True), torch.rand(8) + 0.5
     cos, sin = torch.randn(2, 3, 8), torch.randn(2, 3, 8)
@@ -157,3 +176,38 @@ def test_trainable_norms_get_their_gradients(tmp_path: Path, monkeypatch: pytest
         assert all(norm.weight.grad is not None for norm in norms(roles.model))
     for one, other in zip(*found, strict=True):
         assert float((one - other).norm()) <= 2e-5 * float(other.norm()) + 1e-7
+
+
+class OtherEpsilon(nn.Module):
+    """x / (√(mean x²) + ε): equal to the plain norm except for inputs of about ε."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(torch.ones(8)), 1e-6
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weight * x / (x.square().mean(-1, keepdim=True).sqrt() + self.eps)
+
+
+class Gated(OtherEpsilon):
+    """Needs a second input."""
+
+    def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
+        return super().forward(x * gate.to(x.dtype))  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("norm", [OtherEpsilon, Gated])
+def test_a_norm_that_differs_only_for_small_inputs_is_kept(norm: type[nn.Module]) -> None:
+    model = nn.Sequential(norm())
+    fuse_norms_and_rope(model)
+    assert "forward" not in vars(model[0])
+
+
+def test_a_rotation_that_differs_only_in_the_other_layout_is_kept() -> None:
+    def ignores_layout(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> tuple[Tensor, Tensor]:
+        del unsqueeze_dim
+        turn = modeling_llama.apply_rotary_pos_emb
+        return turn(q, k, cos, sin) if q.shape[1] == 4 else (q, k)
+
+    assert not _rotates_halves(ignores_layout)
+    assert _rotates_halves(modeling_llama.apply_rotary_pos_emb)

@@ -1,0 +1,117 @@
+"""How a model is read token by token: in which batches, with which cache. Tried, not derived from its name."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from alignment_core.models.base.loading import rounding
+from alignment_core.models.generation.kv_cache import cache_argument, cache_for
+from alignment_core.models.passes.limits import copy_with_limits, named_limits, small_limits
+from alignment_core.models.passes.packing import REFUSALS
+from alignment_core.models.passes.reach import Reach
+
+STEPS = 5
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """How rows are generated.
+
+    Attributes:
+        together: rows of unequal length share a batch, padded on the left.
+        cached: what was read is kept in a cache. Otherwise the complete row is read again for every token.
+        argument: name of the model's cache argument; None if it has none.
+    """
+
+    together: bool = True
+    cached: bool = True
+    argument: str | None = None
+
+    def alone(self) -> Decoding:
+        """Return the way for a row that nothing else may change: no batch, and no cache."""
+        return replace(self, together=False, cached=False)
+
+    def arguments(self, cache: DynamicCache, mask: Tensor, positions: Tensor) -> dict[str, Any]:
+        """Return the arguments of a call, next to its ids."""
+        # A row alone has no padding, and recurrent layers take a mask for one of their input, which is the last token.
+        padding = {"attention_mask": mask} if self.together else {}
+        places = {"position_ids": positions} if self.together or self.cached else {}  # a whole row has the model's own
+        kept: dict[str, Any] = {} if self.argument is None else {"use_cache": False}
+        if self.cached:
+            kept = {str(self.argument): cache, "use_cache": True}
+        return {**padding, **places, **kept}
+
+
+WAYS = (Decoding(), Decoding(together=False), Decoding(cached=False))
+
+
+def choose_decoding(model: PreTrainedModel, reach: Reach) -> Decoding:
+    """Return the fastest way of generating that gives the logits of reading each row alone, without a cache."""
+    trials = [(model, (7, 2))]
+    small = small_limits(named_limits(model.config))
+    # With all layers, because a cache has an entry for each layer that the configuration names.
+    twin = _copy(model, small) if small else None
+    if twin is not None:
+        end = min((length for limit, length in small.items() if limit >= reach.batched), default=math.inf)
+        rows = [row for length in small.values() for row in ((length - 2, 4), (2 * length + 1, 3))]
+        trials += [(twin, row) for row in rows if row[0] + STEPS <= end]
+    argument = cache_argument(model)
+    ways = [replace(way, argument=argument) for way in WAYS if argument or not way.cached]
+    found = next((way for way in ways if all(_agrees(*trial, way) for trial in trials)), ways[-1].alone())
+    if argument and not found.cached:
+        logger.warning("responses of %s are slow: they are generated without its cache", type(model).__name__)
+    return found
+
+
+def _copy(model: PreTrainedModel, small: dict[int, int]) -> PreTrainedModel | None:
+    """Return a copy with small limits; None if the model cannot be copied, and so reads longer rows alone (`Reach`)."""
+    try:
+        return copy_with_limits(model, small, whole=True)
+    except REFUSALS:
+        return None
+
+
+def _agrees(model: PreTrainedModel, lengths: Sequence[int], way: Decoding) -> bool:
+    rows = [torch.tensor([3 + (i * i + 5 * i + length) % 59 for i in range(length + STEPS)]) for length in lengths]
+    try:
+        expected = torch.stack([_read_at_once(model, row) for row in rows])
+    except REFUSALS:
+        return True  # beyond the last position: no way reads it
+    try:
+        batches = [rows] if way.together else [[row] for row in rows]
+        found = torch.cat([_decoded(model, batch, way) for batch in batches])
+    except REFUSALS:
+        return False
+    return bool((found - expected).abs().max() <= rounding(model) * expected.abs().max())
+
+
+@torch.no_grad()
+def _read_at_once(model: PreTrainedModel, row: Tensor) -> Tensor:
+    """Return the logits that predict each of the last tokens, shape (STEPS, vocabulary)."""
+    logits: Tensor = model(input_ids=row[None, :-1].to(model.device), use_cache=False).logits
+    return logits[0, -STEPS:].float()
+
+
+@torch.no_grad()
+def _decoded(model: PreTrainedModel, rows: Sequence[Tensor], way: Decoding) -> Tensor:
+    """Return the same logits, read as generation reads them, shape (rows, STEPS, vocabulary)."""
+    width = max(len(row) for row in rows)
+    device = model.device
+    ids = torch.stack([torch.cat([row.new_zeros(width - len(row)), row]) for row in rows]).to(device)
+    mask = torch.stack([torch.arange(width) >= width - len(row) for row in rows]).long().to(device)
+    positions = (mask.cumsum(1) - 1).clamp_min(0)
+    cache, start, found = cache_for(model, width), 0, []
+    for end in range(width - STEPS, width):
+        given = way.arguments(cache, mask[:, :end], positions[:, start:end])
+        found.append(model(input_ids=ids[:, start:end], **given).logits[:, -1])
+        start = end if way.cached else 0
+    return torch.stack(found, 1).float()

@@ -1,0 +1,85 @@
+"""What decides the memory of a stage: the architecture, and the forward passes that the stage makes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from transformers import PretrainedConfig
+
+from alignment_core.config import LoadIn, LoraConfig, Moments
+from alignment_core.models.passes.reach import EVERY_LENGTH, Reach
+from alignment_core.plugin_api import TokenSequence
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One forward pass.
+
+    Attributes:
+        role: the role that runs.
+        sequences: the sequences that it reads.
+        tokens: tokens in the pass, padding included; a shared prompt counts once.
+        head: whether a scalar head reads the states, instead of the vocabulary head.
+    """
+
+    role: str
+    sequences: tuple[TokenSequence, ...]
+    tokens: int
+    head: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """Everything about the models that determines the memory of a stage.
+
+    Attributes:
+        config: the model's configuration.
+        load_in: precision of the frozen base model.
+        lora: shape of the adapters.
+        adapters: roles that have an adapter.
+        heads: roles that have a scalar head.
+        trained: roles that are trained.
+        device: the device of the stage.
+        packs: whether sequences are packed into one row (`packing.enable_packing`).
+        adamw: precision of AdamW's moments.
+        external_reward: configuration of a reward model that is a separate model; None if there is none.
+        reach: up to which length sequences share a pass (`Roles.reach`).
+    """
+
+    config: PretrainedConfig
+    load_in: LoadIn
+    lora: LoraConfig
+    adapters: tuple[str, ...]
+    heads: tuple[str, ...]
+    trained: tuple[str, ...]
+    device: torch.device
+    packs: bool = True
+    external_reward: PretrainedConfig | None = None
+    adamw: Moments = "32bit"
+    reach: Reach = EVERY_LENGTH
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """Memory that a stage holds throughout, in bytes, and the counts behind it.
+
+    Attributes:
+        base: the frozen base model.
+        loading: extra bytes while the base model is loaded.
+        adapters: adapters and scalar heads.
+        training: gradients and AdamW's two moments of the trained roles.
+        parameters: number of weights of the base model.
+        trainable: number of trained weights.
+        cache_per_token: keys and values of one token in all layers.
+        external_reward: a reward model that is a separate model.
+    """
+
+    base: int
+    loading: int
+    adapters: int
+    training: int
+    parameters: int
+    trainable: int
+    cache_per_token: int
+    external_reward: int = 0

@@ -1,0 +1,55 @@
+"""How a model is read token by token is tried: whatever is chosen gives the logits of a complete read."""
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from engine import open_roles
+from every_architecture import save_small
+
+from alignment_core.models.generation import decoding
+from alignment_core.models.generation.decoding import Decoding, choose_decoding
+
+CACHE = "past_key_values"
+
+
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [
+        ("llama", Decoding(argument=CACHE)),
+        ("mistral", Decoding(argument=CACHE)),
+        # A mask longer than its input would multiply it, so it gets none, and no padding.
+        ("mamba", Decoding(together=False, argument="cache_params")),
+        # Accepts only a cache of its own.
+        ("minimax", Decoding(cached=False, argument=CACHE)),
+        ("openai-gpt", Decoding(cached=False)),
+    ],
+)
+def test_the_fastest_way_that_agrees_is_chosen(tmp_path: Path, name: str, way: Decoding) -> None:
+    roles = open_roles(save_small(name, tmp_path))
+    assert choose_decoding(roles.model, roles.reach) == way
+
+
+def test_slow_generation_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    roles = open_roles(save_small("llama", tmp_path))
+    monkeypatch.setattr(decoding, "_agrees", lambda model, lengths, way: not way.cached)
+    with caplog.at_level(logging.WARNING):
+        assert choose_decoding(roles.model, roles.reach) == Decoding(cached=False, argument=CACHE)
+    assert "LlamaForCausalLM are slow" in caplog.text
+
+
+def test_padding_is_tried_at_the_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    roles = open_roles(save_small("mistral", tmp_path))
+    tried: list[tuple[int, ...]] = []
+
+    def note(model: torch.nn.Module, lengths: tuple[int, ...], way: Decoding) -> bool:
+        tried.append(tuple(lengths))
+        return True
+
+    monkeypatch.setattr(decoding, "_agrees", note)
+    choose_decoding(roles.model, roles.reach)
+    # A window of 12: rows that reach it while they grow, and rows that are longer from the start.
+    assert tried == [(7, 2), (10, 4), (25, 3)]

@@ -1,0 +1,52 @@
+"""Every causal language model of the installed transformers: equal to plain peft, or refused with a reason."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import transformers
+from every_architecture import LANGUAGE_MODELS, VARIANTS
+from matrix import EQUAL, examine
+
+TOOL = Path(__file__).resolve().parents[3] / "docs" / "tools" / "architectures.py"
+FEW = (
+    "qwen3_moe", "mixtral", "qwen3_next", "gemma4_text", "gpt_oss", "deepseek_v3", "phimoe", "phi3 longrope",
+    "falcon_h1", "granitemoehybrid",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tool() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("architectures_page", TOOL)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_shows_what_was_found(tool: ModuleType) -> None:
+    version, rows = tool.recorded()
+    assert tool.PAGE.read_text(encoding="utf-8") == tool.page(version, rows)
+    assert not {name: found for name, row in rows.items() if (found := row.differences())}
+    if version == transformers.__version__:  # another one has other architectures
+        assert set(rows) == {*LANGUAGE_MODELS, *VARIANTS}
+
+
+@pytest.mark.ci
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("name", FEW)
+def test_nothing_differs_silently(name: str, tmp_path: Path, tool: ModuleType) -> None:
+    found = examine(name, tmp_path)
+    assert found.differences() == {}
+    assert (found.logps, found.step, found.responses, found.plan) == (EQUAL,) * 4
+    version, rows = tool.recorded()
+    assert version != transformers.__version__ or found == rows[name]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("name", [*LANGUAGE_MODELS, *VARIANTS])
+def test_nothing_differs_silently_in_any_architecture(name: str, tmp_path: Path) -> None:
+    assert examine(name, tmp_path).differences() == {}

@@ -127,3 +127,11 @@ def ran_out_of_memory(error: BaseException) -> bool:
     """
     names = [kind.__name__ for kind in type(error).__mro__]
     return "MemoryError" in names or "OutOfMemoryError" in names or "can't allocate memory" in str(error)
+
+
+def loading_failure(error: Exception) -> str:
+    """Return in one line why transformers did not load something."""
+    text = str(error).strip()
+    if "trust_remote_code" in text:  # transformers would run the code if it was asked to, which is never done here
+        return "it brings code of its own, which is not run: use a model whose architecture is part of transformers"
+    return text.partition("\n")[0] or type(error).__name__

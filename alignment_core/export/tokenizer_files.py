@@ -46,7 +46,7 @@ def write_tokenizer_files(origin: TrainedModel, renderer: Renderer, folder: Path
     Raises:
         ModelError: the written tokenizer does not give the same ids as in training.
     """
-    tokenizer = AutoTokenizer.from_pretrained(origin.base, revision=origin.revision)
+    tokenizer = AutoTokenizer.from_pretrained(origin.base, revision=origin.revision, trust_remote_code=False)
     for template in (renderer.template, WITHOUT_BOS + renderer.template):
         tokenizer.chat_template = template
         if not _differing(tokenizer, renderer):
@@ -69,7 +69,7 @@ def check_tokenizer_files(folder: Path, renderer: Renderer) -> None:
     Raises:
         ModelError: they differ.
     """
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if differing := _differing(tokenizer, renderer):
         raise ModelError(
             "the exported chat template does not render a conversation as in training",

@@ -15,7 +15,7 @@ from transformers import AutoConfig, PretrainedConfig
 
 from alignment_core.config import LoraConfig, Moments
 from alignment_core.data.rendering.renderer import load_tokenizer
-from alignment_core.errors import ModelError
+from alignment_core.errors import ModelError, loading_failure
 from alignment_core.execution.stage import StageCall
 from alignment_core.forecast.data_preview import DataPreview
 from alignment_core.forecast.predictions import Forecast, Prediction
@@ -156,10 +156,12 @@ class _Predictor:
 
 def _read_config(path: str, revision: str | None) -> Any:
     try:
-        return AutoConfig.from_pretrained(path, revision=revision)
+        return AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(
-            "the configuration of the base model cannot be loaded", where=f"model.base {path}", got=error
+            "the configuration of the base model cannot be loaded",
+            where=f"model.base {path}",
+            got=loading_failure(error),
         ) from error
 
 

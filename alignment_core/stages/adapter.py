@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from alignment_core.errors import ModelError
+from alignment_core.errors import ModelError, loading_failure
 from alignment_core.execution.stage import Job, Stage
 from alignment_core.models.base.adapter_identity import WEIGHTS
 from alignment_core.models.base.unusable import ADAPTER_CONFIG
@@ -52,11 +52,12 @@ def check_fit(place: Mapping[str, Any], model: Mapping[str, Any]) -> Path:
     """
     folder = _folder(place)
     try:
-        config = AutoConfig.from_pretrained(model["path"], revision=model["revision"])
+        config = AutoConfig.from_pretrained(model["path"], revision=model["revision"], trust_remote_code=False)
         with torch.device("meta"):
-            bare = AutoModelForCausalLM.from_config(config)
+            bare = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise ModelError("the base model does not load", where=f"model.base {model['path']}", got=error) from error
+        reason = loading_failure(error)
+        raise ModelError("the base model does not load", where=f"model.base {model['path']}", got=reason) from error
     Adapters(bare, model["path"], model["revision"]).check_saved(folder)
     return folder
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
-from alignment_core.errors import ModelError
+from alignment_core.errors import ModelError, loading_failure
 
 
 def load_tokenizer(path: str, revision: str | None = None) -> Any:
@@ -24,12 +24,12 @@ def load_tokenizer(path: str, revision: str | None = None) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
     except Exception as error:  # transformers raises a dozen types here, each caused by the files at `path`
         raise ModelError(
             "the tokenizer cannot be loaded",
             where=path,
-            got=f"{type(error).__name__}: {error}",
+            got=loading_failure(error),
             expected="a folder or Hub id with tokenizer.json",
         ) from error
     if not getattr(tokenizer, "is_fast", False):

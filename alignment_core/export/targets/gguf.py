@@ -53,11 +53,13 @@ def _compare(origin: TrainedModel, inside: Path, folder: Path, allowed: float) -
 
     Conversion does not round, so the float32 tolerance applies.
     """
-    model = AutoModelForCausalLM.from_pretrained(inside, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(inside, dtype=torch.float32, trust_remote_code=False)
     sequences = parity.greedy_answers(model, open_renderer(origin))
     ours = parity.logits_of(model, sequences)
     try:
-        read = AutoModelForCausalLM.from_pretrained(folder, gguf_file=FILE, dtype=torch.float32)
+        read = AutoModelForCausalLM.from_pretrained(
+            folder, gguf_file=FILE, dtype=torch.float32, trust_remote_code=False
+        )
     except (ImportError, ValueError, KeyError, OSError) as error:
         raise ModelError(
             "the converted file cannot be read back, so it cannot be checked",

@@ -51,7 +51,7 @@ def write(origin: TrainedModel, folder: Path) -> dict[str, Any]:
     del base, model, merged
     write_tokenizer_files(origin, renderer, folder)
 
-    exported = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True)
+    exported = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, trust_remote_code=False)
     _check_weights(written, exported)
     there = parity.logits_of(exported.float(), sequences)
     per_roundoff = parity.rounding_noise(exported, sequences, there, ROUNDOFF[dtype]) / ROUNDOFF[dtype]
@@ -104,7 +104,7 @@ def _dtype(origin: TrainedModel) -> torch.dtype:
     Raises:
         ModelError: the base model is quantized, or there is not enough memory for it.
     """
-    config = AutoConfig.from_pretrained(origin.base, revision=origin.revision)
+    config = AutoConfig.from_pretrained(origin.base, revision=origin.revision, trust_remote_code=False)
     if getattr(config, "quantization_config", None) is not None:
         raise ModelError(
             "the base model is quantized: there are no full-precision weights to merge into",
@@ -112,7 +112,9 @@ def _dtype(origin: TrainedModel) -> torch.dtype:
             do="Export the adapter instead",
         )
     with torch.device("meta"):
-        weights = sum(weight.numel() for weight in AutoModelForCausalLM.from_config(config).parameters())
+        weights = sum(
+            weight.numel() for weight in AutoModelForCausalLM.from_config(config, trust_remote_code=False).parameters()
+        )
     needed, free = int(4 * weights * BESIDE_WEIGHTS), available_memory(CPU)
     if needed > free:
         raise ModelError(

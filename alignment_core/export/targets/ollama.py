@@ -38,7 +38,7 @@ def write(origin: TrainedModel, folder: Path) -> dict[str, Any]:
     Raises:
         ModelError: Ollama cannot read the architecture, the template has no Go equivalent, or the parity check fails.
     """
-    config = AutoConfig.from_pretrained(origin.base, revision=origin.revision)
+    config = AutoConfig.from_pretrained(origin.base, revision=origin.revision, trust_remote_code=False)
     architecture = config.architectures[0]
     if architecture not in ARCHITECTURES:
         raise ModelError(
@@ -58,7 +58,7 @@ def write(origin: TrainedModel, folder: Path) -> dict[str, Any]:
 
 def _read_template(folder: Path, where: str) -> tuple[TemplateParts, bool]:
     """Return the template without a leading BOS, which Ollama adds itself, and whether the template writes one."""
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     bos = tokenizer.bos_token or ""
 
     def render(messages: Sequence[Message], ask: bool) -> str:
@@ -78,7 +78,10 @@ def _write_add_bos(folder: Path, *, adds: bool) -> None:
 
 
 def _modelfile(folder: Path, turns: TemplateParts, context: int) -> str:
-    generation, tokenizer = GenerationConfig.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    generation, tokenizer = (
+        GenerationConfig.from_pretrained(folder),
+        AutoTokenizer.from_pretrained(folder, trust_remote_code=False),
+    )
     lines = ["FROM .", f'TEMPLATE """{turns.go()}"""']
     if turns.system is not None:
         lines.append(f'SYSTEM """{turns.system}"""')

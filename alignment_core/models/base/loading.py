@@ -17,7 +17,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import logging as transformers_logging
 
 from alignment_core.config import LoadIn
-from alignment_core.errors import ModelError
+from alignment_core.errors import ModelError, loading_failure
 from alignment_core.losses.likelihood import HeadShape, head_logits
 from alignment_core.models.base.layers import keep_layers
 from alignment_core.models.base.resizing import add_rows
@@ -65,7 +65,7 @@ def load_base(
     dtype = base_dtype(load_in, device)
     may_have_adapter = revision is not None or (Path(path) / ADAPTER_CONFIG).is_file()
     try:
-        config = AutoConfig.from_pretrained(path, revision=revision)
+        config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(
             path,
             revision=revision,
@@ -74,11 +74,12 @@ def load_base(
             quantization_config=None if is_quantized(config) else quantization(load_in, dtype),
             device_map={"": device},
             use_safetensors=True,
+            trust_remote_code=False,
             **({"adapter_kwargs": {"subfolder": NO_ADAPTER}} if may_have_adapter else {}),
         )
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError("the base model does not load", where=f"model.base {path}", got=first_line) from error
+        reason = loading_failure(error)
+        raise ModelError("the base model does not load", where=f"model.base {path}", got=reason) from error
     _compute_in(model, dtype)
     keep_linear4bit_differentiable(model)
     if rows is not None:
@@ -196,7 +197,7 @@ def _separable_by_shape(config: PretrainedConfig) -> bool:
         part.vocab_size, part.pad_token_id = FEW_WORDS, 0
     try:
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(small, dtype=torch.float32)
+            model = AutoModelForCausalLM.from_config(small, dtype=torch.float32, trust_remote_code=False)
         keep_layers(model, small.get_text_config().num_hidden_layers, 0)
         model.to_empty(device="cpu").eval()
         generator = torch.Generator().manual_seed(0)

@@ -28,7 +28,9 @@ class ClassifierSize:
 
     def __init__(self, config: PretrainedConfig, load_in: LoadIn, device: torch.device) -> None:
         with torch.device("meta"):
-            model = AutoModelForSequenceClassification.from_config(config, dtype=base_dtype(load_in, device))
+            model = AutoModelForSequenceClassification.from_config(
+                config, dtype=base_dtype(load_in, device), trust_remote_code=False
+            )
         model.requires_grad_(False).eval()
         self.weights = weight_bytes(model, load_in)
         # Nothing is kept from layer to layer, so two layers are enough.

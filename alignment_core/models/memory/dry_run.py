@@ -187,7 +187,9 @@ class DryRun:
     def _bare(self) -> PreTrainedModel:
         """Build the model from a copy of its configuration, because transformers writes into it."""
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
-            copy.deepcopy(self.architecture.config), dtype=self._dtype
+            copy.deepcopy(self.architecture.config),
+            dtype=self._dtype,
+            trust_remote_code=False,
         )
         # Otherwise transformers looks for padding among ids that have no content.
         vars(model.config)["pad_token_id"] = None  # past the checks of the configuration

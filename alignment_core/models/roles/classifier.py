@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, Pretrai
 from transformers.utils import logging as transformers_logging
 
 from alignment_core.config import LoadIn
-from alignment_core.errors import ModelError
+from alignment_core.errors import ModelError, loading_failure
 from alignment_core.models.base.loading import (
     base_dtype,
     is_quantized,
@@ -46,10 +46,11 @@ def load_classifier(path: str, *, revision: str | None, load_in: LoadIn, device:
             device_map={"": device},
             use_safetensors=True,
             output_loading_info=True,
+            trust_remote_code=False,
         )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError("the reward model does not load", where=f"{WHERE} {path}", got=first_line) from error
+        reason = loading_failure(error)
+        raise ModelError("the reward model does not load", where=f"{WHERE} {path}", got=reason) from error
     if missing := sorted(loading["missing_keys"]):
         raise ModelError(
             "the reward model's file lacks weights, which would be initialized at random",
@@ -70,9 +71,11 @@ def read_classifier_config(path: str, revision: str | None) -> PretrainedConfig:
         ModelError: it does not load, or does not have exactly one label.
     """
     try:
-        config: PretrainedConfig = AutoConfig.from_pretrained(path, revision=revision)
+        config: PretrainedConfig = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise ModelError("the reward model's configuration does not load", where=WHERE, got=error) from error
+        raise ModelError(
+            "the reward model's configuration does not load", where=WHERE, got=loading_failure(error)
+        ) from error
     if config.num_labels != 1:
         raise ModelError("the reward model has more than one label", where=WHERE, got=config.num_labels, expected=1)
     return config

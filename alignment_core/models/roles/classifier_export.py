@@ -21,7 +21,7 @@ def not_in_plain_peft(model: PreTrainedModel) -> str | None:
     config = copy.deepcopy(model.config)
     config.num_labels = 1
     with torch.device("meta"):
-        head = getattr(AutoModelForSequenceClassification.from_config(config), "score", None)
+        head = getattr(AutoModelForSequenceClassification.from_config(config, trust_remote_code=False), "score", None)
     if not isinstance(head, nn.Linear) or head.bias is not None:
         return f"{name} loads only here, because the head of its classifier in transformers is another"
     return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -18,10 +18,13 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from alignment_core.config import PipelineConfig
+from alignment_core.config.yaml_text import DEEPEST, parse
 from alignment_core.errors import ConfigError
 
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 INPUT_CHARACTERS = 80
+LARGEST = 2**63
+"""Largest number of any setting. Infinity and NaN are no settings either."""
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> PipelineConfig:
@@ -73,18 +76,6 @@ def parse_changes(overrides: Sequence[str]) -> dict[str, Any]:
 # --- the file -----------------------------------------------------------------------------------------------------
 
 
-class _Loader(yaml.SafeLoader):
-    """A YAML loader that rejects duplicate keys instead of silently overwriting."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.MarkedYAMLError(problem=f"`{key.value}` appears twice", problem_mark=key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
 def read_config(path: Path) -> dict[str, Any]:
     """Return the values in a YAML file without validating them.
 
@@ -92,7 +83,7 @@ def read_config(path: Path) -> dict[str, Any]:
         ConfigError: the file cannot be read or is not a mapping.
     """
     try:
-        raw = _parse(path.read_text(encoding="utf-8-sig"))
+        raw = parse(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise ConfigError("there is no such file", where=str(path), do="Check the path") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -108,19 +99,18 @@ def read_config(path: Path) -> dict[str, Any]:
     return raw
 
 
-def _parse(text: str) -> Any:
-    return yaml.load(text, _Loader)
-
-
 def _override(raw: dict[str, Any], override: str) -> None:
     name, equals, text = override.partition("=")
     if not equals or not name:
         raise ConfigError("the value is missing", where=f"--set {override}", expected="--set a.b=value")
     try:
-        value = _parse(text)
+        value = parse(text)
     except yaml.YAMLError as error:
-        raise ConfigError("the value is not valid YAML", where=f"--set {name}", got=text) from error
+        problem = getattr(error, "problem", None) or error
+        raise ConfigError(f"the value is not valid YAML: {problem}", where=f"--set {name}", got=_short(text)) from error
     *parents, last = name.split(".")
+    if len(parents) > DEEPEST:
+        raise ConfigError(f"more than {DEEPEST} levels", where=f"--set {_short(name)}")
     here: Any = raw
     for part in parents:
         child = _child(here, part, override)
@@ -166,7 +156,12 @@ def _expand(value: Any, file: str, where: str) -> Any:
     if isinstance(value, list):
         return [_expand(inner, file, f"{where}.{index}") for index, inner in enumerate(value)]
     if isinstance(value, str):
-        return VARIABLE.sub(lambda match: _variable(match, file, where), value)
+        value = VARIABLE.sub(lambda match: _variable(match, file, where), value)
+        if "\0" in value:
+            raise ConfigError("the text contains a null character", where=f"{file}: {where}", got=_short(repr(value)))
+    elif isinstance(value, int | float) and not -LARGEST <= value <= LARGEST:
+        got = f"{value}" if isinstance(value, float) else f"a number of {value.bit_length()} bits"
+        raise ConfigError("the number is too large, infinite or no number", where=f"{file}: {where}", got=got)
     return value
 
 
@@ -219,11 +214,14 @@ def _fault(detail: Any, model: type[BaseModel], prefix: str) -> ConfigError:
         return ConfigError("this setting is missing", where=where)
     if detail["type"] in ("value_error", "assertion_error"):
         return ConfigError(detail["msg"].partition(", ")[2], where=where)
-    got = repr(detail["input"])
-    short = got if len(got) <= INPUT_CHARACTERS else got[:INPUT_CHARACTERS] + "…"
+    short = _short(repr(detail["input"]))
     message = detail["msg"].removeprefix("Input should be ")
     expected = "a mapping of settings" if detail["type"] == "model_type" else message
     return ConfigError("invalid value", where=where, got=short, expected=expected)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= INPUT_CHARACTERS else text[:INPUT_CHARACTERS] + "…"
 
 
 def _unknown_setting(where: str, name: str, owner: type[BaseModel]) -> ConfigError:

@@ -94,7 +94,10 @@ def test_overrides_reach_every_kind_of_setting(write: Write) -> None:
             "--set data.sources.1.path=x: the list has no entry with this index. got 1, expected 0 to 0.",
         ),
         ("model.base.x=1", "--set model.base.x=1: `x` cannot be set inside a plain value. Check the path."),
-        ("seed=[1", "--set seed: the value is not valid YAML. got [1."),
+        (
+            "seed=[1",
+            "--set seed: the value is not valid YAML: expected ',' or ']', but got '<stream end>'. got [1.",
+        ),
         ("sede=1", "run.yaml: sede: unknown setting. Did you mean `seed`?"),
     ],
 )

@@ -15,4 +15,4 @@ Supervision = Literal["demonstrations", "preferences", "feedback", "prompts"]
 class Settings(BaseModel):
     """A frozen group of settings. Unknown names are errors, and the docstrings of fields are their descriptions."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)

@@ -47,7 +47,7 @@ class ModelConfig(Settings):
     load_in: LoadIn = "nf4"
     """Precision of the frozen base model: nf4 (QLoRA), int8, bf16 or fp32. A base model that is quantized already needs
     the value that it is quantized in."""
-    max_length: int = Field(1024, ge=16)
+    max_length: int = Field(1024, ge=16, le=100_000_000)
     """Maximum sequence length in tokens, prompt and completion together."""
     chat_template: str | None = None
     """Jinja file with a chat template, or the name of a built-in template. Unset: the template beside

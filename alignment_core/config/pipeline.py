@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from alignment_core.config.base import Settings
 from alignment_core.config.data import DataConfig
@@ -14,6 +15,10 @@ from alignment_core.config.feedback import ChatConfig, RetrainConfig
 from alignment_core.config.model import ModelConfig
 from alignment_core.config.sampling import RankConfig, SampleConfig
 from alignment_core.config.training import RewardConfig, SFTConfig
+
+LARGEST_SEED = 2**53 - 1
+"""The largest number that a browser keeps exactly."""
+DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,3})?")
 
 
 class PipelineConfig(Settings):
@@ -51,7 +56,7 @@ class PipelineConfig(Settings):
     """Folder of the artifact store."""
     feedback: str = "./feedback.db"
     """The feedback store: an SQLite file, or `postgresql://user:password@host/name`."""
-    seed: int = 0
+    seed: int = Field(0, ge=0, le=LARGEST_SEED)
     """Seed of every random stream."""
     device: str = "auto"
     """Device to run on: `auto`, `cpu`, `cuda` or `cuda:N`."""
@@ -68,3 +73,19 @@ class PipelineConfig(Settings):
     """Run each stage in a separate process, or `inline` in the flow's process (for tests)."""
     checkpoint_seconds: float = Field(120, gt=0)
     """Time between checkpoints in seconds: the most work that is lost if a stage is killed."""
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, device: str) -> str:
+        if not DEVICE.fullmatch(device):
+            raise ValueError(f"unknown device {device!r}, expected auto, cpu, cuda or cuda:N")
+        return device
+
+    @field_validator("store")
+    @classmethod
+    def _is_folder(cls, store: Path) -> Path:
+        if ":/" in str(store):  # what is left of :// in a path
+            raise ValueError(f"the store is a folder on this machine, not an address such as {store}")
+        if store.exists() and not store.is_dir():
+            raise ValueError(f"{store} is not a folder")
+        return store

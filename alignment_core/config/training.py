@@ -16,7 +16,7 @@ class StepSettings(Settings):
     """Peak learning rate of AdamW."""
     batch_size: int = Field(32, ge=1)
     """Rows per optimizer step. Memory does not depend on it."""
-    epochs: int = Field(1, ge=1)
+    epochs: int = Field(1, ge=1, le=100_000)
     """Passes over the rows."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """Learning rate after the warmup: `cosine` decays to 10 % of the peak, `linear` decays to 0, `constant` stays."""

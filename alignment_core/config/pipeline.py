@@ -18,7 +18,8 @@ from alignment_core.config.training import RewardConfig, SFTConfig
 
 LARGEST_SEED = 2**53 - 1
 """The largest number that a browser keeps exactly."""
-DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,3})?")
+DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,3})?|.*\{\{.*")
+"""Matches the names of devices, and a reference to one that is looked up later."""
 
 
 class PipelineConfig(Settings):

@@ -146,7 +146,9 @@ def test_light_module_does_not_wait_for_the_imports(run: Callable[[object], Run]
 
 
 @pytest.mark.ci
-def test_killed_server_stops_its_stage(probe: Callable[..., StageCall]) -> None:
+def test_killed_server_stops_its_stage(probe: Callable[..., StageCall], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(fork_client.SHARED, raising=False)  # other tests have stages in the shared one
+
     def kill_server() -> None:
         stage = int((wait.runtime.store / ".building" / wait.key / "checkpoints" / "starts").read_text().split()[-1])
         parent = int(Path(f"/proc/{stage}/stat").read_text().rpartition(")")[2].split()[1])

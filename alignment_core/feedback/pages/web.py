@@ -16,6 +16,9 @@ PASSWORD = "ALIGN_PASSWORD"
 """Environment variable with the password. A command line would be visible to every user of the machine."""
 SHORTEST_PASSWORD = 8
 UNPROTECTED = ("/login", "/_nicegui", "/health")
+RECONNECT_SECONDS = 30.0
+"""Time that a browser has to come back. After that its page is loaded again, and what was being typed is lost. A few
+seconds are not enough on a busy machine or a bad network."""
 PAUSE_SECONDS = 1.0
 """Delay after a wrong password."""
 
@@ -91,7 +94,14 @@ def serve(page: Callable[[], Any], *, title: str, host: str, port: int, state: P
         # Prevents DNS rebinding: another site in the same browser could point its own host name here.
         site.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", "[::1]"])
     ui.add_css(STYLE, shared=True)
-    ui.run_with(site, title=title, dark=None, storage_secret=_secret(state), show_welcome_message=False)
+    ui.run_with(
+        site,
+        title=title,
+        dark=None,
+        storage_secret=_secret(state),
+        reconnect_timeout=RECONNECT_SECONDS,
+        show_welcome_message=False,
+    )
     config = uvicorn.Config(site, log_level="warning")
     print(f"{title}: http://{'localhost' if is_loopback(host) else host}:{listener.getsockname()[1]}", flush=True)
     uvicorn.Server(config).run(sockets=[listener])

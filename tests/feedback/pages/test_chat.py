@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -171,8 +172,10 @@ def _model_process() -> int:
     """Return the id of the process that holds the model, a grandchild of this process."""
     import psutil
 
-    descendants = psutil.Process().children(recursive=True)
-    (found,) = [
-        process.pid for process in descendants if "alignment_core.feedback.pages.chat_process" in process.cmdline()
-    ]
-    return int(found)
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # it has ended
+            if "alignment_core.feedback.pages.chat_process" in process.cmdline():
+                found.append(process.pid)
+    (model,) = found
+    return int(model)

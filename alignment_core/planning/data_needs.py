@@ -19,6 +19,8 @@ from alignment_core.registry import load_registry
 
 KINDS = {"preferences": "preference pairs", "feedback": "labelled responses", "prompts": "prompts"}
 """The kinds of rows that an optimizer can need, and how messages call them."""
+RANKED = ("preferences", "feedback")
+"""The kinds of rows that a ranking of sampled responses adds to the data."""
 MANY = 1000
 """With this many rows, both parts of a fold have some."""
 
@@ -51,9 +53,9 @@ def check_data(calls: Mapping[str, StageCall], folders: Mapping[str, Path]) -> N
     learned = reports.get("votes", {"rows": {"train": total}})["rows"]["train"]  # a retrain learns from new votes
     for kind, noun in KINDS.items():
         count = (total if kind == "prompts" else learned)[kind]
-        if getattr(optimizer, kind) and not count and not (kind == "preferences" and "rank" in calls):
+        if getattr(optimizer, kind) and not count and not ("rank" in calls and kind in RANKED):
             raise _lacking(noun, calls["optimize"], "choose an optimizer that does not need them")
-    if optimizer.both_labels:
+    if optimizer.both_labels and "rank" not in calls:
         _check_labels(calls["optimize"], [report["balance"] for report in reports.values()])
     if "votes" not in calls and "rank" not in calls:
         _check_folds(calls, folders["ingest"], optimizer)

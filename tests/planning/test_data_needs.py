@@ -74,6 +74,17 @@ def test_small_data_that_suffice(planned: Callable[..., Plan], optimizer: str) -
     check_data(plan.calls(), {"ingest": build_here(plan.ingest, Listener())[0].path})
 
 
+@pytest.mark.parametrize("optimizer", ["dpo", "kto", "ppo"])
+def test_what_a_ranking_of_samples_adds_may_be_missing(planned: Callable[..., Plan], optimizer: str) -> None:
+    rows = [{"prompt": f"What is {n} plus {n}?", "completion": f"It is {n}."} for n in range(20)]
+    ranked = ["sample={}", "rank={by: {name: wordlist, wanted: [It]}}"]
+    plan = planned(rows, f"optimizer.name={optimizer}", *ranked)
+    folders = {"ingest": build_here(plan.ingest, Listener())[0].path}
+    check_data(plan.calls(), folders)
+    with pytest.raises(DataError, match="contain no "):
+        check_data(planned(rows, f"optimizer.name={optimizer}").calls(), folders)
+
+
 @pytest.mark.parametrize(("positions", "warned"), [(64, True), (512, False)])
 def test_rows_that_are_longer_than_what_the_model_was_made_for(
     planned: Callable[..., Plan],

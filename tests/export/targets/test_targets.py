@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -25,7 +24,6 @@ from alignment_core.errors import ConfigError, ModelError
 from alignment_core.export import process
 from alignment_core.export.atomic_folder import atomic_folder
 from alignment_core.export.request import Exported, Request
-from alignment_core.export.targets.serve_commands import vllm_adapter_command
 from alignment_core.inference.trained_model import TrainedModel
 from alignment_core.progress import Silent
 
@@ -55,32 +53,6 @@ def test_adapter_opens_in_plain_peft_with_its_template(trained: Make, tmp_path: 
     assert AutoTokenizer.from_pretrained(out).chat_template == origin.template
     assert json.loads((out / "export.json").read_text())["target"] == "adapter"
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["model"]
-
-
-def test_vllm_folder_has_a_serve_script(trained: Make, tmp_path: Path) -> None:
-    origin, out = trained(), tmp_path / "my model"
-    export(origin, "vllm", out)
-    script = (out / "serve.sh").read_text().splitlines()
-    assert script[0] == "#!/bin/sh"
-    assert shlex.split(script[1]) == [
-        "exec", "vllm", "serve", origin.base, "--enable-lora", "--max-lora-rank", "8",
-        "--lora-modules", f"my model={out}", "--chat-template", f"{out}/chat_template.jinja",
-        "--generation-config", str(out),
-    ]  # fmt: skip
-    assert os.access(out / "serve.sh", os.X_OK)
-
-
-@pytest.mark.parametrize(("rank", "allowed"), [(2, 8), (8, 8), (24, 32), (257, 320), (512, 512)])
-def test_vllm_command_uses_a_supported_rank(rank: int, allowed: int) -> None:
-    command = shlex.split(vllm_adapter_command("o/base", "abc", "mine", Path("/m"), rank))
-    assert command[command.index("--max-lora-rank") + 1] == str(allowed)
-    assert command[3:5] == ["--revision", "abc"]
-
-
-def test_dora_is_refused_for_vllm_and_nothing_is_left(trained: Make, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"vLLM does not support DoRA adapters.*--to merged"):
-        export(trained(dora=True), "vllm", tmp_path / "out")
-    assert not list(tmp_path.glob("*out*"))
 
 
 def test_ollama_gets_a_merged_model_and_a_modelfile(trained: Make, tmp_path: Path) -> None:

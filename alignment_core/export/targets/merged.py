@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -138,7 +139,10 @@ def with_adapter(origin: TrainedModel, base: Any) -> PeftModel:
     Raises:
         ModelError: adapter weights are missing or unexpected.
     """
-    model = PeftModel.from_pretrained(base, origin.folder)
+    with warnings.catch_warnings():
+        # peft looks for the pattern of experts only among modules, and then uses it all the same.
+        warnings.filterwarnings("ignore", ".*(rank|alpha)_pattern keys did not match", RuntimeWarning)
+        model = PeftModel.from_pretrained(base, origin.folder)
     # PEFT only warns about missing or unexpected weights.
     differing = (
         get_peft_model_state_dict(model, save_embedding_layers=False).keys() ^ load_file(origin.folder / ADAPTER).keys()

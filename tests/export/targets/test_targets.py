@@ -20,6 +20,7 @@ from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alignment_core.artifacts import ArtifactStore, Manifest
+from alignment_core.data.rendering.builtin_templates import BUILTIN_TEMPLATES
 from alignment_core.errors import ConfigError, ModelError
 from alignment_core.export import process
 from alignment_core.export.atomic_folder import atomic_folder
@@ -70,6 +71,20 @@ def test_ollama_gets_a_merged_model_and_a_modelfile(trained: Make, tmp_path: Pat
     assert json.loads((out / "tokenizer_config.json").read_text())["add_bos_token"] is True
     assert done.found["dtype"] == "bfloat16"
     assert AutoModelForCausalLM.from_pretrained(out).dtype == torch.bfloat16
+
+
+def test_every_stop_token_is_in_the_form_of_ollama_and_of_vllm(trained: Make, tmp_path: Path) -> None:
+    # This template ends an answer with <s> = 1, in addition to the tokenizer's </s> = 2.
+    origin = trained(template=BUILTIN_TEMPLATES["plain"].replace("eos_token", "'<s>'"))
+    export(origin, "ollama", tmp_path / "ollama")
+    export(origin, "vllm", tmp_path / "vllm")
+    modelfile = (tmp_path / "ollama" / "Modelfile").read_text()
+    assert [line for line in modelfile.splitlines() if "stop" in line] == [
+        'PARAMETER stop "<s>"', 'PARAMETER stop "</s>"',
+    ]  # fmt: skip
+    settings = json.loads((tmp_path / "vllm" / "generation_config.json").read_text())
+    assert settings["eos_token_id"] == [1, 2]
+    assert f"--generation-config {tmp_path / 'vllm'}" in (tmp_path / "vllm" / "serve.sh").read_text()
 
 
 def test_ollama_refuses_unsupported_architectures(

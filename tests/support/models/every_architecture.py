@@ -97,6 +97,11 @@ UNTRIED = {
 }
 """Architectures that are no language models of text alone, by type, with the reason."""
 LANGUAGE_MODELS = tuple(kind for kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES if kind not in UNTRIED)
+FEW = (
+    "qwen3_moe", "mixtral", "qwen3_next", "gemma4_text", "gpt_oss", "deepseek_v3", "phimoe", "phi3 longrope",
+    "falcon_h1", "granitemoehybrid",
+)  # fmt: skip
+"""Those that the tier `ci` tries: mixtures, hybrids and unusual positions."""
 
 
 def small_config(name: str, vocabulary: int = 256) -> Any:

@@ -20,6 +20,7 @@ from hypothesis import settings
 from playwright.sync_api import Browser
 from postgres import Postgres, temporary_postgres
 from small_run import small_run
+from tiny_tokenizer import tiny_tokenizer
 
 # Prefect, Hugging Face and OpenMP read these variables on first import, so set them before any test module is imported.
 _PREFECT_HOME = tempfile.mkdtemp(prefix="align-tests-prefect-")
@@ -45,15 +46,6 @@ if _PROBE_SITE not in _PATHS:
 # The first call into a library is slow and the machine may be busy, so examples have no deadline.
 settings.register_profile("align", deadline=None)
 settings.load_profile("align")
-
-SENTENCES = (
-    "Once upon a time there was a little dog who liked to play in the park with a red ball.",
-    "The weather is sunny today, so we can walk to the river and look at the boats.",
-    "Please tell me how to bake bread. Mix flour, water, salt and yeast, then wait and bake it.",
-    "No, I do not think that is right. Yes, you are right, thank you very much!",
-    "What is two plus three? Two plus three is five.",
-    "Human: Can you help me? Assistant: Of course, what would you like to know?",
-)
 
 
 _fork_servers: list[subprocess.Popen[bytes]] = []
@@ -115,7 +107,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
     folder = tmp_path_factory.mktemp("tiny-llama")
-    tokenizer = _tiny_tokenizer()
+    tokenizer = tiny_tokenizer()
     tokenizer.save_pretrained(folder)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -138,30 +130,6 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.generation_config = GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=0)
     model.save_pretrained(folder)
     return folder
-
-
-def _tiny_tokenizer() -> Any:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    special = ["<pad>", "<s>", "</s>"]
-    bpe.train_from_iterator(
-        SENTENCES,
-        trainers.BpeTrainer(vocab_size=320, special_tokens=special, initial_alphabet=alphabet, show_progress=False),
-    )
-    bpe.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=bpe,
-        pad_token="<pad>",
-        bos_token="<s>",
-        eos_token="</s>",
-        clean_up_tokenization_spaces=False,
-        model_max_length=512,
-    )
 
 
 @pytest.fixture

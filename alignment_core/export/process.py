@@ -68,8 +68,8 @@ def _fill(request: Request, origin: TrainedModel, folder: Path, place: Path) -> 
             found = vllm.write(origin, folder, place)
             use = [f"{place}/{vllm.SCRIPT}"]
         case "gguf":
-            found = gguf.write(origin, folder)
-            use = [f"llama-cli -m {place}/{gguf.FILE}"]
+            found = gguf.write(origin, folder, request.quantize)
+            use = [f"llama-cli -m {file}" for file in sorted(place / made.name for made in folder.glob("*.gguf"))]
         case _:
             found = ollama.write(origin, folder)
             use = [f"ollama create {place.name} -f {place}/{ollama.MODELFILE}"]

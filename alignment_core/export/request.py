@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import get_args
 
@@ -25,6 +26,7 @@ class Request(BaseModel):
         place: absolute path of the new folder; None for the Hub.
         repo: `owner/name` on the Hub.
         private: whether a new Hub repository is private.
+        quantize: llama.cpp's name of the type of a second, quantized GGUF file; None for none.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -35,6 +37,7 @@ class Request(BaseModel):
     place: Path | None = None
     repo: str | None = None
     private: bool = False
+    quantize: str | None = None
 
 
 class Exported(BaseModel):
@@ -65,6 +68,7 @@ def export(request: Request) -> Exported:
     Raises:
         AlignmentError: the artifact, its base model, the target or the folder is unusable.
     """
+    _check_quantize(request)
     if request.target == "hub":
         if request.repo is None:
             raise ConfigError(
@@ -84,3 +88,14 @@ def export(request: Request) -> Exported:
         "alignment_core.export.process", request.model_dump(mode="json"), f"export to {request.target}"
     )
     return Exported.model_validate(answer)
+
+
+def _check_quantize(request: Request) -> None:
+    if request.quantize is None:
+        return
+    if request.target != "gguf":
+        raise ConfigError("only GGUF files are quantized", where="--quantize", do="Remove it, or use `--to gguf`")
+    if not re.fullmatch(r"[A-Z0-9_]+", request.quantize):
+        raise ConfigError(
+            "this is no type of llama.cpp", where="--quantize", got=request.quantize, expected="a name such as Q4_K_M"
+        )

@@ -21,7 +21,9 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path += [str(ROOT / "tests" / "support" / "models")]
 
 from every_architecture import LANGUAGE_MODELS, UNTRIED, VARIANTS  # noqa: E402
+from exports import Exports, examine_exports  # noqa: E402
 from matrix import EQUAL, Outcome, examine  # noqa: E402
+from tiny_tokenizer import tiny_tokenizer  # noqa: E402
 
 PAGE = ROOT / "docs" / "reference" / "architectures.md"
 ROWS = ROOT / "docs" / "tools" / "architectures.json"
@@ -37,7 +39,10 @@ transformers on sequences on both sides of every limit that its configuration na
 - **step**: the gradients of a DPO loss, beside plain peft's;
 - **responses**: greedy, beside `generate`;
 - **scores**: of a reward model, beside plain peft's sequence classifier;
-- **plan**: the memory is predicted, in fp32 and nf4.
+- **plan**: the memory is predicted, in fp32 and nf4;
+- **merged**: the [export](../how-to/export-a-model.md) of a changed adapter, read back, beside plain peft;
+- **vllm**: the adapter has only settings that vLLM reads. Whether vLLM has the architecture is not tried;
+- **ollama**: the Modelfile has every stop token, if Ollama knows the architecture.
 
 `=` means equal. A number refers to the reason below the table. Nothing differs without a reason.
 
@@ -50,20 +55,31 @@ def recorded() -> tuple[str, dict[str, Outcome]]:
     return found["transformers"], {kind: Outcome(**row) for kind, row in found["rows"].items()}
 
 
-def record(rows: dict[str, Outcome]) -> None:
+def recorded_exports() -> dict[str, Exports]:
+    """Return the exports that the page was made from."""
+    found = json.loads(ROWS.read_text(encoding="utf-8"))
+    return {kind: Exports(**row) for kind, row in found["exports"].items()}
+
+
+def record(rows: dict[str, Outcome], exports: dict[str, Exports]) -> None:
     """Keep the outcomes, for the page and its test."""
-    kept = {"transformers": transformers.__version__, "rows": {kind: asdict(rows[kind]) for kind in sorted(rows)}}
+    kept = {
+        "transformers": transformers.__version__,
+        "rows": {kind: asdict(rows[kind]) for kind in sorted(rows)},
+        "exports": {kind: asdict(exports[kind]) for kind in sorted(exports)},
+    }
     ROWS.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def page(version: str, rows: dict[str, Outcome]) -> str:
+def page(version: str, rows: dict[str, Outcome], exports: dict[str, Exports]) -> str:
     """Return the page in Markdown."""
-    names = [field.name for field in fields(Outcome)]
+    names = [field.name for kind in (Outcome, Exports) for field in fields(kind)]
     heads = ["architecture", *(name.replace("_", " ") for name in names)]
     lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
     reasons: dict[str, int] = {}
     for kind, outcome in sorted(rows.items()):
-        cells = [_cell(getattr(outcome, name), reasons) for name in names]
+        found = asdict(outcome) | asdict(exports[kind])
+        cells = [_cell(found[name], reasons) for name in names]
         lines.append(f"| `{kind}` | {' | '.join(cells)} |")
     notes = [f"{number}. {reason}." for reason, number in reasons.items()]
     untried = [f"- `{kind}`: {reason}." for kind, reason in sorted(UNTRIED.items())]
@@ -93,21 +109,25 @@ def main() -> None:
     warnings.simplefilter("ignore")
     transformers.logging.set_verbosity_error()
     chosen = sys.argv[1:] or [*LANGUAGE_MODELS, *VARIANTS]
-    rows = recorded()[1] if sys.argv[1:] else {}
+    rows, exports = (recorded()[1], recorded_exports()) if sys.argv[1:] else ({}, {})
     wrong: dict[str, object] = {}
     for kind in chosen:
         try:
             with tempfile.TemporaryDirectory() as folder:
                 rows[kind] = examine(kind, Path(folder))
+            with tempfile.TemporaryDirectory() as folder:
+                tiny_tokenizer().save_pretrained(Path(folder) / "tokenizer")
+                exports[kind] = examine_exports(kind, Path(folder), Path(folder) / "tokenizer")
         except Exception as error:  # the other rows are worth having, and the page is not written
             wrong[kind] = f"{type(error).__name__}: {error}"
         else:
-            wrong |= {kind: found} if (found := rows[kind].differences()) else {}
+            found = rows[kind].differences() | exports[kind].differences()
+            wrong |= {kind: found} if found else {}
         print(kind, wrong.get(kind, ""), flush=True)
-        record(rows)
+        record(rows, exports)
     if wrong:
         sys.exit(f"differences without a reason: {wrong}")
-    PAGE.write_text(page(transformers.__version__, rows), encoding="utf-8")
+    PAGE.write_text(page(transformers.__version__, rows, exports), encoding="utf-8")
 
 
 if __name__ == "__main__":

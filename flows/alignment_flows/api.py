@@ -258,6 +258,7 @@ def export(
     *,
     repo: str | None = None,
     private: bool = False,
+    quantize: str | None = None,
     store: Path = STORE,
 ) -> Exported:
     """Export a trained model for other programs, and verify that the export is the model that was trained.
@@ -268,6 +269,7 @@ def export(
         out: the new folder. Not for `hub`.
         repo: `owner/name` on the Hub. Only for `hub`.
         private: create the Hub repository as private.
+        quantize: llama.cpp's name of the type of a second, quantized file, such as `Q4_K_M`. Only for `gguf`.
         store: folder of the artifact store.
 
     Raises:
@@ -275,5 +277,7 @@ def export(
     """
     key = catalogue.resolve(ArtifactStore(store), reference, catalogue.PROMOTABLE).artifact.key
     place = None if out is None else Path(out).absolute()
-    request = Request(store=Path(store).absolute(), key=key, target=to, place=place, repo=repo, private=private)
+    request = Request(
+        store=Path(store).absolute(), key=key, target=to, place=place, repo=repo, private=private, quantize=quantize
+    )
     return export_model(request)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
+from peft.tuners.lora.layer import LoraLayer, ParamWrapper
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -16,13 +20,15 @@ from alignment_core.errors import ModelError
 from alignment_core.export import parity
 from alignment_core.export.tokenizer_files import open_renderer, write_tokenizer_files
 from alignment_core.inference.trained_model import TrainedModel
-from alignment_core.models.base.loading import load_base
+from alignment_core.models.base.layers import short_names
+from alignment_core.models.base.loading import load_base, weight_types
 from alignment_core.models.roles.adapters import ADAPTER
 from alignment_core.training.memory import available_memory
 
 CPU = torch.device("cpu")
 ROUNDOFF = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
 """Unit roundoff: half the distance between 1 and the next larger number."""
+UNMERGED = "Export the adapter instead"
 BESIDE_WEIGHTS = 1.2
 """Total memory of an export, as a multiple of the float32 weights."""
 
@@ -41,22 +47,27 @@ def write(origin: TrainedModel, folder: Path) -> dict[str, Any]:
     base = load_base(origin.base, revision=origin.revision, load_in="fp32", device=CPU, rows=rows)
     model = with_adapter(origin, base)
     sequences = parity.greedy_answers(model, renderer)
-    trained = parity.logits_of(model, sequences)
+    with _idle_layers(model) as idle:
+        trained = parity.logits_of(model, sequences)
 
     merged = merge(model)
     unrounded = parity.logits_of(merged, sequences)
     # The rounding errors of a float32 dot product of n terms add up as √n.
     single = parity.SINGLE * merged.config.get_text_config().hidden_size ** 0.5
-    written = _save(merged.to(dtype), folder)
+    _round(merged, weight_types(origin.base, revision=origin.revision, dtype=dtype))
+    written = _save(merged, folder)
     del base, model, merged
     write_tokenizer_files(origin, renderer, folder)
 
-    exported = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, trust_remote_code=False)
+    exported = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", use_safetensors=True, trust_remote_code=False)
     _check_weights(written, exported)
     there = parity.logits_of(exported.float(), sequences)
     per_roundoff = parity.rounding_noise(exported, sequences, there, ROUNDOFF[dtype]) / ROUNDOFF[dtype]
     del exported
-    before = parity.check_logits(trained, unrounded, parity.ROOM * single * per_roundoff, "the merged model")
+    try:
+        before = parity.check_logits(trained, unrounded, parity.ROOM * single * per_roundoff, "the merged model")
+    except ModelError as error:
+        raise (_read_past(idle) if idle else error) from error
     after = parity.check_logits(trained, there, parity.ROOM * ROUNDOFF[dtype] * per_roundoff, "the exported model")
     parity.check_answers(sequences, trained, unrounded, before["largest_difference"])
     found: dict[str, Any] = {
@@ -74,8 +85,52 @@ def write(origin: TrainedModel, folder: Path) -> dict[str, Any]:
 
 
 def merge(model: PeftModel) -> Any:
-    """Merge the adapter into the base weights with PEFT, which supports every kind of adapter and layer."""
-    return model.merge_and_unload(safe_merge=True)
+    """Merge the adapter into the base weights with PEFT, which supports every kind of adapter and layer.
+
+    Raises:
+        ModelError: PEFT refuses, for example because a merged weight is not a finite number.
+    """
+    try:
+        return model.merge_and_unload(safe_merge=True)
+    except (ValueError, NotImplementedError) as error:
+        raise ModelError(
+            "peft cannot merge the adapter into the base model", where="merge", got=str(error), do=UNMERGED
+        ) from error
+
+
+@contextmanager
+def _idle_layers(model: PeftModel) -> Iterator[list[str]]:
+    """Yield a list that holds, at the end of the block, the layers with an adapter that were not called in it."""
+    layers = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, LoraLayer) and not isinstance(module, ParamWrapper)
+    }
+    idle: list[str] = []
+    called: set[int] = set()
+    hooks = [layer.register_forward_hook(lambda one, *_: called.add(id(one))) for layer in layers.values()]
+    try:
+        yield idle
+    finally:
+        for hook in hooks:
+            hook.remove()
+    idle += [name for name, layer in layers.items() if id(layer) not in called]
+
+
+def _read_past(idle: list[str]) -> ModelError:
+    return ModelError(
+        "the base model does not call some layers, but reads their weights itself: an adapter on them has no effect"
+        " until it is merged",
+        where="parity check",
+        got=short_names(idle),
+        do=UNMERGED,
+    )
+
+
+def _round(model: Any, types: Mapping[str, torch.dtype]) -> None:
+    """Round the weights in place to the types in which transformers reads them."""
+    for name, weight in [*model.named_parameters(), *model.named_buffers()]:
+        weight.data = weight.data.to(types.get(name, weight.dtype))
 
 
 def with_adapter(origin: TrainedModel, base: Any) -> PeftModel:
@@ -84,7 +139,10 @@ def with_adapter(origin: TrainedModel, base: Any) -> PeftModel:
     Raises:
         ModelError: adapter weights are missing or unexpected.
     """
-    model = PeftModel.from_pretrained(base, origin.folder)
+    with warnings.catch_warnings():
+        # peft looks for the pattern of experts only among modules, and then uses it all the same.
+        warnings.filterwarnings("ignore", ".*(rank|alpha)_pattern keys did not match", RuntimeWarning)
+        model = PeftModel.from_pretrained(base, origin.folder)
     # PEFT only warns about missing or unexpected weights.
     differing = (
         get_peft_model_state_dict(model, save_embedding_layers=False).keys() ^ load_file(origin.folder / ADAPTER).keys()
@@ -109,7 +167,7 @@ def _dtype(origin: TrainedModel) -> torch.dtype:
         raise ModelError(
             "the base model is quantized: there are no full-precision weights to merge into",
             where=f"model.base {origin.base}",
-            do="Export the adapter instead",
+            do=UNMERGED,
         )
     with torch.device("meta"):
         weights = sum(

@@ -7,8 +7,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from alignment_core.models.base.adapter_identity import UNDERSTOOD, WITHOUT_EFFECT
+
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Allowed values of vLLM's `--max-lora-rank`. The adapter's rank may be lower."""
+
+
+UNSUPPORTED = {
+    "use_dora": "DoRA adapters",
+    "target_parameters": "adapters on stacked experts",
+    "modules_to_save": "adapters that also hold complete modules",
+    "rank_pattern": "adapters with several ranks",
+    "alpha_pattern": "adapters with several scales",
+}
+"""Settings of an adapter that vLLM refuses or, like the last two, does not read, and what they stand for."""
 
 
 def vllm_refusal(adapter: Mapping[str, Any]) -> str | None:
@@ -17,8 +29,11 @@ def vllm_refusal(adapter: Mapping[str, Any]) -> str | None:
     Args:
         adapter: the parsed `adapter_config.json`.
     """
-    if adapter.get("use_dora"):
-        return "vLLM does not support DoRA adapters"
+    used = {field for field, value in adapter.items() if value not in WITHOUT_EFFECT}
+    if named := [what for field, what in UNSUPPORTED.items() if field in used]:
+        return f"vLLM does not support {named[0]}"
+    if ignored := used - UNDERSTOOD:
+        return f"vLLM does not read `{min(ignored)}`, which this adapter uses"
     if adapter["r"] > VLLM_RANKS[-1]:
         return f"vLLM supports adapters up to rank {VLLM_RANKS[-1]}, but this one has rank {adapter['r']}"
     return None

@@ -63,7 +63,6 @@ def load_base(
     """
     transformers_logging.disable_progress_bar()
     dtype = base_dtype(load_in, device)
-    may_have_adapter = revision is not None or (Path(path) / ADAPTER_CONFIG).is_file()
     try:
         config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(
@@ -75,7 +74,7 @@ def load_base(
             device_map={"": device},
             use_safetensors=True,
             trust_remote_code=False,
-            **({"adapter_kwargs": {"subfolder": NO_ADAPTER}} if may_have_adapter else {}),
+            **_without_adapter(path, revision),
         )
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         reason = loading_failure(error)
@@ -87,6 +86,34 @@ def load_base(
     model.requires_grad_(False)
     model.eval()
     return model
+
+
+def weight_types(path: str, *, revision: str | None, dtype: torch.dtype) -> dict[str, torch.dtype]:
+    """Return the type in which transformers keeps each weight of a base model that is read in a 16-bit type.
+
+    Some architectures have weights that are always float32, such as the correction of a router.
+
+    Args:
+        path: its folder or hub id.
+        revision: its hub commit; None for a folder.
+        dtype: the 16-bit type.
+    """
+    model = AutoModelForCausalLM.from_pretrained(
+        path,
+        revision=revision,
+        dtype=dtype,
+        device_map={"": "meta"},
+        use_safetensors=True,
+        trust_remote_code=False,
+        **_without_adapter(path, revision),
+    )
+    return {name: weight.dtype for name, weight in model.state_dict().items()}
+
+
+def _without_adapter(path: str, revision: str | None) -> dict[str, Any]:
+    """Return the arguments with which transformers leaves out an adapter that may lie beside the weights."""
+    may_have_adapter = revision is not None or (Path(path) / ADAPTER_CONFIG).is_file()
+    return {"adapter_kwargs": {"subfolder": NO_ADAPTER}} if may_have_adapter else {}
 
 
 def _compute_in(model: nn.Module, dtype: torch.dtype) -> None:

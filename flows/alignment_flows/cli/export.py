@@ -22,6 +22,9 @@ def export(
     out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Folder to create. Not for hub.")] = None,
     repo: Annotated[str | None, typer.Option(metavar="OWNER/NAME", help="Hub repository. Only for hub.")] = None,
     private: Annotated[bool, typer.Option("--private", help="Create the Hub repository as private.")] = False,
+    quantize: Annotated[
+        str | None, typer.Option(metavar="TYPE", help="Also write a quantized file, such as Q4_K_M. Only for gguf.")
+    ] = None,
     store: Store = STORE,
     as_json: AsJson = False,
 ) -> None:
@@ -29,5 +32,5 @@ def export(
     from alignment_flows import api
     from alignment_flows.cli.show_export import show_export
 
-    exported = api.export(model, to, out, repo=repo, private=private, store=store)
+    exported = api.export(model, to, out, repo=repo, private=private, quantize=quantize, store=store)
     show_export(exported, as_json=as_json)

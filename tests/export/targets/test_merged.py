@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from every_architecture import save_small
 from exported import Make
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
@@ -109,6 +110,38 @@ def test_insufficient_memory_is_reported_before_the_base_is_loaded(
     monkeypatch.setattr(merged, "available_memory", lambda device: 1000)
     monkeypatch.setattr(merged, "load_base", lambda *_, **__: pytest.fail("the base was loaded"))
     with pytest.raises(ModelError, match="does not fit"):
+        merged.write(trained(), out)
+
+
+def test_weights_that_transformers_reads_in_float32_are_not_rounded(trained: Make, tiny_model: Path, out: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    base = save_small("deepseek_v3", tiny_model.parent / "deepseek", len(tokenizer))
+    tokenizer.save_pretrained(base)
+    # A router's correction: bfloat16 has no number between 8 and 8.0625.
+    name, correction = "model.layers.1.mlp.gate.e_score_correction_bias", torch.tensor([8.0, 8.01, 8.02, 8.03])
+    weights = load_file(base / "model.safetensors") | {name: correction}
+    save_file(weights, base / "model.safetensors", {"format": "pt"})
+    merged.write(trained(base), out)
+    written = load_file(out / "model.safetensors")
+    assert torch.equal(written[name], correction)
+    assert written["model.embed_tokens.weight"].dtype == torch.bfloat16
+    assert AutoModelForCausalLM.from_pretrained(out).model.layers[1].mlp.gate.e_score_correction_bias[1] == 8.01
+
+
+def test_layers_whose_weights_the_base_reads_itself_are_named(trained: Make, tiny_model: Path, out: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    base = save_small("mamba", tiny_model.parent / "mamba", len(tokenizer))
+    tokenizer.save_pretrained(base)
+    with pytest.raises(ModelError, match=r"has no effect until it is merged\. got mixer\.dt_proj\. Export the adapter"):
+        merged.write(trained(base), out)
+
+
+def test_peft_refusing_to_merge_is_reported(trained: Make, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise ValueError("NaNs detected in the merged weights")
+
+    monkeypatch.setattr(PeftModel, "merge_and_unload", refuse, raising=False)
+    with pytest.raises(ModelError, match=r"peft cannot merge the adapter into the base model.*NaNs detected"):
         merged.write(trained(), out)
 
 

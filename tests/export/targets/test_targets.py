@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -21,11 +20,11 @@ from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alignment_core.artifacts import ArtifactStore, Manifest
+from alignment_core.data.rendering.builtin_templates import BUILTIN_TEMPLATES
 from alignment_core.errors import ConfigError, ModelError
 from alignment_core.export import process
 from alignment_core.export.atomic_folder import atomic_folder
 from alignment_core.export.request import Exported, Request
-from alignment_core.export.targets.serve_commands import vllm_adapter_command
 from alignment_core.inference.trained_model import TrainedModel
 from alignment_core.progress import Silent
 
@@ -57,32 +56,6 @@ def test_adapter_opens_in_plain_peft_with_its_template(trained: Make, tmp_path: 
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["model"]
 
 
-def test_vllm_folder_has_a_serve_script(trained: Make, tmp_path: Path) -> None:
-    origin, out = trained(), tmp_path / "my model"
-    export(origin, "vllm", out)
-    script = (out / "serve.sh").read_text().splitlines()
-    assert script[0] == "#!/bin/sh"
-    assert shlex.split(script[1]) == [
-        "exec", "vllm", "serve", origin.base, "--enable-lora", "--max-lora-rank", "8",
-        "--lora-modules", f"my model={out}", "--chat-template", f"{out}/chat_template.jinja",
-        "--generation-config", str(out),
-    ]  # fmt: skip
-    assert os.access(out / "serve.sh", os.X_OK)
-
-
-@pytest.mark.parametrize(("rank", "allowed"), [(2, 8), (8, 8), (24, 32), (257, 320), (512, 512)])
-def test_vllm_command_uses_a_supported_rank(rank: int, allowed: int) -> None:
-    command = shlex.split(vllm_adapter_command("o/base", "abc", "mine", Path("/m"), rank))
-    assert command[command.index("--max-lora-rank") + 1] == str(allowed)
-    assert command[3:5] == ["--revision", "abc"]
-
-
-def test_dora_is_refused_for_vllm_and_nothing_is_left(trained: Make, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"vLLM does not support DoRA adapters.*--to merged"):
-        export(trained(dora=True), "vllm", tmp_path / "out")
-    assert not list(tmp_path.glob("*out*"))
-
-
 def test_ollama_gets_a_merged_model_and_a_modelfile(trained: Make, tmp_path: Path) -> None:
     origin, out = trained(), tmp_path / "out"
     done = export(origin, "ollama", out)
@@ -98,6 +71,20 @@ def test_ollama_gets_a_merged_model_and_a_modelfile(trained: Make, tmp_path: Pat
     assert json.loads((out / "tokenizer_config.json").read_text())["add_bos_token"] is True
     assert done.found["dtype"] == "bfloat16"
     assert AutoModelForCausalLM.from_pretrained(out).dtype == torch.bfloat16
+
+
+def test_every_stop_token_is_in_the_form_of_ollama_and_of_vllm(trained: Make, tmp_path: Path) -> None:
+    # This template ends an answer with <s> = 1, in addition to the tokenizer's </s> = 2.
+    origin = trained(template=BUILTIN_TEMPLATES["plain"].replace("eos_token", "'<s>'"))
+    export(origin, "ollama", tmp_path / "ollama")
+    export(origin, "vllm", tmp_path / "vllm")
+    modelfile = (tmp_path / "ollama" / "Modelfile").read_text()
+    assert [line for line in modelfile.splitlines() if "stop" in line] == [
+        'PARAMETER stop "<s>"', 'PARAMETER stop "</s>"',
+    ]  # fmt: skip
+    settings = json.loads((tmp_path / "vllm" / "generation_config.json").read_text())
+    assert settings["eos_token_id"] == [1, 2]
+    assert f"--generation-config {tmp_path / 'vllm'}" in (tmp_path / "vllm" / "serve.sh").read_text()
 
 
 def test_ollama_refuses_unsupported_architectures(

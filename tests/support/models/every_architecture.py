@@ -97,9 +97,14 @@ UNTRIED = {
 }
 """Architectures that are no language models of text alone, by type, with the reason."""
 LANGUAGE_MODELS = tuple(kind for kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES if kind not in UNTRIED)
+FEW = (
+    "qwen3_moe", "mixtral", "qwen3_next", "gemma4_text", "gpt_oss", "deepseek_v3", "phimoe", "phi3 longrope",
+    "falcon_h1", "granitemoehybrid",
+)  # fmt: skip
+"""Those that the tier `ci` tries: mixtures, hybrids and unusual positions."""
 
 
-def small_config(name: str) -> Any:
+def small_config(name: str, vocabulary: int = 256) -> Any:
     """Return the configuration of a small model of this type or variant.
 
     Settings that the type does not have, or that it derives from others, are left out.
@@ -108,6 +113,7 @@ def small_config(name: str) -> Any:
     make = CONFIG_MAPPING[kind]
     usual = make()
     settings = {key: value for key, value in SMALL.items() if _has(usual, key)}
+    settings |= {key: vocabulary for key in settings if key.startswith("vocab_size")}
     if "kv_lora_rank" in settings:
         settings |= MLA
     types = vars(usual).get("layer_types")
@@ -124,11 +130,11 @@ def _has(config: Any, name: str) -> bool:
     return name in {field.name for field in fields(config)} or name in vars(config) or name in config.attribute_map
 
 
-def save_small(name: str, folder: Path) -> Path:
+def save_small(name: str, folder: Path, vocabulary: int = 256) -> Path:
     """Save a small random model of this type or variant in Hugging Face format."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = transformers.AutoModelForCausalLM.from_config(small_config(name))
+        model = transformers.AutoModelForCausalLM.from_config(small_config(name, vocabulary))
         with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.dim() == 1:

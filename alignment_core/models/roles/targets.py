@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Iterable
+from contextlib import suppress
+from functools import cache
 
 import torch
 from bitsandbytes.nn import Linear4bit, Linear8bitLt
@@ -23,6 +27,8 @@ from alignment_core.models.base.layers import inner_matrices, short_names
 
 WHERE = "model.lora.target_modules"
 ALL_LINEAR = "all-linear"
+ABOUT = "dtype|device|shape|size|dim|ndim|numel|element_size|is_|requires_grad|data_ptr|stride"
+"""Attributes of a weight that say something about it and are no part of a computation."""
 PLAIN_FORWARDS = {kind.forward for kind in (nn.Linear, Conv1D, Linear4bit, Linear8bitLt)}
 
 
@@ -142,6 +148,8 @@ def _adaptable(model: PreTrainedModel, config: PeftLoraConfig, name: str, layer:
         LoraModel._check_target_module_compatiblity(None, config, model, name.rpartition(".")[2])
     except ValueError:  # an architecture whose kernels read the weight past the layer
         return False
+    if _is_read_past(model, name):
+        return False
     if type(layer).forward in PLAIN_FORWARDS or not isinstance(layer, nn.Linear):
         return True
     x = torch.zeros(1, 2, layer.in_features, device=layer.weight.device, dtype=layer.weight.dtype)
@@ -151,6 +159,26 @@ def _adaptable(model: PreTrainedModel, config: PeftLoraConfig, name: str, layer:
     except (RuntimeError, TypeError, ValueError, IndexError):
         return False
     return isinstance(output, Tensor) and output.shape == (1, 2, layer.out_features)  # a router returns a tuple
+
+
+def _is_read_past(model: PreTrainedModel, name: str) -> bool:
+    """Return whether a method computes with the weight of a layer instead of calling it: an adapter has no part there.
+
+    Mamba's `dt_proj` is called only if it is quantized. Elsewhere a method that does both calls the layer as a rule.
+    """
+    owner, _, child = name.rpartition(".")
+    weight = re.compile(rf"\bself\.{child}\.weight\b(?!\.({ABOUT}))")
+    sources = [source for source in _sources(type(model.get_submodule(owner))) if weight.search(source)]
+    return any(child == "dt_proj" or f"self.{child}(" not in source for source in sources)
+
+
+@cache
+def _sources(owner: type) -> tuple[str, ...]:
+    """Return the source of a class's methods, without those that only initialize weights."""
+    methods = [(name, method) for name, method in vars(owner).items() if inspect.isfunction(method)]
+    with suppress(OSError):  # the source is not there
+        return tuple(inspect.getsource(method) for name, method in methods if "init" not in name)
+    return ()
 
 
 def _experts(model: PreTrainedModel) -> list[str]:

@@ -46,6 +46,18 @@ def test_every_weight_of_an_ordinary_model_is_adapted(models: dict[str, Path]) -
     assert opened(models["llama"]).left_out() is None
 
 
+def test_layer_whose_weight_is_read_past_it_has_no_adapter(tmp_path: Path) -> None:
+    """Mamba multiplies by the weight of `dt_proj`. BLOOM does so with `dense` only in a mode of its training."""
+    mamba = opened(save_small("mamba", tmp_path / "mamba"))
+    assert adapted(mamba) == {"in_proj", "x_proj"}
+    said = mamba.left_out()
+    assert said is not None
+    assert "dt_proj.weight" in said
+    bloom = opened(save_small("bloom", tmp_path / "bloom"))
+    assert {"dense", "dense_4h_to_h"} < adapted(bloom)
+    assert bloom.left_out() is None
+
+
 def test_experts_and_router_are_adapted_as_peft_does(models: dict[str, Path]) -> None:
     roles = opened(models["qwen3_moe"])
     assert adapted(roles) == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_up_proj", "down_proj", "weight"}

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache
+from types import FunctionType
 
 import torch
 from bitsandbytes.nn import Linear4bit, Linear8bitLt
@@ -168,17 +169,17 @@ def _is_read_past(model: PreTrainedModel, name: str) -> bool:
     """
     owner, _, child = name.rpartition(".")
     weight = re.compile(rf"\bself\.{child}\.weight\b(?!\.({ABOUT}))")
-    sources = [source for source in _sources(type(model.get_submodule(owner))) if weight.search(source)]
+    methods = [part for part in vars(type(model.get_submodule(owner))).values() if inspect.isfunction(part)]
+    sources = [source for source in map(_source, methods) if weight.search(source)]
     return any(child == "dt_proj" or f"self.{child}(" not in source for source in sources)
 
 
 @cache
-def _sources(owner: type) -> tuple[str, ...]:
-    """Return the source of a class's methods, without those that only initialize weights."""
-    methods = [(name, method) for name, method in vars(owner).items() if inspect.isfunction(method)]
-    with suppress(OSError):  # the source is not there
-        return tuple(inspect.getsource(method) for name, method in methods if "init" not in name)
-    return ()
+def _source(method: FunctionType) -> str:
+    """Return the source of a method. Empty if it is not there, or if the method only initializes weights."""
+    with suppress(OSError):
+        return "" if "init" in method.__name__ else inspect.getsource(method)
+    return ""
 
 
 def _experts(model: PreTrainedModel) -> list[str]:

@@ -56,6 +56,10 @@ READING = [
     "{{ messages | tojson | length }}",
     "{% if tools[0].function.name == 'look' %}!{% endif %}",
     "{% endfor %}",
+    EACH + CALLS + "{{ c.get('arguments').name }}{% endfor %}{% endfor %}",
+    EACH + CALLS + "{% set a = c.arguments or {} %}{{ a.name }}{% endfor %}{% endfor %}",
+    "{% set a = b %}{% set b = a %}{% if 'x' in a %}!{% endif %}",
+    "{{ " + "(" * 3000 + "1" + ")" * 3000 + " }}",
 ]  # fmt: skip
 
 

@@ -62,10 +62,9 @@ STRUCTURE = (
 def reads_strings(template: str) -> bool:
     """Whether the template may look at what a string of the conversation holds."""
     try:
-        tree = parse(template)
-    except TemplateSyntaxError:
+        return not _Reading(parse(template)).is_harmless()
+    except (TemplateSyntaxError, RecursionError):  # nested without end, or names that stand for each other
         return True
-    return not _Reading(tree).is_harmless()
 
 
 class _Reading:
@@ -125,9 +124,12 @@ class _Reading:
         if isinstance(owner, nodes.Name):
             if owner.name == "loop" or owner.name in self._spaces:
                 return True
-            if owner.name in self._opaque or any(_key(value) == "arguments" for value in self._values(owner.name)):
+            if owner.name in self._opaque or self._holds_arguments(owner.name):
                 return False
         return (key in KEYS or key in METHODS or key in TRIMS) and _key(owner) != "arguments"
+
+    def _holds_arguments(self, name: str) -> bool:
+        return any(_key(part) == "arguments" for value in self._values(name) for part in _every(value))
 
     def _values(self, name: str) -> Sequence[nodes.Node]:
         return (*self._assigned.get(name, ()), *self._looped.get(name, ()))
@@ -230,6 +232,13 @@ def _key(node: nodes.Node | None) -> str | None:
         return node.attr
     if isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Const) and isinstance(node.arg.value, str):
         return node.arg.value
+    if (
+        isinstance(node, nodes.Call)
+        and _key(node.node) == "get"
+        and node.args
+        and isinstance(node.args[0], nodes.Const)
+    ):
+        return str(node.args[0].value)
     return None
 
 

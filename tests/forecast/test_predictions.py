@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import random
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from scripts import load_script
 
 from alignment_core.execution.stage import Runtime, StageCall
 from alignment_core.forecast.predictions import Prediction, _remedy
@@ -22,12 +21,7 @@ BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "plan_memory.py"
 @pytest.mark.parametrize("number", range(4))
 def test_peak_memory_is_predicted_within_20_percent(number: int) -> None:
     """Test random runs. Set the environment variable PLAN_SEED to draw others."""
-    spec = importlib.util.spec_from_file_location("plan_memory", BENCHMARK)
-    assert spec is not None
-    assert spec.loader is not None
-    benchmark = importlib.util.module_from_spec(spec)
-    sys.modules["plan_memory"] = benchmark  # dataclasses look up their module here
-    spec.loader.exec_module(benchmark)
+    benchmark = load_script(BENCHMARK)
     case = benchmark.drawn(random.Random(f"{os.environ.get('PLAN_SEED', '0')} {number}"))
     print(case)
     rows = list(benchmark.measure("drawn", case))

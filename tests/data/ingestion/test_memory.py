@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from scripts import load_script
 
 BENCHMARK = Path(__file__).resolve().parents[3] / "benchmarks" / "ingest_memory.py"
 
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_rows(tmp_path: Path) -> None:
-    spec = importlib.util.spec_from_file_location("ingest_memory", BENCHMARK)
-    assert spec is not None
-    assert spec.loader is not None
-    benchmark = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(benchmark)
+    benchmark = load_script(BENCHMARK)
     results = []
     for megabytes in (2, 20):
         path = tmp_path / f"{megabytes}.jsonl"

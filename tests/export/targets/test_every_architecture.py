@@ -1,6 +1,5 @@
 """Exports of every causal language model of the installed transformers: the trained model, or refused with a reason."""
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
@@ -9,18 +8,14 @@ import transformers
 from every_architecture import FEW, LANGUAGE_MODELS, VARIANTS
 from exports import examine_exports
 from matrix import EQUAL
+from scripts import load_script
 
 TOOL = Path(__file__).resolve().parents[3] / "docs" / "tools" / "architectures.py"
 
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("architectures_page", TOOL)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(TOOL)
 
 
 def test_every_row_of_the_page_has_exports_and_none_differs(tool: ModuleType) -> None:

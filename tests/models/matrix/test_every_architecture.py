@@ -1,6 +1,5 @@
 """Every causal language model of the installed transformers: equal to plain peft, or refused with a reason."""
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
@@ -8,18 +7,14 @@ import pytest
 import transformers
 from every_architecture import FEW, LANGUAGE_MODELS, VARIANTS
 from matrix import EQUAL, examine
+from scripts import load_script
 
 TOOL = Path(__file__).resolve().parents[3] / "docs" / "tools" / "architectures.py"
 
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("architectures_page", TOOL)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(TOOL)
 
 
 def test_the_page_shows_what_was_found(tool: ModuleType) -> None:

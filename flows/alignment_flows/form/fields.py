@@ -9,7 +9,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-JsonSchema = dict[str, Any]
+from alignment_flows.form.off_tabs import JsonSchema, give_off_tab, may_be_off
+
 Resolve = Callable[[JsonSchema], JsonSchema]
 """Return the schema that a reference points to. Any other schema is returned unchanged."""
 
@@ -49,12 +50,15 @@ def plain_text(text: str) -> str:
     return text
 
 
-def annotate_fields(body: JsonSchema, resolve: Resolve) -> None:
+def annotate_fields(body: JsonSchema, resolve: Resolve, *, off_tabs: bool = False) -> None:
     """Set the title, description and position of every field in a group of settings.
 
     The position is needed because a database need not keep the order of JSON keys.
+
+    Args:
+        off_tabs: also give each group that may be null the tab `Off`.
     """
-    _dress(body, resolve, set())
+    _dress(body, resolve, set(), off_tabs)
 
 
 def without_bounds(schema: JsonSchema, resolve: Resolve) -> JsonSchema:
@@ -74,7 +78,7 @@ def without_null(field: JsonSchema) -> JsonSchema:
     return {**kept, **branches[0]} if len(branches) == 1 else {**kept, "anyOf": branches}
 
 
-def _dress(body: JsonSchema, resolve: Resolve, dressed: set[int]) -> None:
+def _dress(body: JsonSchema, resolve: Resolve, dressed: set[int], off_tabs: bool) -> None:
     if id(body) in dressed:
         return
     dressed.add(id(body))
@@ -91,9 +95,11 @@ def _dress(body: JsonSchema, resolve: Resolve, dressed: set[int]) -> None:
             field["description"] = text
         if field.get("default", ...) is None and all(branch.get("type") in PLAIN for branch in field.get("anyOf", ())):
             body["properties"][name] = field = without_null(field)
+        if off_tabs and may_be_off(field):
+            give_off_tab(body, name)
         for inner in _below(field):
             if "properties" in (group := resolve(inner)):
-                _dress(group, resolve, dressed)
+                _dress(group, resolve, dressed, off_tabs)
 
 
 def _lift_bounds(field: JsonSchema) -> None:

@@ -10,7 +10,8 @@ from pydantic_core import CoreSchema
 from alignment_core.config import StepSettings
 from alignment_core.plugin_api import AlignmentOptimizer
 from alignment_core.registry import load_registry
-from alignment_flows.form.fields import JsonSchema, without_bounds, without_null
+from alignment_flows.form.fields import without_bounds, without_null
+from alignment_flows.form.off_tabs import JsonSchema
 from alignment_flows.form.settings import checked_by_name, plugin_tabs
 
 COMMON = ("learning_rate", "epochs")

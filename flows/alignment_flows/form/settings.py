@@ -17,7 +17,8 @@ from alignment_core.config import PipelineConfig, StepSettings
 from alignment_core.config_file import check_config
 from alignment_core.discovery import Plugin
 from alignment_core.registry import Registry, load_registry
-from alignment_flows.form.fields import JsonSchema, annotate_fields, without_bounds
+from alignment_flows.form.fields import annotate_fields, without_bounds
+from alignment_flows.form.off_tabs import JsonSchema, with_off_tab, without_off
 from alignment_flows.form.references import resolve
 from alignment_flows.form.run_names import given_name
 
@@ -28,7 +29,7 @@ class PluginTabs:
     def __get_pydantic_json_schema__(self, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         schema = handler(core_schema)
         body = handler.resolve_ref_schema(schema)
-        annotate_fields(body, handler.resolve_ref_schema)
+        annotate_fields(body, handler.resolve_ref_schema, off_tabs=True)
         registry = load_registry()
         _choose(body, "optimizer", plugin_tabs(registry, "optimizer", handler), handler)
         _choose(body, "listeners", plugin_tabs(registry, "listener", handler), handler)
@@ -54,7 +55,7 @@ def read_settings(config: PipelineConfig | Mapping[str, Any], changes: Sequence[
         if not changes:
             return resolve(config)
         config = config.model_dump(mode="json")
-    return resolve(check_config(config, changes))
+    return resolve(check_config(without_off(config), changes))
 
 
 def run_name() -> str:
@@ -92,6 +93,9 @@ def _tab(plugin: Plugin, handler: GetJsonSchemaHandler) -> JsonSchema:
     own = [name for name in body["properties"] if name != "name" and name not in StepSettings.model_fields]
     body["properties"] = {name: body["properties"][name] for name in ("name", *own, *body["properties"])}
     annotate_fields(body, handler.resolve_ref_schema)
+    for setting in getattr(plugin.cls, "evaluators", ()):
+        evaluators = plugin_tabs(load_registry(), "evaluator", handler)
+        body["properties"][setting] = with_off_tab(body["properties"][setting], list(evaluators.values()))
     return body
 
 

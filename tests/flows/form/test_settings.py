@@ -12,13 +12,14 @@ from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools.validation import ValidationError, is_valid_schema, validate
 from pydantic import Field
 
-from alignment_core.config import PipelineConfig, Settings
+from alignment_core.config import GateConfig, PipelineConfig, Settings
 from alignment_core.discovery import Plugin
 from alignment_core.errors import ConfigError
 from alignment_core.plugin_api import AlignmentOptimizer
 from alignment_core.registry import Registry, load_registry
 from alignment_flows.form import settings
 from alignment_flows.form.fields import JOINER, plain_text
+from alignment_flows.form.off_tabs import NULL, OFF, TAB, with_off, without_off
 from alignment_flows.form.settings import read_settings
 from alignment_flows.pipeline import align
 from alignment_flows.single_stage import stage
@@ -83,7 +84,11 @@ def test_every_setting_of_every_optimizer_is_a_typed_field() -> None:
         for setting, field in tab["properties"].items():
             assert field["title"]
             default = installed[name].cls.model_fields[setting].default
-            assert field.get("default") == (list(default) if isinstance(default, tuple) else default)
+            # Beside a tab `Off`, the default is in the other tab.
+            shown = {"default": None, **field.get("anyOf", [{}])[0], **field}[
+                "default"
+            ]  # beside a tab `Off`, in its own
+            assert shown == (list(default) if isinstance(default, tuple) else default)
             assert setting == "name" or field["description"]
             assert {"type", "anyOf", "enum"} & field.keys()
     assert tabs["dpo"]["title"] == "DPO"
@@ -117,12 +122,50 @@ def test_only_a_choice_that_means_something_offers_null() -> None:
     """An empty field means its default, so a plain setting whose default is null needs no such choice."""
     made = schema()
     groups = [*made["definitions"].values(), *optimizers(made).values()]
-    for field in (field for group in groups for field in group["properties"].values()):
-        branches = [branch.get("type") for branch in field.get("anyOf", ())]
-        assert "null" not in branches or field["default"] is not None or {"object", None} & {*branches}, field
-    # The server accepts it all the same, as scripts send it.
-    given = {**CONFIG, "memory_gb": None, "model": {"base": "x", "revision": None}}
-    validate({"config": given}, made, raise_on_error=True)
+    fields = {name: field for group in groups for name, field in group["properties"].items()}
+    offered = {name: field for name, field in fields.items() if NULL in field.get("anyOf", ())}
+    assert {"near_duplicates", "win_rate_over_sft", "max_loss_growth"} <= offered.keys()
+    for field in offered.values():
+        assert field["default"] is not None
+
+
+def test_group_that_may_be_null_has_a_tab_and_null_is_accepted() -> None:
+    """The interfaces write 'Property is type "None"' for null."""
+    settings = schema()["definitions"]["PipelineConfig"]["properties"]
+    measures = optimizers(schema())["ppo"]["properties"]["held_out_measure"]["anyOf"]
+    assert [tab["title"] for tab in measures[:1]] == ["Off"]
+    assert "wordlist" in {tab["properties"]["name"]["const"] for tab in measures[1:]}
+    assert settings["gate"]["anyOf"] == [TAB, {"$ref": "#/definitions/GateConfig"}]
+    assert settings["sft"]["anyOf"] == [{"$ref": "#/definitions/SFTConfig"}, TAB]
+    assert all("default" not in settings[name] for name in ("gate", "sft"))
+    nulls = {"memory_gb": None, "gate": None, "sft": None, "evaluation": {"lm_eval": None}, "model": {"base": "x"}}
+    for made in (schema(), v1_schema(schema())):
+        for given in (nulls, with_off(nulls), {"gate": {"judge": None}}):
+            validate({"config": {**CONFIG, **given}}, made, raise_on_error=True)
+    assert "'on' is not of type 'object'" in refusal({"gate": "on"})
+    wrong = refusal({"gate": {"win_rate_over_sft": 2}})
+    assert "'config.gate.win_rate_over_sft'" in wrong
+    assert "2 is greater than the maximum of 1" in wrong
+    assert "'config.gate'" in refusal({"gate": {**OFF, "win_rate_over_sft": 0.6}})
+
+
+NULLS = {"sft": None, "gate": {"win_rate_over_sft": None}, "evaluation": {"endpoint": None}, "memory_gb": None}
+
+
+def test_off_in_the_form_is_null_in_the_settings() -> None:
+    optimizer = {"name": "ppo", "held_out_measure": OFF}
+    validate({"config": {**CONFIG, "optimizer": optimizer}}, schema(), raise_on_error=True)
+    assert read_settings({**CONFIG, "optimizer": optimizer}, ()).optimizer["held_out_measure"] is None
+    shown = with_off({**CONFIG, **NULLS})
+    assert shown == {**CONFIG, **NULLS, "sft": OFF, "evaluation": {"endpoint": OFF}}
+    assert without_off(shown) == {**CONFIG, **NULLS}
+    assert read_settings(shown, ()) == PipelineConfig.model_validate({**CONFIG, **NULLS})
+
+
+def test_an_empty_group_in_the_form_has_its_defaults() -> None:
+    """Otherwise the interfaces would open the tab `Off`."""
+    shown = with_off({**CONFIG, "gate": {}})
+    assert shown["gate"] == GateConfig().model_dump(mode="json")
 
 
 @pytest.mark.parametrize("name", ["dpo", "kto", "ppo"])

@@ -237,6 +237,14 @@ def test_config_files_are_deployed_with_the_pools_and_the_automation(client: Syn
 
 
 @pytest.mark.ci
+def test_pages_that_sort_by_name_begin_with_the_demo_and_end_with_single_stages() -> None:
+    stages = [entry for entry in packaged() if entry.flow == "stage"]
+    names = sorted(entry.name.partition("/")[2] for entry in packaged())
+    assert names[0] == "demo"
+    assert all(name.startswith("gpu-") for name in names[1:9])
+    assert all(name.startswith("single-") for name in names[-len(stages) :])
+
+
 def test_result_is_that_of_prefect_deploy(client: SyncPrefectClient, tmp_path: Path) -> None:
     """Two deployments that have everything that `prefect.yaml` uses: build step, schedules, trigger."""
     names = ("align/nightly", "retrain/retrain")

@@ -36,7 +36,7 @@ def deployed(served: Served) -> dict[str, dict[str, Any]]:
 
 def test_align_deploy_and_prefect_deploy_agree(served: Served) -> None:
     ours = deployed(served)
-    assert {"demo/demo", "align/gpu-8gb", "align/nightly", "stage/sft"} <= ours.keys()
+    assert {"demo/demo", "align/gpu-8gb", "align/nightly", "stage/single-sft"} <= ours.keys()
     for deployment in served.post("deployments/filter"):
         served.delete(f"deployments/{deployment['id']}")
     assert deployed(served) == {}
@@ -45,7 +45,7 @@ def test_align_deploy_and_prefect_deploy_agree(served: Served) -> None:
     # Earlier tests may have added other deployments.
     declared = deployed(served)
     assert declared == {name: ours[name] for name in declared}
-    assert {"demo/demo", "retrain/retrain", "stage/sft"} <= declared.keys()
+    assert {"demo/demo", "retrain/retrain", "stage/single-sft"} <= declared.keys()
 
 
 def test_deploying_again_changes_nothing_and_keeps_the_state_of_schedules(served: Served) -> None:
@@ -81,10 +81,10 @@ def test_custom_settings_are_deployed_and_run_by_a_worker(served: Served, write:
     assert any("AutoPeftModelForCausalLM" in report for report in reports)
 
     config = served.deployment("align/small")["parameters"]["config"]
-    alone = served.start("stage/ingest", {"config": config, "until": "ingest"})
+    alone = served.start("stage/single-ingest", {"config": config, "until": "ingest"})
     assert served.ended(alone)["type"] == "COMPLETED", served.log(alone)
     assert [report.partition(" ·")[0] for report in served.reports(alone)] == ["# ingest"]
-    missing = served.start("stage/rank", {"config": config, "until": "rank", "changes": []})
+    missing = served.start("stage/single-rank", {"config": config, "until": "rank", "changes": []})
     assert "until: this run has no such stage. got rank" in (served.ended(missing)["message"] or "")
     again = served.start("align/small")
     assert served.ended(again)["name"] == "Nothing new", served.log(again)

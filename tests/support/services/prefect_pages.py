@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from browser import PATIENCE_MS, BrowserPage
 from playwright.sync_api import Locator, Response, expect
@@ -47,6 +47,7 @@ class Interface:
     served: Served
     path: ClassVar[str]
     fields_below: ClassVar[str]
+    tab_role: ClassVar[Literal["button", "tab"]]
 
     def open_form(self, deployment: str) -> None:
         """Open the form for a custom run of `flow/deployment`."""
@@ -69,6 +70,12 @@ class Interface:
     def field(self, title: str) -> Locator:
         """Return the last field with this title: the optimizer comes after the other trainings with the same field."""
         raise NotImplementedError
+
+    def choose_in(self, field: str, tab: str) -> None:
+        """Open a tab of a field, for example `Off`."""
+        chosen = self.field(field).get_by_role(self.tab_role, name=tab, exact=True).first
+        chosen.click()
+        expect(chosen).to_have_attribute("aria-selected", "true", timeout=PATIENCE_MS)
 
     def choose(self, title: str) -> None:
         """Open a plugin's tab and wait until it is selected."""
@@ -158,6 +165,7 @@ class V1(Interface):
     """The dark interface, whose addresses have no prefix."""
 
     path = ""
+    tab_role = "button"
     fields_below = """tab => {
         const body = tab.closest('.p-label__body');
         const rows = [...body.querySelectorAll('.schema-form-property')];
@@ -188,6 +196,7 @@ class V2(Interface):
     """The light interface, below /v2."""
 
     path = "/v2"
+    tab_role = "tab"
     fields_below = """tab => {
         const panel = tab.closest('[data-slot=tabs]').querySelector('[role=tabpanel]');
         const rows = [...panel.querySelector('label').closest('div.group').parentElement.children];

@@ -17,6 +17,7 @@ from alignment_core.config import PipelineConfig
 from alignment_core.config_file import load_config, read_config
 from alignment_core.feedback.database import database_url, without_password
 from alignment_core.registry import load_registry
+from alignment_flows.form.off_tabs import with_off
 from alignment_flows.form.quick_fields import quick_settings
 from alignment_flows.form.recipes import config_file, packaged_file
 from alignment_flows.form.references import resolve
@@ -69,7 +70,8 @@ def form_values(path: Path) -> dict[str, Any]:
     # no null where it is the default.
     values = chosen.model_dump(mode="json")
     unset = {name for name, field in type(chosen).model_fields.items() if field.default is values[name] is None}
-    return {**read_config(path), "optimizer": {name: values[name] for name in values if name not in unset}}
+    shown = {name: values[name] for name in values if name not in unset}
+    return with_off({**read_config(path), "optimizer": shown})
 
 
 def quick_values(path: Path, config: str) -> dict[str, Any]:

@@ -13,6 +13,20 @@ AlignmentError            what is wrong, where, got/expected, what to do       (
 
 from __future__ import annotations
 
+import re
+
+MEMORY_ENDED = re.compile(
+    r"can't allocate memory|not enough memory: you tried to allocate"  # PyTorch on the CPU, on Linux and on Windows
+    r"|(CUDA|HIP|CUDA driver|HIP driver|MPS backend)( error:)? out of memory|cuda\w*ErrorMemoryAllocation"
+    r"|CU(BLAS|DNN|SPARSE|SOLVER|FFT)_STATUS_ALLOC_FAILED|CUFFT_ALLOC_FAILED|(ROC|HIP)BLAS_STATUS_(ALLOC_FAILED|memory_error)"
+    # A handle needs memory of its own, and this is the error if there is none.
+    r"|CU(BLAS|SPARSE|SOLVER)_STATUS_NOT_INITIALIZED when calling \W*cu\w+Create"
+    r"|CUDA_ERROR_OUT_OF_MEMORY|hipErrorOutOfMemory"
+    r"|Error out of memory at line",  # bitsandbytes writes this to the log and ends the process
+    re.IGNORECASE,
+)
+"""The words of the libraries for memory that ran out."""
+
 
 class AlignmentError(Exception):
     """An error that is shown to the user as one paragraph: what, where, got/expected, what to do.
@@ -121,12 +135,14 @@ class StageCrashed(AlignmentError):
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
-    """Return whether the error means out of memory: in Python, on a GPU, or in PyTorch on the CPU.
+    """Return whether the error means out of memory: in Python, on a GPU and in its libraries, or in PyTorch on the CPU.
 
-    PyTorch has no exception type for the CPU, so the message is checked.
+    Only some of them have an exception type of their own, so the message is checked as well.
     """
     names = [kind.__name__ for kind in type(error).__mro__]
-    return "MemoryError" in names or "OutOfMemoryError" in names or "can't allocate memory" in str(error)
+    if "MemoryError" in names or "OutOfMemoryError" in names:
+        return True
+    return isinstance(error, RuntimeError) and MEMORY_ENDED.search(str(error)) is not None
 
 
 def loading_failure(error: Exception) -> str:

@@ -65,6 +65,8 @@ def test_mistakes_in_a_file(file: Path, text: str, problem: str) -> None:
         ("store=s3://bucket/x", "store: the store is a folder on this machine, not an address"),
         ('model.base="a\\0b"', "model.base: the text contains a null character"),
         ("device=gpu", "device: unknown device 'gpu', expected auto, cpu, cuda or cuda:N"),
+        ("device=mps", "device: 'mps' is not supported: only NVIDIA GPUs are"),
+        ("device=xpu:0", "device: 'xpu:0' is not supported: only NVIDIA GPUs are"),
         ("sft.epochs=1000000000000000000", "sft.epochs: invalid value"),
         ("model.max_length=1000000000000", "model.max_length: invalid value"),
         ("x=&a [*a]", "--set x: the value is not valid YAML: a value contains itself"),

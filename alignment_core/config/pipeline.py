@@ -22,6 +22,10 @@ DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,3})?|.*\{\{.*")
 """Matches the names of devices, and a reference to one that is looked up later."""
 
 
+OTHER_GPUS = ("mps", "xpu", "hip", "rocm", "vulkan", "directml", "xla", "hpu", "npu")
+"""PyTorch's names of the GPUs of Apple, Intel and others, and what users call AMD's."""
+
+
 class PipelineConfig(Settings):
     """A complete run, from raw records to an evaluated adapter."""
 
@@ -68,8 +72,8 @@ class PipelineConfig(Settings):
     """Recompute activations in the backward pass instead of storing them. `auto`: only if memory would not be enough
     otherwise."""
     memory_gb: float | None = Field(None, gt=0)
-    """Memory in GiB that a stage may plan to use on its device. Unset: 90 % of the memory that is free when it
-    starts."""
+    """Memory in GiB that a stage may plan to use on its device, and on a GPU may use at most. Unset: 90 % of the memory
+    that is free when it starts."""
     isolation: Literal["process", "inline"] = "process"
     """Run each stage in a separate process, or `inline` in the flow's process (for tests)."""
     checkpoint_seconds: float = Field(120, gt=0)
@@ -78,6 +82,8 @@ class PipelineConfig(Settings):
     @field_validator("device")
     @classmethod
     def _known_device(cls, device: str) -> str:
+        if device.partition(":")[0] in OTHER_GPUS:
+            raise ValueError(f"{device!r} is not supported: only NVIDIA GPUs are. Set cpu or auto")
         if not DEVICE.fullmatch(device):
             raise ValueError(f"unknown device {device!r}, expected auto, cpu, cuda or cuda:N")
         return device

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from alignment_core.artifacts import Artifact
-from alignment_core.errors import AlignmentError, StageCrashed
+from alignment_core.errors import MEMORY_ENDED, AlignmentError, StageCrashed
 from alignment_core.execution.stage import StageCall
 from alignment_core.processes.start import Child, start_module
 from alignment_core.progress import Progress
@@ -142,6 +142,8 @@ def _crash(
         what, do = "the stage's process was asked to stop", again
     elif memory_ran_out:
         what, do = "out of memory: the system killed the stage's process", less
+    elif returncode > 0 and (ended := MEMORY_ENDED.search(last_lines)):
+        what, do = f"out of memory: the stage's process exited with code {returncode} after {ended[0]!r}", less
     elif returncode < 0:
         what, do = f"the stage's process was killed by {signal.Signals(-returncode).name}", again
     else:

@@ -29,7 +29,12 @@ ENVIRONMENT = {
     # By default, numpy starts its threads on import, and a process with threads cannot be forked safely. The large
     # products are torch's.
     "OPENBLAS_NUM_THREADS": "1",
+    # On a GPU, PyTorch asks for memory in blocks of fixed sizes, and rows of ever new lengths leave gaps between them.
+    # A segment that grows has none.
+    "PYTORCH_ALLOC_CONF": "expandable_segments:True",
 }
+OLD_NAMES = {"PYTORCH_ALLOC_CONF": "PYTORCH_CUDA_ALLOC_CONF"}
+"""Another name by which a user may have set one of them."""
 """Defaults for the environment of the process. The user's environment overrides them."""
 
 
@@ -60,7 +65,8 @@ def start_module(
         passed: more file descriptors. Their numbers in the new process are its command-line arguments.
         light: the module uses none of the libraries, so it does not wait until the fork server has imported them.
     """
-    environment = ENVIRONMENT | dict(os.environ)
+    defaults = {name: value for name, value in ENVIRONMENT.items() if OLD_NAMES.get(name, name) not in os.environ}
+    environment = defaults | dict(os.environ)
     if sys.platform == "linux":
         forked = fork_module(module, (stdin, stdout, stderr), passed, environment, wait=not light)
         if forked is not None:

@@ -141,6 +141,11 @@ def test_early_exit_is_reported(probe: Call) -> None:
     assert str(caught.value).endswith("  a line of the log\n  about to leave.")
 
 
+def test_library_that_ends_the_process_for_lack_of_memory_is_known_by_its_last_words(probe: Call) -> None:
+    with pytest.raises(StageCrashed, match=r"out of memory: .* 'Error out of memory at line'.* Lower `token_budget`"):
+        build(probe("exit as bitsandbytes"), Silent())
+
+
 def test_killed_stage_is_reported_and_resumes(probe: Call) -> None:
     die = probe("die once")
     with pytest.raises(StageCrashed, match=r"killed by SIGKILL|out of memory"):

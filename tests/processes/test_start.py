@@ -163,3 +163,24 @@ def test_killed_server_stops_its_stage(probe: Callable[..., StageCall], monkeypa
     with pytest.raises(StageCrashed) as caught:
         build(wait, Killer())
     assert caught.value.killed or "asked to stop" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
+def test_allocator_of_a_gpu_grows_its_segments_unless_the_user_sets_it(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    seen: list[dict[str, str]] = []
+    monkeypatch.delenv(name, raising=False)
+
+    def note(*given: Any, **_: Any) -> object:
+        seen.append(given[3])
+        return object()
+
+    monkeypatch.setattr(start, "fork_module", note)
+    start.start_module("any", stdin=0, stdout=1, stderr=2)
+    monkeypatch.setenv(name, "backend:cudaMallocAsync")
+    start.start_module("any", stdin=0, stdout=1, stderr=2)
+    assert seen[0]["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
+    assert {seen[1].get(each) for each in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")} - {None} == {
+        "backend:cudaMallocAsync"
+    }

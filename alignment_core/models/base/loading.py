@@ -39,9 +39,18 @@ def choose_device(device: str) -> torch.device:
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ModelError("no CUDA device is visible", where="device", got=device, do="Set `device` to `cpu` or `auto`")
     try:
-        return torch.device(device)
+        found = torch.device(device)
     except RuntimeError as error:
         raise ModelError("unknown device", where="device", got=device, expected="auto, cpu, cuda or cuda:N") from error
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise ModelError(
+            "there is no such GPU",
+            where="device",
+            got=device,
+            expected=f"cuda:0 to cuda:{torch.cuda.device_count() - 1}",
+            do="GPUs are counted from 0, and only those in CUDA_VISIBLE_DEVICES if it is set",
+        )
+    return found
 
 
 def load_base(

@@ -26,6 +26,7 @@ from alignment_core.models.roles.classifier import ClassifierReward, load_classi
 from alignment_core.models.roles.logps import Budget
 from alignment_core.models.roles.shared_base import Roles
 from alignment_core.plugin_api import Conversation, Row, TokenSequence
+from alignment_core.stages.shared.card import use_card
 from alignment_core.stages.shared.memory_fit import fit_to_memory, initial_token_budget
 from alignment_core.training.loop import Objective, train
 from alignment_core.training.run import Rows, Run, Vocabulary
@@ -84,6 +85,7 @@ class ExternalRewardModel:
         """Load the reward model that the job names."""
         place, config = job.call.inputs["reward_model"], job.call.config
         device = choose_device(job.call.runtime.device)
+        use_card(device, job.call.runtime.memory_gb)
         tokenizer = load_tokenizer(place["path"], place["revision"])
         model = load_classifier(place["path"], revision=place["revision"], load_in=config["load_in"], device=device)
         positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or math.inf
@@ -122,11 +124,13 @@ class StageContext:
         """Load the base model of the job."""
         model = job.call.inputs["model"]
         renderer = open_renderer(job)
+        device = choose_device(job.call.runtime.device)
+        use_card(device, job.call.runtime.memory_gb)
         base = load_base(
             model["path"],
             revision=model["revision"],
             load_in=job.call.config["load_in"],
-            device=choose_device(job.call.runtime.device),
+            device=device,
             rows=job.call.config.get("embedding_rows"),
         )
         roles = Roles(base, model["path"], model["revision"])

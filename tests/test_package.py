@@ -151,7 +151,8 @@ def test_demo_runs_from_the_wheel_in_an_empty_environment(wheel: Path, tmp_path:
 
 
 def test_windows_is_told_to_use_wsl() -> None:
-    code = "import sys; sys.platform = 'win32'; import alignment_core"
+    # The tests' own sitecustomize has imported the package already.
+    code = "import sys; sys.platform = 'win32'; sys.modules.pop('alignment_core', None); import alignment_core"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "ImportError: Alignment Flows does not run on Windows itself. Install WSL 2" in done.stderr

@@ -27,7 +27,7 @@ from report import circumstances, report
 
 ALIGN = (sys.executable, "-P", "-c", "from alignment_flows.cli.app import main; main()")
 SPIN = (sys.executable, "-c", "while True: pass")
-DEPLOYMENT = "align/gpu-12gb"
+DEPLOYMENT = "align/gpu-12gb-all"
 PORT = 4311
 
 

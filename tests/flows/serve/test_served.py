@@ -36,7 +36,7 @@ def deployed(served: Served) -> dict[str, dict[str, Any]]:
 
 def test_align_deploy_and_prefect_deploy_agree(served: Served) -> None:
     ours = deployed(served)
-    assert {"demo/demo", "align/gpu-8gb", "align/nightly", "stage/single-sft"} <= ours.keys()
+    assert {"demo/demo", "align/gpu-8gb-all", "align/nightly", "stage/single-sft"} <= ours.keys()
     for deployment in served.post("deployments/filter"):
         served.delete(f"deployments/{deployment['id']}")
     assert deployed(served) == {}

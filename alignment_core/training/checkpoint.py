@@ -39,6 +39,7 @@ class Snapshot:
         metrics: metrics of the last step; empty before the first.
         history: one mapping of metrics per step, and the entries of `run.report()`.
         warnings: warnings so far.
+        loss_scale: the state of the factor on the loss.
         kept: the copy of the weights from `run.keep()`; empty without one.
     """
 
@@ -48,6 +49,7 @@ class Snapshot:
     metrics: Mapping[str, float]
     history: list[dict[str, Any]]
     warnings: list[str]
+    loss_scale: dict[str, float]
     kept: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -133,6 +135,7 @@ def _to_json(snapshot: Snapshot) -> str:
                 "metrics": dict(snapshot.metrics),
                 "history": snapshot.history,
                 "warnings": snapshot.warnings,
+                "loss_scale": snapshot.loss_scale,
             }
         )
     except TypeError as error:
@@ -169,4 +172,13 @@ def load_checkpoint(
             moments.setdefault(name, {})[moment] = value
     for name, saved in moments.items():
         restore_moments(optimizer, weights[name], saved)
-    return Snapshot(plain["step"], plain["budget"], state, plain["metrics"], plain["history"], plain["warnings"], kept)
+    return Snapshot(
+        plain["step"],
+        plain["budget"],
+        state,
+        plain["metrics"],
+        plain["history"],
+        plain["warnings"],
+        plain["loss_scale"],
+        kept,
+    )

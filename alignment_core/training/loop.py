@@ -20,6 +20,7 @@ from alignment_core.progress import Stopped
 from alignment_core.seeds import seed_of
 from alignment_core.training.adamw import make_adamw
 from alignment_core.training.checkpoint import Snapshot, load_checkpoint, save_checkpoint
+from alignment_core.training.loss_scale import LossScale
 from alignment_core.training.run import MicroRows, Run
 
 DIVERGENCE_STEPS = 5
@@ -97,6 +98,7 @@ class _Loop:
         self.optimizer = make_adamw(
             self.weights.values(), objective.adamw, objective.learning_rate, objective.weight_decay
         )
+        self.scale = LossScale(run.roles.model.dtype)
         self.losses: list[float] = []
         self.saved_at = time.monotonic()
 
@@ -132,13 +134,23 @@ class _Loop:
         self.run.step, self.run.state = snapshot.step, snapshot.state
         self.run.history, self.run.warnings = snapshot.history, snapshot.warnings
         self.run.metrics, self.run.kept = snapshot.metrics, snapshot.kept
+        self.scale.restore(snapshot.loss_scale)
         self.losses = [entry["loss"] for entry in snapshot.history if "loss" in entry]
         self.run.budget.tokens = min(self.run.budget.tokens, snapshot.budget)
         self.run.progress.log(f"resumed after step {snapshot.step}")
 
     def _save(self) -> None:
         run = self.run
-        snapshot = Snapshot(run.step, run.budget.tokens, run.state, run.metrics, run.history, run.warnings, run.kept)
+        snapshot = Snapshot(
+            run.step,
+            run.budget.tokens,
+            run.state,
+            run.metrics,
+            run.history,
+            run.warnings,
+            self.scale.to_json(),
+            run.kept,
+        )
         save_checkpoint(self.checkpoints, snapshot, self.weights, self.optimizer)
         self.saved_at = time.monotonic()
 
@@ -149,7 +161,7 @@ class _Loop:
         )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        metrics = self.run.budget.fit(lambda: accumulate(self.objective, self.run, batch, self.weights.values()))
+        metrics = self._gradients(batch)
         rank = "lower `model.lora.rank` or choose a smaller model"
         less = f"Set `adamw: paged_8bit`, {rank}" if objective.adamw == "32bit" else rank.capitalize()
         with self._in_memory("taking the optimizer step", less):
@@ -157,6 +169,18 @@ class _Loop:
             self._guard(batch, metrics["loss"], norms)
             self.optimizer.step()
         return metrics | norms | {"learning_rate": rate}
+
+    def _gradients(self, batch: StepBatch) -> dict[str, float]:
+        """Compute the gradients of a step and return its metrics. Repeat it if float16 cannot hold the scaled loss."""
+        weights = self.weights.values()
+        while True:
+            factor = self.scale.factor
+            metrics = self.run.budget.fit(lambda: accumulate(self.objective, self.run, batch, weights, factor))
+            if self.scale.remove(weights):
+                return metrics
+            self.run.progress.log(
+                f"step {self.run.step + 1}: a gradient times {factor:g} is too large for float16. The step is repeated"
+            )
 
     @contextmanager
     def _in_memory(self, doing: str, do: str) -> Iterator[None]:
@@ -216,9 +240,11 @@ class _Loop:
 
 
 def accumulate(
-    objective: Objective, run: Run, batch: StepBatch, weights: Iterable[torch.nn.Parameter]
+    objective: Objective, run: Run, batch: StepBatch, weights: Iterable[torch.nn.Parameter], loss_scale: float = 1.0
 ) -> dict[str, float]:
     """Compute the gradients of a complete step in `weights` and return its metrics. Each call starts from zero.
+
+    The gradients are those of `loss_scale` times the loss.
 
     Raises:
         PluginError: the loss breaks its contract.
@@ -234,12 +260,12 @@ def accumulate(
             raise Stopped(f"stopped in step {run.step + 1}")
         # Dropout depends only on the position in training, so no generator state has to be saved.
         torch.manual_seed(seed_of(run.seed, "dropout", run.step, index))
-        for name, part in _learn(objective, run, micro).items():
+        for name, part in _learn(objective, run, micro, loss_scale).items():
             sums[name] = sums.get(name, 0.0) + part
     return {name: float(value) for name, value in sums.items()}
 
 
-def _learn(objective: Objective, run: Run, micro: MicroRows) -> dict[str, Tensor | float]:
+def _learn(objective: Objective, run: Run, micro: MicroRows, loss_scale: float) -> dict[str, Tensor | float]:
     """Run forward and backward of one micro-batch and return its metrics.
 
     No part of the graph outlives this call. Its nodes are allocated among the activations. If they were held until the
@@ -248,7 +274,8 @@ def _learn(objective: Objective, run: Run, micro: MicroRows) -> dict[str, Tensor
     with run.roles.training():
         output = objective.loss(run, micro)
         _check(output, objective)
-        output.loss.backward()  # type: ignore[no-untyped-call]
+        scaled = output.loss if loss_scale == 1 else output.loss * loss_scale
+        scaled.backward()  # type: ignore[no-untyped-call]
     found = {**output.metrics, "loss": output.loss}
     return {name: value.detach().float() if isinstance(value, Tensor) else value for name, value in found.items()}
 

@@ -213,7 +213,9 @@ def test_training_that_stopped_at_the_kl_ceiling_stays_stopped(world: World, tmp
 
 
 def snapshot(step: int, **state: Any) -> Snapshot:
-    return Snapshot(step, 4096, state, {"loss": 0.1 + step}, [{"step": step, "loss": 0.1 + step}], ["a warning"])
+    history = [{"step": step, "loss": 0.1 + step}]
+    scale = {"factor": 1024.0, "steps": step}
+    return Snapshot(step, 4096, state, {"loss": 0.1 + step}, history, ["a warning"], scale)
 
 
 def weights_and_optimizer(value: float) -> tuple[dict[str, torch.nn.Parameter], torch.optim.AdamW]:

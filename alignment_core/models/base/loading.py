@@ -24,6 +24,8 @@ from alignment_core.models.base.resizing import add_rows
 from alignment_core.models.base.unusable import ADAPTER_CONFIG
 
 FEW_WORDS = 64
+FAST_FLOAT16 = (7, 0)
+"""The compute capability from which NVIDIA's GPUs multiply float16 matrices several times faster than float32."""
 NO_ADAPTER = "no-adapter"
 """A subfolder that does not exist, where transformers then looks for an adapter to load with the model."""
 
@@ -135,12 +137,16 @@ def _compute_in(model: nn.Module, dtype: torch.dtype) -> None:
 def base_dtype(load_in: LoadIn, device: torch.device) -> torch.dtype:
     """Return the dtype of the arithmetic and of all weights that are not quantized.
 
-    bf16 and fp32 are used as given. A quantized base model computes in bf16 on a GPU that supports it, else in float32.
+    bf16 and fp32 are used as given. A quantized base model computes in bf16 on a GPU that supports it, in float16 on
+    one that has only that (NVIDIA's Volta and Turing: V100, T4, RTX 20), else in float32.
     """
     if load_in in ("bf16", "fp32"):
         return torch.bfloat16 if load_in == "bf16" else torch.float32
-    has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.bfloat16 if has_bf16 else torch.float32
+    if device.type != "cuda":
+        return torch.float32
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.bfloat16
+    return torch.float16 if torch.cuda.get_device_capability(device) >= FAST_FLOAT16 else torch.float32
 
 
 def is_quantized(config: PretrainedConfig) -> bool:

@@ -263,8 +263,11 @@ class Roles:
         )
 
     def autocast(self) -> torch.autocast:
-        """Compute in bf16 if the base model is bf16 (`loading.base_dtype`). Adapter weights stay in float32."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.model.dtype == torch.bfloat16)
+        """Compute in the base model's 16-bit type if it has one (`loading.base_dtype`). Adapter weights are float32."""
+        dtype = self.model.dtype
+        return torch.autocast(
+            self.device.type, torch.bfloat16 if dtype == torch.float32 else dtype, enabled=dtype != torch.float32
+        )
 
     def save(self, role: str, folder: Path) -> None:
         """Write a standard PEFT folder in safetensors. A role with a head becomes a one-label sequence classifier."""

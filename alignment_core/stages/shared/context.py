@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel
 
 from alignment_core.config import LoraConfig
@@ -145,6 +146,8 @@ class StageContext:
             job.progress.warn(f"{restricted}: {type(base).__name__} changes its positions or attention there")
         if job.call.config["load_in"] in ("nf4", "int8") and (unquantized := unquantised(base)):
             job.progress.warn(unquantized)
+        if base.dtype == torch.float16:
+            job.progress.log("computing in float16, because this GPU has no bf16: the loss is scaled")
         return cls(job, roles, renderer)
 
     def add_sft(self, role: str) -> None:

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -175,7 +176,7 @@ class _Loop:
         weights = self.weights.values()
         while True:
             factor = self.scale.factor
-            metrics = self.run.budget.fit(lambda: accumulate(self.objective, self.run, batch, weights, factor))
+            metrics = self.run.budget.fit(partial(accumulate, self.objective, self.run, batch, weights, factor))
             if self.scale.remove(weights):
                 return metrics
             self.run.progress.log(

@@ -2,8 +2,8 @@
 
 On a GPU without bf16, activations and their gradients are float16, which ends at 65504 and loses everything below 6e-8.
 Gradients of a mean over a step are far below 1, so the loss is multiplied by a power of two before the backward pass
-and the gradients of the weights, which are float32, are divided by it. This changes no bit unless a value would leave the
-range. If one does, the step is repeated with half the factor: no step is skipped.
+and the gradients of the weights, which are float32, are divided by it. This changes no bit unless a value would leave
+the range. If one does, the step is repeated with half the factor: no step is skipped.
 """
 
 from __future__ import annotations

@@ -65,10 +65,9 @@ def test_resumed_training_has_the_same_factor(world: World, tmp_path: Path, monk
     monkeypatch.setattr(loss_scale, "FIRST", 2.0**30)
     monkeypatch.setattr(loss_scale, "GROWTH_STEPS", 2)
     whole = learn(OBJECTIVES["sft"](), world.open("sft"), tmp_path / "whole")
+    killed = world.open("sft", progress=Listener(kill_after_step=3))
     with pytest.raises(Killed):
-        learn(
-            OBJECTIVES["sft"](), world.open("sft", progress=Listener(kill_after_step=3)), tmp_path / "killed", every=0
-        )
+        learn(OBJECTIVES["sft"](), killed, tmp_path / "killed", every=0)
     again = Listener()
     resumed = learn(OBJECTIVES["sft"](), world.open("sft", progress=again), tmp_path / "killed", every=0)
     assert resumed.history == whole.history

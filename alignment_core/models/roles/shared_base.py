@@ -265,9 +265,8 @@ class Roles:
     def autocast(self) -> torch.autocast:
         """Compute in the base model's 16-bit type if it has one (`loading.base_dtype`). Adapter weights are float32."""
         dtype = self.model.dtype
-        return torch.autocast(
-            self.device.type, torch.bfloat16 if dtype == torch.float32 else dtype, enabled=dtype != torch.float32
-        )
+        enabled = dtype in (torch.bfloat16, torch.float16)
+        return torch.autocast(self.device.type, dtype if enabled else torch.bfloat16, enabled=enabled)
 
     def save(self, role: str, folder: Path) -> None:
         """Write a standard PEFT folder in safetensors. A role with a head becomes a one-label sequence classifier."""

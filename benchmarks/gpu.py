@@ -30,7 +30,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]  # the checkout need not be installed
 
-from gpu_cases.catalogue import cases, select  # noqa: E402
+from gpu_cases.catalogue import Case, cases, select  # noqa: E402
 from gpu_cases.driver import probe, run_cases  # noqa: E402
 from gpu_cases.needs import how_to_carry  # noqa: E402
 from gpu_cases.results_file import ResultsFile  # noqa: E402
@@ -85,7 +85,7 @@ def _counts(line: dict[str, object], retry: bool) -> bool:
     return line["ok"] is True or not retry
 
 
-def _selected(parser: argparse.ArgumentParser, tiny: bool, patterns: list[str]) -> list[object]:
+def _selected(parser: argparse.ArgumentParser, tiny: bool, patterns: list[str]) -> list[Case]:
     try:
         return select(cases(tiny), patterns)
     except ValueError as error:

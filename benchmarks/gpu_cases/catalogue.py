@@ -103,5 +103,3 @@ def _peer(library: str, task: str, size: str, cap: int | None) -> Case:
     name = f"peer/{library}/{task}/{size}" + ("" if cap is None else f"/{cap}")
     arguments = {"library": library, "task": task, "size": size, "cap": cap}
     return Case(name, "peer", arguments, expected=90.0, limit=600.0)
-
-

@@ -1,4 +1,4 @@
-"""What the training core needs to run from a checkout that is not installed: packages, and the entry points of plugins."""
+"""What the training core needs in a checkout that is not installed: packages, and the entry points of plugins."""
 
 from __future__ import annotations
 
@@ -58,9 +58,7 @@ def register_plugins(folder: Path) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     info = folder / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text(
-        f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
-    )
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
     points = project["entry-points"]["alignment_core"]
     lines = ["[alignment_core]", *(f"{name} = {module}" for name, module in points.items())]
     (info / "entry_points.txt").write_text("\n".join(lines) + "\n")

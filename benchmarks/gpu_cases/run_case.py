@@ -79,8 +79,8 @@ def run(case: dict[str, Any]) -> dict[str, Any]:
 
 def kinds() -> dict[str, Callable[..., Any]]:
     """Return the function of each kind of case."""
-    from gpu_cases import correctness, kernels, training
-    from gpu_cases.peers import peer_case
+    from gpu_cases.kinds import correctness, kernels, training
+    from gpu_cases.kinds.peers import peer_case
 
     return {
         "gradients": correctness.gradients,

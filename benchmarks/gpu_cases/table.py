@@ -28,7 +28,8 @@ def _page(device: str, lines: Lines) -> Iterator[str]:
     else:
         yield f"Speed is that of {device}, also where a memory cap stands for a smaller card. Memory is in GiB."
     yield from ("", *_rows("Goals", ["goal", "measured", ""], _goals(lines)))
-    yield from _rows("Correctness", ["case", "", "largest difference from the CPU or between runs"], _correctness(lines))
+    header = ["case", "", "differences from the CPU, or between runs"]
+    yield from _rows("Correctness", header, _correctness(lines))
     header = ["case", "tokens/s", "of the roofline", "token budget", "recomputing", "predicted", "allocated", "error"]
     yield from _rows("Memory and speed", [*header, "reserved and context"], _training(lines))
     yield from _rows("PPO, seconds per rollout", ["case", "learning", "scoring", "sampling"], _split(lines))

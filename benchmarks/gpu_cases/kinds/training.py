@@ -15,13 +15,13 @@ from alignment_core.stages.shared.memory_fit import choose_for_run
 from alignment_core.training.loop import Objective, train
 from alignment_core.training.memory import MemorySettings, available_memory
 from alignment_core.training.run import Run
-from gpu_cases.base_model import make_base
+from gpu_cases.inputs.base_model import make_base
+from gpu_cases.inputs.shapes import SHAPES
+from gpu_cases.inputs.token_data import Lengths, make_rows
+from gpu_cases.kinds.roofline import Size, limits_of, shortest_seconds
+from gpu_cases.kinds.runs import COUNTED, LEARNING_RATE, LORA, Clock, Watched, make_objective, now, open_run
 from gpu_cases.place import Place
 from gpu_cases.result import Result
-from gpu_cases.roofline import Size, limits_of, shortest_seconds
-from gpu_cases.runs import COUNTED, LEARNING_RATE, LORA, Clock, Watched, make_objective, now, open_run
-from gpu_cases.shapes import SHAPES
-from gpu_cases.token_data import Lengths, make_rows
 
 LOAD_IN: LoadIn = "nf4"
 NEVER_SAVED = 1e9
@@ -79,7 +79,7 @@ def objective_for(task: str, load: Load) -> Objective:
 
 
 def open_case(task: str, size: str, place: Place, clock: Clock) -> tuple[Run, Size]:
-    """Return the run of a case, and its model in numbers. The reference of DPO and KTO is cached, as in the pipeline."""
+    """Return the run of a case, and its model in numbers."""
     load = load_of(size)
     model = make_base(SHAPES[size], size, LOAD_IN, place.device)
     numbers = Size.of(model, LOAD_IN)
@@ -153,7 +153,10 @@ def plan(objective: Objective, run: Run) -> MemorySettings:
 
 
 def cache_reference(run: Run, task: str) -> bool:
-    """Compute the log-probabilities under the reference, for DPO and KTO, as the stage `reference` does."""
+    """Compute the log-probabilities under the reference for DPO and KTO, as the stage `reference` does.
+
+    Returns whether the task has such a stage.
+    """
     if task not in ("dpo", "kto"):
         return False
     rows = run.preferences if task == "dpo" else run.feedback
@@ -193,4 +196,3 @@ def _split(watched: Watched, parts: dict[str, float], first: int, seconds: float
     sampling = parts["sampling"]
     split = {"learning": seconds - preparing, "scoring": preparing - sampling, "sampling": sampling}
     return {name: round(value, 3) for name, value in split.items()}
-

@@ -20,7 +20,7 @@ from alignment_core.stages.reward import BradleyTerry
 from alignment_core.stages.sft import SFT
 from alignment_core.training.loop import Objective
 from alignment_core.training.run import Rows, Run
-from gpu_cases.token_data import NEVER, vocabulary
+from gpu_cases.inputs.token_data import NEVER, vocabulary
 
 TASKS = ("sft", "reward", "dpo", "kto", "ppo")
 LORA = LoraConfig()
@@ -75,7 +75,7 @@ def _disturb(roles: Roles, role: str, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for _, weight in roles.adapter_parameters([role]):
-            weight += 0.01 * torch.randn(weight.shape, generator=generator).to(weight.device)
+            weight.add_(0.01 * torch.randn(weight.shape, generator=generator).to(weight.device))
 
 
 @dataclass
@@ -99,7 +99,7 @@ class Watched:
             if batch is None:
                 return
             self.preparing.append(now(run.device) - began)
-            sequences = [row.sequences[name] for row in batch.rows for name in COUNTED[self.task]]
+            sequences = (row.sequences[name] for row in batch.rows for name in COUNTED[self.task])
             self.tokens.append(sum(len(sequence.ids) for sequence in sequences))
             yield batch
 

@@ -6,13 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from alignment_core.models.base.layers import linear_layers
 from alignment_core.plugin_api import TokenSequence
 from alignment_core.training.demand import Demand
+from gpu_cases.kinds.runs import now
 from gpu_cases.place import Place
-from gpu_cases.runs import now
 
 ARITHMETIC, TRAFFIC = 0.75, 0.85
 """Shares of the published peaks that good kernels reach."""
@@ -81,7 +82,9 @@ class Size:
     @classmethod
     def of(cls, model: PreTrainedModel, load_in: str) -> Size:
         config = model.config
-        body = sum(layer.in_features * layer.out_features for layer in linear_layers(model))  # type: ignore[operator]
+        body = sum(
+            layer.in_features * layer.out_features for layer in linear_layers(model) if isinstance(layer, nn.Linear)
+        )
         width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         stored = 0.52 if load_in == "nf4" else float(model.dtype.itemsize)
         read = stored + 2 * model.dtype.itemsize if load_in == "nf4" else stored
@@ -94,8 +97,8 @@ def shortest_seconds(
 ) -> float:
     """Return the shortest time of a run that learns, reads and samples as `demand` says.
 
-    A frozen weight takes two operations per token forward and two backward, and two more if its layer is recomputed. The
-    gradient of the output head is computed with the logits. Attention takes 2.5 times its forward pass in backward.
+    A frozen weight takes two operations per token forward and two backward, and two more if its layer is recomputed.
+    The gradient of the output head is computed with the logits. Attention takes 2.5 times its forward pass in backward.
 
     Args:
         sequences: sequences as the run learns them, from which the mean length and the share of targets are taken.

@@ -16,11 +16,11 @@ from torch.profiler import ProfilerActivity, profile
 from alignment_core.models.generation.sampling import Sampling, generate
 from alignment_core.progress import Stopped
 from alignment_core.training.loop import train
+from gpu_cases.inputs.token_data import NEVER, PAD
+from gpu_cases.kinds.runs import Clock, now
+from gpu_cases.kinds.training import NEVER_SAVED, cache_reference, load_of, objective_for, open_case, plan
 from gpu_cases.place import Place
 from gpu_cases.result import Result
-from gpu_cases.runs import Clock, now
-from gpu_cases.token_data import NEVER, PAD
-from gpu_cases.training import NEVER_SAVED, cache_reference, load_of, objective_for, open_case, plan
 
 ATTENTION = re.compile(r"attention|flash|fmha|varlen", re.IGNORECASE)
 LAUNCH = re.compile(r"^(cuda|cu)(LaunchKernel|GraphLaunch)")
@@ -79,23 +79,23 @@ def sampling_case(place: Place, size: str) -> Result:
     return Result(settings=settings, details=details)
 
 
-def _profiler() -> profile:
+def _profiler() -> Any:
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
     return profile(activities=activities)
 
 
-def _profiled(work: Callable[[], None]) -> profile:
+def _profiled(work: Callable[[], None]) -> Any:
     with _profiler() as profiler:
         work()
     return profiler
 
 
-def _counts(profiler: profile, per: int) -> dict[str, Any]:
+def _counts(profiler: Any, per: int) -> dict[str, Any]:
     """Return launches, syncs and reads by the host per unit, the calls of attention, and what took longest, in ms."""
     events = profiler.key_averages()
 
     def count(pattern: re.Pattern[str]) -> float:
-        return sum(event.count for event in events if pattern.search(event.key)) / per
+        return float(sum(event.count for event in events if pattern.search(event.key)) / per)
 
     slowest = sorted(events, key=lambda event: -_time(event))[:SHOWN]
     return {

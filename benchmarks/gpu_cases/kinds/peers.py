@@ -1,6 +1,6 @@
 """The same training with TRL and unsloth, where they import: same shapes, token ids, adapter, batch and memory cap.
 
-Each library gets its own memory savers. The settings are tried from the fastest to the leanest, until one fits under the
+Each library gets its own memory savers. The settings are tried from the fastest to the leanest until one fits under the
 cap: no recomputing before recomputing, and long micro-batches before short ones.
 """
 
@@ -19,15 +19,15 @@ from typing import Any
 import torch
 
 from alignment_core.errors import ran_out_of_memory
-from gpu_cases.base_model import make_base
+from gpu_cases.inputs.base_model import make_base
+from gpu_cases.inputs.shapes import SHAPES
+from gpu_cases.inputs.token_data import token_pairs
+from gpu_cases.kinds.runs import LEARNING_RATE, LORA, now
+from gpu_cases.kinds.training import LOAD_IN, Load, load_of
 from gpu_cases.place import Place
 from gpu_cases.result import Result, Skipped
-from gpu_cases.runs import LEARNING_RATE, LORA, now
-from gpu_cases.shapes import SHAPES
-from gpu_cases.token_data import token_pairs
-from gpu_cases.training import LOAD_IN, Load, load_of
 
-SCRIPTS = Path(__file__).resolve().parents[1] / "against_trl"
+SCRIPTS = Path(__file__).resolve().parents[2] / "against_trl"
 TRAINERS = {"sft": ("SFTTrainer", "SFTConfig"), "dpo": ("DPOTrainer", "DPOConfig"), "kto": ("KTOTrainer", "KTOConfig")}
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 ROOM = 8
@@ -44,7 +44,7 @@ def peer_case(place: Place, library: str, task: str, size: str, cap: int | None)
     if place.is_card and cap is not None:
         place.cap(cap)
     refused = []
-    for micro, recompute in _attempts(load_of(size)):
+    for micro, recompute in _attempts(task, load_of(size)):
         settings = {"load_in": LOAD_IN, "micro_batch": micro, "gradient_checkpointing": recompute, "liger": _liger()}
         try:
             return _train(place, modules[0] if library == "unsloth" else None, task, size, settings)
@@ -65,8 +65,9 @@ def _imported(name: str) -> Any:
         raise Skipped(f"{name} does not import: {type(error).__name__}: {reason}") from error
 
 
-def _attempts(load: Load) -> Iterator[tuple[int, bool]]:
-    sizes = [load.rows >> n for n in range(load.rows.bit_length())]
+def _attempts(task: str, load: Load) -> Iterator[tuple[int, bool]]:
+    least = 2 if task == "kto" else 1  # TRL pairs the prompts of a micro-batch with its responses
+    sizes = [size for n in range(load.rows.bit_length()) if (size := load.rows >> n) >= least]
     return ((micro, recompute) for recompute, micro in itertools.product((False, True), sizes))
 
 
@@ -151,9 +152,7 @@ def _trainer(
     return made
 
 
-def _unsloth_model(
-    unsloth: Any, model: Any, tokenizer: Any, folder: str, length: int, settings: dict[str, Any]
-) -> Any:
+def _unsloth_model(unsloth: Any, model: Any, tokenizer: Any, folder: str, length: int, settings: dict[str, Any]) -> Any:
     """Save the model in 4 bits and load it as unsloth does."""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

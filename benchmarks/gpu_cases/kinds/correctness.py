@@ -21,12 +21,12 @@ from alignment_core.plugin_api import StepBatch
 from alignment_core.progress import Silent, Stopped
 from alignment_core.training.loop import Objective, accumulate, train
 from alignment_core.training.run import Run
-from gpu_cases.base_model import make_base
+from gpu_cases.inputs.base_model import make_base
+from gpu_cases.inputs.shapes import SHAPES
+from gpu_cases.inputs.token_data import PAD, Lengths, make_rows, token_pairs
+from gpu_cases.kinds.runs import Clock, make_objective, open_run
 from gpu_cases.place import Place
 from gpu_cases.result import Result
-from gpu_cases.runs import Clock, make_objective, open_run
-from gpu_cases.shapes import SHAPES
-from gpu_cases.token_data import PAD, Lengths, make_rows, token_pairs, vocabulary
 
 ROWS, LENGTHS, ENOUGH = 8, Lengths(24, 40), 1 << 20
 STOPS = tuple(range(3, 40))
@@ -39,7 +39,11 @@ GRADIENT = {"fp32": 1e-3, "bf16": 0.15, "nf4": 0.15}
 changes these gradients by 3 to 7 %."""
 SPLIT = {"fp32": 1e-3, "bf16": 0.15, "nf4": 0.15}
 """The same for two micro-batches beside one, on the card alone."""
+TEMPERATURES = {"greedy": 0.0, "drawn": 1.0}
 NEVER_SAVED = 1e9
+FREE_FOR_PASSES, TOKENS_ON_CPU = 2**30, 600
+"""What an out-of-memory error is forced with: bytes that passes may take on a card, and tokens that they may have on a
+CPU."""
 
 
 def settings_of(task: str, steps: int) -> dict[str, Any]:
@@ -59,7 +63,8 @@ def open_tiny(task: str, load_in: LoadIn, device: torch.device, progress: Any, b
 
 def gradients(place: Place, task: str) -> Result:
     """Compare the loss and the gradients of one step with the CPU's, and two micro-batches with one."""
-    found, ok = {}, True
+    found: dict[str, Any] = {}
+    ok = True
     for load_in in PRECISIONS:
         objective = make_objective(task, **settings_of(task, 1))
         cpu = open_tiny(task, load_in, torch.device("cpu"), Silent())
@@ -111,9 +116,6 @@ def generation(place: Place) -> Result:
     return Result(min(equal.values()) >= 1 - 1 / ROWS, settings={"rows": ROWS}, details={"equal_rows": equal})
 
 
-TEMPERATURES = {"greedy": 0.0, "drawn": 1.0}
-
-
 def _sampled(roles: Roles, prompts: Any, temperature: float) -> list[Any]:
     return generate(
         roles, "policy", prompts, noise_keys=[str(i) for i in range(len(prompts))],
@@ -122,7 +124,7 @@ def _sampled(roles: Roles, prompts: Any, temperature: float) -> list[Any]:
 
 
 def _equal_share(one: list[Any], other: list[Any]) -> float:
-    return sum(a.ids == b.ids for a, b in zip(one, other, strict=True)) / len(one)
+    return sum(bool(a.ids == b.ids) for a, b in zip(one, other, strict=True)) / len(one)
 
 
 def resuming(place: Place, task: str) -> Result:
@@ -134,19 +136,25 @@ def resuming(place: Place, task: str) -> Result:
     whole, again = (_trained(place, task, steps, []) for _ in range(2))
     resumed = _trained(place, task, steps, [1, 3])  # PPO: within a rollout
     noise, error = (_error(_vector(other), _vector(whole)) for other in (again, resumed))
-    counted = [len(run["history"]) for run in (whole, resumed)]
-    ok = error <= max(10 * noise, 1e-6 if place.is_card else 0.0) and counted[0] == counted[1]
-    return Result(ok, settings={"steps": steps}, details={"difference": error, "between_equal_runs": noise})
+    ok = error <= max(10 * noise, 1e-6 if place.is_card else 0.0) and resumed["steps_done"] == whole["steps_done"]
+    details = {"difference": error, "between_equal_runs": noise, "steps_done": resumed["steps_done"]}
+    return Result(ok, settings={"steps": steps}, details=details)
 
 
 def _trained(place: Place, task: str, steps: int, stops: list[int]) -> dict[str, Any]:
-    """Train in as many processes as there are stops, and one more. Each one opens the run anew."""
+    """Train as if in as many processes as there are stops, and one more. Each one opens the run anew.
+
+    A process that does not resume does steps again, so the steps of all of them are counted.
+    """
+    done = 0
     with tempfile.TemporaryDirectory() as folder:
         for stop in [*stops, None]:
-            run = open_tiny(task, "fp32", place.device, Clock(place.device, stop))
+            clock = Clock(place.device, stop)
+            run = open_tiny(task, "fp32", place.device, clock)
             with suppress(Stopped):
                 train(make_objective(task, **settings_of(task, steps)), run, Path(folder), NEVER_SAVED)
-    return {"weights": run.roles.parameters(), "history": run.history}
+            done += len(clock.ended)
+    return {"weights": run.roles.parameters(), "steps_done": done}
 
 
 def _vector(trained: Mapping[str, Any]) -> Tensor:
@@ -158,32 +166,30 @@ def out_of_memory(place: Place, size: str) -> Result:
     lengths = Lengths(64, 448) if place.is_card else LENGTHS
     rows = make_rows(32, lengths, SHAPES[size]["vocab_size"])
     objective = make_objective("sft", batch_size=32, epochs=2)
+    first = 1 << 14
 
     def trained(budget: int, force: bool) -> Run:
         model = make_base(SHAPES[size], size, "fp32", place.device)
         run = open_run("sft", model, rows, Clock(place.device), budget=budget)
         if force:
-            _limit(place, run, 600)
+            _limit(place, run)
         with tempfile.TemporaryDirectory() as folder:
             train(objective, run, Path(folder), NEVER_SAVED)
         return run
 
-    forced = trained(ENOUGH, True)
+    forced = trained(first, True)
     if place.is_card:
         torch.cuda.set_per_process_memory_fraction(1.0)
     small = trained(forced.budget.tokens, False)
     losses = [[entry["loss"] for entry in run.history] for run in (forced, small)]
     difference = max(abs(one - other) for one, other in zip(*losses, strict=True))
-    ok = forced.budget.tokens < ENOUGH and bool(forced.warnings) and difference <= 1e-3
+    ok = forced.budget.tokens < first and bool(forced.warnings) and difference <= 1e-3
     details = {"budget": forced.budget.tokens, "halvings": len(forced.warnings), "difference": difference}
-    return Result(ok, settings={"model": size, "first_budget": ENOUGH}, details=details)
+    return Result(ok, settings={"model": size, "first_budget": first}, details=details)
 
 
-FREE_FOR_PASSES = 2 * 2**30
-
-
-def _limit(place: Place, run: Run, tokens: int) -> None:
-    """Leave 2 GiB of the card. On a CPU, refuse passes of more than `tokens` tokens as a full card would."""
+def _limit(place: Place, run: Run) -> None:
+    """Leave 1 GiB of the card, which the first passes exceed. On a CPU, refuse long passes as a full card would."""
     if place.is_card:
         total = torch.cuda.mem_get_info()[1]
         torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_allocated() + FREE_FOR_PASSES) / total)
@@ -191,7 +197,7 @@ def _limit(place: Place, run: Run, tokens: int) -> None:
     body: Any = run.roles.body
 
     def refusing(**inputs: Any) -> Any:
-        if inputs["input_ids"].numel() > tokens:
+        if inputs["input_ids"].numel() > TOKENS_ON_CPU:
             raise torch.OutOfMemoryError("CUDA out of memory (forced)")
         return body(**inputs)
 

@@ -125,7 +125,7 @@ def test_the_table_shows_every_line_and_whose_speed_it_is() -> None:
                 peak_reserved=22 * GIB, details={"split": {"learning": 3.0, "scoring": 2.0, "sampling": 1.0}},
             ),
             line("train/sft/8B/12", ok=False, error="not done after 600 s"),
-            line("kernels/sft/8B", details={"launches": 9.0, "syncs": 1.0, "reads_by_host": 2.0, "attention": {"a": 4}}),
+            line("kernels/sft/8B", details={"launches": 9, "syncs": 1, "reads_by_host": 2, "attention": {"a": 4}}),
             line("peer/trl/sft/8B/24", seconds=2.0, tokens=1000, peak_allocated=GIB, settings={"micro_batch": 4}),
             line("gradients/dpo", device="cpu", details={"fp32": precision}),
         ]

@@ -34,10 +34,9 @@ def make_base(
             devices give different numbers, so models to be compared are both drawn on the CPU.
     """
     dtype = base_dtype(load_in, device)
-    config = AutoConfig.for_model(**shape)
+    config = AutoConfig.for_model(**shape, name_or_path=name)
     with torch.device("meta"):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    model.name_or_path = name
     settings = quantization(load_in, dtype)
     if settings is not None:
         _replace_linear_layers(model, settings)

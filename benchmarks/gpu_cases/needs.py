@@ -27,12 +27,13 @@ def missing_packages() -> list[str]:
 
 def how_to_carry(missing: list[str]) -> str:
     """Return what to do about missing packages on a machine without a network."""
+    python = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    platforms = " ".join(f"--platform {name}_x86_64" for name in ("manylinux_2_28", "manylinux_2_24", "manylinux2014"))
     return (
-        f"missing packages: {', '.join(missing)}. On a machine with a network, download them for the Python of this "
-        f"one: `pip download --no-deps --only-binary=:all: --python-version {sys.version_info[0]}."
-        f"{sys.version_info[1]} --platform manylinux_2_28_x86_64 --platform manylinux2014_x86_64 -d wheels "
-        f"{' '.join(missing)}`. Here, run `pip install --no-index --no-deps --target site wheels/*.whl` and set "
-        "PYTHONPATH=site"
+        f"missing packages: {', '.join(missing)}. On a machine without a network, carry them there as wheels. In this "
+        "repository on a machine with one, run `pip download --constraint constraints.txt --no-deps "
+        f"--only-binary=:all: --python-version {python} {platforms} --dest wheels {' '.join(missing)}`. On the machine "
+        "without one, run `pip install --no-index --no-deps --target site wheels/*.whl` and set PYTHONPATH=site"
     )
 
 

@@ -15,13 +15,14 @@ class Result:
     """The measurements of one case; None: not measured in this kind of case.
 
     Attributes:
-        ok: whether what was expected held. Without an expectation: true.
+        ok: whether what was expected held. Without an expectation: whether the case came to its end.
         settings: what the case ran with, as plain JSON.
         seconds: time of the measured part.
         tokens: tokens learned in the measured part.
         peak_allocated, peak_reserved: bytes.
         predicted: bytes that the planner predicted for the peak of allocated memory.
         details: everything else, as plain JSON.
+        error: why the case did not come to its end. What was known by then is in the other fields.
     """
 
     ok: bool = True
@@ -32,6 +33,7 @@ class Result:
     peak_reserved: int | None = None
     predicted: int | None = None
     details: dict[str, Any] = field(default_factory=dict)
+    error: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         speed = None if not self.seconds or self.tokens is None else round(self.tokens / self.seconds, 1)
@@ -45,4 +47,5 @@ class Result:
             "predicted": self.predicted,
             "details": self.details,
             "ok": self.ok,
+            "error": self.error,
         }

@@ -68,12 +68,12 @@ def run(case: dict[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         register_plugins(Path(folder))
         try:
-            outcome = {**kinds()[case["kind"]](place, **case["arguments"]).to_json(), "error": None}
+            outcome = kinds()[case["kind"]](place, **case["arguments"]).to_json()
         except Skipped as reason:
-            outcome = {**Result().to_json(), "ok": None, "error": f"skipped: {reason}"}
+            outcome = {**Result(error=f"skipped: {reason}").to_json(), "ok": None}
         except Exception as error:
             traceback.print_exc()
-            outcome = {**Result(False).to_json(), "error": f"{type(error).__name__}: {error}"}
+            outcome = Result(False, error=f"{type(error).__name__}: {error}").to_json()
     return about | outcome
 
 

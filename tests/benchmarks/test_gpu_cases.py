@@ -17,6 +17,7 @@ from gpu_cases.run_case import kinds
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from alignment_core.config import LoadIn
+from alignment_core.errors import TrainingError
 from alignment_core.models.base.loading import load_base
 
 CPU = torch.device("cpu")
@@ -152,3 +153,16 @@ def test_every_tiny_case_succeeds(case: Any) -> None:
     if case.kind in ("step", "sampling"):
         assert any("flash_attention" in kernel for kernel in found["details"]["attention"])
         assert found["details"]["reads_by_host"] > 0
+
+
+def test_a_run_that_ends_with_an_error_keeps_its_prediction(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise TrainingError("out of memory even with the smallest token budget", got=64)
+
+    monkeypatch.setattr("gpu_cases.kinds.training.train", fail)
+    found = kinds()["train"](Place(), task="sft", size="tiny", cap=None).to_json()
+    assert found["ok"] is False
+    assert found["error"] == "TrainingError: out of memory even with the smallest token budget. got 64."
+    assert found["predicted"] > 0
+    assert found["settings"]["token_budget"] == 4096
+    assert found["tokens_per_s"] is None

@@ -117,7 +117,7 @@ def test_wrong_arguments_are_answered_in_words(tmp_path: Path) -> None:
 def test_missing_packages_are_named() -> None:
     words = how_to_carry(["bitsandbytes", "pydantic"])
     assert "missing packages: bitsandbytes, pydantic. " in words
-    assert "-d wheels bitsandbytes pydantic`" in words
+    assert "--dest wheels bitsandbytes pydantic`" in words
 
 
 def test_the_listed_packages_are_all_that_the_core_imports() -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from alignment_core.config import LoadIn
+from alignment_core.errors import AlignmentError
 from alignment_core.plugin_api import TokenSequence
 from alignment_core.stages.shared.memory_fit import choose_for_run
 from alignment_core.training.loop import Objective, train
@@ -88,59 +88,101 @@ def open_case(task: str, size: str, place: Place, clock: Clock) -> tuple[Run, Si
     return open_run(task, model, rows, clock, budget=4096), numbers
 
 
+@dataclass
+class Session:
+    """A case between its opening and its result.
+
+    Attributes:
+        task, load: what is trained, and how much of it.
+        run, numbers: the run, and its model in numbers.
+        watched, clock: the objective and the progress, which note tokens and times.
+        choice: the settings of the planner, with its prediction.
+        reference: seconds in which the reference was cached.
+        sampling: seconds of each call of `run.generate`.
+    """
+
+    task: str
+    load: Load
+    run: Run
+    numbers: Size
+    watched: Watched
+    clock: Clock
+    choice: MemorySettings
+    reference: float
+    sampling: list[float]
+
+
 def train_case(place: Place, task: str, size: str, cap: int | None) -> Result:
     """Train for a few steps as the stage would on a card with `cap` GiB, and compare its memory with the prediction."""
     if place.is_card and cap is not None:
         place.cap(cap)
-    began = now(place.device)
+    times = [now(place.device)]
     clock, load = Clock(place.device), load_of(size)
     run, numbers = open_case(task, size, place, clock)
-    objective = objective_for(task, load)
-    ready = now(place.device)
+    watched = Watched(objective_for(task, load), task)
+    times.append(now(place.device))
     cached = cache_reference(run, task)
-    referred = now(place.device)
-    reference = referred - ready if cached else 0.0
-    choice = plan(objective, run)
-    planned = now(place.device)
+    times.append(now(place.device))
+    choice = plan(watched.objective, run)
+    times.append(now(place.device))
+    opening, reference, planning = (after - before for before, after in pairwise(times))
+    session = Session(task, load, run, numbers, watched, clock, choice, reference if cached else 0.0, [])
+    result = Result(predicted=choice.needs.total, settings=_settings(session))
     place.reset_peaks()
-    watched = Watched(objective, task)
-    parts: dict[str, float] = {}
-    with _sampling_timed(run, parts), tempfile.TemporaryDirectory() as folder:
-        train(watched, run, Path(folder), NEVER_SAVED)
+    _time_sampling(run, session.sampling)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            train(watched, run, Path(folder), NEVER_SAVED)
+    except AlignmentError as error:
+        result.ok, result.error = False, f"{type(error).__name__}: {error}"
     peaks = place.peaks()
-    first = len(watched.tokens) // 2 if task == "ppo" else 1
-    seconds, tokens = clock.ended[-1] - clock.ended[first - 1], sum(watched.tokens[first:])
-    limits = limits_of(place)
-    share = tokens / sum(watched.tokens)
-    shortest = share * shortest_seconds(
-        numbers, limits, choice.demand, learned_sequences(run, task, load), budget=run.budget.tokens,
-        recompute=run.roles.checkpointing,
-    )  # fmt: skip
-    details: dict[str, Any] = {
-        "roofline_share": round(shortest / seconds, 4),
-        "limits": asdict(limits),
+    result.peak_allocated, result.peak_reserved = peaks.allocated, peaks.reserved
+    result.settings["token_budget_at_end"] = run.budget.tokens
+    result.details = {
         "context": peaks.context,
         "fits": choice.fits,
         "needs": asdict(choice.needs),
         "micro_batches": watched.micro_batches,
-        "seconds_opening": round(ready - began, 2),
-        "seconds_reference": round(share * reference, 3),
-        "seconds_planning": round(planned - referred, 2),
-        "loss": run.history[-1].get("loss"),
+        "seconds_opening": round(opening, 2),
+        "seconds_planning": round(planning, 2),
         "warnings": run.warnings,
     }
-    if task == "ppo":
-        details["split"] = _split(watched, parts, first, seconds)
-    settings = {
+    if result.ok:
+        _add_speed(result, session, place)
+    return result
+
+
+def _settings(session: Session) -> dict[str, Any]:
+    return {
         "load_in": LOAD_IN,
-        "token_budget": choice.token_budget,
-        "gradient_checkpointing": choice.gradient_checkpointing,
-        "token_budget_at_end": run.budget.tokens,
-        "longest": lengths_of(task, load).longest,
-        "batch_size": objective_for(task, load).batch_size,  # type: ignore[attr-defined]
+        "token_budget": session.choice.token_budget,
+        "gradient_checkpointing": session.choice.gradient_checkpointing,
+        "longest": lengths_of(session.task, session.load).longest,
+        "batch_size": session.watched.objective.batch_size,
         "lora_rank": LORA.rank,
     }
-    return Result(True, settings, seconds, tokens, peaks.allocated, peaks.reserved, choice.needs.total, details)
+
+
+def _add_speed(result: Result, session: Session, place: Place) -> None:
+    """Add the speed after the warmup, its share of the roofline and, for PPO, where the time went."""
+    run, ended, tokens = session.run, session.clock.ended, session.watched.tokens
+    first = len(tokens) // 2 if session.task == "ppo" else 1
+    result.seconds, result.tokens = ended[-1] - ended[first - 1], sum(tokens[first:])
+    limits, share = limits_of(place), result.tokens / sum(tokens)
+    shortest = shortest_seconds(
+        session.numbers, limits, session.choice.demand, learned_sequences(run, session.task, session.load),
+        budget=run.budget.tokens, recompute=run.roles.checkpointing,
+    )  # fmt: skip
+    result.details |= {
+        "roofline_share": round(share * shortest / result.seconds, 4),
+        "limits": asdict(limits),
+        "seconds_reference": round(share * session.reference, 3),
+        "loss": run.history[-1].get("loss"),
+    }
+    if session.task == "ppo":
+        preparing, sampling = sum(session.watched.preparing[first:]), session.sampling[-1]
+        split = (result.seconds - preparing, preparing - sampling, sampling)
+        result.details["split"] = dict(zip(("learning", "scoring", "sampling"), split, strict=True))
 
 
 def plan(objective: Objective, run: Run) -> MemorySettings:
@@ -175,24 +217,14 @@ def learned_sequences(run: Run, task: str, load: Load) -> list[TokenSequence]:
     return [row.sequences[name] for row in rows for name in COUNTED[task]]
 
 
-@contextmanager
-def _sampling_timed(run: Run, parts: dict[str, float]) -> Iterator[None]:
-    """Add up the seconds of sampling; the last rollout's are kept."""
+def _time_sampling(run: Run, seconds: list[float]) -> None:
+    """Add the seconds of every call of `run.generate` to a list."""
     generate = run.generate
 
     def timed(*arguments: Any, **options: Any) -> Any:
         began = now(run.device)
         found = generate(*arguments, **options)
-        parts["sampling"] = now(run.device) - began
+        seconds.append(now(run.device) - began)
         return found
 
     run.generate = timed  # type: ignore[method-assign]
-    yield
-
-
-def _split(watched: Watched, parts: dict[str, float], first: int, seconds: float) -> dict[str, float]:
-    """Return the seconds of learning, scoring and sampling of the measured rollout."""
-    preparing = sum(watched.preparing[first:])
-    sampling = parts["sampling"]
-    split = {"learning": seconds - preparing, "scoring": preparing - sampling, "sampling": sampling}
-    return {name: round(value, 3) for name, value in split.items()}

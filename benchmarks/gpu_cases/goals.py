@@ -55,8 +55,8 @@ def effective_speed(line: Mapping[str, Any]) -> float | None:
 
 
 def prediction_error(line: Mapping[str, Any]) -> float | None:
-    """Return by which share the prediction is above the peak of allocated memory."""
-    if line["predicted"] is None or not line["peak_allocated"]:
+    """Return by which share the prediction is above the peak of allocated memory, which only a card counts."""
+    if line["device"] == "cpu" or line["predicted"] is None or not line["peak_allocated"]:
         return None
     return float(line["predicted"] / line["peak_allocated"] - 1)
 

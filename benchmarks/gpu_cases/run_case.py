@@ -16,7 +16,9 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,9 @@ def probe() -> dict[str, Any]:
 
 def run(case: dict[str, Any]) -> dict[str, Any]:
     """Run a case and return its line, also if it raises."""
+    if case["arguments"].get("library") == "unsloth":
+        with suppress(Exception):  # the case says why
+            import_module("unsloth")  # before transformers and peft, which it changes
     import torch
 
     from gpu_cases.place import Place

@@ -22,7 +22,8 @@ from gpu_cases.kinds.training import NEVER_SAVED, cache_reference, load_of, obje
 from gpu_cases.place import Place
 from gpu_cases.result import Result
 
-ATTENTION = re.compile(r"attention|flash|fmha|varlen", re.IGNORECASE)
+ATTENTION = re.compile(r"attention|_attn|flash|fmha|varlen", re.IGNORECASE)
+NOT_A_KERNEL = re.compile(r"^autograd::|Backward\d+$|^aten::scaled_dot_product_attention$")
 LAUNCH = re.compile(r"^(cuda|cu)(LaunchKernel|GraphLaunch)")
 SYNC = re.compile(r"^cuda(Stream|Device|Event)Synchronize$")
 READ_BY_HOST = re.compile(r"Memcpy DtoH" if torch.cuda.is_available() else r"_local_scalar_dense")
@@ -102,7 +103,11 @@ def _counts(profiler: Any, per: int) -> dict[str, Any]:
         "launches": count(LAUNCH),
         "syncs": count(SYNC),
         "reads_by_host": count(READ_BY_HOST),
-        "attention": {event.key[:LONGEST]: event.count / per for event in events if ATTENTION.search(event.key)},
+        "attention": {
+            event.key[:LONGEST]: event.count / per
+            for event in events
+            if ATTENTION.search(event.key) and not NOT_A_KERNEL.search(event.key)
+        },
         "slowest_ms": {event.key[:LONGEST]: round(_time(event) / 1000, 3) for event in slowest},
     }
 

@@ -182,4 +182,6 @@ def _dataset(theirs: Any, task: str, size: str) -> Any:
             rows.append({"prompt": prompt, "completion": text[side], "label": side == "chosen"})
         else:
             rows.append({"prompt": prompt, "completion": text["chosen"]})
-    return theirs.Dataset.from_list(rows)
+    # With a name, because `from_list` makes one from a pickle of the table, which fails with some versions of Python.
+    table = importlib.import_module("pyarrow").Table.from_pylist(rows)
+    return theirs.Dataset(table, fingerprint=f"{task}-{size}")

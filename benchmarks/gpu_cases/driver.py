@@ -81,7 +81,7 @@ def _line(results: ResultsFile, case: Case, machine: Machine, remaining: float |
     except OutOfTime:
         if limit < case.limit:
             return None
-        error = f"not done after {case.limit:.0f} s"
+        error = f"not done after {case.limit:g} s"
     except ProcessFailed as problem:
         error = str(problem)
     return {

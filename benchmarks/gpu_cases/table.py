@@ -80,12 +80,16 @@ def _training(lines: Lines) -> Iterator[list[str]]:
             _number(line["tokens_per_s"], ".0f"),
             _number(line["details"]["roofline_share"], ".0%"),
             budget,
-            "yes" if settings["gradient_checkpointing"] else "no",
+            _which_layers(int(settings["gradient_checkpointing"])),
             _gib(line["predicted"]),
             _gib(line["peak_allocated"]),
             _number(error, "+.1%"),
             _gib(used_bytes(line)),
         ]
+
+
+def _which_layers(every: int) -> str:
+    return {0: "no", 1: "yes"}.get(every, f"1 of {every} layers")
 
 
 def _split(lines: Lines) -> Iterator[list[str]]:

@@ -149,12 +149,21 @@ def test_the_shortest_time_by_hand() -> None:
     # 100 tokens: 4·1000 for the body, 3.5·2·10·8 for attention, 4·100·0.5 for the head; 2 passes of 5000 bytes each
     # for every 50 tokens.
     expected = 100 * (4000 + 560 + 200) / 1e6 + 2 * 5000 * 2 / 1e6
-    assert shortest_seconds(size, limits, learning, sequences, budget=50, recompute=False) == pytest.approx(expected)
-    recomputed = 100 * (6000 + 720 + 200) / 1e6 + 3 * 5000 * 2 / 1e6
-    assert shortest_seconds(size, limits, learning, sequences, budget=50, recompute=True) == pytest.approx(recomputed)
+    assert shortest_seconds(size, limits, learning, sequences, budget=50, recomputed=0) == pytest.approx(expected)
+    longer = 100 * (6000 + 720 + 200) / 1e6 + 3 * 5000 * 2 / 1e6
+    assert shortest_seconds(size, limits, learning, sequences, budget=50, recomputed=1) == pytest.approx(longer)
     sampling = Demand(responses=6, response_tokens=10, generated_together=3)
     sampled = 60 * 2 * 1100 / 1e6 + 20 * (1000 * 0.5 + 2 * 100) / 1e6
-    assert shortest_seconds(size, limits, sampling, sequences, budget=50, recompute=False) == pytest.approx(sampled)
+    assert shortest_seconds(size, limits, sampling, sequences, budget=50, recomputed=0) == pytest.approx(sampled)
+
+
+def test_the_table_names_the_recomputed_layers() -> None:
+    lines = [training(f"train/dpo/8B/{cap}", tokens_per_s=1.0) for cap in (24, 16, 12)]
+    for found, every in zip(lines, (False, 2, 1), strict=True):
+        found["settings"] = found["settings"] | {"gradient_checkpointing": every}
+    page = table(lines)
+    for shown in ("| no |", "| 1 of 2 layers |", "| yes |"):
+        assert f"| 4096, then 2048 {shown}" in page
 
 
 def test_rows_have_the_promised_lengths() -> None:

@@ -72,7 +72,7 @@ def choose_for_run(
     available: int,
     budget: int | None,
     recompute: bool | None,
-    external_reward: PretrainedConfig | None = None,
+    external_reward: PretrainedConfig | None,
 ) -> MemorySettings:
     """Return the memory settings with which a run fits, and the predicted memory with them, from a dry run.
 
@@ -81,7 +81,7 @@ def choose_for_run(
         available: bytes that the run may take beyond its loaded models.
         budget: the token budget; None to choose it.
         recompute: whether backward recomputes the layers; None to choose it.
-        external_reward: configuration of a reward model that is a separate model.
+        external_reward: configuration of a reward model that is a separate model; None if there is none.
     """
     roles = run.roles
     dry_run = DryRun(

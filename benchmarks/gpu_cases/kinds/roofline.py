@@ -93,7 +93,7 @@ class Size:
 
 
 def shortest_seconds(
-    size: Size, limits: Limits, demand: Demand, sequences: Sequence[TokenSequence], *, budget: int, recompute: bool
+    size: Size, limits: Limits, demand: Demand, sequences: Sequence[TokenSequence], *, budget: int, recomputed: float
 ) -> float:
     """Return the shortest time of a run that learns, reads and samples as `demand` says.
 
@@ -102,13 +102,15 @@ def shortest_seconds(
 
     Args:
         sequences: sequences as the run learns them, from which the mean length and the share of targets are taken.
+        budget: tokens in one pass.
+        recomputed: share of the layers that backward recomputes.
     """
     tokens = sum(len(s.ids) for s in sequences)
     targets = sum(s.targets for s in sequences) / tokens
     length = sum(len(s.ids) ** 2 for s in sequences) / tokens
     attention = 2 * size.attention * length
-    passes = 3 if recompute else 2
-    learned = demand.learned * (2 * passes * size.body + (1 + recompute + 2.5) * attention + 4 * size.head * targets)
+    passes = 2 + recomputed
+    learned = demand.learned * (2 * passes * size.body + (1 + recomputed + 2.5) * attention + 4 * size.head * targets)
     read = demand.read * (2 * size.body + attention + 2 * size.head * targets)
     sampled = demand.responses * demand.response_tokens * 2 * (size.body + size.head)
     moved = size.body * size.bytes_read * (passes * demand.learned + demand.read) / budget

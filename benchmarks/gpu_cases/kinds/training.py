@@ -152,6 +152,12 @@ def train_case(place: Place, task: str, size: str, cap: int | None) -> Result:
     return result
 
 
+def _recomputed_share(run: Run) -> float:
+    """Return the share of layers that backward recomputes. `checkpointing` is 0 for none of them, n for every n-th."""
+    every = int(run.roles.checkpointing)
+    return 1 / every if every else 0.0
+
+
 def _settings(session: Session) -> dict[str, Any]:
     return {
         "load_in": LOAD_IN,
@@ -171,7 +177,7 @@ def _add_speed(result: Result, session: Session, place: Place) -> None:
     limits, share = limits_of(place), result.tokens / sum(tokens)
     shortest = shortest_seconds(
         session.numbers, limits, session.choice.demand, learned_sequences(run, session.task, session.load),
-        budget=run.budget.tokens, recompute=run.roles.checkpointing,
+        budget=run.budget.tokens, recomputed=_recomputed_share(run),
     )  # fmt: skip
     result.details |= {
         "roofline_share": round(share * shortest / result.seconds, 4),
@@ -188,7 +194,7 @@ def _add_speed(result: Result, session: Session, place: Place) -> None:
 def plan(objective: Objective, run: Run) -> MemorySettings:
     """Choose the memory settings of a run as its stage does, set them, and return them with the prediction."""
     config = {"load_in": LOAD_IN, "lora": LORA.model_dump()}
-    choice = choose_for_run(objective, run, config, available_memory(run.device), None, None)
+    choice = choose_for_run(objective, run, config, available_memory(run.device), None, None, None)
     run.budget.tokens = choice.token_budget
     run.roles.checkpoint_layers(choice.gradient_checkpointing)
     return choice

@@ -152,6 +152,7 @@ def test_every_tiny_case_succeeds(case: Any) -> None:
         assert all(seconds > 0 for seconds in found["details"]["split"].values())
     if case.kind in ("step", "sampling"):
         assert any("flash_attention" in kernel for kernel in found["details"]["attention"])
+    if case.kind == "step":
         assert found["details"]["reads_by_host"] > 0
 
 

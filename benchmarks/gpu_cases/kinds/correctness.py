@@ -13,17 +13,14 @@ import torch
 from torch import Tensor
 
 from alignment_core.config import LoadIn
-from alignment_core.models.generation.sampling import Sampling, generate
 from alignment_core.models.passes.batching import row_sequences
-from alignment_core.models.roles.logps import Budget
-from alignment_core.models.roles.shared_base import Roles
-from alignment_core.plugin_api import StepBatch
+from alignment_core.plugin_api import StepBatch, TokenSequence
 from alignment_core.progress import Silent, Stopped
 from alignment_core.training.loop import Objective, accumulate, train
 from alignment_core.training.run import Run
 from gpu_cases.inputs.base_model import make_base
 from gpu_cases.inputs.shapes import SHAPES
-from gpu_cases.inputs.token_data import PAD, Lengths, make_rows, token_pairs
+from gpu_cases.inputs.token_data import Lengths, make_rows
 from gpu_cases.kinds.runs import Clock, make_objective, open_run
 from gpu_cases.place import Place
 from gpu_cases.result import Result
@@ -106,25 +103,22 @@ def _error(got: Tensor, expected: Tensor) -> float:
 
 def generation(place: Place) -> Result:
     """Compare sampled tokens with the CPU's, in float32: greedy, and drawn with the same noise."""
-    prompts = [pair["chosen"] for pair in token_pairs(ROWS, LENGTHS, SHAPES["tiny"]["vocab_size"])]
     both = []
     for device in (torch.device("cpu"), place.device):
-        roles = open_tiny("sft", "fp32", device, Silent()).roles
-        both.append({name: _sampled(roles, prompts, temperature) for name, temperature in TEMPERATURES.items()})
+        run = open_tiny("sft", "fp32", device, Silent())
+        both.append({name: _sampled(run, temperature) for name, temperature in TEMPERATURES.items()})
     equal = {name: _equal_share(both[0][name], both[1][name]) for name in TEMPERATURES}
     # Where two tokens are almost equally likely, rounding decides, so a single row may differ.
     return Result(min(equal.values()) >= 1 - 1 / ROWS, settings={"rows": ROWS}, details={"equal_rows": equal})
 
 
-def _sampled(roles: Roles, prompts: Any, temperature: float) -> list[Any]:
-    return generate(
-        roles, "policy", prompts, noise_keys=[str(i) for i in range(len(prompts))],
-        sampling=Sampling(32, temperature), stop_ids=STOPS, pad_id=PAD, budget=Budget(ENOUGH), on_step=lambda _: None,
-    )  # fmt: skip
+def _sampled(run: Run, temperature: float) -> list[TokenSequence]:
+    rollouts = run.generate(run.prompts, max_new_tokens=32, temperature=temperature)
+    return [rollout.sequence for rollout in rollouts]
 
 
-def _equal_share(one: list[Any], other: list[Any]) -> float:
-    return sum(bool(a.ids == b.ids) for a, b in zip(one, other, strict=True)) / len(one)
+def _equal_share(one: list[TokenSequence], other: list[TokenSequence]) -> float:
+    return sum(a.ids == b.ids for a, b in zip(one, other, strict=True)) / len(one)
 
 
 def resuming(place: Place, task: str) -> Result:

@@ -13,10 +13,8 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from alignment_core.models.generation.sampling import Sampling, generate
 from alignment_core.progress import Stopped
 from alignment_core.training.loop import train
-from gpu_cases.inputs.token_data import NEVER, PAD
 from gpu_cases.kinds.runs import Clock, now
 from gpu_cases.kinds.training import NEVER_SAVED, cache_reference, load_of, objective_for, open_case, plan
 from gpu_cases.place import Place
@@ -62,13 +60,10 @@ def sampling_case(place: Place, size: str) -> Result:
     """Profile the sampling of a few tokens for a batch of prompts."""
     clock = Clock(place.device)
     run, _ = open_case("ppo", size, place, clock)
-    prompts = [row.sequences["prompt"] for row in run.prompts][:SAMPLED_ROWS]
+    prompts = run.prompts[:SAMPLED_ROWS]
 
     def sample(tokens: int) -> None:
-        generate(
-            run.roles, "policy", prompts, noise_keys=[str(i) for i in range(len(prompts))],
-            sampling=Sampling(tokens), stop_ids=NEVER, pad_id=PAD, budget=run.budget, on_step=lambda _: None,
-        )  # fmt: skip
+        run.generate(prompts, max_new_tokens=tokens)
 
     sample(2)
     began = now(place.device)

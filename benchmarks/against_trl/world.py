@@ -30,15 +30,10 @@ def make(folder: Path, model: str, rows: int) -> None:
     Prompts have 20 to 200 tokens, completions 20 to 300.
     """
     import torch
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import LlamaConfig, LlamaForCausalLM
 
     size = MODELS[model]["vocab_size"]
-    words = {"<pad>": PAD, "</s>": END, **{f"w{i}": i for i in range(2, size)}}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>")
-    wrapped.save_pretrained(folder / "model")
+    word_tokenizer(size).save_pretrained(folder / "model")
     config = LlamaConfig(
         **MODELS[model],
         hidden_size=512,
@@ -62,6 +57,17 @@ def make(folder: Path, model: str, rows: int) -> None:
         for _ in range(rows):
             row = {"prompt": tokens(20, 200), "chosen": tokens(20, 300), "rejected": tokens(20, 300)}
             file.write(json.dumps(row) + "\n")
+
+
+def word_tokenizer(size: int) -> Any:
+    """Return a tokenizer of the words `w2`, `w3` and so on, whose ids are these numbers."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = {"<pad>": PAD, "</s>": END, **{f"w{i}": i for i in range(2, size)}}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>")
 
 
 def read_rows(folder: Path) -> list[dict[str, list[int]]]:

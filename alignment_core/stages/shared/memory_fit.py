@@ -55,7 +55,7 @@ def fit_to_memory(
     if bound < ABUNDANT * available and external_reward is None:
         found, why = (budget or AUTO_BUDGET, bool(recompute)), f"{_gib(available)} available, far more than needed"
     else:
-        choice = _choose(objective, run, config, available, budget, recompute, external_reward)
+        choice = choose_for_run(objective, run, config, available, budget, recompute, external_reward)
         found = (choice.token_budget, choice.gradient_checkpointing)
         why = f"predicted memory {_gib(choice.needs.total)} including loaded models, {_gib(available)} still available"
         if not choice.fits:
@@ -65,7 +65,7 @@ def fit_to_memory(
     run.progress.log(f"token budget {found[0]}, gradient checkpointing {'on' if found[1] else 'off'}; {why}")
 
 
-def _choose(
+def choose_for_run(
     objective: Objective,
     run: Run,
     config: dict[str, Any],
@@ -74,6 +74,15 @@ def _choose(
     recompute: bool | None,
     external_reward: PretrainedConfig | None,
 ) -> MemorySettings:
+    """Return the memory settings with which a run fits, and the predicted memory with them, from a dry run.
+
+    Args:
+        config: the settings `load_in` and `lora` of the stage.
+        available: bytes that the run may take beyond its loaded models.
+        budget: the token budget; None to choose it.
+        recompute: whether backward recomputes the layers; None to choose it.
+        external_reward: configuration of a reward model that is a separate model; None if there is none.
+    """
     roles = run.roles
     dry_run = DryRun(
         Architecture(

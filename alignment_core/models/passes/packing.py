@@ -288,5 +288,5 @@ def run_body(body: Callable[..., Any], arrangement: Arrangement, device: torch.d
 def run_model(model: Callable[..., Any], arrangement: Arrangement, device: torch.device) -> Any:
     """Return the output of a body or a complete model, under the active layout."""
     arguments = {"attention_mask": arrangement.attention_mask, "position_ids": arrangement.positions}
-    given = {name: tensor.to(device) for name, tensor in arguments.items() if tensor is not None}
-    return model(input_ids=arrangement.ids.to(device), use_cache=False, **given)
+    given = {name: tensor.to(device, non_blocking=True) for name, tensor in arguments.items() if tensor is not None}
+    return model(input_ids=arrangement.ids.to(device, non_blocking=True), use_cache=False, **given)

@@ -127,9 +127,12 @@ def base_dtype(load_in: LoadIn, device: torch.device) -> torch.dtype:
     """Return the dtype of the arithmetic and of all weights that are not quantized.
 
     bf16 and fp32 are used as given. A quantized base model computes in bf16 on a GPU that supports it, else in float32.
+    A GPU that is only planned for, because this machine has none, is taken to support it.
     """
     if load_in in ("bf16", "fp32"):
         return torch.bfloat16 if load_in == "bf16" else torch.float32
+    if device.type == "cuda" and not torch.cuda.is_available():
+        return torch.bfloat16
     has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.bfloat16 if has_bf16 else torch.float32
 

@@ -2,14 +2,13 @@
 
     OMP_NUM_THREADS=1 python benchmarks/fit.py
 
-The table is written to `results/fit.md`. Weights are in NF4, adapters have rank 16, sequences 1,024 tokens.
+The table is written into `docs/how-to/fit-a-model-to-a-card.md`, which says what is assumed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import date
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,20 +17,21 @@ import torch
 from public_models import MODELS, public_config
 
 from alignment_core.config import LoraConfig
-from alignment_core.forecast.card import ASSUMPTIONS, free_memory
+from alignment_core.forecast.card import free_memory
 from alignment_core.models.memory.architecture import Architecture
 from alignment_core.models.memory.dry_run import DryRun
 from alignment_core.plugin_api import Row, TokenSequence
 from alignment_core.stages.sft import SFT
 from alignment_core.training.demand import Layout, trace_training
 from alignment_core.training.loop import Objective
-from alignment_core.training.memory import SHARE, MemorySettings, choose_memory_settings, share_of
+from alignment_core.training.memory import MemorySettings, choose_memory_settings, share_of
 from alignment_core.training.run import Rows
 from alignment_plugins.dpo import DPO
 from alignment_plugins.kto import KTO
 from alignment_plugins.ppo import PPO
 
-RESULTS = Path(__file__).parent / "results" / "fit.md"
+PAGE = Path(__file__).parent.parent / "docs" / "how-to" / "fit-a-model-to-a-card.md"
+BEGIN, END = "<!-- fit -->", "<!-- /fit -->"
 CARDS = (8, 12, 16, 24)
 LENGTH, PROMPT, RESPONSE, COUNT = 1024, 256, 256, 64
 GIB = 2**30
@@ -119,17 +119,9 @@ def table() -> Iterator[str]:
 
 
 def main() -> None:
-    head = f"""# Which token budget fits which card
-
-*Predicted* by `python benchmarks/fit.py` on {date.today()}, not measured: token budget and GiB of the training stage,
-for a base model in NF4, adapters of rank 16, and sequences of {LENGTH:,} tokens, a prompt of {PROMPT} included (PPO:
-responses of {RESPONSE} tokens). ↻: activations are recomputed. –: nothing fits.
-
-It is assumed that {ASSUMPTIONS}.
-A stage takes at most {SHARE:.0%} of what is left.
-
-"""
-    RESULTS.write_text(head + "\n".join(table()) + "\n")
+    text = PAGE.read_text(encoding="utf-8")
+    (before, old), lines = text.split(BEGIN), "\n".join(table())
+    PAGE.write_text(f"{before}{BEGIN}\n\n{lines}\n\n{END}{old.split(END)[1]}", encoding="utf-8")
 
 
 if __name__ == "__main__":

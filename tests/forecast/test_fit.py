@@ -99,13 +99,13 @@ def test_a_smaller_model_is_chosen(write: Callable[..., Path], tmp_path: Path) -
 
 @pytest.mark.ci
 def test_command(write: Callable[..., Path]) -> None:
-    config = write(memory_gb=3 * MIB, token_budget=4096)
+    config = write(memory_gb=3 * MIB, token_budget=4096, gradient_checkpointing=False)
     shown = CliRunner().invoke(app, ["fit", str(config), "--card", "8gb"], env={"COLUMNS": "120"})
     assert shown.exit_code == 0
-    assert "--set token_budget=auto" in shown.output
+    assert "--set token_budget=auto --set gradient_checkpointing=auto" in shown.output
     facts: dict[str, Any] = json.loads(CliRunner().invoke(app, ["fit", str(config), "--card", "8gb", "--json"]).stdout)
     assert facts["fits"]
-    assert facts["changes"] == {"token_budget": "auto"}
+    assert facts["changes"] == {"token_budget": "auto", "gradient_checkpointing": "auto"}
     assert facts["attempts"][0]["fits"] is False
     planned = CliRunner().invoke(app, ["plan", str(config), "--card", "8gb"])
     assert planned.exit_code == 2

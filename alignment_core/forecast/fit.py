@@ -51,6 +51,7 @@ class Fit(BaseModel):
 
     Attributes:
         device: name of the device.
+        card: memory in GiB of the card that was planned for; None for the device of the settings.
         attempts: the attempts. The last one that was not refused is the result.
         changes: all changes of the result together, by dotted name.
     """
@@ -58,6 +59,7 @@ class Fit(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     device: str
+    card: float | None
     attempts: list[Attempt]
     changes: dict[str, Any]
 

@@ -47,7 +47,7 @@ class _Search:
                 break
             self.changes = {}
             found = self._with_model(Step({"model.base": base, "model.revision": None}, ANOTHER_MODEL))
-        return Fit(device=self.device, attempts=self.attempts, changes=self.changes)
+        return Fit(device=self.device, card=self.card, attempts=self.attempts, changes=self.changes)
 
     def _with_model(self, first: Step) -> bool:
         """Try a model with everything that makes it need less memory. Return whether it fits."""

@@ -38,7 +38,8 @@ def show_fit(found: Fit, settings: PipelineConfig, *, as_json: bool) -> None:
     if not result.fits:
         return
     available = min(stage.available for stage in result.stages.values())
-    print(f"Every stage fits into {_gib(available)} GiB, if {ASSUMPTIONS}.")
+    assumed = "" if found.card is None else f", if {ASSUMPTIONS}"
+    print(f"Every stage fits into {_gib(available)} GiB{assumed}.")
     for name, predicted in result.stages.items():
         print(f"  {name}: {_gib(predicted.peak)} GiB, token budget {_budget(predicted)}")
     if any(stage.gradient_checkpointing for stage in result.stages.values()):

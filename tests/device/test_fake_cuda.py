@@ -46,9 +46,6 @@ def test_planned_memory(no_op_cuda: Path, name: str) -> None:
         check=True,
     )
     for found in json.loads(done.stdout):
-        kept, recomputed, read = found["cuda"]
+        kept, recomputed, _ = found["cuda"]
         assert kept > 2 * recomputed > 0
-        assert found["planned"][0] == pytest.approx(kept, rel=0.03)
-        assert found["planned"][2] == pytest.approx(read, rel=0.03)
-        # Fake tensors on `cuda` take the derivative of SiLU apart into several operations. A card has one kernel.
-        assert 0.7 * recomputed < found["planned"][1] < 1.03 * recomputed
+        assert found["planned"] == pytest.approx(found["cuda"], rel=0.005)

@@ -23,7 +23,6 @@ from alignment_core.config import LoraConfig
 from alignment_core.models.memory import dry_run
 from alignment_core.models.memory.architecture import Architecture, Pass
 from alignment_core.models.memory.dry_run import DryRun
-from alignment_core.models.passes.packing import IMPLEMENTATION
 from alignment_core.plugin_api import TokenSequence
 
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
@@ -48,7 +47,7 @@ def peaks(name: str, load_in: Any, device: torch.device) -> list[int]:
 
 def measure(name: str, load_in: str) -> dict[str, Any]:
     planned = peaks(name, load_in, CPU)
-    attention = sys.modules[AttentionInterface()[IMPLEMENTATION].__module__]
+    attention = sys.modules[AttentionInterface()["alignment_packed"].__module__]
     with patch.object(attention, "scaled_dot_product_attention", flash):
         return {"model": name, "load_in": load_in, "cuda": peaks(name, load_in, CUDA), "planned": planned}
 
@@ -56,4 +55,7 @@ def measure(name: str, load_in: str) -> dict[str, Any]:
 if __name__ == "__main__":
     torch.cuda.amp.common.amp_definitely_not_available = lambda: False
     torch.cuda.is_bf16_supported = lambda including_emulation=True: True
+    # Without a kernel for CUDA in the build, PyTorch would take this derivative apart into five tensors.
+    kernels = torch.library.Library("aten", "IMPL")
+    kernels.impl("silu_backward", lambda gradient, states: torch.empty_like(states), "CUDA")
     print(json.dumps([measure(name, load_in) for name in sys.argv[1:] for load_in in ("nf4", "bf16")]))

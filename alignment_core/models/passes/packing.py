@@ -290,8 +290,4 @@ def run_model(model: Callable[..., Any], arrangement: Arrangement, device: torch
     """Return the output of a body or a complete model, under the active layout."""
     arguments = {"attention_mask": arrangement.attention_mask, "position_ids": arrangement.positions}
     given = {name: tensor.to(device, non_blocking=True) for name, tensor in arguments.items() if tensor is not None}
-    if arrangement.layout is not None:
-        # Our attention reads no mask. Without one, transformers would look at the positions for packed sequences, and
-        # the host would wait for a GPU in every pass. One of four dimensions counts as made.
-        given["attention_mask"] = torch.zeros((1, 1, 1, 1), device=device)
     return model(input_ids=arrangement.ids.to(device, non_blocking=True), use_cache=False, **given)

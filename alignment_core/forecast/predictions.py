@@ -76,13 +76,19 @@ class Forecast(BaseModel):
     requests: dict[str, int]
 
 
-def predict(calls: Mapping[str, StageCall], to_run: Sequence[str]) -> Forecast:
+def predict(calls: Mapping[str, StageCall], to_run: Sequence[str], card: float | None = None) -> Forecast:
     """Predict the stages `to_run` of a plan.
+
+    Args:
+        calls: the plan.
+        to_run: names of the stages.
+        card: memory in GiB of a card to plan for, which this machine need not have. None: the device of the settings.
 
     Raises:
         AlignmentError: a problem with the data, the model or the optimizer. `StageCrashed` if the process crashed.
     """
-    request = {"calls": {n: c.model_dump(mode="json") for n, c in calls.items()}, "to_run": list(to_run)}
+    dumped = {name: call.model_dump(mode="json") for name, call in calls.items()}
+    request = {"calls": dumped, "to_run": list(to_run), "card": card}
     return Forecast.model_validate(call_module("alignment_core.forecast.process", request, "the prediction"))
 
 

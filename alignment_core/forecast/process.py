@@ -17,6 +17,7 @@ from alignment_core.config import LoraConfig, Moments
 from alignment_core.data.rendering.renderer import load_tokenizer
 from alignment_core.errors import ModelError, loading_failure
 from alignment_core.execution.stage import StageCall
+from alignment_core.forecast.card import free_memory
 from alignment_core.forecast.data_preview import DataPreview
 from alignment_core.forecast.predictions import Forecast, Prediction
 from alignment_core.forecast.speed_probe import Speed, measure_speed
@@ -28,7 +29,13 @@ from alignment_core.plugin_api import TokenSequence
 from alignment_core.processes.module_call import answer_call
 from alignment_core.stages.adapter import check_fit
 from alignment_core.stages.shared.memory_fit import initial_token_budget
-from alignment_core.training.memory import MemorySettings, available_memory, choose_memory_settings, resident_memory
+from alignment_core.training.memory import (
+    MemorySettings,
+    available_memory,
+    choose_memory_settings,
+    resident_memory,
+    share_of,
+)
 
 NO_MODEL = ("ingest", "adapter", "rank", "gate", "lm_eval")
 """Stages without a prediction: they run no model, or (lm-eval) only the library knows its workload."""
@@ -43,17 +50,29 @@ def _forecast(request: dict[str, Any]) -> dict[str, Any]:
     imports = time.time() - psutil.Process().create_time()
     calls = {name: StageCall.model_validate(call) for name, call in request["calls"].items()}
     with tempfile.TemporaryDirectory(prefix="align-plan-") as folder:
-        return _Predictor(calls, request["to_run"], Path(folder)).forecast(imports).model_dump(mode="json")
+        predictor = Predictor(calls, request["to_run"], Path(folder), request["card"])
+        return predictor.forecast(imports).model_dump(mode="json")
 
 
-class _Predictor:
-    def __init__(self, calls: Mapping[str, StageCall], to_run: Sequence[str], scratch: Path) -> None:
-        self.calls, self.to_run = calls, to_run
+class Predictor:
+    """Predicts the stages of a plan.
+
+    Args:
+        calls: the plan.
+        to_run: names of the stages that are predicted.
+        scratch: an empty folder for data that are not in the store.
+        card: memory in GiB of the card that is planned for; None for the device of the settings.
+    """
+
+    def __init__(
+        self, calls: Mapping[str, StageCall], to_run: Sequence[str], scratch: Path, card: float | None
+    ) -> None:
+        self.calls, self.to_run, self.card = calls, to_run, card
         call = calls["optimize"]
         self.runtime, self.model = call.runtime, call.inputs["model"]
         self.lora = LoraConfig.model_validate(call.config["lora"])
         self.load_in = call.config["load_in"]
-        self.device = choose_device(self.runtime.device)
+        self.device = choose_device(self.runtime.device) if card is None else torch.device("cuda")
         self.config = _read_config(self.model["path"], self.model["revision"])
         if (rows := call.config.get("embedding_rows")) is not None:
             self.config.get_text_config().vocab_size = rows
@@ -62,8 +81,9 @@ class _Predictor:
         self.planned = DataPreview(calls, scratch)
         self.adapter = DryRun(self._architecture(("policy",), (), ("policy",)))
         self.process = self._memory_of_process() if self.device.type == "cpu" else 0
-        self.available = available_memory(self.device, self.runtime.memory_gb)
-        if self.runtime.memory_gb is None:
+        limit = self.runtime.memory_gb
+        self.available = available_memory(self.device, limit) if card is None else share_of(free_memory(card), limit)
+        if limit is None:
             self.available += self.process
 
     def _memory_of_process(self) -> int:
@@ -86,16 +106,16 @@ class _Predictor:
         Args:
             imports: seconds from the start of this process until its imports were done.
         """
-        stages = {name: self.calls[name] for name in self.to_run if self._runs_our_model(self.calls[name])}
+        stages = self._stages()
         workload = Workload(self.calls, self.planned)
         works = {name: workload.of(call) for name, call in stages.items()}
         choices = {name: self._choose(work, stages[name].stage) for name, work in works.items()}
         speed = None
-        if choices and all(choice.fits for choice in choices.values()):
+        if self.card is None and choices and all(choice.fits for choice in choices.values()):
             speed = measure_speed(self.model, self.load_in, self.lora, self.device, imports)
         adapter, learned = self.adapter.footprint(), self.planned.train(self.calls["optimize"])
         return Forecast(
-            device=torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "the CPU",
+            device=self.name(),
             parameters=adapter.parameters,
             trainable=adapter.trainable,
             notes=self.adapter.notes(),
@@ -106,6 +126,26 @@ class _Predictor:
             stages={name: self._prediction(works[name], choice, speed) for name, choice in choices.items()},
             requests={name: workload.requests() for name in self.to_run if calls_judge(self.calls[name])},
         )
+
+    def until_full(self, first: str | None) -> dict[str, Prediction]:
+        """Predict the stages until one does not fit, beginning with `first`. The others come in the plan's order."""
+        stages, workload = self._stages(), Workload(self.calls, self.planned)
+        found: dict[str, Prediction] = {}
+        for name in sorted(stages, key=lambda name: name != first):
+            work = workload.of(stages[name])
+            found[name] = self._prediction(work, self._choose(work, stages[name].stage), None)
+            if not found[name].fits:
+                break
+        return {name: found[name] for name in stages if name in found}
+
+    def _stages(self) -> dict[str, StageCall]:
+        return {name: self.calls[name] for name in self.to_run if self._runs_our_model(self.calls[name])}
+
+    def name(self) -> str:
+        """Return the name of the device."""
+        if self.card is not None:
+            return f"a card of {self.card:g} GB"
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "the CPU"
 
     def _runs_our_model(self, call: StageCall) -> bool:
         """Return whether the stage runs the base model of this run. The production model may have a different one."""

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from alignment_core.devices import for_card
+
 CHUNK_ELEMENTS = 2**24
 """Most logits that exist at a time: 64 MiB in float32. Smaller chunks would read the head's weights too often."""
 CHUNK_TOKENS = 192
@@ -77,14 +79,14 @@ def token_logps_of(logits: Tensor, targets: Tensor, temperature: float) -> tuple
 
 def _chunks(hidden: Tensor, vocabulary: int) -> list[slice]:
     tokens, size = len(hidden), max(1, CHUNK_ELEMENTS // vocabulary)
-    if not hidden.is_cuda:
+    if not for_card(hidden):
         size = min(size, CHUNK_TOKENS)
     return [slice(start, min(start + size, tokens)) for start in range(0, max(tokens, 1), size)]
 
 
 def _matmul_float32(left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
     """Return the product in float32. A GPU can write float32 output directly, so `right` is not copied to float32."""
-    if left.is_cuda and right.dtype != torch.float32:
+    if for_card(left) and right.dtype != torch.float32:
         return torch.mm(left.to(right.dtype), right, out_dtype=torch.float32)
     return torch.mm(left.float(), right.float(), out=out)
 
@@ -130,7 +132,7 @@ def _read(logits: Tensor, targets: Tensor, out: Tensor | None = None) -> tuple[T
 
 
 def _mean(logits: Tensor, probabilities: Tensor) -> Tensor:
-    together = max(1, len(logits)) if logits.is_cuda else WEIGHED_TOGETHER
+    together = max(1, len(logits)) if for_card(logits) else WEIGHED_TOGETHER
     pairs = zip(*(torch.split(whole, together) for whole in (probabilities, logits)), strict=True)
     return torch.cat([torch.linalg.vecdot(*pair) for pair in pairs])
 
@@ -146,9 +148,9 @@ class _Fused(torch.autograd.Function):
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         parts = _chunks(hidden, vocabulary)
         # Once for all chunks: a CPU has no bf16 product with float32 output, and allocates fresh memory slowly.
-        wide = weight if weight.is_cuda else weight.float()
-        space = [None if weight.is_cuda else logps.new_empty(parts[0].stop, vocabulary) for _ in range(2)]
-        from_bf16 = hidden.dtype == weight.dtype == torch.bfloat16 and not weight.is_cuda
+        wide = weight if for_card(weight) else weight.float()
+        space = [None if for_card(weight) else logps.new_empty(parts[0].stop, vocabulary) for _ in range(2)]
+        from_bf16 = hidden.dtype == weight.dtype == torch.bfloat16 and not for_card(weight)
         for part in parts:
             first, second = (whole if whole is None else whole[: part.stop - part.start] for whole in space)
             with _multiplied_as_bf16() if from_bf16 else nullcontext():

@@ -263,7 +263,14 @@ def accumulate(
         torch.manual_seed(seed_of(run.seed, "dropout", run.step, index))
         for name, part in _learn(objective, run, micro, loss_scale).items():
             sums[name] = sums.get(name, 0.0) + part
-    return {name: float(value) for name, value in sums.items()}
+    return _numbers(sums, run.device)
+
+
+def _numbers(values: Mapping[str, Tensor | float], device: torch.device) -> dict[str, float]:
+    """Return the values as numbers. A GPU is waited for once, not once for each."""
+    tensors = {name: value.to(device).reshape(()) for name, value in values.items() if isinstance(value, Tensor)}
+    read = dict(zip(tensors, torch.stack(list(tensors.values())).tolist(), strict=True))
+    return {name: float(read.get(name, value)) for name, value in values.items()}
 
 
 def _learn(objective: Objective, run: Run, micro: MicroRows, loss_scale: float) -> dict[str, Tensor | float]:

@@ -151,6 +151,11 @@ def available_memory(device: torch.device, limit: float | None = None) -> int:
         free: float = torch.cuda.mem_get_info(device)[0] + unused
     else:
         free = min(_free_in_system(), _free_in_container())
+    return share_of(free, limit)
+
+
+def share_of(free: float, limit: float | None) -> int:
+    """Return the bytes of the free ones that a stage may be planned to take. `limit` is in GiB."""
     return round(SHARE * free if limit is None else min(SHARE * free, limit * 2**30))
 
 

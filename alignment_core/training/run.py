@@ -87,6 +87,9 @@ class CachedReference:
 
     def logps(self, sequences: Sequence[TokenSequence]) -> Tensor:
         """Return the summed log-probability of the target tokens, shape (sequences,), float32, nats."""
+        if not self.cached:
+            self.missed += len(sequences)
+            return self.live.logps(sequences)
         digests = [sequence.digest() for sequence in sequences]
         missing = [i for i, digest in enumerate(digests) if digest not in self.cached]
         self.missed += len(missing)
@@ -110,11 +113,12 @@ class MicroRows:
         return [row.sequences[name] for row in self.rows]
 
     def values(self, name: str) -> Tensor:
-        return torch.tensor([row.values[name] for row in self.rows], dtype=torch.float32, device=self.device)
+        values = torch.tensor([row.values[name] for row in self.rows], dtype=torch.float32)
+        return values.to(self.device, non_blocking=True)
 
     def token_values(self, name: str) -> Tensor:
         columns = [torch.tensor(row.values[name], dtype=torch.float32) for row in self.rows]
-        return torch.nn.utils.rnn.pad_sequence(columns, batch_first=True).to(self.device)
+        return torch.nn.utils.rnn.pad_sequence(columns, batch_first=True).to(self.device, non_blocking=True)
 
 
 @dataclass

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from alignment_core.config import PipelineConfig
     from alignment_core.errors import AlignmentError
     from alignment_core.execution.build import StageResult
+    from alignment_core.forecast.fit import Attempt, Fit
+    from alignment_core.forecast.predictions import Prediction
     from alignment_core.inference.loaded_model import LoadedModel
     from alignment_core.planning.retrain import TooFewVotes
     from alignment_flows.api import (
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
         check_data,
         compare,
         export,
+        fit,
         load_model,
         load_settings,
         open_artifact,
@@ -41,7 +44,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "alignment_flows.api": (
-        "load_settings", "change_settings", "check_data", "plan", "plan_retraining", "run", "compare", "retrain",
+        "load_settings", "change_settings", "check_data", "plan", "plan_retraining", "fit", "run", "compare", "retrain",
         "sample", "open_artifact", "load_model", "export", "PlannedRun",
     ),
     "alignment_flows.serve.alias_changes": ("promote", "rollback"),
@@ -49,6 +52,8 @@ _MODULES = {
     "alignment_flows.serve.local": ("FinishedRun",),
     "alignment_flows.reports.comparison": ("Comparison",),
     "alignment_core.planning.retrain": ("TooFewVotes",),
+    "alignment_core.forecast.fit": ("Attempt", "Fit"),
+    "alignment_core.forecast.predictions": ("Prediction",),
     "alignment_core.execution.build": ("StageResult",),
     "alignment_core.artifacts": ("Artifact",),
     "alignment_core.inference.loaded_model": ("LoadedModel",),
@@ -58,9 +63,10 @@ _MODULES = {
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
-    "AlignmentError", "Artifact", "Comparison", "FinishedRun", "LoadedModel", "PipelineConfig", "PlannedRun",
-    "StageResult", "TooFewVotes", "align", "change_settings", "check_data", "compare", "export", "load_model",
-    "load_settings", "open_artifact", "plan", "plan_retraining", "promote", "retrain", "rollback", "run", "sample",
+    "AlignmentError", "Artifact", "Attempt", "Comparison", "FinishedRun", "Fit", "LoadedModel", "PipelineConfig",
+    "PlannedRun", "Prediction", "StageResult", "TooFewVotes", "align", "change_settings", "check_data", "compare",
+    "export", "fit", "load_model", "load_settings", "open_artifact", "plan", "plan_retraining", "promote", "retrain",
+    "rollback", "run", "sample",
 ]  # fmt: skip
 
 

@@ -17,6 +17,8 @@ from alignment_core.export.atomic_folder import check_absent
 from alignment_core.export.request import Exported, Request
 from alignment_core.export.request import export as export_model
 from alignment_core.export.target_names import Target
+from alignment_core.forecast.fit import Fit
+from alignment_core.forecast.fit import fit as find_fit
 from alignment_core.forecast.predictions import Forecast, check_memory, predict
 from alignment_core.planning.pipeline import Plan, plan_pipeline
 from alignment_core.planning.retrain import TooFewVotes, plan_retrain
@@ -138,17 +140,21 @@ def check_data(
         )
 
 
-def plan(settings: PipelineConfig) -> PlannedRun:
+def plan(settings: PipelineConfig, card: float | None = None) -> PlannedRun:
     """Plan a run: which stages are in the store, and the memory and time of the others. Nothing is built.
+
+    Args:
+        settings: the settings of the run.
+        card: memory in GiB of a card to plan for, which this machine need not have. None: the device of the settings.
 
     Raises:
         AlignmentError: a mistake in the settings, the data or the model.
     """
     settings = resolved(settings)
-    return _planned(settings, plan_pipeline(settings, load_registry()))
+    return _planned(settings, plan_pipeline(settings, load_registry()), card)
 
 
-def plan_retraining(settings: PipelineConfig) -> PlannedRun | TooFewVotes:
+def plan_retraining(settings: PipelineConfig, card: float | None = None) -> PlannedRun | TooFewVotes:
     """Plan a retrain as `plan` does a run, or say that there are too few new votes for one.
 
     Raises:
@@ -156,13 +162,27 @@ def plan_retraining(settings: PipelineConfig) -> PlannedRun | TooFewVotes:
     """
     settings = resolved(settings)
     made = plan_retrain(settings, load_registry())
-    return made if isinstance(made, TooFewVotes) else _planned(settings, made)
+    return made if isinstance(made, TooFewVotes) else _planned(settings, made, card)
 
 
-def _planned(settings: PipelineConfig, made: Plan) -> PlannedRun:
+def fit(settings: PipelineConfig, card: float | None = None, models: Sequence[str] = ()) -> Fit:
+    """Try settings that need less memory until every stage of a run fits, those that lose least first.
+
+    Args:
+        settings: the settings of the run.
+        card: memory in GiB of a card to plan for, which this machine need not have. None: the device of the settings.
+        models: further base models to try, in this order, if the settings' own does not fit.
+
+    Raises:
+        AlignmentError: a mistake in the settings, the data or the model.
+    """
+    return find_fit(resolved(settings), card, models)
+
+
+def _planned(settings: PipelineConfig, made: Plan, card: float | None) -> PlannedRun:
     calls, store = made.calls(), ArtifactStore(settings.store)
     found = {name: store.find(call.key) for name, call in calls.items()}
-    forecast = predict(calls, [name for name, artifact in found.items() if artifact is None])
+    forecast = predict(calls, [name for name, artifact in found.items() if artifact is None], card)
     return PlannedRun(settings, calls, found, forecast)
 
 

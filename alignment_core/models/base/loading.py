@@ -138,13 +138,14 @@ def base_dtype(load_in: LoadIn, device: torch.device) -> torch.dtype:
     """Return the dtype of the arithmetic and of all weights that are not quantized.
 
     bf16 and fp32 are used as given. A quantized base model computes in bf16 on a GPU that supports it, in float16 on
-    one that has only that (NVIDIA's Volta and Turing: V100, T4, RTX 20), else in float32.
+    one that has only that (NVIDIA's Volta and Turing: V100, T4, RTX 20), else in float32. A GPU that is only planned
+    for, because this machine has none, is taken to support bf16.
     """
     if load_in in ("bf16", "fp32"):
         return torch.bfloat16 if load_in == "bf16" else torch.float32
     if device.type != "cuda":
         return torch.float32
-    if torch.cuda.is_bf16_supported(including_emulation=False):
+    if not torch.cuda.is_available() or torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.bfloat16
     return torch.float16 if torch.cuda.get_device_capability(device) >= FAST_FLOAT16 else torch.float32
 

@@ -12,6 +12,15 @@ from alignment_core.models.passes.reach import EVERY_LENGTH, Reach
 from alignment_core.plugin_api import TokenSequence
 
 
+def fake_device(device: torch.device) -> torch.device:
+    """Return the device of the fake tensors of a plan for `device`.
+
+    Without CUDA, fake tensors on `cuda` have no backward. Those of the CPU take its place: an operation gives the same
+    shapes on both.
+    """
+    return device if device.type != "cuda" or torch.cuda.is_available() else torch.device("cpu")
+
+
 @dataclass(frozen=True, slots=True)
 class Pass:
     """One forward pass.
@@ -40,7 +49,7 @@ class Architecture:
         adapters: roles that have an adapter.
         heads: roles that have a scalar head.
         trained: roles that are trained.
-        device: the device of the stage.
+        device: the device of the stage. It may be a card that this machine does not have.
         packs: whether sequences are packed into one row (`packing.enable_packing`).
         adamw: precision of AdamW's moments.
         external_reward: configuration of a reward model that is a separate model; None if there is none.

@@ -9,6 +9,7 @@ from transformers import AutoModelForSequenceClassification, PretrainedConfig
 from alignment_core.config import LoadIn
 from alignment_core.models.base.layers import keep_layers
 from alignment_core.models.base.loading import base_dtype
+from alignment_core.models.memory.architecture import fake_device
 from alignment_core.models.memory.counting import (
     QUANTISED_BYTES,
     AllocationCounter,
@@ -38,14 +39,14 @@ class ClassifierSize:
         if load_in in QUANTISED_BYTES:
             emulate_quantised(model)
         self._mode, self._device = FakeTensorMode(allow_non_fake_inputs=True), device
-        make_fake(model, self._mode, device)
+        make_fake(model, self._mode, fake_device(device))
         self._model = model
 
     def reading(self, tokens: int, width: int) -> int:
         """Return the peak bytes of one forward pass of `tokens` tokens, in texts of at most `width` tokens."""
         rows = max(1, round(tokens / width))
         with self._mode, torch.no_grad():
-            ids = torch.ones((rows, width), dtype=torch.long, device=self._device)
+            ids = torch.ones((rows, width), dtype=torch.long, device=fake_device(self._device))
             own = [*self._model.parameters(), *self._model.buffers(), ids]
             with AllocationCounter(own, heap_for(self._device.type)) as counted:
                 self._model(input_ids=ids, attention_mask=torch.ones_like(ids))

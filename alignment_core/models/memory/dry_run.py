@@ -20,10 +20,11 @@ from torch._subclasses.fake_tensor import (
 )
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from alignment_core.devices import planned_for_card
 from alignment_core.errors import ModelError
 from alignment_core.models.base.layers import keep_layers, unquantised
 from alignment_core.models.base.loading import base_dtype
-from alignment_core.models.memory.architecture import Architecture, Footprint, Pass
+from alignment_core.models.memory.architecture import Architecture, Footprint, Pass, fake_device
 from alignment_core.models.memory.classifier_size import ClassifierSize
 from alignment_core.models.memory.counting import (
     QUANTISED_BYTES,
@@ -180,8 +181,8 @@ class DryRun:
                 roles.add_head(role)
             roles.train_only(spec.trained)
         for module in (model, roles.heads):
-            make_fake(module, self._mode, spec.device)
-        roles.device = spec.device
+            make_fake(module, self._mode, fake_device(spec.device))
+        roles.device = fake_device(spec.device)
         return roles
 
     def _bare(self) -> PreTrainedModel:
@@ -210,7 +211,8 @@ class DryRun:
         with self._mode:
             own = [*roles.model.parameters(), *roles.model.buffers(), *roles.heads.parameters()]
             grads = [p.grad for p in own if p.grad is not None]
-            with AllocationCounter([*own, *grads], heap_for(self.architecture.device.type)) as counted:
+            planned = planned_for_card(self.architecture.device.type == "cuda")
+            with planned, AllocationCounter([*own, *grads], heap_for(self.architecture.device.type)) as counted:
                 work()
         peak: int = counted.peak
         return peak

@@ -46,7 +46,7 @@ def _forward(forward: Callable[..., Any], states: Tensor, *args: Any, **kwargs: 
     # Further arguments may have another shape than the states.
     if arrangement is None or arrangement.read is None or args or kwargs:
         return forward(states, *args, **kwargs)
-    read, width = arrangement.read.to(states.device), states.shape[-1]
+    read, width = arrangement.read.to(states.device, non_blocking=True), states.shape[-1]
     found = forward(states.view(1, -1, width).index_select(1, read))
     if not isinstance(found, Tensor):  # experts that also return their router's choice
         return forward(states)

@@ -21,6 +21,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from alignment_core.devices import for_card
 from alignment_core.plugin_api import TokenSequence
 
 IMPLEMENTATION = "alignment_packed"
@@ -211,7 +212,7 @@ def _attention(
 def _attend(query: Tensor, key: Tensor, value: Tensor, scale: float | None, window: int | None) -> Tensor:
     """Return causal attention, where the queries belong to the last tokens of the keys."""
     length, before = query.shape[2], key.shape[2] - query.shape[2]
-    if length % ROUND and query.device.type == "cpu" and query.dtype == torch.bfloat16:
+    if length % ROUND and not for_card(query) and query.dtype == torch.bfloat16:
         query, key, value = (pad(whole, (0, 0, 0, -length % ROUND)) for whole in (query, key, value))
         return _attend(query, key, value, scale, window)[:, :, :length]
     mask = None
@@ -288,5 +289,5 @@ def run_body(body: Callable[..., Any], arrangement: Arrangement, device: torch.d
 def run_model(model: Callable[..., Any], arrangement: Arrangement, device: torch.device) -> Any:
     """Return the output of a body or a complete model, under the active layout."""
     arguments = {"attention_mask": arrangement.attention_mask, "position_ids": arrangement.positions}
-    given = {name: tensor.to(device) for name, tensor in arguments.items() if tensor is not None}
-    return model(input_ids=arrangement.ids.to(device), use_cache=False, **given)
+    given = {name: tensor.to(device, non_blocking=True) for name, tensor in arguments.items() if tensor is not None}
+    return model(input_ids=arrangement.ids.to(device, non_blocking=True), use_cache=False, **given)

@@ -88,10 +88,12 @@ class LanguageModel:
         arrangement = arrange(self.roles, sequences, self.pad_id)
         mask = target_mask(sequences)
         places = predicting_positions(sequences, arrangement, mask)
-        targets = flat_targets(sequences).to(device)
+        targets = flat_targets(sequences).to(device, non_blocking=True)
         read = arrangement.read_at(places)
-        logps, entropy = read_targets(self.roles, self.role, read, places.to(device), targets, temperature)
-        mask = mask.to(device)
+        logps, entropy = read_targets(
+            self.roles, self.role, read, places.to(device, non_blocking=True), targets, temperature
+        )
+        mask = mask.to(device, non_blocking=True)
         empty = torch.zeros(mask.shape, device=device)
         return empty.masked_scatter(mask, logps), mask.float(), empty.masked_scatter(mask, entropy)
 
@@ -148,12 +150,18 @@ class ScalarModel:
             arrangement = arrange(self.roles, part, self.pad_id)
             mask = completion_mask(part)
             found = self._head(arrangement, predicting_positions(part, arrangement, mask))
-            return (torch.zeros(mask.shape, device=found.device).masked_scatter(mask.to(found.device), found),)
+            return (
+                torch.zeros(mask.shape, device=found.device).masked_scatter(
+                    mask.to(found.device, non_blocking=True), found
+                ),
+            )
 
         return _in_budget(self.roles, self.role, self.budget, sequences, forward)[0]
 
     def _head(self, arrangement: Arrangement, places: Tensor) -> Tensor:
-        return read_scalars(self.roles, self.role, arrangement.read_at(places), places.to(self.roles.device))
+        return read_scalars(
+            self.roles, self.role, arrangement.read_at(places), places.to(self.roles.device, non_blocking=True)
+        )
 
 
 def _in_budget(
@@ -202,7 +210,7 @@ def _in_parts(
 ) -> tuple[Tensor, ...]:
     groups = split_into_passes(sequences, tokens, packs=roles.packs, call_cost=roles.call_cost, reach=roles.reach)
     parts = [forward([sequences[i] for i in group]) for group in groups]
-    order = torch.tensor([i for group in groups for i in group], device=roles.device)
+    order = torch.tensor([i for group in groups for i in group]).to(roles.device, non_blocking=True)
     return tuple(_joined([part[k] for part in parts], order) for k in range(len(parts[0])))
 
 

@@ -8,7 +8,7 @@ import typer
 
 from alignment_core.errors import ConfigError
 from alignment_flows.cli import compare, export, feedback, store
-from alignment_flows.cli.command import AsJson, Changes, ConfigFile, command
+from alignment_flows.cli.command import AsJson, Card, Changes, ConfigFile, command
 
 app = typer.Typer(
     help="Turn raw human feedback into an aligned adapter on one GPU.",
@@ -42,19 +42,49 @@ def plan(
     config: ConfigFile,
     changes: Changes = None,
     retrain: Annotated[bool, typer.Option("--retrain", help="Show what `align retrain` would build.")] = False,
+    card: Card = None,
     as_json: AsJson = False,
 ) -> None:
     """Show which stages a run would build, with their memory and time. Fail if a stage does not fit in memory."""
     from alignment_flows import api
     from alignment_flows.cli.show_run import show_plan, show_skipped
 
-    settings = api.load_settings(config, changes or ())
-    planned = api.plan_retraining(settings) if retrain else api.plan(settings)
+    settings, size = api.load_settings(config, changes or ()), _size(card)
+    planned = api.plan_retraining(settings, size) if retrain else api.plan(settings, size)
     if not isinstance(planned, api.PlannedRun):
         show_skipped(str(planned), as_json=as_json)
         return
     show_plan(planned, as_json=as_json)
     planned.check_memory()
+
+
+@app.command()
+@command
+def fit(
+    config: ConfigFile,
+    changes: Changes = None,
+    card: Card = None,
+    models: Annotated[
+        str | None,
+        typer.Option(metavar="BASE,...", help="Further base models to try, in this order, if the run does not fit."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find the settings with which a run fits in memory, and say what they cost. Nothing is built."""
+    from alignment_core.forecast.fit import check_fit
+    from alignment_flows import api
+    from alignment_flows.cli.show_fit import show_fit
+
+    settings = api.load_settings(config, changes or ())
+    found = api.fit(settings, _size(card), [name.strip() for name in models.split(",")] if models else ())
+    show_fit(found, settings, as_json=as_json)
+    check_fit(found)
+
+
+def _size(card: str | None) -> float | None:
+    from alignment_core.forecast.card import card_size
+
+    return None if card is None else card_size(card)
 
 
 @app.command()

@@ -19,6 +19,10 @@ Changes = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="A.B=VALUE", help="Override one setting, e.g. optimizer.beta=0.2. Can be repeated."),
 ]
+Card = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE", help="Plan for a card of this memory, e.g. 12gb, which this machine need not have."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout, and everything else to stderr.")]
 
 

@@ -20,10 +20,10 @@ from alignment_core.models.base.loading import separable, transformer_body
 from alignment_core.models.passes.batching import call_cost, generation_cache_factor, group_by_budget, linear_features
 from alignment_core.models.passes.last_layer import skip_unread_tokens
 from alignment_core.models.passes.norms_and_rope import fuse_norms_and_rope
+from alignment_core.models.passes.packed_attention import enable_packing
 from alignment_core.models.passes.packing import (
     Arrangement,
     current_arrangement,
-    enable_packing,
     pack_by_budget,
     run_body,
     run_model,

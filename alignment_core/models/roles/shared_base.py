@@ -69,7 +69,7 @@ class Roles:
         self._adapters = Adapters(model, path, revision)
         self._with_adapter: dict[str, bool] = {}
         self._active: str | None = None
-        self.checkpointing = False
+        self.checkpointing: int = False
         self._pin_recomputation()
 
     # --- adding roles ---------------------------------------------------------------------------------------------
@@ -183,9 +183,13 @@ class Roles:
                 if role in layer.lora_dropout:
                     layer.lora_dropout[role].train(on)
 
-    def checkpoint_layers(self, on: bool) -> None:
-        """Set whether backward recomputes each layer instead of keeping its activations."""
-        self.checkpointing = on
+    def checkpoint_layers(self, every: int) -> None:
+        """Set which layers backward recomputes instead of keeping their activations.
+
+        Args:
+            every: the first of so many layers; True (1) for every layer, False (0) for none.
+        """
+        self.checkpointing = every
 
     def _pin_recomputation(self) -> None:
         """Make a recomputed layer use the role and layout of its forward pass, whatever is active in backward.
@@ -193,12 +197,12 @@ class Roles:
         The switch in transformers needs the layer in training mode, which in some architectures enables the base
         model's dropout.
         """
-        for module in self.model.modules():
-            if isinstance(module, GradientCheckpointingLayer):
-                module.forward = partial(self._layer, module.forward)
+        layers = [module for module in self.model.modules() if isinstance(module, GradientCheckpointingLayer)]
+        for number, module in enumerate(layers):
+            module.forward = partial(self._layer, number, module.forward)
 
-    def _layer(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if not self.checkpointing or self._active is None:
+    def _layer(self, number: int, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if not self.checkpointing or number % self.checkpointing or self._active is None:
             return forward(*args, **kwargs)
         recomputed = partial(self._run_as, self._active, current_arrangement(), forward)
         return checkpoint(recomputed, *args, use_reentrant=False, **kwargs)

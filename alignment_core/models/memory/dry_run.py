@@ -233,6 +233,7 @@ class DryRun:
             model.model,
             layers=self.layers,
             features=model.features / shown,
+            kept=model.kept / shown,
             trained=len(self.architecture.trained),
             checkpointing=checkpointing,
         )

@@ -18,6 +18,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from alignment_core.config import LoraConfig
 from alignment_core.models.base.loading import separable, transformer_body
 from alignment_core.models.passes.batching import call_cost, generation_cache_factor, group_by_budget, linear_features
+from alignment_core.models.passes.gated_products import keep_products, recompute_products
 from alignment_core.models.passes.last_layer import skip_unread_tokens
 from alignment_core.models.passes.norms_and_rope import fuse_norms_and_rope
 from alignment_core.models.passes.packed_attention import enable_packing
@@ -52,6 +53,7 @@ class Roles:
         self.model = model
         self.body, self.head = transformer_body(model), model.get_output_embeddings()
         fuse_norms_and_rope(model)
+        spared = recompute_products(model)
         self.separable = separable(model)
         self.device = model.device
         self.packs = enable_packing(model, self.body)
@@ -64,6 +66,7 @@ class Roles:
             self.head.register_forward_pre_hook(_in_one_block)
         self.call_cost = call_cost(model)
         self.features = linear_features(model)
+        self.kept = 2 * self.features - spared
         self.heads = nn.ModuleDict()
         self.trained: tuple[str, ...] = ()
         self._adapters = Adapters(model, path, revision)
@@ -223,7 +226,7 @@ class Roles:
     def _run_as(
         self, role: str, arrangement: Arrangement | None, forward: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> Any:
-        with self.use(role), use_arrangement(arrangement):
+        with self.use(role), use_arrangement(arrangement), keep_products():
             return forward(*args, **kwargs)
 
     def _switch(self, role: str) -> None:
@@ -262,6 +265,7 @@ class Roles:
             self.model,
             layers=layers,
             features=self.features / layers,
+            kept=self.kept / layers,
             trained=len(self.trained),
             checkpointing=self.checkpointing,
         )

@@ -88,9 +88,10 @@ def _agrees(trial: Any, x: Tensor) -> bool:
     return isinstance(expected, Tensor) and bool((found - expected).abs().max() <= CLOSE * expected.abs().max())
 
 
-def _forward(module: Any, theirs: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    if args or kwargs or _keeps_all.get() or not torch.is_grad_enabled():
-        return theirs(x, *args, **kwargs)
+def _forward(module: Any, theirs: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+    if len(args) != 1 or kwargs or _keeps_all.get() or not torch.is_grad_enabled():
+        return theirs(*args, **kwargs)
+    (x,) = args
     gate, up = module.gate_proj(x), module.up_proj(x)
     if not (gate.requires_grad and up.requires_grad):
         return module.down_proj(module.act_fn(gate) * up)  # type: ignore[no-any-return]

@@ -126,6 +126,15 @@ class Several(Gated):
         return super().forward(x), x
 
 
+def test_other_arguments_are_left_to_the_architecture() -> None:
+    module = Gated(nn.SiLU())
+    x = torch.randn(2, 9, requires_grad=True)
+    expected = module(x)
+    assert recompute_products(module) == 2 * 7
+    assert torch.equal(module(x), expected)
+    assert torch.equal(module(x=x), expected)
+
+
 @pytest.mark.parametrize(
     ("module", "expected"),
     [

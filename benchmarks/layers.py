@@ -15,9 +15,10 @@ from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama import modeling_llama
 
-from alignment_core.models.passes import packing
+from alignment_core.models.passes import packed_attention
+from alignment_core.models.passes.layout import Layout, Piece
 from alignment_core.models.passes.norms_and_rope import fuse_norms_and_rope
-from alignment_core.models.passes.packing import Arrangement, Piece, use_arrangement
+from alignment_core.models.passes.packing import Arrangement, use_arrangement
 
 TOKENS, WIDTH, HEADS, ROWS, REPEATS = 900, 512, 8, 8, 25
 SHORTEST, LONGEST = 84, 264
@@ -33,8 +34,8 @@ def main() -> None:
             print(f"{name}, {dtype}: transformers {one:.2f} ms, ours {other:.2f} ms")
         modeling_llama.apply_rotary_pos_emb = theirs
     rows = [layout(random.Random(seed)) for seed in range(ROWS)]
-    for multiple in (1, packing.ROUND):
-        packing.ROUND = multiple
+    for multiple in (1, packed_attention.ROUND):
+        packed_attention.ROUND = multiple
         print(f"attention, torch.bfloat16, padded to multiples of {multiple}: {attention(rows):.2f} ms per piece")
 
 
@@ -52,25 +53,25 @@ def norm_and_rotation(dtype: torch.dtype, *, fused: bool) -> tuple[float, float]
     )
 
 
-def attention(rows: Sequence[tuple[Piece, ...]]) -> float:
+def attention(rows: Sequence[Layout]) -> float:
     """Return the milliseconds per piece for a series of packed rows with pieces of varying length, as in training."""
-    given = [heads(torch.bfloat16, row[-1].stop) for row in rows]
+    given = [heads(torch.bfloat16, row.pieces[-1].stop) for row in rows]
 
     def forward() -> list[Tensor]:
         found = []
         for row, (query, key, value) in zip(rows, given, strict=True):
             with use_arrangement(Arrangement(torch.empty(0), [], layout=row)):
-                found.append(ALL_ATTENTION_FUNCTIONS[packing.IMPLEMENTATION](None, query, key, value, None)[0])
+                found.append(ALL_ATTENTION_FUNCTIONS[packed_attention.IMPLEMENTATION](None, query, key, value, None)[0])
         return found
 
-    return milliseconds(forward, [tensor for one in given for tensor in one]) / sum(map(len, rows))
+    return milliseconds(forward, [tensor for one in given for tensor in one]) / sum(len(row.pieces) for row in rows)
 
 
-def layout(source: random.Random) -> tuple[Piece, ...]:
+def layout(source: random.Random) -> Layout:
     pieces = [Piece(0, source.randint(SHORTEST, LONGEST))]
     while pieces[-1].stop < TOKENS:
         pieces.append(Piece(pieces[-1].stop, pieces[-1].stop + source.randint(SHORTEST, LONGEST)))
-    return tuple(pieces)
+    return Layout(tuple(pieces))
 
 
 def leaf(dtype: torch.dtype, *shape: int) -> Tensor:

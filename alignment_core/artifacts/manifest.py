@@ -63,7 +63,9 @@ class Manifest(BaseModel):
         metrics: metrics of the stage.
         seconds: wall time of the stage in seconds.
         peak_memory_bytes: peak resident memory of the stage's process.
-        peak_device_memory_bytes: peak memory of tensors on the accelerator; None without one.
+        peak_device_memory_bytes: peak memory that PyTorch reserved on the accelerator; None without one.
+        outside_device_memory_bytes: memory of the accelerator outside of that at the end of the stage: the CUDA context
+            and other programs.
         files: all other files of the artifact, by path relative to its folder.
         packages: versions of the installed packages.
         python: the Python version.
@@ -84,6 +86,7 @@ class Manifest(BaseModel):
     seconds: float = 0.0
     peak_memory_bytes: int | None = None
     peak_device_memory_bytes: int | None = None
+    outside_device_memory_bytes: int | None = None
     files: dict[str, FileRecord] = Field(default_factory=dict)
     packages: dict[str, str] = Field(default_factory=lambda: dict(_installed()))
     python: str = Field(default_factory=platform.python_version)

@@ -68,9 +68,9 @@ class PipelineConfig(Settings):
     token_budget: Literal["auto"] | Annotated[int, Field(ge=64)] = "auto"
     """Maximum number of tokens in one forward pass, including padding. `auto`: up to 4096, depending on memory. It does
     not affect results."""
-    gradient_checkpointing: Literal["auto"] | bool = "auto"
-    """Recompute activations in the backward pass instead of storing them. `auto`: only if memory would not be enough
-    otherwise."""
+    gradient_checkpointing: Literal["auto"] | bool | Literal[2, 4] = "auto"
+    """Recompute activations in the backward pass instead of storing them: in every layer, or in every second or fourth
+    one (2, 4). `auto`: in as many as memory requires."""
     memory_gb: float | None = Field(None, gt=0)
     """Memory in GiB that a stage may plan to use on its device, and on a GPU may use at most. Unset: 90 % of the memory
     that is free when it starts."""

@@ -94,6 +94,7 @@ def build_here(call: StageCall, progress: Progress) -> tuple[Artifact, bool]:
             stage = load_stage(call.stage)
             parents = {role: _parent(store, role, key, call) for role, key in call.reads().items()}
             metrics = stage.run(Job(call, parents, building.out, building.checkpoints, counted))
+            reserved, outside = device_memory(call.runtime.device) or (None, None)
             manifest = Manifest(
                 kind=call.stage,
                 key=call.key,
@@ -105,7 +106,8 @@ def build_here(call: StageCall, progress: Progress) -> tuple[Artifact, bool]:
                 metrics={**metrics, "warnings": counted.messages},
                 seconds=time.monotonic() - started,
                 peak_memory_bytes=peak_memory(),
-                peak_device_memory_bytes=peak_device_memory(),
+                peak_device_memory_bytes=reserved,
+                outside_device_memory_bytes=outside,
             )
             return building.publish(manifest), False
     except OSError as error:
@@ -163,9 +165,20 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def peak_device_memory() -> int | None:
-    """Return the peak memory of tensors on the current CUDA device, in bytes, or None if CUDA was not used."""
+def device_memory(device: str) -> tuple[int, int] | None:
+    """Return how much memory a stage took on its CUDA device, in bytes.
+
+    Args:
+        device: the device of the stage, as in the settings. One without a number is the current device.
+
+    Returns:
+        The peak of what PyTorch reserved, holes between tensors included, and what is used outside of it now: the CUDA
+        context with its libraries, and other programs. Together, this is what `nvidia-smi` shows at the peak. None if
+        CUDA was not used.
+    """
     torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_initialized():
+    if torch is None or device == "cpu" or not torch.cuda.is_initialized():
         return None
-    return int(torch.cuda.max_memory_allocated())
+    card = torch.device("cuda" if device == "auto" else device)
+    free, total = torch.cuda.mem_get_info(card)
+    return torch.cuda.max_memory_reserved(card), total - free - torch.cuda.memory_reserved(card)

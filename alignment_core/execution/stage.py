@@ -21,7 +21,7 @@ class Runtime(BaseModel):
     store: Path
     device: str = "auto"
     token_budget: int | Literal["auto"] = "auto"
-    gradient_checkpointing: bool | Literal["auto"] = "auto"
+    gradient_checkpointing: Literal["auto"] | bool | Literal[2, 4] = "auto"
     memory_gb: float | None = None
     isolation: str = "process"
     checkpoint_seconds: float = 120.0

@@ -22,7 +22,8 @@ class Prediction(BaseModel):
         tokens: number of tokens that run through a model, counted once per pass.
         steps: number of optimizer steps.
         token_budget: tokens in one forward pass, chosen to fit the free memory.
-        gradient_checkpointing: whether the backward pass recomputes activations, chosen in the same way.
+        gradient_checkpointing: whether the backward pass recomputes activations, chosen in the same way; n if only in
+            every n-th layer.
         memory: predicted peak memory by component: `process` (imports, on the CPU), `base`, `loading` (if loading needs
             more than the work of the stage), `adapters`, `external_reward` (`reward.model`), `training` (gradients and
             AdamW's moments), `passes` (activations, logits, KV cache).
@@ -36,7 +37,7 @@ class Prediction(BaseModel):
     tokens: int
     steps: int
     token_budget: int
-    gradient_checkpointing: bool
+    gradient_checkpointing: bool | int
     memory: dict[str, int]
     available: int
     seconds: float | None

@@ -20,8 +20,9 @@ from alignment_core.training.demand import Demand
 SHORT, LONG, ROWS, NEW_TOKENS = 128, 1024, 2, 4
 QUICK_SECONDS = 0.5
 """A short pass that takes less time consists mostly of kernel launches, so a long pass is timed as well."""
-RECOMPUTED = 4 / 3
-"""Time factor of gradient checkpointing: 4 forward passes instead of 3. A backward pass costs as much as 2."""
+RECOMPUTED = 1 / 2
+"""Additional time if backward recomputes every layer: 3 forward passes instead of 2. Backward through frozen weights
+costs as much as 1, because it needs no gradients of the weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +41,10 @@ class Speed:
     read: float
     token_step: float
 
-    def seconds(self, demand: Demand, gradient_checkpointing: bool) -> float:
-        """Return the wall time of a stage in seconds."""
-        learn = self.learn * (RECOMPUTED if gradient_checkpointing else 1.0)
+    def seconds(self, demand: Demand, gradient_checkpointing: int) -> float:
+        """Return the wall time of a stage in seconds, if it recomputes one of so many layers (0: none)."""
+        share = 1 / gradient_checkpointing if gradient_checkpointing else 0
+        learn = self.learn * (1 + RECOMPUTED * share)
         # A generation step costs kernel launches plus one token per row. A short probe cannot separate them, so the
         # larger cost is used.
         generated = demand.responses * demand.response_tokens * max(self.token_step / ROWS, self.read)

@@ -13,8 +13,9 @@ from torch.utils.checkpoint import checkpoint
 
 from alignment_core.devices import for_card
 
-CHUNK_ELEMENTS = 2**24
-"""Most logits that exist at a time: 64 MiB in float32. Smaller chunks would read the head's weights too often."""
+CHUNK_ELEMENTS, CARD_CHUNK_ELEMENTS = 2**24, 2**26
+"""Most logits that exist at a time on a CPU and on a card: 64 and 256 MiB in float32. Smaller chunks would read the
+head's weights too often. A card multiplies 440 tokens in about the time in which it reads a head of 152k words."""
 CHUNK_TOKENS = 192
 """Most tokens in a chunk on a CPU. Above this, each pass allocates fresh memory, which costs a fault per page."""
 WEIGHED_TOGETHER = 8
@@ -78,17 +79,26 @@ def token_logps_of(logits: Tensor, targets: Tensor, temperature: float) -> tuple
 
 
 def _chunks(hidden: Tensor, vocabulary: int) -> list[slice]:
-    tokens, size = len(hidden), max(1, CHUNK_ELEMENTS // vocabulary)
-    if not for_card(hidden):
-        size = min(size, CHUNK_TOKENS)
+    tokens = len(hidden)
+    size = CARD_CHUNK_ELEMENTS // vocabulary if for_card(hidden) else min(CHUNK_ELEMENTS // vocabulary, CHUNK_TOKENS)
+    size = max(1, size)
     return [slice(start, min(start + size, tokens)) for start in range(0, max(tokens, 1), size)]
 
 
 def _matmul_float32(left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
-    """Return the product in float32. A GPU can write float32 output directly, so `right` is not copied to float32."""
-    if for_card(left) and right.dtype != torch.float32:
+    """Return the product in float32."""
+    if _writes_float32(left, right):
         return torch.mm(left.to(right.dtype), right, out_dtype=torch.float32)
     return torch.mm(left.float(), right.float(), out=out)
+
+
+def _writes_float32(left: Tensor, right: Tensor) -> bool:
+    """Return whether the product of 16-bit matrices can have float32 output, so that they are not copied to float32.
+
+    A GPU can write it. PyTorch has no derivative of that product, so a head that learns is copied.
+    """
+    learns = torch.is_grad_enabled() and (left.requires_grad or right.requires_grad)
+    return for_card(left) and right.dtype != torch.float32 and not learns
 
 
 @contextmanager

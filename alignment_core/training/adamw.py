@@ -22,12 +22,15 @@ def make_adamw(
 ) -> torch.optim.Optimizer:
     """Return AdamW with 32-bit moments (PyTorch) or 8-bit ones (bitsandbytes: paged on a GPU, plain on the CPU).
 
+    On a GPU, PyTorch updates all weights in one launch. On the CPU, it does so weight by weight.
+
     Raises:
         TrainingError: 8-bit moments do not work on this device.
     """
     parameters = list(weights)
     if moments == "32bit":
-        return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay)
+        fused = all(parameter.is_cuda for parameter in parameters)
+        return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, fused=fused or None)
     kind = AdamW8bit if parameters[0].device.type == "cpu" else PagedAdamW8bit
     _try(kind, parameters[0].device)
     optimizer: torch.optim.Optimizer = kind(parameters, lr=learning_rate, weight_decay=weight_decay)
@@ -78,6 +81,7 @@ def restore_moments(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, s
         for name, value in saved.items():
             state[name] = state[name].copy_(value) if isinstance(state[name], Tensor) else value.item()
         return
+    fused = optimizer.param_groups[0]["fused"]
     for name, value in saved.items():
-        # AdamW's step counter stays on the CPU. The moments are on the device of their weight.
-        state[name] = value if value.dim() == 0 else value.to(parameter.device)
+        # Moments are on the device of their weight. So is the step counter of a fused AdamW, and no other.
+        state[name] = value.to(parameter.device) if value.dim() or fused else value

@@ -20,6 +20,9 @@ AUTO_BUDGET = 4096
 """Tokens in one pass if there is enough memory. More makes nothing faster on current desktop hardware."""
 LEAST_KEPT = 1024
 """Token budget below which recomputing activations costs less than smaller passes."""
+SOME_LAYERS = (4, 2)
+"""Between keeping all activations and recomputing all: recompute every fourth or every second layer. The dry run's
+numbers of layers are multiples of both."""
 SHARE = 0.9
 """Fraction of the free memory that a stage may be planned to take."""
 LOGIT_BYTES, CHOOSING_BYTES = 8, 32
@@ -58,14 +61,15 @@ class MemorySettings:
 
     Attributes:
         token_budget: tokens in one pass.
-        gradient_checkpointing: whether backward recomputes each layer instead of keeping its activations.
+        gradient_checkpointing: which layers backward recomputes instead of keeping their activations: True or False
+            for all or none, n for every n-th.
         needs: predicted memory with these settings.
         demand: what the stage demands of the models with these settings.
         fits: whether `needs` is within the available memory.
     """
 
     token_budget: int
-    gradient_checkpointing: bool
+    gradient_checkpointing: int
     needs: MemoryNeeds
     demand: Demand
     fits: bool
@@ -77,12 +81,13 @@ def choose_memory_settings(
     available: float,
     *,
     token_budget: int | None,
-    gradient_checkpointing: bool | None,
+    gradient_checkpointing: int | None,
     present: Callable[[Footprint], int] = lambda _: 0,
 ) -> MemorySettings:
     """Return the first candidate that fits, or else the last one, which needs the least memory.
 
-    Candidates keep activations while passes are long enough. Further candidates recompute them.
+    Candidates keep activations while passes are long enough. Further candidates recompute them, first in some layers
+    and in the shortest of these passes, because a longer one would not need less than one that keeps everything.
 
     Args:
         dry_run: measures what passes take.
@@ -94,7 +99,7 @@ def choose_memory_settings(
     """
     footprint = dry_run.footprint()
 
-    def settings(budget: int, recompute: bool) -> MemorySettings:
+    def settings(budget: int, recompute: int) -> MemorySettings:
         demand = rehearsed(budget)
         needs = _needs(dry_run, footprint, demand, budget, recompute)
         fits = needs.total - present(footprint) <= available
@@ -110,18 +115,19 @@ def choose_memory_settings(
     return next((found for other in others if (found := settings(*other)).fits), least)
 
 
-def _candidates(token_budget: int | None, checkpointing: bool | None) -> Iterator[tuple[int, bool]]:
+def _candidates(token_budget: int | None, checkpointing: int | None) -> Iterator[tuple[int, int]]:
     halved = [AUTO_BUDGET >> n for n in range(AUTO_BUDGET.bit_length()) if AUTO_BUDGET >> n >= SMALLEST_BUDGET]
     budgets = halved if token_budget is None else [token_budget]
-    if checkpointing is not True:
-        yield from (
-            (b, False) for b in budgets if b >= LEAST_KEPT or token_budget is not None or checkpointing is False
-        )
-    if checkpointing is not False:
-        yield from ((b, True) for b in budgets)
+    if checkpointing is not None:
+        yield from ((budget, checkpointing) for budget in budgets)
+        return
+    long = [budget for budget in budgets if budget >= LEAST_KEPT or token_budget is not None]
+    yield from ((budget, False) for budget in long)
+    yield from ((long[-1], every) for every in SOME_LAYERS)
+    yield from ((budget, True) for budget in budgets)
 
 
-def _needs(dry_run: DryRun, footprint: Footprint, demand: Demand, budget: int, recompute: bool) -> MemoryNeeds:
+def _needs(dry_run: DryRun, footprint: Footprint, demand: Demand, budget: int, recompute: int) -> MemoryNeeds:
     # While a checkpoint is written, its contents (weights and two moments) exist a second time.
     passes = [footprint.training]
     if demand.largest:

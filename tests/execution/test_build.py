@@ -11,12 +11,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from alignment_core.artifacts import ArtifactStore
 from alignment_core.errors import ArtifactError, DataError, StageCrashed
-from alignment_core.execution.build import build
+from alignment_core.execution.build import build, device_memory
 from alignment_core.execution.stage import StageCall
 from alignment_core.progress import Silent
 
@@ -82,6 +84,22 @@ def test_built_once_then_cached(probe: Call, isolation: str) -> None:
     assert manifest.peak_memory_bytes is not None
     assert 5e6 < manifest.peak_memory_bytes < 4e9
     assert 0 < manifest.seconds < 600
+
+
+@pytest.mark.parametrize(("device", "card"), [("auto", "cuda"), ("cuda", "cuda"), ("cuda:1", "cuda:1")])
+def test_memory_of_a_card_is_that_of_the_stages_own(device: str, card: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 24 GiB, 17 are free and 6 reserved: 1 GiB holds the context and other programs."""
+
+    def on_card(found: Any) -> Any:
+        return lambda asked: found if asked == torch.device(card) else pytest.fail(f"asked about {asked}")
+
+    assert device_memory(device) is None, "CUDA was not used"
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", on_card((17 * 2**30, 24 * 2**30)))
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", on_card(9 * 2**30))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", on_card(6 * 2**30))
+    assert device_memory(device) == (9 * 2**30, 2**30)
+    assert device_memory("cpu") is None
 
 
 def test_stage_receives_the_folders_of_its_parents(probe: Call) -> None:
@@ -198,7 +216,7 @@ PARENT = """
 import sys
 from alignment_core.progress import Silent
 from alignment_core.execution.stage import StageCall
-from alignment_core.execution.build import build
+from alignment_core.execution.build import build, device_memory
 built = build(StageCall.model_validate_json(sys.stdin.readline()), Silent())
 print(built.cached)
 """

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from alignment_core.losses import likelihood
@@ -220,3 +222,59 @@ def test_peak_memory_does_not_grow_with_vocabulary_times_length(
     logits = 700 * vocabulary * 4
     assert many - few < min(4 * chunk, 0.1 * logits)
     assert few > 4 * chunk / 2
+
+
+@pytest.mark.parametrize(
+    ("states", "head", "enabled", "expected"),
+    [(False, False, True, True), (True, True, False, True), (True, False, True, False), (False, True, True, False)],
+)
+def test_a_card_writes_float32_only_where_nothing_learns(
+    states: bool, head: bool, enabled: bool, expected: bool
+) -> None:
+    """The bf16 product with float32 output has no derivative. The tensors have no content and claim to be on a card."""
+    with FakeTensorMode(), torch.set_grad_enabled(enabled):
+        left = torch.empty(5, WIDTH, dtype=torch.bfloat16, device="cuda", requires_grad=states)
+        right = torch.empty(WIDTH, VOCABULARY, dtype=torch.bfloat16, device="cuda", requires_grad=head)
+        assert likelihood._writes_float32(left, right) is expected
+        assert not likelihood._writes_float32(left, torch.empty(WIDTH, VOCABULARY, device="cuda"))
+    assert not likelihood._writes_float32(torch.empty(5, 2).bfloat16(), torch.empty(2, 3).bfloat16())
+
+
+@pytest.mark.parametrize("trainable", [False, True], ids=["frozen head", "trainable head"])
+def test_a_trainable_bf16_head_learns_where_the_product_has_no_derivative(
+    trainable: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stand in for a card: the product with float32 output computes the same and stops gradients."""
+
+    def product(left: Tensor, right: Tensor, out_dtype: torch.dtype | None = None, out: Tensor | None = None) -> Tensor:
+        if out_dtype is None:
+            return torch.matmul(left, right, out=out)
+        return torch.matmul(left.detach().to(out_dtype), right.detach().to(out_dtype))
+
+    def writes(left: Tensor, right: Tensor) -> bool:
+        card = [Mock(is_cuda=True, dtype=one.dtype, requires_grad=one.requires_grad) for one in (left, right)]
+        return bool(whether_on_a_card(*card))
+
+    whether_on_a_card: Any = likelihood._writes_float32
+    monkeypatch.setattr(torch, "mm", product)
+    monkeypatch.setattr(likelihood, "_writes_float32", writes)
+    hidden, weight, targets, _ = tensors(dtype=torch.bfloat16)
+    states, head = hidden.requires_grad_(), weight.requires_grad_(trainable)
+    logps, _ = fused_token_logps(states, head, targets)
+    logps.sum().backward()
+    reference, other = hidden.detach().clone().requires_grad_(), weight.detach().clone().requires_grad_(trainable)
+    naive(reference, other, targets, None, HeadShape())[0].sum().backward()
+    for mine, theirs in ((states, reference), (head, other)):
+        assert (mine.grad is None) == (theirs.grad is None)
+        if mine.grad is not None and theirs.grad is not None:
+            torch.testing.assert_close(mine.grad, theirs.grad, rtol=2e-2, atol=4e-2)
+
+
+@pytest.mark.parametrize(("device", "expected"), [("cpu", 110), ("cuda", 441)])
+def test_a_card_reads_the_head_less_often(device: str, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """2²⁴ logits of 151,936 words are 110 tokens, and 2²⁶ are 441."""
+    monkeypatch.setattr(likelihood, "CHUNK_ELEMENTS", 2**24)
+    with FakeTensorMode():
+        parts = likelihood._chunks(torch.empty(1000, 8, device=device), 151_936)
+    assert [part.stop - part.start for part in parts[:2]] == [expected, expected]
+    assert parts[-1].stop == 1000

@@ -77,6 +77,7 @@ def test_settings_that_change_log_probabilities_change_the_key(key_of: KeyOf, ch
         {"optimizer.learning_rate": 1e-5},
         {"token_budget": 256},
         {"gradient_checkpointing": True},
+        {"gradient_checkpointing": 2},
         {"evaluation.max_prompts": 3},
         {"reward.epochs": 3},
         {"device": "cpu"},

@@ -10,6 +10,7 @@ import torch
 from engine import LORA
 from runs import Killed, Listener, learn, make_world, preference_rows, weights_of
 from safetensors.torch import load_file
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from alignment_core.config import LoraConfig
 from alignment_core.errors import TrainingError
@@ -69,6 +70,18 @@ def test_restored_optimizer_continues_bit_exactly(device: str, moments: Any) -> 
     steps(again, other, 5, seed=2)
     for one, two in zip(whole, again, strict=True):
         assert torch.equal(one, two)
+
+
+def test_a_card_updates_all_weights_at_once() -> None:
+    """The weights have no content and claim to be on a card. A checkpoint holds the counter of steps on the CPU."""
+    assert not make_adamw(weights(), "32bit", 1e-2, 0.0).param_groups[0]["fused"]
+    saved = {"step": torch.tensor(3.0), "exp_avg": torch.zeros(4), "exp_avg_sq": torch.zeros(4)}
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        weight = torch.nn.Parameter(torch.empty(4, device="cuda"))
+        optimizer = make_adamw([weight], "32bit", 1e-2, 0.0)
+        restore_moments(optimizer, weight, saved)
+    assert optimizer.param_groups[0]["fused"]
+    assert {name: value.device.type for name, value in optimizer.state[weight].items()} == dict.fromkeys(saved, "cuda")
 
 
 @pytest.mark.gpu

@@ -24,8 +24,9 @@ class FixedCosts:
     def footprint(self) -> Footprint:
         return Footprint(base=1000, loading=0, adapters=10, training=30, parameters=1, trainable=1, cache_per_token=0)
 
-    def training(self, passes: list[Pass], *, checkpointing: bool) -> int:
-        return sum(one.tokens for one in passes) * (30 if checkpointing else 100)
+    def training(self, passes: list[Pass], *, checkpointing: int) -> int:
+        share = 1 / checkpointing if checkpointing else 0
+        return round(sum(one.tokens for one in passes) * (100 - 70 * share))
 
 
 def of_budget(tokens: int) -> Demand:
@@ -38,21 +39,34 @@ def of_budget(tokens: int) -> Demand:
         (10**6, (4096, False, True)),
         (1040 + 4095 * 100, (2048, False, True)),
         (1040 + 1024 * 100, (1024, False, True)),
-        (1040 + 1023 * 100, (2048, True, True)),
+        (1040 + 1024 * 100 - 1, (1024, 4, True)),
+        (1040 + 1024 * 82.5, (1024, 4, True)),
+        (1040 + 1024 * 82.5 - 1, (1024, 2, True)),
+        (1040 + 1024 * 65, (1024, 2, True)),
+        (1040 + 1024 * 65 - 1, (2048, True, True)),
         (1040 + 64 * 30, (64, True, True)),
         (1040 + 64 * 30 - 1, (64, True, False)),
     ],
 )
-def test_activations_are_kept_while_passes_are_long_enough(available: int, expected: tuple[int, bool, bool]) -> None:
+def test_activations_are_kept_while_passes_are_long_enough(available: float, expected: tuple[int, int, bool]) -> None:
     found = choose_memory_settings(FixedCosts(), of_budget, available, token_budget=None, gradient_checkpointing=None)  # type: ignore[arg-type]
     assert (found.token_budget, found.gradient_checkpointing, found.fits) == expected
 
 
 @pytest.mark.parametrize(
     ("budget", "recompute", "expected"),
-    [(512, None, (512, True)), (None, False, (256, False)), (None, True, (1024, True)), (4096, False, (4096, False))],
+    [
+        (512, None, (512, 2)),
+        (256, None, (256, False)),
+        (1024, None, (1024, True)),
+        (None, False, (256, False)),
+        (None, 4, (256, 4)),
+        (None, 2, (512, 2)),
+        (None, True, (1024, True)),
+        (4096, False, (4096, False)),
+    ],
 )
-def test_explicit_settings_are_kept(budget: int | None, recompute: bool | None, expected: tuple[int, bool]) -> None:
+def test_explicit_settings_are_kept(budget: int | None, recompute: int | None, expected: tuple[int, int]) -> None:
     dry_run: Any = FixedCosts()
     available = 1040 + 256 * 130
     found = choose_memory_settings(dry_run, of_budget, available, token_budget=budget, gradient_checkpointing=recompute)

@@ -122,8 +122,12 @@ class DryRun:
             whole = unquantised(self._bare()) if self.architecture.load_in in QUANTISED_BYTES else None
         return [note for note in (whole, self._models[self._sizes[-1]].left_out()) if note]
 
-    def training(self, passes: Sequence[Pass], *, checkpointing: bool) -> int:
-        """Return the peak of the forward passes of one micro-batch and their backward."""
+    def training(self, passes: Sequence[Pass], *, checkpointing: int) -> int:
+        """Return the peak of the forward passes of one micro-batch and their backward.
+
+        Args:
+            checkpointing: as in `Roles.checkpoint_layers`. Exact for the divisors of the sampled numbers of layers.
+        """
 
         def peak(roles: Roles) -> float:
             roles.checkpoint_layers(checkpointing)
@@ -224,13 +228,14 @@ class DryRun:
         """
         return round(cache_per_token * rows * tokens * (1 + 1 / (2 * self.layers)))
 
-    def generation_cache_factor(self, *, checkpointing: bool) -> int:
+    def generation_cache_factor(self, *, checkpointing: int) -> int:
         """Return `Roles.generation_cache_factor` of the complete model."""
         model, shown = self._models[self._sizes[0]], self._sizes[0]
         return generation_cache_factor(
             model.model,
             layers=self.layers,
             features=model.features / shown,
+            kept=model.kept / shown,
             trained=len(self.architecture.trained),
             checkpointing=checkpointing,
         )

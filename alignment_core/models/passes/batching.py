@@ -86,24 +86,30 @@ def call_cost(model: PreTrainedModel) -> int:
 
 
 def generation_cache_factor(
-    model: PreTrainedModel, *, layers: int, features: float, trained: int, checkpointing: bool
+    model: PreTrainedModel, *, layers: int, features: float, kept: float, trained: int, checkpointing: int
 ) -> int:
     """Return how many tokens the generation cache may hold per token of a micro-batch without taking more memory.
 
-    A token that waits for backward keeps at least the outputs and inputs of every linear layer or, with gradient
-    checkpointing, the input of each layer. A token in the cache keeps its keys and values and, while the prompt is
-    read, the outputs of one layer.
+    A token that waits for backward keeps at least the outputs and inputs of every linear layer, except what a gated
+    feed-forward part recomputes. Of a layer that is recomputed, it keeps only the input. A token in the cache keeps its
+    keys and values and, while the prompt is read, the outputs of one layer.
 
     Args:
         model: provides the widths.
         layers: number of layers of the complete model.
         features: outputs of the linear layers of one layer.
+        kept: elements that one layer keeps of a token for backward, at least.
         trained: number of trained roles: for each, a pass of the micro-batch waits for backward.
-        checkpointing: whether backward recomputes the layers; without trained roles, this makes no difference.
+        checkpointing: which layers backward recomputes (`Roles.checkpoint_layers`); without trained roles, this makes
+            no difference.
     """
     width: int = model.config.get_text_config().hidden_size
-    waiting = max(1, trained) * layers
-    learned = waiting * width + 2 * features if checkpointing or not trained else 2 * waiting * features
+    every = checkpointing if trained else True
+    recomputed = -(-layers // every) if every else 0
+    waiting = kept * (layers - recomputed) + width * recomputed
+    # A layer is recomputed when the layers above it are gone, so only the last one adds to what was kept.
+    again = 2 * features if every and (layers - 1) % every == 0 else 0
+    learned = max(1, trained) * waiting + again
     return max(1, int(learned / (layers * cache_width(model.config) + features)))
 
 

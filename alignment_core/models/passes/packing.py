@@ -1,9 +1,7 @@
 """Pack sequences of any length into one row without padding, and compute a shared prompt only once.
 
-The linear layers see one long row of real tokens. Attention, registered with transformers under the name
-`alignment_packed`, splits the row again: each piece attends to itself and, if it continues a shared prompt, to that
-prompt. Positions restart with every sequence. Whether an architecture accepts our positions and attention is tested
-(`enable_packing`), not derived from its name. If it does not, it runs in padded batches.
+The linear layers see one long row of real tokens. Attention (`packed_attention`) splits the row again: each piece
+attends to itself and, if it continues a shared prompt, to that prompt. Positions restart with every sequence.
 """
 
 from __future__ import annotations
@@ -16,40 +14,16 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad, scaled_dot_product_attention
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from transformers import PreTrainedModel
 
-from alignment_core.devices import for_card
+from alignment_core.models.passes.layout import Layout, Piece
 from alignment_core.plugin_api import TokenSequence
 
-IMPLEMENTATION = "alignment_packed"
 LEAST_SHARED = 16
 """Length in tokens from which a prompt is shared. Below, one more attention call costs as much as sharing saves."""
-ROUND = 32
-"""bf16 attention on a CPU pads lengths to a multiple of this, because compiling a new shape is slower than a run."""
 REFUSALS = (ValueError, TypeError, KeyError, AttributeError, RuntimeError, IndexError)
 """Errors that an architecture may raise if it does not accept our inputs."""
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Consecutive tokens of the row that attend to each other causally, and to their complete prompt.
-
-    Attributes:
-        start: index of its first token in the row.
-        stop: index after its last token.
-        prompt: start and stop of the shared prompt that it continues; (0, 0) if it begins a sequence.
-    """
-
-    start: int
-    stop: int
-    prompt: tuple[int, int] = (0, 0)
-
-
-Layout = tuple[Piece, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +105,9 @@ def packed(sequences: Sequence[TokenSequence]) -> Arrangement:
         at = (len(ids) - len(prompt), len(ids))
         for i in family:
             places[i] = torch.cat([shared, add(sequences[i].completion, len(prompt), at)])
-    return Arrangement(torch.tensor([ids]), places, positions=torch.cat(positions).unsqueeze(0), layout=tuple(pieces))
+    return Arrangement(
+        torch.tensor([ids]), places, positions=torch.cat(positions).unsqueeze(0), layout=Layout(tuple(pieces))
+    )
 
 
 def shared_prompt_groups(sequences: Sequence[TokenSequence]) -> list[list[int]]:
@@ -182,85 +158,7 @@ def _added(sequences: Sequence[TokenSequence], prompts: set[tuple[int, ...]]) ->
     return size
 
 
-# --- attention ----------------------------------------------------------------------------------------------------
-
-
-def _attention(
-    module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
-) -> tuple[Tensor, None]:
-    """An attention function for transformers: inputs (1, heads, tokens, width), output (1, tokens, heads, width)."""
-    layout = _layout()
-    if layout is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)  # type: ignore[no-any-return]
-    groups = query.shape[1] // key.shape[1]
-    key, value = repeat_kv(key, groups), repeat_kv(value, groups)
-    scale, window = options.get("scaling"), options.get("sliding_window")
-    # Split, not sliced: the gradient of a slice is a full row of zeros, one for each piece.
-    lengths = [piece.stop - piece.start for piece in layout]
-    queries, keys, values = (torch.split(whole, lengths, dim=2) for whole in (query, key, value))
-    place = {(piece.start, piece.stop): i for i, piece in enumerate(layout)}
-    parts = []
-    for i, piece in enumerate(layout):
-        own, seen = keys[i], values[i]
-        if piece.prompt in place:
-            shared = place[piece.prompt]
-            own, seen = torch.cat([keys[shared], own], 2), torch.cat([values[shared], seen], 2)
-        parts.append(_attend(queries[i], own, seen, scale, window).transpose(1, 2))
-    return torch.cat(parts, dim=1), None
-
-
-def _attend(query: Tensor, key: Tensor, value: Tensor, scale: float | None, window: int | None) -> Tensor:
-    """Return causal attention, where the queries belong to the last tokens of the keys."""
-    length, before = query.shape[2], key.shape[2] - query.shape[2]
-    if length % ROUND and not for_card(query) and query.dtype == torch.bfloat16:
-        query, key, value = (pad(whole, (0, 0, 0, -length % ROUND)) for whole in (query, key, value))
-        return _attend(query, key, value, scale, window)[:, :, :length]
-    mask = None
-    if before or (window is not None and length > window):
-        distance = torch.arange(before, before + length, device=query.device).unsqueeze(1) - torch.arange(
-            before + length, device=query.device
-        )
-        mask = distance >= 0 if window is None else (distance >= 0) & (distance < window)
-    return scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None, scale=scale)
-
-
-def _mask(*arguments: Any, **options: Any) -> Tensor | None:
-    return None if _layout() is not None else sdpa_mask(*arguments, **options)
-
-
-def _layout() -> Layout | None:
-    arrangement = _arrangement.get()
-    return None if arrangement is None else arrangement.layout
-
-
-AttentionInterface.register(IMPLEMENTATION, _attention)
-AttentionMaskInterface.register(IMPLEMENTATION, _mask)
-
-
-# --- test of an architecture --------------------------------------------------------------------------------------
-
-
-def enable_packing(model: PreTrainedModel, body: Callable[..., Any]) -> bool:
-    """Install our attention. Return whether a packed row gives the same as a padded batch; undone if it does not."""
-    before = model.config._attn_implementation
-    if before == IMPLEMENTATION and model.device.type == "meta":  # from the configuration of a model that packs
-        return True
-    if before != "sdpa":  # eager is chosen if sdpa lacks a feature: a soft cap, sinks, a bias
-        return False
-    if model.device.type == "meta":  # nothing to compare; the dry run gets the real model's result
-        model.set_attn_implementation(IMPLEMENTATION)
-        return True
-    together = [TokenSequence((*range(1, 18), last), 17) for last in (18, 19)]
-    sequences = [TokenSequence((3, 4, 5), 1), *together]
-    try:
-        model.set_attn_implementation(IMPLEMENTATION)
-    except REFUSALS:
-        fits = False
-    else:
-        fits = outputs_agree(model, body, packed(sequences), padded(sequences, 0))
-    if not fits:
-        model.set_attn_implementation(before)
-    return fits
+# --- running a model ------------------------------------------------------------------------------------------------
 
 
 def outputs_agree(model: PreTrainedModel, body: Callable[..., Any], ours: Arrangement, theirs: Arrangement) -> bool:

@@ -18,12 +18,13 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from alignment_core.config import LoraConfig
 from alignment_core.models.base.loading import separable, transformer_body
 from alignment_core.models.passes.batching import call_cost, generation_cache_factor, group_by_budget, linear_features
+from alignment_core.models.passes.gated_products import keep_products, recompute_products
 from alignment_core.models.passes.last_layer import skip_unread_tokens
 from alignment_core.models.passes.norms_and_rope import fuse_norms_and_rope
+from alignment_core.models.passes.packed_attention import enable_packing
 from alignment_core.models.passes.packing import (
     Arrangement,
     current_arrangement,
-    enable_packing,
     pack_by_budget,
     run_body,
     run_model,
@@ -52,6 +53,7 @@ class Roles:
         self.model = model
         self.body, self.head = transformer_body(model), model.get_output_embeddings()
         fuse_norms_and_rope(model)
+        spared = recompute_products(model)
         self.separable = separable(model)
         self.device = model.device
         self.packs = enable_packing(model, self.body)
@@ -64,12 +66,13 @@ class Roles:
             self.head.register_forward_pre_hook(_in_one_block)
         self.call_cost = call_cost(model)
         self.features = linear_features(model)
+        self.kept = 2 * self.features - spared
         self.heads = nn.ModuleDict()
         self.trained: tuple[str, ...] = ()
         self._adapters = Adapters(model, path, revision)
         self._with_adapter: dict[str, bool] = {}
         self._active: str | None = None
-        self.checkpointing = False
+        self.checkpointing: int = False
         self._pin_recomputation()
 
     # --- adding roles ---------------------------------------------------------------------------------------------
@@ -183,9 +186,13 @@ class Roles:
                 if role in layer.lora_dropout:
                     layer.lora_dropout[role].train(on)
 
-    def checkpoint_layers(self, on: bool) -> None:
-        """Set whether backward recomputes each layer instead of keeping its activations."""
-        self.checkpointing = on
+    def checkpoint_layers(self, every: int) -> None:
+        """Set which layers backward recomputes instead of keeping their activations.
+
+        Args:
+            every: the first of so many layers; True (1) for every layer, False (0) for none.
+        """
+        self.checkpointing = every
 
     def _pin_recomputation(self) -> None:
         """Make a recomputed layer use the role and layout of its forward pass, whatever is active in backward.
@@ -193,12 +200,12 @@ class Roles:
         The switch in transformers needs the layer in training mode, which in some architectures enables the base
         model's dropout.
         """
-        for module in self.model.modules():
-            if isinstance(module, GradientCheckpointingLayer):
-                module.forward = partial(self._layer, module.forward)
+        layers = [module for module in self.model.modules() if isinstance(module, GradientCheckpointingLayer)]
+        for number, module in enumerate(layers):
+            module.forward = partial(self._layer, number, module.forward)
 
-    def _layer(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if not self.checkpointing or self._active is None:
+    def _layer(self, number: int, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if not self.checkpointing or number % self.checkpointing or self._active is None:
             return forward(*args, **kwargs)
         recomputed = partial(self._run_as, self._active, current_arrangement(), forward)
         return checkpoint(recomputed, *args, use_reentrant=False, **kwargs)
@@ -219,7 +226,7 @@ class Roles:
     def _run_as(
         self, role: str, arrangement: Arrangement | None, forward: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> Any:
-        with self.use(role), use_arrangement(arrangement):
+        with self.use(role), use_arrangement(arrangement), keep_products():
             return forward(*args, **kwargs)
 
     def _switch(self, role: str) -> None:
@@ -258,6 +265,7 @@ class Roles:
             self.model,
             layers=layers,
             features=self.features / layers,
+            kept=self.kept / layers,
             trained=len(self.trained),
             checkpointing=self.checkpointing,
         )

@@ -23,6 +23,7 @@ from alignment_core.errors import DataError
 from alignment_core.execution.stage import Job
 from alignment_core.models.base.layers import unquantised
 from alignment_core.models.base.loading import choose_device, load_base
+from alignment_core.models.passes.packed_attention import pieces_note
 from alignment_core.models.roles.classifier import ClassifierReward, load_classifier
 from alignment_core.models.roles.logps import Budget
 from alignment_core.models.roles.shared_base import Roles
@@ -142,6 +143,8 @@ class StageContext:
             )
         if not roles.packs:
             job.progress.log("using padded batches: the attention of the base model does not support packed rows")
+        elif reason := pieces_note(base):
+            job.progress.log(f"attention runs sequence by sequence, not in one call of flash attention: {reason}")
         if restricted := roles.reach.describe():
             job.progress.warn(f"{restricted}: {type(base).__name__} changes its positions or attention there")
         if job.call.config["load_in"] in ("nf4", "int8") and (unquantized := unquantised(base)):

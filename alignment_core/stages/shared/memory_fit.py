@@ -53,7 +53,8 @@ def fit_to_memory(
     available = available_memory(run.device, runtime.memory_gb)
     bound = _generous_bound(run.roles, budget or AUTO_BUDGET, config["max_length"])
     if bound < ABUNDANT * available and external_reward is None:
-        found, why = (budget or AUTO_BUDGET, bool(recompute)), f"{_gib(available)} available, far more than needed"
+        found: tuple[int, int] = (budget or AUTO_BUDGET, recompute or False)
+        why = f"{_gib(available)} available, far more than needed"
     else:
         choice = choose_for_run(objective, run, config, available, budget, recompute, external_reward)
         found = (choice.token_budget, choice.gradient_checkpointing)
@@ -62,7 +63,7 @@ def fit_to_memory(
             run.warn(f"this stage may run out of memory: {why}")
     run.budget.tokens = found[0]
     run.roles.checkpoint_layers(found[1])
-    run.progress.log(f"token budget {found[0]}, gradient checkpointing {'on' if found[1] else 'off'}; {why}")
+    run.progress.log(f"token budget {found[0]}, gradient checkpointing {_which_layers(found[1])}; {why}")
 
 
 def choose_for_run(
@@ -71,7 +72,7 @@ def choose_for_run(
     config: dict[str, Any],
     available: int,
     budget: int | None,
-    recompute: bool | None,
+    recompute: int | None,
     external_reward: PretrainedConfig | None,
 ) -> MemorySettings:
     """Return the memory settings with which a run fits, and the predicted memory with them, from a dry run.
@@ -131,6 +132,10 @@ def _generous_bound(roles: Roles, budget: int, max_length: int) -> int:
     learned = sum(p.numel() for p in roles.parameters().values())
     kept = KEPT_PER_FEATURE * (features + attention) * tokens * max(1, len(roles.trained))
     return kept + 16 * learned + 2**28
+
+
+def _which_layers(every: int) -> str:
+    return {0: "off", 1: "on"}.get(every, f"in one of {every} layers")
 
 
 def _gib(size: float) -> str:

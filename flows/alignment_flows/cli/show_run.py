@@ -108,6 +108,8 @@ def show_plan(planned: PlannedRun, *, as_json: bool) -> None:
         print(f"Available memory: {min(stage.available for stage in predictions) / 2**30:.2f} GiB.")
     if any(stage.gradient_checkpointing for stage in predictions):
         print("↻ = gradient checkpointing: activations are recomputed to save memory.")
+    if any(stage.gradient_checkpointing > 1 for stage in predictions):
+        print("↻2, ↻4 = only in every second or fourth layer.")
     rows = ", ".join(f"{count:,} {kind}" for kind, count in forecast.rows.items())
     print(f"Training data: {rows}.")
     print(f"Sources: {used_line(forecast.used)}.")
@@ -126,9 +128,13 @@ def _prediction(stage: Prediction | None) -> dict[str, Any] | None:
 def _predicted(stage: Prediction | None) -> tuple[str, ...]:
     if stage is None:
         return ("",) * 5
-    budget = f"{stage.token_budget}" + (" ↻" if stage.gradient_checkpointing else "")
+    budget = f"{stage.token_budget}" + _recomputed(stage.gradient_checkpointing)
     memory = f"{stage.peak / 2**30:.2f}"
     return f"{stage.rows:,}", f"{stage.tokens:,}", budget, memory, _duration(stage.seconds)
+
+
+def _recomputed(every: int) -> str:
+    return "" if not every else " ↻" if every == 1 else f" ↻{every}"
 
 
 def _duration(seconds: float | None) -> str:

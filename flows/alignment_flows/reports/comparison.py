@@ -64,7 +64,8 @@ class Row:
         seconds: wall time of the stage that trained it, from when it was built.
         seconds_before: wall time of the stages that it reads in addition to the SFT model: reward model and reference
             log-probabilities.
-        peak_memory, peak_device_memory: peak memory of the stage that trained it, in bytes.
+        peak_memory, peak_device_memory: peak memory of the stage that trained it, in bytes. That of a device is what
+            PyTorch reserved there, without the CUDA context.
         learnt_from: number of training rows by kind.
     """
 

@@ -42,6 +42,7 @@ def stage_report(call: StageCall, built: StageResult) -> str:
         "seconds": f"{manifest.seconds:.1f}",
         "peak memory": _gigabytes(manifest.peak_memory_bytes),
         "peak device memory": _gigabytes(manifest.peak_device_memory_bytes),
+        "device memory beside it": _gigabytes(manifest.outside_device_memory_bytes),
         **{f"from {role}": f"`{key}`" for role, key in manifest.parents.items()},
     }
     warnings = manifest.metrics.get("warnings", [])

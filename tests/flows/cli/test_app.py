@@ -127,7 +127,7 @@ def test_plan_fits_into_a_terminal_of_80_columns(write: Write, capsys: pytest.Ca
     config = load_config(write(optimizer={"name": "ppo"}))
     calls = plan_pipeline(config, load_registry()).calls()
     large = Prediction(
-        rows=123_456, tokens=123_456_789, steps=1, token_budget=4096, gradient_checkpointing=True,
+        rows=123_456, tokens=123_456_789, steps=1, token_budget=4096, gradient_checkpointing=2,
         memory={"base": 7 * 2**30, "passes": 2**29}, available=12 * 2**30, seconds=0,
     )  # fmt: skip
     times = {"sft": 89.0, "reward": 90.0, "optimize": 5400.0}
@@ -148,7 +148,7 @@ def test_plan_fits_into_a_terminal_of_80_columns(write: Write, capsys: pytest.Ca
     assert max(map(len, lines)) <= 80
     cells = {line.split()[0]: line.split()[1:] for line in lines if line.split()}
     key = calls["sft"].key[:8]
-    assert cells["sft"] == ["to", "run", key, "123,456", "123,456,789", "4096", "↻", "7.50", "89", "s"]
+    assert cells["sft"] == ["to", "run", key, "123,456", "123,456,789", "4096", "↻2", "7.50", "89", "s"]
     assert (cells["reward"][-2:], cells["optimize"][-2:]) == (["1.5", "min"], ["1.5", "h"])
     assert "Available memory: 12.00 GiB." in lines
 

@@ -38,9 +38,9 @@ def plan(roles: Roles, *, trained: tuple[str, ...] = ("policy",), heads: tuple[s
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2", "bert"])
-@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
+@pytest.mark.parametrize("checkpointing", [False, True, 2], ids=["kept", "recomputed", "half"])
 @pytest.mark.parametrize("one", [PASS, SHARED], ids=["alone", "shared"])
-def test_peak_matches_real_tensors(tmp_path: Path, name: str, checkpointing: bool, one: Pass) -> None:
+def test_peak_matches_real_tensors(tmp_path: Path, name: str, checkpointing: int, one: Pass) -> None:
     roles = open_roles(save_model(name, tmp_path))
     dry = plan(roles)
     roles.add_new("policy", LORA, 0)
@@ -80,7 +80,7 @@ def test_skipped_layers_are_counted(tmp_path: Path) -> None:
     assert sampled._sizes == [4, 8]
     whole = DryRun.__new__(DryRun)
     whole.__dict__.update(sampled.__dict__, _sizes=[layers], _models={layers: sampled._build(layers)})
-    for checkpointing in (False, True):
+    for checkpointing in (False, 4, 2, True):
         expected = whole.training([PASS], checkpointing=checkpointing)
         assert sampled.training([PASS], checkpointing=checkpointing) == pytest.approx(expected, rel=0.05)
     assert sampled.footprint() == whole.footprint()
@@ -88,8 +88,12 @@ def test_skipped_layers_are_counted(tmp_path: Path) -> None:
 
 def test_checkpointing_takes_less_and_more_tokens_take_more(tmp_path: Path) -> None:
     dry = plan(open_roles(save_model("llama", tmp_path, num_hidden_layers=6)))
-    kept, recomputed = (dry.training([PASS], checkpointing=on) for on in (False, True))
+    kept, quarter, half, recomputed = (dry.training([PASS], checkpointing=every) for every in (False, 4, 2, True))
     assert recomputed < 0.6 * kept
+    # 2 of 6 layers, and 3 of 6
+    assert kept > quarter > half > recomputed
+    assert quarter == pytest.approx(kept - (kept - recomputed) * 2 / 6, rel=0.1)
+    assert half == pytest.approx((kept + recomputed) / 2, rel=0.1)
     assert dry.training([PASS, PASS], checkpointing=False) > 1.8 * kept
 
 
@@ -102,7 +106,7 @@ def test_full_logits_are_counted_if_they_cannot_be_avoided(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("trained", [["policy"], ["policy", "value"]], ids=["one role", "two roles"])
-@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
+@pytest.mark.parametrize("checkpointing", [False, 2, True], ids=["kept", "half", "recomputed"])
 @pytest.mark.parametrize(
     ("name", "shape"),
     [
@@ -113,7 +117,7 @@ def test_full_logits_are_counted_if_they_cannot_be_avoided(tmp_path: Path) -> No
     ],
 )
 def test_sampling_takes_less_memory_than_training(
-    tmp_path: Path, name: str, shape: dict[str, int], checkpointing: bool, trained: list[str]
+    tmp_path: Path, name: str, shape: dict[str, int], checkpointing: int, trained: list[str]
 ) -> None:
     """Compare a batch that fills the cache with a micro-batch that fills the budget, using real tensors."""
     roles = open_roles(save_model(name, tmp_path, **shape))

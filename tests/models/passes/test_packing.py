@@ -14,7 +14,9 @@ from torch import Tensor
 
 from alignment_core.config import LoraConfig
 from alignment_core.models.base.loading import load_base
-from alignment_core.models.passes.packing import LEAST_SHARED, _attend, pack_by_budget, packed, shared_prompt_groups
+from alignment_core.models.passes.layout import Layout
+from alignment_core.models.passes.packed_attention import _attend
+from alignment_core.models.passes.packing import LEAST_SHARED, pack_by_budget, packed, shared_prompt_groups
 from alignment_core.models.roles.logps import Budget, LanguageModel, ScalarModel
 from alignment_core.models.roles.shared_base import Roles
 from alignment_core.plugin_api import TokenSequence
@@ -88,7 +90,7 @@ def test_bf16_padding_to_multiples_of_32_changes_nothing(length: int, before: in
     results = []
     for dtype in (torch.bfloat16, torch.float32):
         leaves = [tensor.bfloat16().to(dtype).requires_grad_() for tensor in given]
-        found = _attend(*leaves, scale=None, window=window)
+        found = _attend(*leaves, Layout(()), scale=None, window=window)
         assert found.shape == above.shape
         results.append([found.detach(), *torch.autograd.grad(found, leaves, above.bfloat16().to(dtype))])
     for narrow, wide in zip(*results, strict=True):

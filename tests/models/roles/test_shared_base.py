@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from architectures import save_model
 from engine import LORA, PAD, disturb, language, naive_logps, open_roles, saved_adapter, scalar, sequences
 from peft import AutoPeftModelForCausalLM, AutoPeftModelForSequenceClassification
 from torch import Tensor
@@ -243,23 +244,30 @@ def test_recomputed_dropout_equals_that_of_the_forward(tiny_model: Path, tmp_pat
         torch.testing.assert_close(kept, recomputed, rtol=1e-5, atol=1e-6)
 
 
-def test_layers_are_recomputed_with_checkpointing(tiny_model: Path) -> None:
+def test_layers_are_recomputed_with_checkpointing(tmp_path: Path) -> None:
     """With checkpointing a layer's forward runs again in backward. Without gradients it runs once."""
-    roles = open_roles(tiny_model)
+    roles = open_roles(save_model("llama", tmp_path, num_hidden_layers=5))
     roles.add_new("policy", LORA, 0)
     roles.train_only(["policy"])
     calls: list[int] = []
-    roles.model.model.layers[0].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
-    for checkpointing, expected in ((False, 1), (True, 2)):
+    for number, layer in enumerate(roles.model.model.layers):
+        layer.mlp.register_forward_pre_hook(lambda *_, number=number: calls.append(number))
+    found = []
+    for checkpointing, recomputed in ((False, []), (4, [4, 0]), (2, [4, 2, 0]), (True, [4, 3, 2, 1, 0])):
         roles.checkpoint_layers(checkpointing)
         calls.clear()
         with roles.training():
-            language(roles, "policy").logps(sequences(2)).sum().backward()  # type: ignore[no-untyped-call]
-        assert len(calls) == expected
+            logps = language(roles, "policy").logps(sequences(2))
+            logps.sum().backward()  # type: ignore[no-untyped-call]
+        assert calls == [0, 1, 2, 3, 4, *recomputed]
+        found.append([logps.detach(), *gradients(roles, "policy")])
+        roles.model.zero_grad()
+    for one in found[1:]:
+        assert all(torch.equal(tensor, other) for tensor, other in zip(one, found[0], strict=True))
     calls.clear()
     with torch.no_grad():
         language(roles, "policy").logps(sequences(2))
-    assert len(calls) == 1
+    assert calls == [0, 1, 2, 3, 4]
 
 
 LORAS = {

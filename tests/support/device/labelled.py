@@ -129,6 +129,7 @@ def on_a_card() -> Iterator[Ledger]:
         patch.object(clip_grad, "_group_tensors_by_device_and_dtype", grouped),
         patch.object(context, "load_base", load),
         patch.object(context, "choose_device", lambda _: CARD),
+        patch.object(context, "use_card"),
         patch("alignment_core.stages.shared.memory_fit.available_memory", lambda *_: PLENTY),
         _Operations(ledger),
         _Functions(ledger),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from alignment_core.models.generation.sampling import CHOSEN_TOGETHER
+from alignment_core.models.generation.choice import CHOSEN_TOGETHER
 from alignment_core.models.memory.architecture import Footprint
 from alignment_core.models.memory.dry_run import DryRun
 from alignment_core.models.roles.logps import SMALLEST_BUDGET

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from alignment_core.errors import PluginError
-from alignment_core.models.generation.sampling import Sampling, generate
+from alignment_core.models.generation.choice import Sampling
+from alignment_core.models.generation.sampling import generate
 from alignment_core.models.roles.logps import Budget, LanguageModel, ScalarModel
 from alignment_core.models.roles.shared_base import Roles
 from alignment_core.plugin_api import RewardRole, Rollout, Row, TokenSequence

@@ -17,7 +17,8 @@ CACHE = "past_key_values"
 @pytest.mark.parametrize(
     ("name", "way"),
     [
-        ("llama", Decoding(argument=CACHE)),
+        ("llama", Decoding(argument=CACHE, slots=True)),
+        # A window of its own in every layer.
         ("mistral", Decoding(argument=CACHE)),
         # A mask longer than its input would multiply it, so it gets none, and no padding.
         ("mamba", Decoding(together=False, argument="cache_params")),

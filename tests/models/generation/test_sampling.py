@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from alignment_core.errors import ModelError, TrainingError
-from alignment_core.models.generation.sampling import Sampling, choose, generate
+from alignment_core.models.generation.choice import Sampling, choose, tokens_on_host
+from alignment_core.models.generation.sampling import generate
 from alignment_core.models.roles.logps import Budget
 from alignment_core.models.roles.shared_base import Roles
 from alignment_core.plugin_api import TokenSequence
@@ -205,8 +206,13 @@ def test_ends_of_the_unit_interval_choose_possible_tokens() -> None:
 
 
 def test_nan_logits_are_an_error() -> None:
-    with pytest.raises(ModelError, match="contain NaN"):
-        choose(torch.tensor([[0.0, float("nan")]]), torch.tensor([0.5], dtype=torch.float64), Sampling(1))
+    """A row of a slot that holds nothing is not looked at."""
+    logits = torch.tensor([[0.0, 1.0, 2.0], [0.0, float("nan"), 1.0]])
+    for temperature in (0.0, 1.0):
+        tokens = choose(logits, torch.tensor([0.99, 0.5], dtype=torch.float64), Sampling(1, temperature))
+        assert tokens_on_host(tokens, [0]) == [2]
+        with pytest.raises(ModelError, match="contain NaN"):
+            tokens_on_host(tokens, [0, 1])
 
 
 def test_generation_can_be_stopped_at_each_token(roles: Roles) -> None:

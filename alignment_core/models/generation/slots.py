@@ -1,0 +1,119 @@
+"""Read a model token by token in slots: rows of a fixed shape, each of which may start and end at any time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from alignment_core.models.generation.graph import captured
+from alignment_core.models.generation.kv_cache import SlotCache, SlotPlaces
+
+COLUMNS = 128
+"""Multiple to which the columns that a captured step sees are rounded up. Each of them is a graph of its own."""
+
+
+class Slots:
+    """The tokens and the cache of responses that are generated together.
+
+    A step has the same operations on tensors of the same shape and place, whatever the slots hold, until a slot grows
+    over a multiple of `COLUMNS` or `keep` is called. So a GPU can repeat it as a graph.
+    """
+
+    def __init__(self, model: PreTrainedModel, argument: str, rows: int, tokens: int, *, fixed: bool) -> None:
+        """
+        Args:
+            argument: name of the model's cache argument.
+            rows: number of slots.
+            tokens: longest prompt with its response.
+            fixed: keep the shape of the step, which then may be repeated as a graph. Otherwise it sees just the
+                columns in use.
+        """
+        self.model, self.argument, self.tokens, self.fixed = model, argument, tokens, fixed
+        device = model.device
+        self.ids = torch.zeros(rows, 1, dtype=torch.long, device=device)
+        self.positions = torch.zeros(rows, dtype=torch.long, device=device)
+        self.columns = torch.arange(tokens, device=device)
+        self.lengths = [0] * rows
+        self._places = SlotPlaces(torch.arange(rows, device=device), self.positions, 0)
+        self._cache = SlotCache(model, self._places, tokens)
+        self._step: Callable[[], Tensor] | None = None
+
+    def put(self, slots: Sequence[int], prompts: Sequence[tuple[int, ...]]) -> None:
+        """Read prompts into slots. Equal prompts are read once. The last token of each is read by the next step.
+
+        Raises:
+            ValueError: the model keeps more than keys and values of complete sequences.
+        """
+        distinct = {prompt: row for row, prompt in enumerate(dict.fromkeys(prompt[:-1] for prompt in prompts))}
+        width = max(map(len, distinct))
+        places, device = torch.tensor(slots, device=self.positions.device), self.positions.device
+        if width:
+            rows = [list(prompt) + [0] * (width - len(prompt)) for prompt in distinct]
+            taken = torch.tensor([distinct[prompt[:-1]] for prompt in prompts], device=device)
+            self._places.prompts = places, taken if len(rows) < len(prompts) else None
+            # Padded on the right, so that no token sees padding, and no mask is needed.
+            positions = self.columns[:width].expand(len(rows), width)
+            self._read(torch.tensor(rows, device=device), positions, None)
+            self._places.prompts = None
+        self.ids[places] = torch.tensor([prompt[-1:] for prompt in prompts], device=device)
+        self.positions[places] = torch.tensor([len(prompt) - 1 for prompt in prompts], device=device)
+        for slot, prompt in zip(slots, prompts, strict=True):
+            self.lengths[slot] = len(prompt)
+
+    def step(self) -> Tensor:
+        """Read the last token of every slot and return the logits of the next one, shape (slots, vocabulary).
+
+        They are valid until the next step.
+        """
+        seen = max(self.lengths)
+        if self.fixed:
+            seen = min(self.tokens, -(-seen // COLUMNS) * COLUMNS)
+        if seen != self._places.seen:
+            self._places.seen, self._step = seen, None
+        if self._step is None:
+            self._step = captured(self._next, self.positions.device) if self.fixed else self._next
+        return self._step()
+
+    def add(self, tokens: Tensor, running: Tensor, slots: Sequence[int]) -> None:
+        """Add the next token of the slots that are running.
+
+        Args:
+            tokens: a token for every slot.
+            running: 1 for every slot that is running, 0 for others.
+            slots: the same slots.
+        """
+        self.ids.copy_(tokens.clamp_min(0).unsqueeze(1))
+        self.positions += running
+        for slot in slots:
+            self.lengths[slot] += 1
+
+    def clear(self, slot: int) -> None:
+        """Forget what a slot holds, so that its columns are not read."""
+        self.lengths[slot] = 0
+
+    def keep(self, slots: Sequence[int]) -> Tensor:
+        """Keep only these slots. Returns their indices."""
+        index = torch.tensor(slots, device=self.positions.device)
+        self._step = None  # a graph holds the memory of the cache
+        self.ids, self.positions = self.ids[index], self.positions[index]
+        self.lengths = [self.lengths[slot] for slot in slots]
+        self._places.rows, self._places.positions = torch.arange(len(slots), device=index.device), self.positions
+        self._cache.keep(index)
+        return index
+
+    def _next(self) -> Tensor:
+        seen = self._places.seen
+        if not self.fixed and set(self.lengths) <= {0, seen}:  # each sees all columns: attention is faster without mask
+            return self._read(self.ids, self.positions.unsqueeze(1), None)
+        mask = self.columns[:seen] <= self.positions.unsqueeze(1)
+        return self._read(self.ids, self.positions.unsqueeze(1), mask[:, None, None])
+
+    def _read(self, ids: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
+        cache = {self.argument: self._cache, "use_cache": True}
+        output = self.model(
+            input_ids=ids, position_ids=positions, attention_mask=mask, logits_to_keep=1, **cache
+        )
+        return output.logits[:, -1].float()  # type: ignore[no-any-return]

@@ -9,7 +9,6 @@ import random
 import statistics
 import tempfile
 import time
-from pathlib import Path
 
 from transformers import LlamaConfig, LlamaForCausalLM
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -18,23 +19,26 @@ def can_capture(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
-def captured(step: Callable[[], Tensor], device: torch.device) -> Callable[[], Tensor]:
-    """Return a function that repeats the step, on the same tensors. It is the step itself on a CPU.
+def captured(step: Callable[[], Tensor], device: torch.device) -> Callable[[], Tensor] | None:
+    """Return a function that repeats the step on the same tensors.
 
-    So it is for a model whose step cannot be captured, because it waits for a value on the host. That is logged.
+    None for a model whose step cannot be captured, because it waits for a value on the host. That is logged.
 
     Args:
         step: reads and writes only tensors that stay where they are. It may be called twice in place of once.
     """
-    if device.type != "cuda":
-        return step
     try:
         return _capture(step, device)
     except RuntimeError as error:
         if ran_out_of_memory(error):
             raise
-        logger.warning("responses are sampled without a CUDA graph, which is slower: %s", error)
-        return step
+        _warn_once(f"responses are sampled without a CUDA graph, which is slower: {error}")
+        return None
+
+
+@cache
+def _warn_once(message: str) -> None:
+    logger.warning(message)
 
 
 def _capture(step: Callable[[], Tensor], device: torch.device) -> Callable[[], Tensor]:
@@ -43,7 +47,7 @@ def _capture(step: Callable[[], Tensor], device: torch.device) -> Callable[[], T
     torch.set_autocast_cache_enabled(False)
     try:
         with torch.cuda.device(device):
-            stream = torch.cuda.Stream(device)
+            stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
             stream.wait_stream(torch.cuda.current_stream(device))
             with torch.cuda.stream(stream):
                 step()  # libraries allocate their workspaces in the first call, which a capture must not record

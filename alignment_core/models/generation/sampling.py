@@ -60,9 +60,7 @@ def generate(
             rows, keys = [prompts[i].ids for i in group], [noise_keys[i] for i in group]
             batch: SlotBatch | PaddedBatch
             if reading.slots:
-                batch = SlotBatch(
-                    roles, role, rows, keys, sampling, set(stop_ids), at_once, str(reading.argument)
-                )
+                batch = SlotBatch(roles, role, rows, keys, sampling, set(stop_ids), at_once, str(reading.argument))
             else:
                 batch = PaddedBatch(roles, role, rows, keys, sampling, set(stop_ids), pad_id, reading)
 

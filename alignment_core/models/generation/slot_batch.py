@@ -38,9 +38,8 @@ class SlotBatch:
         """
         self.roles, self.role, self.sampling, self.stop_ids = roles, role, sampling, stop_ids
         self.prompts, self.noise_keys = prompts, noise_keys
-        self.fixed = can_capture(roles.device)
         longest = max(map(len, prompts)) + sampling.max_new_tokens
-        self.slots = Slots(roles.model, argument, slots, longest, fixed=self.fixed)
+        self.slots = Slots(roles.model, argument, slots, longest, fixed=can_capture(roles.device))
         self.waiting = list(range(len(prompts)))
         self.held: list[int | None] = [None] * slots
         self.responses: list[list[int]] = [[] for _ in prompts]
@@ -107,9 +106,9 @@ class SlotBatch:
     def _shrink(self, free: Sequence[int]) -> None:
         """Remove free slots. Shapes that are fixed are only halved, because each new one is captured again."""
         rows, needed = len(self.held), len(self.held) - len(free)
-        while self.fixed and (half := -(-rows // 2)) >= needed and half < rows:
+        while self.slots.fixed and (half := -(-rows // 2)) >= needed and half < rows:
             rows = half
-        removed = set(free[: len(self.held) - (rows if self.fixed else needed)])
+        removed = set(free[: len(self.held) - (rows if self.slots.fixed else needed)])
         if not removed:
             return
         kept = [slot for slot in range(len(self.held)) if slot not in removed]

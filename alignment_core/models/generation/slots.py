@@ -28,8 +28,8 @@ class Slots:
             argument: name of the model's cache argument.
             rows: number of slots.
             tokens: longest prompt with its response.
-            fixed: keep the shape of the step, which then may be repeated as a graph. Otherwise it sees just the
-                columns in use.
+            fixed: keep the shape of the step and repeat it as a graph, if the model allows. Otherwise a step sees just
+                the columns in use.
         """
         self.model, self.argument, self.tokens, self.fixed = model, argument, tokens, fixed
         device = model.device
@@ -39,7 +39,7 @@ class Slots:
         self.lengths = [0] * rows
         self._places = SlotPlaces(torch.arange(rows, device=device), self.positions, 0)
         self._cache = SlotCache(model, self._places, tokens)
-        self._step: Callable[[], Tensor] | None = None
+        self._replay: Callable[[], Tensor] | None = None
 
     def put(self, slots: Sequence[int], prompts: Sequence[tuple[int, ...]]) -> None:
         """Read prompts into slots. Equal prompts are read once. The last token of each is read by the next step.
@@ -72,10 +72,11 @@ class Slots:
         if self.fixed:
             seen = min(self.tokens, -(-seen // COLUMNS) * COLUMNS)
         if seen != self._places.seen:
-            self._places.seen, self._step = seen, None
-        if self._step is None:
-            self._step = captured(self._next, self.positions.device) if self.fixed else self._next
-        return self._step()
+            self._places.seen, self._replay = seen, None
+        if self.fixed and self._replay is None:
+            self._replay = captured(self._next, self.positions.device)
+            self.fixed = self._replay is not None
+        return self._next() if self._replay is None else self._replay()
 
     def add(self, tokens: Tensor, running: Tensor, slots: Sequence[int]) -> None:
         """Add the next token of the slots that are running.
@@ -97,7 +98,7 @@ class Slots:
     def keep(self, slots: Sequence[int]) -> Tensor:
         """Keep only these slots. Returns their indices."""
         index = torch.tensor(slots, device=self.positions.device)
-        self._step = None  # a graph holds the memory of the cache
+        self._replay = None  # a graph holds the memory of the cache
         self.ids, self.positions = self.ids[index], self.positions[index]
         self.lengths = [self.lengths[slot] for slot in slots]
         self._places.rows, self._places.positions = torch.arange(len(slots), device=index.device), self.positions
@@ -113,7 +114,5 @@ class Slots:
 
     def _read(self, ids: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
         cache = {self.argument: self._cache, "use_cache": True}
-        output = self.model(
-            input_ids=ids, position_ids=positions, attention_mask=mask, logits_to_keep=1, **cache
-        )
+        output = self.model(input_ids=ids, position_ids=positions, attention_mask=mask, logits_to_keep=1, **cache)
         return output.logits[:, -1].float()  # type: ignore[no-any-return]

@@ -103,7 +103,7 @@ def _invert(probabilities: Tensor, uniform: Tensor) -> Tensor:
     """
     width = probabilities.shape[-1]
     whole = width - width % BLOCK
-    blocks = probabilities[:, :whole].reshape(-1, whole // BLOCK, BLOCK).sum(-1, dtype=torch.float64)
+    blocks = probabilities[:, :whole].reshape(len(probabilities), whole // BLOCK, BLOCK).sum(-1, dtype=torch.float64)
     if whole < width:
         rest = probabilities[:, whole:].sum(-1, keepdim=True, dtype=torch.float64)
         blocks = torch.cat([blocks, rest], dim=1)

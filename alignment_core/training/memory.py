@@ -24,7 +24,7 @@ SHARE = 0.9
 """Fraction of the free memory that a stage may be planned to take."""
 LOGIT_BYTES, CHOOSING_BYTES = 8, 32
 """Bytes per logit of a generated batch, including its float32 copy, and bytes per logit from which tokens are chosen at
-a time: float32 twice, float64 probabilities, their cumulative sum and copies (`sampling.choose`)."""
+a time: float32 twice, float64 probabilities (float32 on a GPU), and copies of them (`choice.choose`)."""
 
 
 @dataclass(frozen=True, slots=True)

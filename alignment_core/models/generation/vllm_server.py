@@ -54,7 +54,7 @@ class VllmServer:
         Raises:
             ConfigError: there is no server at the address, or it serves another model.
         """
-        served = (await self._send(client, "GET", "models")).json().get("data", [])
+        served = (await self._send(client, "GET", "models")).get("data", [])
         bases = [one for one in served if not one.get("parent")]
         for one in bases:
             if self.base in (one.get("root"), one["id"]):
@@ -73,7 +73,7 @@ class VllmServer:
         Raises:
             ConfigError: the server cannot load adapters, or not this one.
         """
-        answer = await self._post(client, "load_lora_adapter", {"lora_name": name, "lora_path": folder})
+        answer = await self._reach(client, "POST", "load_lora_adapter", {"lora_name": name, "lora_path": folder})
         if answer.status_code in (404, 405):
             raise ConfigError(
                 "the vLLM server does not load adapters while it runs", where=WHERE, do=f"Start it with `{self.start}`"
@@ -97,22 +97,20 @@ class VllmServer:
             ConfigError: the server is gone, did not answer in time, or rejects the request.
         """
         answer = await self._send(client, "POST", "completions", request)
-        choice: dict[str, Any] = answer.json()["choices"][0]
+        choice: dict[str, Any] = answer["choices"][0]
         return choice
 
-    async def _send(self, client: httpx.AsyncClient, method: str, path: str, body: Any = None) -> httpx.Response:
-        answer = await self._post(client, path, body) if method == "POST" else await self._reach(client, method, path)
-        if answer.is_error:
+    async def _send(self, client: httpx.AsyncClient, method: str, path: str, body: Any = None) -> dict[str, Any]:
+        answer = await self._reach(client, method, path, body)
+        found = None if answer.is_error else _parsed(answer)
+        if not isinstance(found, dict):
             raise ConfigError(
                 f"the vLLM server rejects a request for `/{path}`",
                 where=WHERE,
                 got=f"HTTP {answer.status_code}: {_message(answer)}",
                 do="Check the address, which ends with /v1, and the log of the server",
             )
-        return answer
-
-    async def _post(self, client: httpx.AsyncClient, path: str, body: Any) -> httpx.Response:
-        return await self._reach(client, "POST", path, body)
+        return found
 
     async def _reach(self, client: httpx.AsyncClient, method: str, path: str, body: Any = None) -> httpx.Response:
         try:
@@ -167,9 +165,15 @@ def tokens_of(choice: dict[str, Any], prompt: tuple[int, ...], longest: int, sto
 
 
 def _message(answer: httpx.Response) -> str:
-    try:
-        body = answer.json()
-    except ValueError:
-        return answer.text.strip()[:500]
+    """Return the message of an error as vLLM writes it, or the text of another server."""
+    body = _parsed(answer)
     error = body.get("error", body) if isinstance(body, dict) else body
-    return str(error.get("message", error) if isinstance(error, dict) else error)
+    message = error.get("message") if isinstance(error, dict) else None
+    return str(message or answer.text.strip()[:500])
+
+
+def _parsed(answer: httpx.Response) -> Any:
+    try:
+        return answer.json()
+    except ValueError:
+        return None

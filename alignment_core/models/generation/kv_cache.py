@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 
 def cache_argument(model: PreTrainedModel) -> str | None:
@@ -80,7 +80,11 @@ class SlotPlaces:
 
 
 class SlotCache(Cache):  # type: ignore[misc]
-    """Keys and values of responses that begin at different times. Each has a slot, and starts in its first column."""
+    """Keys and values of responses that begin at different times. Each has a slot, and starts in its first column.
+
+    Attributes:
+        windows: how far back the layers see, without repeats; None for a layer that sees everything.
+    """
 
     def __init__(self, model: PreTrainedModel, places: SlotPlaces, tokens: int) -> None:
         """
@@ -89,11 +93,12 @@ class SlotCache(Cache):  # type: ignore[misc]
             tokens: columns of a slot.
 
         Raises:
-            ValueError: the model keeps more than keys and values of complete sequences.
+            ValueError: the model keeps more than keys and values.
         """
         layers = DynamicCache(config=model.config).layers
-        if not layers or any(type(layer) is not DynamicLayer for layer in layers):
-            raise ValueError("layers with windows or states of their own have no slots")
+        if not layers or any(type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers):
+            raise ValueError("layers with states of their own have no slots")
+        self.windows: set[int | None] = {getattr(layer, "sliding_window", None) for layer in layers}
         super().__init__(layers=[_SlotLayer(places, tokens) for _ in layers])
 
     def keep(self, rows: Tensor) -> None:

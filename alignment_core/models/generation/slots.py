@@ -51,7 +51,8 @@ class Slots:
         width = max(map(len, distinct))
         places, device = torch.tensor(slots, device=self.positions.device), self.positions.device
         if width:
-            rows = [list(prompt) + [0] * (width - len(prompt)) for prompt in distinct]
+            filler = prompts[0][0]  # some models warn of padding tokens
+            rows = [list(prompt) + [filler] * (width - len(prompt)) for prompt in distinct]
             taken = torch.tensor([distinct[prompt[:-1]] for prompt in prompts], device=device)
             self._places.prompts = places, taken if len(rows) < len(prompts) else None
             # Padded on the right, so that no token sees padding, and no mask is needed.
@@ -107,12 +108,27 @@ class Slots:
 
     def _next(self) -> Tensor:
         seen = self._places.seen
-        if not self.fixed and set(self.lengths) <= {0, seen}:  # each sees all columns: attention is faster without mask
+        everything = set(self.lengths) <= {0, seen} and self._cache.windows == {None}
+        if everything and not self.fixed:  # attention is faster without a mask
             return self._read(self.ids, self.positions.unsqueeze(1), None)
-        mask = self.columns[:seen] <= self.positions.unsqueeze(1)
-        return self._read(self.ids, self.positions.unsqueeze(1), mask[:, None, None])
+        masks = {window: self._mask(seen, window) for window in self._cache.windows}
+        if len(masks) == 1:
+            return self._read(self.ids, self.positions.unsqueeze(1), *masks.values())
+        full, windowed = masks.pop(None), masks.popitem()[1]
+        named = {"full_attention": full, "sliding_attention": windowed}
+        return self._read(self.ids, self.positions.unsqueeze(1), named)
 
-    def _read(self, ids: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
+    def _mask(self, seen: int, window: int | None) -> Tensor:
+        """Return which columns each slot's last token sees, shape (slots, 1, 1, columns), as attention takes it."""
+        columns, positions = self.columns[:seen], self.positions.unsqueeze(1)
+        mask = columns <= positions
+        if window is not None:
+            mask = mask & (columns > positions - window)
+        if self.model.config._attn_implementation == "eager":  # adds it to the scores
+            mask = torch.zeros_like(mask, dtype=self.model.dtype).masked_fill(~mask, torch.finfo(self.model.dtype).min)
+        return mask[:, None, None]
+
+    def _read(self, ids: Tensor, positions: Tensor, mask: Tensor | dict[str, Tensor] | None) -> Tensor:
         cache = {self.argument: self._cache, "use_cache": True}
         output = self.model(input_ids=ids, position_ids=positions, attention_mask=mask, logits_to_keep=1, **cache)
         return output.logits[:, -1].float()  # type: ignore[no-any-return]

@@ -91,7 +91,7 @@ def test_greedy_on_stories_matches_transformers(stories260k: Path, budget: int) 
     assert len({len(response) for response in ours}) > 2
 
 
-@pytest.mark.parametrize("name", [*RECURRENT, "mistral", "recurrent gemma"])
+@pytest.mark.parametrize("name", [*RECURRENT, "mistral", "gemma2", "recurrent gemma"])
 def test_greedy_matches_transformers_for_every_kind_of_state(tmp_path: Path, name: str) -> None:
     """Cover layers of each kind of cache. The first row stops by its fourth token and leaves the batch."""
     roles = open_roles(save_model(name, tmp_path))

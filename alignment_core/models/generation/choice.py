@@ -77,7 +77,8 @@ def _choose(logits: Tensor, uniform: Tensor, sampling: Sampling, precision: torc
     if sampling.temperature == 0:
         tokens = logits.argmax(dim=-1)  # of NaN, if there is one
         return tokens.where(~logits.gather(1, tokens.unsqueeze(1)).squeeze(1).isnan(), NO_TOKEN)
-    probabilities = torch.softmax(logits / sampling.temperature, dim=-1, dtype=precision)
+    scaled = logits if sampling.temperature == 1 else logits / sampling.temperature
+    probabilities = torch.softmax(scaled, dim=-1, dtype=precision)
     broken = probabilities[:, 0].isnan()  # one NaN makes all probabilities of its row NaN
     if sampling.top_k > 0:
         least = probabilities.topk(min(sampling.top_k, probabilities.shape[-1])).values[:, -1:]

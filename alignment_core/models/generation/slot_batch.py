@@ -70,8 +70,10 @@ class SlotBatch:
             taken = [slot for slot, held in enumerate(self.held) if held is not None]
             self.slots.add(tokens, self.running, taken)
             self.drawn += self.running
-            for slot, token in zip(taken, tokens_on_host(tokens, taken), strict=True):
-                self._record(slot, token, on_token, on_end)
+            found = zip(taken, tokens_on_host(tokens, taken), strict=True)
+            ended = [self._record(slot, token, on_token, on_end) for slot, token in found]
+            if any(ended):
+                self._set_running()
 
     def _arrange(self) -> bool:
         """Fill the free slots, or remove them if nothing waits. Returns whether there is anything left to generate."""
@@ -80,10 +82,8 @@ class SlotBatch:
             self._fill(free)
         elif len(free) == len(self.held):
             return False
-        elif free:
-            self._set_running()
-            if not self.waiting:
-                self._shrink(free)
+        elif free and not self.waiting:
+            self._shrink(free)
         return True
 
     def _fill(self, free: Sequence[int]) -> None:
@@ -122,13 +122,16 @@ class SlotBatch:
         token: int,
         on_token: Callable[[int, int], None],
         on_end: Callable[[int, list[int]], None],
-    ) -> None:
+    ) -> bool:
+        """Add a token to the response in a slot. Returns whether that is finished, and the slot free."""
         i = self.held[slot]
         assert i is not None
         response = self.responses[i]
         response.append(token)
         on_token(i, token)
-        if token in self.stop_ids or len(response) == self.sampling.max_new_tokens:
-            self.held[slot] = None
-            self.slots.clear(slot)
-            on_end(i, response)
+        if token not in self.stop_ids and len(response) < self.sampling.max_new_tokens:
+            return False
+        self.held[slot] = None
+        self.slots.clear(slot)
+        on_end(i, response)
+        return True

@@ -73,3 +73,12 @@ def test_rows_are_chosen_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> Non
     expected = choose(logits, uniforms, Sampling(1))
     monkeypatch.setattr(choice, "CHOSEN_TOGETHER", 100)
     assert choose(logits, uniforms, Sampling(1)).equal(expected)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.float64])
+def test_the_largest_uniform_chooses_no_token_behind_the_last_possible_one(precision: torch.dtype) -> None:
+    """The sum of a block may differ in its last bits from the last of its cumulative sums, and so may the threshold."""
+    logits, _ = logits_and_uniforms(BLOCK, 1.0, 0)
+    logits[:, BLOCK - 9 :] = -float("inf")
+    drawn = torch.full((ROWS,), 1 - 2**-53, dtype=torch.float64)
+    assert choose(logits, drawn, Sampling(1), precision).max() < BLOCK - 9

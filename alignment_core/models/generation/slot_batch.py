@@ -71,8 +71,8 @@ class SlotBatch:
             self.slots.add(tokens, self.running, taken)
             self.drawn += self.running
             found = zip(taken, tokens_on_host(tokens, taken), strict=True)
-            ended = [self._record(slot, token, on_token, on_end) for slot, token in found]
-            if any(ended):
+            if ended := [slot for slot, token in found if self._record(slot, token, on_token, on_end)]:
+                self.slots.clear(ended)
                 self._set_running()
 
     def _arrange(self) -> bool:
@@ -132,6 +132,5 @@ class SlotBatch:
         if token not in self.stop_ids and len(response) < self.sampling.max_new_tokens:
             return False
         self.held[slot] = None
-        self.slots.clear(slot)
         on_end(i, response)
         return True

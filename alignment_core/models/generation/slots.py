@@ -30,6 +30,9 @@ class Slots:
             tokens: longest prompt with its response.
             fixed: keep the shape of the step and repeat it as a graph, if the model allows. Otherwise a step sees just
                 the columns in use.
+
+        Raises:
+            ValueError: the model keeps more than keys and values.
         """
         self.model, self.argument, self.tokens, self.fixed = model, argument, tokens, fixed
         device = model.device
@@ -42,11 +45,7 @@ class Slots:
         self._replay: Callable[[], Tensor] | None = None
 
     def put(self, slots: Sequence[int], prompts: Sequence[tuple[int, ...]]) -> None:
-        """Read prompts into slots. Equal prompts are read once. The last token of each is read by the next step.
-
-        Raises:
-            ValueError: the model keeps more than keys and values of complete sequences.
-        """
+        """Read prompts into slots. Equal prompts are read once. The last token of each is read by the next step."""
         distinct = {prompt: row for row, prompt in enumerate(dict.fromkeys(prompt[:-1] for prompt in prompts))}
         width = max(map(len, distinct))
         places, device = torch.tensor(slots, device=self.positions.device), self.positions.device
@@ -92,9 +91,15 @@ class Slots:
         for slot in slots:
             self.lengths[slot] += 1
 
-    def clear(self, slot: int) -> None:
-        """Forget what a slot holds, so that its columns are not read."""
-        self.lengths[slot] = 0
+    def clear(self, slots: Sequence[int]) -> None:
+        """Forget what these slots hold. They read their first column until a prompt is put into them.
+
+        Further columns may be behind all that a step sees: with a window, nothing would be left to attend to, and the
+        NaN that results would stay in the cache.
+        """
+        self.positions[torch.tensor(slots, device=self.positions.device)] = 0
+        for slot in slots:
+            self.lengths[slot] = 0
 
     def keep(self, slots: Sequence[int]) -> Tensor:
         """Keep only these slots. Returns their indices."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from architectures import save_model
 from engine import ENOUGH, LORA, PAD, disturb, open_roles, sequences
 from torch import Tensor
 
@@ -54,11 +55,13 @@ def sample(roles: Roles, found: list[TokenSequence], budget: int, *, longest: in
     )  # fmt: skip
 
 
-def padded(roles: Roles, found: list[TokenSequence], monkeypatch: pytest.MonkeyPatch) -> list[TokenSequence]:
+def padded(
+    roles: Roles, found: list[TokenSequence], monkeypatch: pytest.MonkeyPatch, *, longest: int = 30
+) -> list[TokenSequence]:
     """Return the responses that are generated in left-padded batches."""
     with monkeypatch.context() as patched:
         patched.setattr(sampling, "decoding_of", lambda *_: Decoding(argument="past_key_values"))
-        return sample(roles, found, ENOUGH)
+        return sample(roles, found, ENOUGH, longest=longest)
 
 
 @pytest.mark.parametrize("budget", [1, 150, 300, ENOUGH])
@@ -165,3 +168,25 @@ def test_rows_of_unequal_length_waste_at_most_half_a_slot() -> None:
     assert slot_groups([40, 10, 10], 120) == [([0, 1, 2], 3)]
     assert slot_groups([500], 80) == [([0], 1)]
     assert slot_groups([], 80) == []
+
+
+@pytest.mark.parametrize("name", ["mistral", "gemma2"])
+def test_windows_in_slots_give_the_responses_of_padded_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A long response leaves its slot while shorter ones go on: nothing of it may be seen, or spoil its successor."""
+    roles = open_roles(save_model(name, tmp_path))
+    roles.add_base("policy")
+    found = prompts(40)
+    responses = sample(roles, found, 400 // roles.generation_cache_factor(), longest=60)
+    assert responses == padded(roles, found, monkeypatch, longest=60)
+
+
+def test_a_cleared_slot_always_sees_a_column(roles: Roles) -> None:
+    """Attention to nothing could be NaN, which would stay in the cache of the slot."""
+    held = slots.Slots(roles.model, "past_key_values", 2, 40, fixed=False)
+    held.put([0, 1], [tuple(range(5, 25)), (5, 6, 7)])
+    held.clear([0])
+    assert held.positions.tolist() == [0, 2]
+    assert held.step().isfinite().all()
+    assert held._mask(3, 2).any(-1).all()

@@ -9,7 +9,7 @@ from alignment_core.config.evaluation import EndpointConfig, EvaluationConfig, G
 from alignment_core.config.feedback import ChatConfig, RetrainConfig
 from alignment_core.config.model import LoraConfig, ModelConfig
 from alignment_core.config.pipeline import PipelineConfig
-from alignment_core.config.sampling import RankConfig, SampleConfig
+from alignment_core.config.sampling import RankConfig, SampleConfig, VllmConfig
 from alignment_core.config.training import RewardConfig, SFTConfig, StepSettings
 
 __all__ = [
@@ -34,4 +34,5 @@ __all__ = [
     "SourceConfig",
     "StepSettings",
     "Supervision",
+    "VllmConfig",
 ]

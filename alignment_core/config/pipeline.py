@@ -6,14 +6,14 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from alignment_core.config.base import Settings
 from alignment_core.config.data import DataConfig
 from alignment_core.config.evaluation import EvaluationConfig, GateConfig
 from alignment_core.config.feedback import ChatConfig, RetrainConfig
 from alignment_core.config.model import ModelConfig
-from alignment_core.config.sampling import RankConfig, SampleConfig
+from alignment_core.config.sampling import RankConfig, SampleConfig, VllmConfig
 from alignment_core.config.training import RewardConfig, SFTConfig
 
 LARGEST_SEED = 2**53 - 1
@@ -46,6 +46,8 @@ class PipelineConfig(Settings):
     """The reward model. It is trained only if something needs it and `reward.model` is unset."""
     optimizer: dict[str, Any] = Field(default_factory=lambda: {"name": "dpo"})
     """`name` selects an installed optimizer. The other keys are its settings."""
+    vllm: VllmConfig | None = None
+    """A vLLM server that samples responses for ranking and for the optimizer. Null: the stage itself samples them."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """Held-out evaluation."""
     gate: GateConfig | None = None
@@ -96,3 +98,9 @@ class PipelineConfig(Settings):
         if store.exists() and not store.is_dir():
             raise ValueError(f"{store} is not a folder")
         return store
+
+    @model_validator(mode="after")
+    def _vllm_loads_the_adapter(self) -> PipelineConfig:
+        if self.vllm is not None and self.model.lora.dora:
+            raise ValueError("vLLM loads no DoRA adapters: leave out `vllm` or `model.lora.dora`")
+        return self

@@ -22,6 +22,18 @@ class SampleConfig(Settings):
     """Sampling temperature."""
 
 
+class VllmConfig(Settings):
+    """A vLLM server that samples the responses of the stages `sample` and `optimize`. Evaluation does not use it."""
+
+    url: str = "http://localhost:8000/v1"
+    """Base URL of the server, including the version. It must be able to read the temporary folder of this machine, from
+    which it loads the adapter."""
+    timeout_seconds: float = Field(600, gt=0)
+    """Timeout of one response in seconds."""
+    parallel: int = Field(256, ge=1)
+    """Number of responses that are requested at a time."""
+
+
 class RankConfig(Settings):
     """Ranking of sampled responses by an evaluator instead of human raters. The ranks become preference pairs."""
 

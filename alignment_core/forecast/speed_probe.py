@@ -11,7 +11,8 @@ import torch
 
 from alignment_core.config import LoadIn, LoraConfig
 from alignment_core.models.base.loading import load_base
-from alignment_core.models.generation.sampling import Sampling, generate
+from alignment_core.models.generation.choice import Sampling
+from alignment_core.models.generation.sampling import generate
 from alignment_core.models.roles.logps import Budget, LanguageModel
 from alignment_core.models.roles.shared_base import Roles
 from alignment_core.plugin_api import TokenSequence

@@ -12,7 +12,8 @@ from alignment_core.artifacts.manifest import read_manifest
 from alignment_core.data.rendering.renderer import Renderer
 from alignment_core.inference.trained_model import open_trained_model
 from alignment_core.models.base.loading import choose_device, load_base
-from alignment_core.models.generation.sampling import Sampling, generate
+from alignment_core.models.generation.choice import Sampling
+from alignment_core.models.generation.sampling import generate
 from alignment_core.models.roles.logps import Budget
 from alignment_core.models.roles.shared_base import Roles
 from alignment_core.records import Message

@@ -136,8 +136,9 @@ class _Planner:
     def _sample(self, ingest: StageCall, sft: StageCall | None) -> StageCall | None:
         if self.config.sample is None or self.config.rank is None:  # `align sample` makes the responses for raters
             return None
-        config = self.calls.model_settings(seed=self.config.seed, sample=self.config.sample.model_dump(mode="json"))
-        return self.calls.call("sample", config, {"data": ingest, "sft": sft})
+        settings = self.config.sample.model_dump(mode="json")
+        config = self.calls.model_settings(seed=self.config.seed, sample=settings, **self.calls.sampled())
+        return self.calls.call("sample", config, {"data": ingest, "sft": sft}, inputs=self.calls.sampled_at())
 
     def _rank(self, sample: StageCall | None) -> StageCall | None:
         if self.config.rank is None:
@@ -211,6 +212,7 @@ class _Planner:
         reward: StageCall | None,
         reference: StageCall | None,
     ) -> StageCall:
+        sampled, sampled_at = (self.calls.sampled(), self.calls.sampled_at()) if optimizer.prompts else ({}, {})
         config = self.calls.training_settings(
             optimizer=optimizer.model_dump(mode="json"),
             plugin=self.registry.identity(optimizer),
@@ -218,6 +220,7 @@ class _Planner:
                 setting: self.registry.identity(evaluator)
                 for setting, evaluator in self.registry.evaluators_of(optimizer).items()
             },
+            **sampled,
             **self._fold("rest"),
             **self._mixed(),
         )
@@ -229,7 +232,15 @@ class _Planner:
             "reward": reward if optimizer.reward_model else None,
             "reference": reference,
         }
-        return self.calls.call("optimize", config, parents, name=optimizer.name, external=external, standing=standing)
+        return self.calls.call(
+            "optimize",
+            config,
+            parents,
+            name=optimizer.name,
+            inputs=sampled_at,
+            external=external,
+            standing=standing,
+        )
 
 
 def _responses(config: PipelineConfig, optimizer: AlignmentOptimizer) -> Iterator[tuple[str, int]]:

@@ -51,8 +51,9 @@ def plan_sampling(config: PipelineConfig, registry: Registry, model: str | None 
     start = sft or adapter
     settings = (config.sample or SampleConfig()).model_dump(mode="json")
     calls.check_positions({"sample.max_new_tokens": settings["max_new_tokens"]})
-    loads = calls.model_settings(seed=config.seed, sample=settings)
-    sample = calls.call("sample", loads, {"data": ingest, "sft": start}, standing=standing)
+    loads = calls.model_settings(seed=config.seed, sample=settings, **calls.sampled())
+    inputs = calls.sampled_at()
+    sample = calls.call("sample", loads, {"data": ingest, "sft": start}, inputs=inputs, standing=standing)
     sampled = standing.get("policy") or (start.key if start else calls.model.weights)
     return SamplePlan(ingest, adapter, sft, sample, sampled)
 

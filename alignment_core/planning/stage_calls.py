@@ -208,6 +208,14 @@ class StageCalls:
             **fields,
         }
 
+    def sampled(self) -> dict[str, str]:
+        """Return which engine samples, for the settings of a stage that samples. Empty for the stage itself."""
+        return {} if self.config.vllm is None else {"sampled_by": "vllm"}
+
+    def sampled_at(self) -> dict[str, Any]:
+        """Return where that engine is, for the inputs of the stage."""
+        return {} if self.config.vllm is None else {"vllm": self.config.vllm.model_dump(mode="json")}
+
     def _resized(self) -> dict[str, int]:
         """Return the number of rows of the embedding, if it is extended."""
         return {} if self.rows is None else {ROWS: self.rows}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from alignment_core.models.generation.sampling import CHOSEN_TOGETHER
+from alignment_core.models.generation.choice import CHOSEN_TOGETHER
 from alignment_core.models.memory.architecture import Footprint
 from alignment_core.models.memory.dry_run import DryRun
 from alignment_core.models.roles.logps import SMALLEST_BUDGET
@@ -27,7 +27,7 @@ SHARE = 0.9
 """Fraction of the free memory that a stage may be planned to take."""
 LOGIT_BYTES, CHOOSING_BYTES = 8, 32
 """Bytes per logit of a generated batch, including its float32 copy, and bytes per logit from which tokens are chosen at
-a time: float32 twice, float64 probabilities, their cumulative sum and copies (`sampling.choose`)."""
+a time: float32 twice, float64 probabilities (float32 on a GPU), and copies of them (`choice.choose`)."""
 
 
 @dataclass(frozen=True, slots=True)

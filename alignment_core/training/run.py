@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from alignment_core.errors import PluginError
-from alignment_core.models.generation.sampling import Sampling, generate
+from alignment_core.models.generation.choice import Sampling
+from alignment_core.models.generation.engine import Engine, OwnEngine
 from alignment_core.models.roles.logps import Budget, LanguageModel, ScalarModel
 from alignment_core.models.roles.shared_base import Roles
 from alignment_core.plugin_api import RewardRole, Rollout, Row, TokenSequence
@@ -140,6 +141,7 @@ class Run:
     judges: dict[str, Callable[[Rollout], float]] = field(default_factory=dict)
     kept: dict[str, Tensor] = field(default_factory=dict)
     external_reward: RewardRole | None = None
+    engine: Engine | None = None
 
     def __post_init__(self) -> None:
         self.budget.on_halved, self.budget.on_pass = self.warn, self._stop_if_asked
@@ -214,15 +216,13 @@ class Run:
         """Sample responses of a role, `samples` per prompt, next to each other."""
         repeated = [prompt for prompt in prompts for _ in range(samples)]
         keys = self._noise_keys(repeated)
-        sequences = generate(
-            self.roles,
+        vocabulary = self.vocabulary
+        engine = self.engine or OwnEngine(self.roles, vocabulary.stop_ids, vocabulary.pad_id, self.budget)
+        sequences = engine.generate(
             role,
             [prompt.sequences["prompt"] for prompt in repeated],
-            noise_keys=keys,
-            sampling=Sampling(max_new_tokens, temperature, top_p, top_k),
-            stop_ids=self.vocabulary.stop_ids,
-            pad_id=self.vocabulary.pad_id,
-            budget=self.budget,
+            Sampling(max_new_tokens, temperature, top_p, top_k),
+            keys,
             on_step=lambda done: self._report_sampled("responses", done, len(repeated)),
         )
         stops = set(self.vocabulary.stop_ids)

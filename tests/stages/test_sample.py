@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from vllm_standin import standing_in
 
 from alignment_core.artifacts import ArtifactStore
 from alignment_core.config import PipelineConfig
@@ -101,3 +102,18 @@ def test_a_promoted_model_is_sampled_by_its_key(settings: Callable[..., Pipeline
     other = settings().model.model_copy(update={"chat_template": "chatml"})
     with pytest.raises(ConfigError, match="the base model, tokenizer or chat template of this artifact differs"):
         plan_sampling(settings(model=other), registry, "production")
+
+
+def test_a_vllm_server_samples_if_the_settings_name_one(
+    settings: Callable[..., PipelineConfig], tiny_model: Path
+) -> None:
+    with standing_in(str(tiny_model)) as (played, url):
+        plan = plan_sampling(settings(vllm={"url": url}), load_registry())
+        for call in (plan.ingest, plan.sft):
+            assert call is not None
+            build_here(call, Silent())
+        artifact, _ = build_here(plan.sample, Silent())
+        lines = (artifact.path / "responses.jsonl").read_text().splitlines()
+        assert len(played.requests) == 3 * len(lines)
+        assert len(played.loaded) >= 1
+        assert len({request["seed"] for request in played.requests}) == len(played.requests)

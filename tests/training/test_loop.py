@@ -25,7 +25,8 @@ from runs import (
 from torch import Tensor
 
 from alignment_core.errors import PluginError, TrainingError
-from alignment_core.models.generation.sampling import _Batch
+from alignment_core.models.generation import slot_batch
+from alignment_core.models.generation.choice import choose
 from alignment_core.models.passes.packing import Arrangement
 from alignment_core.models.roles.shared_base import Roles
 from alignment_core.plugin_api import AlignmentOptimizer, LossOutput, MicroBatch, StepBatch
@@ -111,15 +112,14 @@ def test_out_of_memory_while_sampling_does_not_change_training(
     """Fail at the first token, a middle one and one of a later rollout: responses and training stay the same."""
     calm = learn(OBJECTIVES["ppo"](), world.open("ppo"), tmp_path / "calm")
     tokens: list[int] = []
-    last_logits = _Batch._last_logits
 
-    def failing(self: _Batch, *inputs: Any) -> Tensor:
+    def failing(*inputs: Any) -> Tensor:
         tokens.append(1)
         if len(tokens) == failing_token:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return last_logits(self, *inputs)
+        return choose(*inputs)
 
-    monkeypatch.setattr(_Batch, "_last_logits", failing)
+    monkeypatch.setattr(slot_batch, "choose", failing)
     run = learn(OBJECTIVES["ppo"](), world.open("ppo", budget=1000), tmp_path / "hit")
     assert run.budget.tokens == 500
     assert run.warnings == ["out of memory: token_budget is now 500", *calm.warnings]

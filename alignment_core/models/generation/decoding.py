@@ -14,6 +14,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from alignment_core.models.base.loading import rounding
 from alignment_core.models.generation.kv_cache import cache_argument, cache_for
+from alignment_core.models.generation.slots import Slots
 from alignment_core.models.passes.limits import copy_with_limits, named_limits, small_limits
 from alignment_core.models.passes.packing import REFUSALS
 from alignment_core.models.passes.reach import Reach
@@ -30,15 +31,17 @@ class Decoding:
         together: rows of unequal length share a batch, padded on the left.
         cached: what was read is kept in a cache. Otherwise the complete row is read again for every token.
         argument: name of the model's cache argument; None if it has none.
+        slots: rows begin and end at different times (`Slots`). Otherwise they begin together.
     """
 
     together: bool = True
     cached: bool = True
     argument: str | None = None
+    slots: bool = False
 
     def alone(self) -> Decoding:
         """Return the way for a row that nothing else may change: no batch, and no cache."""
-        return replace(self, together=False, cached=False)
+        return replace(self, together=False, cached=False, slots=False)
 
     def arguments(self, cache: DynamicCache, mask: Tensor, positions: Tensor) -> dict[str, Any]:
         """Return the arguments of a call, next to its ids."""
@@ -51,7 +54,7 @@ class Decoding:
         return {**padding, **places, **kept}
 
 
-WAYS = (Decoding(), Decoding(together=False), Decoding(cached=False))
+WAYS = (Decoding(slots=True), Decoding(), Decoding(together=False), Decoding(cached=False))
 
 
 def choose_decoding(model: PreTrainedModel, reach: Reach) -> Decoding:
@@ -88,7 +91,8 @@ def _agrees(model: PreTrainedModel, lengths: Sequence[int], way: Decoding) -> bo
         return True  # beyond the last position: no way reads it
     try:
         batches = [rows] if way.together else [[row] for row in rows]
-        found = torch.cat([_decoded(model, batch, way) for batch in batches])
+        read = _read_in_slots if way.slots else _decoded
+        found = torch.cat([read(model, batch, way) for batch in batches])
     except REFUSALS:
         return False
     return bool((found - expected).abs().max() <= rounding(model) * expected.abs().max())
@@ -115,3 +119,16 @@ def _decoded(model: PreTrainedModel, rows: Sequence[Tensor], way: Decoding) -> T
         found.append(model(input_ids=ids[:, start:end], **given).logits[:, -1])
         start = end if way.cached else 0
     return torch.stack(found, 1).float()
+
+
+@torch.no_grad()
+def _read_in_slots(model: PreTrainedModel, rows: Sequence[Tensor], way: Decoding) -> Tensor:
+    """Return the same logits, read in slots, shape (rows, STEPS, vocabulary)."""
+    slots = Slots(model, str(way.argument), len(rows), max(map(len, rows)), fixed=False)
+    places, found = range(len(rows)), []
+    slots.put(places, [tuple(row[: len(row) - STEPS].tolist()) for row in rows])
+    running = torch.ones(len(rows), dtype=torch.long, device=model.device)
+    for step in range(STEPS, 0, -1):
+        found.append(slots.step())
+        slots.add(torch.stack([row[len(row) - step] for row in rows]).to(model.device), running, places)
+    return torch.stack(found, 1)

@@ -1,47 +1,20 @@
-"""Sample in batches of similar length, with a KV cache. Rows leave the batch when they stop."""
+"""Sample responses to prompts: in which batches, and what is kept if the memory ends."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
 from weakref import WeakKeyDictionary
 
-import torch
-from torch import Tensor
-from transformers import DynamicCache
-
-from alignment_core.errors import ModelError
+from alignment_core.models.generation.choice import Sampling
 from alignment_core.models.generation.decoding import Decoding, choose_decoding
-from alignment_core.models.generation.kv_cache import cache_for
+from alignment_core.models.generation.padded_batch import PaddedBatch
+from alignment_core.models.generation.slot_batch import SlotBatch
 from alignment_core.models.passes.batching import group_by_budget
 from alignment_core.models.roles.logps import Budget
 from alignment_core.models.roles.shared_base import Roles
 from alignment_core.plugin_api import TokenSequence
-from alignment_core.seeds import seed_of
-
-CHOSEN_TOGETHER = 2**22
-"""Most logits from which tokens are chosen at a time: 128 MiB, including all intermediate tensors."""
-
 
 _ways: WeakKeyDictionary[Roles, Decoding] = WeakKeyDictionary()
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How tokens are chosen.
-
-    Attributes:
-        max_new_tokens: longest response.
-        temperature: divides the logits; 0 is greedy.
-        top_p: keep the smallest set of tokens whose probability reaches this; 1 keeps all.
-        top_k: keep the k likeliest tokens; 0 keeps all.
-    """
-
-    max_new_tokens: int
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
 
 
 def generate(
@@ -68,32 +41,37 @@ def generate(
             included).
         on_step: called before every token with the number of finished responses; may raise to stop.
         on_token: called with the index of the prompt and each new token of its response. After an out-of-memory
-            error, the rows of that batch start over.
+            error, the rows of that batch that were not finished start over.
 
     Returns:
         Prompt and response of each row. `start` is the prompt's length.
+
+    Raises:
+        ModelError: a prompt with its response is too long for the model, or its logits contain NaN.
     """
     results: dict[int, TokenSequence] = {}
-    room = [TokenSequence((*p.ids, *([pad_id] * sampling.max_new_tokens)), len(p.ids)) for p in prompts]
-    roles.reach.check(max((len(one.ids) for one in room), default=0))
+    room = [len(prompt.ids) + sampling.max_new_tokens for prompt in prompts]
+    roles.reach.check(max(room, default=0))
 
     def remaining() -> None:
-        todo = [i for i in range(len(prompts)) if i not in results]
         way = decoding_of(roles, role)
-        tokens = budget.tokens * roles.generation_cache_factor() if way.together else 1
-        together = [i for i in todo if len(room[i].ids) <= roles.reach.batched]
-        places = group_by_budget([room[i] for i in together], tokens, lambda sequence: (sequence,))
-        groups = [[together[place] for place in group] for group in places]
-        for group in [*groups, *([i] for i in todo if len(room[i].ids) > roles.reach.batched)]:
-            noise = torch.stack([_uniforms(noise_keys[i], sampling.max_new_tokens) for i in group]).to(roles.device)
-            # A cache would keep what a longer row changes.
-            reading = way.alone() if len(room[group[0]].ids) > roles.reach.batched else way
-            batch = _Batch(
-                roles, role, [prompts[i].ids for i in group], noise, sampling, set(stop_ids), pad_id, reading
-            )
-            responses = batch.run(partial(on_step, len(results)), partial(_report_token, on_token, group))
-            for i, response in zip(group, responses, strict=True):
-                results[i] = TokenSequence((*prompts[i].ids, *response), len(prompts[i].ids))
+        todo = [i for i in range(len(prompts)) if i not in results]
+        for group, at_once, reading in _groups(todo, room, budget, roles, way):
+            rows, keys = [prompts[i].ids for i in group], [noise_keys[i] for i in group]
+            batch: SlotBatch | PaddedBatch
+            if reading.slots:
+                batch = SlotBatch(roles, role, rows, keys, sampling, set(stop_ids), at_once, str(reading.argument))
+            else:
+                batch = PaddedBatch(roles, role, rows, keys, sampling, set(stop_ids), pad_id, reading)
+
+            def on_end(place: int, response: list[int], group: Sequence[int] = group) -> None:
+                prompt = prompts[group[place]].ids
+                results[group[place]] = TokenSequence((*prompt, *response), len(prompt))
+
+            def report(place: int, token: int, group: Sequence[int] = group) -> None:
+                on_token(group[place], token)
+
+            batch.run(lambda: on_step(len(results)), report, on_end)
             on_step(len(results))
 
     budget.fit(remaining)
@@ -108,116 +86,40 @@ def decoding_of(roles: Roles, role: str) -> Decoding:
     return _ways[roles]
 
 
-def _report_token(on_token: Callable[[int, int], None], group: Sequence[int], row: int, token: int) -> None:
-    on_token(group[row], token)
+def _groups(
+    todo: Sequence[int], room: Sequence[int], budget: Budget, roles: Roles, way: Decoding
+) -> Iterator[tuple[list[int], int, Decoding]]:
+    """Yield the rows of each batch, longest first, how many of them are generated at a time, and in which way."""
+    together = [i for i in todo if room[i] <= roles.reach.batched]
+    tokens = budget.tokens * roles.generation_cache_factor() if way.together else 1
+    lengths = [room[i] for i in together]
+    if way.slots:
+        found = slot_groups(lengths, tokens)
+    else:
+        sizes = [TokenSequence((0,) * length, 0) for length in lengths]
+        found = [(group, len(group)) for group in group_by_budget(sizes, tokens, lambda one: (one,))]
+    yield from (([together[place] for place in group], at_once, way) for group, at_once in found)
+    # A cache would keep what a longer row changes.
+    yield from (([i], 1, way.alone()) for i in todo if room[i] > roles.reach.batched)
 
 
-def _uniforms(key: str, count: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed_of(key))
-    return torch.rand(count, generator=generator, dtype=torch.float64)
-
-
-class _Batch:
-    """Rows that are generated together, left-padded. Finished rows are removed at once to save work."""
-
-    def __init__(
-        self,
-        roles: Roles,
-        role: str,
-        prompts: Sequence[tuple[int, ...]],
-        noise: Tensor,
-        sampling: Sampling,
-        stop_ids: set[int],
-        pad_id: int,
-        way: Decoding,
-    ) -> None:
-        self.way = way
-        self.roles, self.role, self.noise, self.sampling, self.stop_ids = roles, role, noise, sampling, stop_ids
-        width = max(map(len, prompts))
-        self.ids = torch.tensor([[pad_id] * (width - len(p)) + list(p) for p in prompts], device=roles.device)
-        self.mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=roles.device)
-        self.alive = list(range(len(prompts)))
-        self.responses: list[list[int]] = [[] for _ in prompts]
-
-    @torch.no_grad()
-    def run(self, on_step: Callable[[], None], on_token: Callable[[int, int], None]) -> list[list[int]]:
-        cache = cache_for(self.roles.model, self.ids.shape[1] + self.sampling.max_new_tokens)
-        ids, positions = self.ids, (self.mask.cumsum(1) - 1).clamp_min(0)
-        for t in range(self.sampling.max_new_tokens):
-            on_step()
-            token = self._choose(self._last_logits(ids, positions, cache), self.noise[self.alive, t])
-            keep = self._record(token.tolist(), on_token)
-            if not keep:
-                break
-            if len(keep) < len(token):
-                index = torch.tensor(keep, device=token.device)
-                cache.reorder_cache(index)
-                self.alive = [self.alive[k] for k in keep]
-                token, ids, positions, self.mask = (part[index] for part in (token, ids, positions, self.mask))
-            new, place = token.unsqueeze(1), positions[:, -1:] + 1
-            self.mask = torch.cat([self.mask, torch.ones_like(new)], dim=1)
-            if not self.way.cached:  # read the complete row again
-                new, place = torch.cat([ids, new], dim=1), torch.cat([positions, place], dim=1)
-            ids, positions = new, place
-        return self.responses
-
-    def _last_logits(self, ids: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
-        with self.roles.use(self.role), self.roles.autocast():
-            output = self.roles.model(
-                input_ids=ids,
-                logits_to_keep=1,
-                **self.way.arguments(cache, self.mask, positions),
-            )
-        return output.logits[:, -1].float()  # type: ignore[no-any-return]
-
-    def _choose(self, logits: Tensor, noise: Tensor) -> Tensor:
-        """Choose tokens for a few rows at a time, because this takes several times the memory of the logits."""
-        rows = max(1, CHOSEN_TOGETHER // logits.shape[-1])
-        parts = zip(torch.split(logits, rows), torch.split(noise, rows), strict=True)
-        return torch.cat([choose(some, its_noise, self.sampling) for some, its_noise in parts])
-
-    def _record(self, tokens: Sequence[int], on_token: Callable[[int, int], None]) -> list[int]:
-        """Append the tokens to the responses and return the batch positions that continue."""
-        for row, token in zip(self.alive, tokens, strict=True):
-            self.responses[row].append(token)
-            on_token(row, token)
-        return [place for place, token in enumerate(tokens) if token not in self.stop_ids]
-
-
-def choose(logits: Tensor, uniform: Tensor, sampling: Sampling) -> Tensor:
-    """Return the next token of each row: greedy, or by inverting the cumulative distribution at the row's uniform.
+def slot_groups(lengths: Sequence[int], tokens: int) -> list[tuple[list[int], int]]:
+    """Split rows into groups of similar length, each of which is generated in slots as long as its longest row.
 
     Args:
-        logits: shape (rows, vocabulary).
-        uniform: shape (rows,), in [0, 1), float64.
-        sampling: temperature is applied first, then top-k, then top-p, as in transformers.
+        lengths: length of each row in tokens, prompt and longest response.
+        tokens: that the slots may hold together. A longer row has a slot alone.
 
     Returns:
-        Token ids, shape (rows,).
-
-    Raises:
-        ModelError: a logit is NaN, from which an arbitrary token would be chosen.
+        The indices of each group, longest rows first, and its number of slots. A group has more rows than slots only
+        as far as they need half of a slot.
     """
-    if torch.isnan(logits).any():
-        raise ModelError(
-            "the model's logits contain NaN",
-            where="generation",
-            do="Check the base model and the adapter for broken weights, or choose another `model.load_in`",
-        )
-    if sampling.temperature == 0:
-        return logits.argmax(dim=-1)
-    probabilities = torch.softmax(logits / sampling.temperature, dim=-1, dtype=torch.float64)
-    if sampling.top_k > 0:
-        least = probabilities.topk(min(sampling.top_k, probabilities.shape[-1])).values[:, -1:]
-        probabilities = probabilities.where(probabilities >= least, 0.0)
-    if sampling.top_p < 1:
-        probabilities = _nucleus(probabilities / probabilities.sum(-1, keepdim=True), sampling.top_p)
-    cumulative = probabilities.cumsum(dim=-1)
-    threshold = uniform.unsqueeze(1) * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, threshold, right=True).squeeze(1).clamp_max(logits.shape[-1] - 1)
-
-
-def _nucleus(probabilities: Tensor, top_p: float) -> Tensor:
-    ordered, index = probabilities.sort(dim=-1, descending=True)
-    before = ordered.cumsum(dim=-1) - ordered
-    return torch.zeros_like(probabilities).scatter(1, index, ordered.where(before < top_p, 0.0))
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    groups = []
+    while order:
+        longest = lengths[order[0]]
+        slots = max(1, tokens // longest)
+        count = max(slots, sum(2 * lengths[i] >= longest for i in order))
+        groups.append((order[:count], min(slots, count, len(order))))
+        order = order[count:]
+    return groups

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from alignment_core.config import LoraConfig
+from alignment_core.config import LoraConfig, VllmConfig
 from alignment_core.data.dataset.cross_tokenizer import CrossTokenizer
 from alignment_core.data.dataset.folds import rows_in_fold
 from alignment_core.data.dataset.prompt_index import PromptIndex
@@ -23,6 +23,7 @@ from alignment_core.errors import DataError
 from alignment_core.execution.stage import Job
 from alignment_core.models.base.layers import unquantised
 from alignment_core.models.base.loading import choose_device, load_base
+from alignment_core.models.generation.vllm import VllmEngine
 from alignment_core.models.passes.packed_attention import pieces_note
 from alignment_core.models.roles.classifier import ClassifierReward, load_classifier
 from alignment_core.models.roles.logps import Budget
@@ -209,7 +210,16 @@ class StageContext:
             progress=self.job.progress,
             cached_reference=cached_reference or {},
             external_reward=None if self.external is None else self.external.role(budget),
+            engine=self._engine(),
         )
+
+    def _engine(self) -> VllmEngine | None:
+        """Return the engine that samples for the job, or None if the job itself does."""
+        inputs = self.job.call.inputs
+        if "vllm" not in inputs:
+            return None
+        settings = VllmConfig.model_validate(inputs["vllm"])
+        return VllmEngine(settings, inputs["model"]["path"], self.roles, self.renderer.stop_ids)
 
     def train(self, objective: Objective, run: Run) -> None:
         """Choose the token budget and gradient checkpointing for the free memory, log the choice, and train."""

@@ -27,7 +27,8 @@ from alignment_core.config import LoraConfig
 from alignment_core.errors import ModelError
 from alignment_core.models.base import loading
 from alignment_core.models.base.loading import choose_device, load_base, separable
-from alignment_core.models.generation.sampling import Sampling, generate
+from alignment_core.models.generation.choice import Sampling
+from alignment_core.models.generation.sampling import generate
 from alignment_core.models.roles.logps import Budget
 from alignment_core.models.roles.shared_base import Roles
 from alignment_core.plugin_api import TokenSequence

@@ -17,8 +17,10 @@ CACHE = "past_key_values"
 @pytest.mark.parametrize(
     ("name", "way"),
     [
-        ("llama", Decoding(argument=CACHE)),
-        ("mistral", Decoding(argument=CACHE)),
+        ("llama", Decoding(argument=CACHE, slots=True)),
+        # A window in every layer, and in every second one, whose soft cap needs another attention.
+        ("mistral", Decoding(argument=CACHE, slots=True)),
+        ("gemma2", Decoding(argument=CACHE, slots=True)),
         # A mask longer than its input would multiply it, so it gets none, and no padding.
         ("mamba", Decoding(together=False, argument="cache_params")),
         # Accepts only a cache of its own.

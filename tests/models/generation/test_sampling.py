@@ -1,7 +1,7 @@
 """Generation: greedy output of transformers, noise per row, truncation, stops, and the sampling distribution."""
 
+from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from alignment_core.errors import ModelError, TrainingError
-from alignment_core.models.generation.sampling import Sampling, choose, generate
+from alignment_core.models.generation.choice import Sampling, choose, tokens_on_host
+from alignment_core.models.generation.sampling import generate
+from alignment_core.models.generation.slots import Slots
 from alignment_core.models.roles.logps import Budget
 from alignment_core.models.roles.shared_base import Roles
 from alignment_core.plugin_api import TokenSequence
@@ -89,7 +91,7 @@ def test_greedy_on_stories_matches_transformers(stories260k: Path, budget: int) 
     assert len({len(response) for response in ours}) > 2
 
 
-@pytest.mark.parametrize("name", [*RECURRENT, "mistral", "recurrent gemma"])
+@pytest.mark.parametrize("name", [*RECURRENT, "mistral", "gemma2", "recurrent gemma"])
 def test_greedy_matches_transformers_for_every_kind_of_state(tmp_path: Path, name: str) -> None:
     """Cover layers of each kind of cache. The first row stops by its fourth token and leaves the batch."""
     roles = open_roles(save_model(name, tmp_path))
@@ -205,8 +207,13 @@ def test_ends_of_the_unit_interval_choose_possible_tokens() -> None:
 
 
 def test_nan_logits_are_an_error() -> None:
-    with pytest.raises(ModelError, match="contain NaN"):
-        choose(torch.tensor([[0.0, float("nan")]]), torch.tensor([0.5], dtype=torch.float64), Sampling(1))
+    """A row of a slot that holds nothing is not looked at."""
+    logits = torch.tensor([[0.0, 1.0, 2.0], [0.0, float("nan"), 1.0]])
+    for temperature in (0.0, 1.0):
+        tokens = choose(logits, torch.tensor([0.99, 0.5], dtype=torch.float64), Sampling(1, temperature))
+        assert tokens_on_host(tokens, [0]) == [2]
+        with pytest.raises(ModelError, match="contain NaN"):
+            tokens_on_host(tokens, [0, 1])
 
 
 def test_generation_can_be_stopped_at_each_token(roles: Roles) -> None:
@@ -234,19 +241,19 @@ def test_generation_can_be_stopped_at_each_token(roles: Roles) -> None:
 
 
 def test_out_of_memory_keeps_finished_responses(roles: Roles, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second batch of prompts fails at its fourth token. Only its first three tokens are recomputed."""
+    """Memory ends at the fourth token of the prompts that came second. Only their first three tokens are lost."""
     found, sampling = prompts(6), Sampling(8, temperature=2.0)
     expected = sample(roles, found, sampling, stop_ids=())
-    budget, rows = Budget(130), list[int]()
-    forward = roles.model.forward
+    budget, steps, reported = Budget(130), list[int](), list[int]()
+    step = Slots.step
 
-    def failing(*args: Any, **kwargs: Any) -> Any:
-        rows.append(len(kwargs["input_ids"]))
-        if len(rows) == 12:
+    def failing(self: Slots) -> torch.Tensor:
+        steps.append(len(self.ids))
+        if len(steps) == 12:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return forward(*args, **kwargs)
+        return step(self)
 
-    monkeypatch.setattr(roles.model, "forward", failing)
+    monkeypatch.setattr(Slots, "step", failing)
     results = generate(
         roles,
         "policy",
@@ -257,10 +264,13 @@ def test_out_of_memory_keeps_finished_responses(roles: Roles, monkeypatch: pytes
         pad_id=PAD,
         budget=budget,
         on_step=lambda _: None,
+        on_token=lambda row, _: reported.append(row),
     )
     assert [list(result.completion) for result in results] == expected
     assert budget.tokens == 65
-    assert sum(rows) == 6 * 8 + 3 * rows[8] + rows[11]
+    again = len(found) - steps[0]
+    assert steps[:12] == [steps[0]] * 8 + [again] * 4
+    assert sorted(Counter(reported).values()) == [8] * steps[0] + [11] * again
 
 
 def test_out_of_memory_at_the_smallest_budget_is_an_error(roles: Roles, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,8 @@ from every_architecture import save_small, small_config
 
 from alignment_core.config import LoadIn
 from alignment_core.errors import ModelError
-from alignment_core.models.generation.sampling import Sampling, generate
+from alignment_core.models.generation.choice import Sampling
+from alignment_core.models.generation.sampling import generate
 from alignment_core.models.memory import dry_run
 from alignment_core.models.memory.architecture import Architecture, Pass
 from alignment_core.models.memory.counting import AllocationCounter

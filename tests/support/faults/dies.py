@@ -103,11 +103,12 @@ def _listen_to_files(note: Callable[..., None], key: str) -> None:
 
 def _listen_to_models(note: Callable[..., None]) -> None:
     """Count passes and tokens. The imports are those of any stage that runs a model."""
-    from alignment_core.models.generation import sampling
+    from alignment_core.models.generation import padded_batch, slot_batch
     from alignment_core.models.roles.shared_base import Roles
 
     Roles.hidden = _noted(Roles.hidden, lambda: note("pass"))  # type: ignore[method-assign]
-    sampling.choose = _noted(sampling.choose, lambda: note("token"))
+    for module in (padded_batch, slot_batch):
+        module.choose = _noted(module.choose, lambda: note("token"))
 
 
 def _noted(function: Callable[..., Any], note: Callable[[], None]) -> Callable[..., Any]:

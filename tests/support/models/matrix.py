@@ -16,7 +16,8 @@ from peft import AutoPeftModelForCausalLM, AutoPeftModelForSequenceClassificatio
 from torch import Tensor
 
 from alignment_core.errors import AlignmentError
-from alignment_core.models.generation.sampling import Sampling, generate
+from alignment_core.models.generation.choice import Sampling
+from alignment_core.models.generation.sampling import generate
 from alignment_core.models.memory.architecture import Architecture, Pass
 from alignment_core.models.memory.dry_run import DryRun
 from alignment_core.models.roles.classifier_export import not_in_plain_peft

@@ -1,0 +1,73 @@
+"""Who samples the responses of a run: its own process, or an engine beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from alignment_core.models.generation.choice import Sampling
+from alignment_core.models.generation.sampling import generate
+from alignment_core.models.roles.logps import Budget
+from alignment_core.models.roles.shared_base import Roles
+from alignment_core.plugin_api import TokenSequence
+
+
+class Engine(Protocol):
+    """Samples responses of the roles of a run."""
+
+    def generate(
+        self,
+        role: str,
+        prompts: Sequence[TokenSequence],
+        sampling: Sampling,
+        noise_keys: Sequence[str],
+        on_step: Callable[[int], None],
+    ) -> list[TokenSequence]:
+        """Sample one response per prompt, ending with its stop token if it reached one.
+
+        Args:
+            role: the role, with its present weights.
+            noise_keys: one string per prompt, which determines its noise.
+            on_step: called again and again with the number of finished responses; may raise to stop.
+
+        Returns:
+            Prompt and response of each row. `start` is the prompt's length.
+        """
+
+
+@dataclass(frozen=True)
+class OwnEngine:
+    """Samples with the model of the run, in its process. The noise of a row depends only on its key.
+
+    Attributes:
+        roles: the model and its roles.
+        stop_ids: tokens that end a response.
+        pad_id: padding token.
+        budget: shared with everything that runs the model.
+    """
+
+    roles: Roles
+    stop_ids: Sequence[int]
+    pad_id: int
+    budget: Budget
+
+    def generate(
+        self,
+        role: str,
+        prompts: Sequence[TokenSequence],
+        sampling: Sampling,
+        noise_keys: Sequence[str],
+        on_step: Callable[[int], None],
+    ) -> list[TokenSequence]:
+        return generate(
+            self.roles,
+            role,
+            prompts,
+            noise_keys=noise_keys,
+            sampling=sampling,
+            stop_ids=self.stop_ids,
+            pad_id=self.pad_id,
+            budget=self.budget,
+            on_step=on_step,
+        )

@@ -36,7 +36,7 @@ from alignment_core.training.run import Run
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 PER_PASS = 1
 """transformers looks for packed sequences in the positions of every packed row."""
-PER_TOKEN = 4
+PER_TOKEN = 1
 """Two to choose (is it a number, which one is it), one for the mask of padding, one for the noise of the rows left."""
 
 

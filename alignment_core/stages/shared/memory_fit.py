@@ -15,6 +15,7 @@ from alignment_core.execution.stage import Runtime
 from alignment_core.models.memory.architecture import Architecture
 from alignment_core.models.memory.dry_run import DryRun
 from alignment_core.models.passes.batching import largest_setting
+from alignment_core.models.roles.classifier import ClassifierReward
 from alignment_core.models.roles.shared_base import Roles
 from alignment_core.training.checkpoint import saved_budget
 from alignment_core.training.demand import Layout, trace_training
@@ -50,7 +51,7 @@ def fit_to_memory(
     if budget is None:
         budget = saved_budget(checkpoints, run.progress.warn)
     recompute = None if runtime.gradient_checkpointing == "auto" else runtime.gradient_checkpointing
-    available = available_memory(run.device, runtime.memory_gb)
+    available = memory_left(run, runtime.memory_gb)
     bound = _generous_bound(run.roles, budget or AUTO_BUDGET, config["max_length"])
     if bound < ABUNDANT * available and external_reward is None:
         found: tuple[int, int] = (budget or AUTO_BUDGET, recompute or False)
@@ -64,6 +65,18 @@ def fit_to_memory(
     run.budget.tokens = found[0]
     run.roles.checkpoint_layers(found[1])
     run.progress.log(f"token budget {found[0]}, gradient checkpointing {_which_layers(found[1])}; {why}")
+
+
+def memory_left(run: Run, limit: float | None) -> int:
+    """Return the bytes that a run may still be planned to take, beside the models that it has loaded.
+
+    Args:
+        limit: GiB that the stage may take in all; None for no limit.
+    """
+    external = run.external_reward
+    modules = [run.roles.model, run.roles.heads, *([external.model] if isinstance(external, ClassifierReward) else [])]
+    held = sum(weight.nbytes for module in modules for weight in module.parameters())
+    return available_memory(run.device, None if limit is None else max(0.0, limit - held / 2**30))
 
 
 def choose_for_run(

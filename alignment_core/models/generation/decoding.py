@@ -16,7 +16,7 @@ from alignment_core.models.base.loading import rounding
 from alignment_core.models.generation.kv_cache import cache_argument, cache_for
 from alignment_core.models.generation.slots import Slots
 from alignment_core.models.passes.limits import copy_with_limits, named_limits, small_limits
-from alignment_core.models.passes.packing import REFUSALS
+from alignment_core.models.passes.packing import REFUSALS, reraise_lack_of_memory
 from alignment_core.models.passes.reach import Reach
 
 STEPS = 5
@@ -79,7 +79,8 @@ def _copy(model: PreTrainedModel, small: dict[int, int]) -> PreTrainedModel | No
     """Return a copy with small limits; None if the model cannot be copied, and so reads longer rows alone (`Reach`)."""
     try:
         return copy_with_limits(model, small, whole=True)
-    except REFUSALS:
+    except REFUSALS as error:
+        reraise_lack_of_memory(error)
         return None
 
 
@@ -87,13 +88,15 @@ def _agrees(model: PreTrainedModel, lengths: Sequence[int], way: Decoding) -> bo
     rows = [torch.tensor([3 + (i * i + 5 * i + length) % 59 for i in range(length + STEPS)]) for length in lengths]
     try:
         expected = torch.stack([_read_at_once(model, row) for row in rows])
-    except REFUSALS:
+    except REFUSALS as error:
+        reraise_lack_of_memory(error)
         return True  # beyond the last position: no way reads it
     try:
         batches = [rows] if way.together else [[row] for row in rows]
         read = _read_in_slots if way.slots else _decoded
         found = torch.cat([read(model, batch, way) for batch in batches])
-    except REFUSALS:
+    except REFUSALS as error:
+        reraise_lack_of_memory(error)
         return False
     return bool((found - expected).abs().max() <= rounding(model) * expected.abs().max())
 

@@ -23,7 +23,14 @@ from transformers.masking_utils import sdpa_mask
 from alignment_core.devices import for_card
 from alignment_core.models.passes.batching import largest_setting
 from alignment_core.models.passes.layout import Layout, Piece
-from alignment_core.models.passes.packing import REFUSALS, current_arrangement, outputs_agree, packed, padded
+from alignment_core.models.passes.packing import (
+    REFUSALS,
+    current_arrangement,
+    outputs_agree,
+    packed,
+    padded,
+    reraise_lack_of_memory,
+)
 from alignment_core.plugin_api import TokenSequence
 
 IMPLEMENTATION = "alignment_packed"
@@ -184,6 +191,7 @@ def _trial(device: torch.device, dtype: torch.dtype, width: int) -> str | None:
             found = _at_once(query, key, value, layout, None)
             ours = [found, *torch.autograd.grad(found, leaves, above)]
         except REFUSALS as error:
+            reraise_lack_of_memory(error)
             return str(error).strip().partition("\n")[0] or type(error).__name__
         expected = _in_pieces(query, key, value, layout, None, None)
         theirs = [expected, *torch.autograd.grad(expected, leaves, above)]

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from alignment_core.errors import ran_out_of_memory
 from alignment_core.models.passes.layout import Layout, Piece
 from alignment_core.plugin_api import TokenSequence
 
@@ -161,12 +162,19 @@ def _added(sequences: Sequence[TokenSequence], prompts: set[tuple[int, ...]]) ->
 # --- running a model ------------------------------------------------------------------------------------------------
 
 
+def reraise_lack_of_memory(error: Exception) -> None:
+    """Raise an error of a trial again if memory ran out, which says nothing about the architecture."""
+    if ran_out_of_memory(error):
+        raise error
+
+
 def outputs_agree(model: PreTrainedModel, body: Callable[..., Any], ours: Arrangement, theirs: Arrangement) -> bool:
     """Return whether the model runs both and gives the sequences' tokens the same last hidden states."""
     try:
         with torch.no_grad():
             found, expected = (_states(model, body, arrangement) for arrangement in (ours, theirs))
-    except REFUSALS:
+    except REFUSALS as error:
+        reraise_lack_of_memory(error)
         return False
     # bf16 rounds to 0.4%. A neighboring sequence or a wrong position changes a state by its own magnitude.
     tolerance = (1e-3 if model.dtype == torch.float32 else 0.05) * float(expected.abs().max())

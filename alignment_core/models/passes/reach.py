@@ -24,6 +24,7 @@ from alignment_core.models.passes.packing import (
     Arrangement,
     packed,
     padded,
+    reraise_lack_of_memory,
     run_body,
     use_arrangement,
 )
@@ -109,7 +110,8 @@ def _search(model: PreTrainedModel, limits: Sequence[int], packs: bool) -> Reach
         try:
             twin = copy_with_limits(model, small, whole=whole)
             _Trial(twin, packs).alone([_sequence(NEAR // 4, 1)])
-        except REFUSALS:
+        except REFUSALS as error:
+            reraise_lack_of_memory(error)
             continue
         return _over_limits(_Trial(twin, packs), small)
     return Reach(limits[0], limits[0])
@@ -126,7 +128,8 @@ def _over_limits(trial: _Trial, small: dict[int, int]) -> Reach:
                 return reach
             try:
                 reach = trial.narrowed(reach, _family(lengths), bound)
-            except REFUSALS:  # past the last position
+            except REFUSALS as error:  # past the last position
+                reraise_lack_of_memory(error)
                 return replace(reach, packed=min(reach.packed, bound), batched=min(reach.batched, bound))
         tried = limit
     return reach

@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from every_architecture import save_small
 
 from alignment_core.models.generation import decoding
 from alignment_core.models.generation.decoding import Decoding, choose_decoding
+from alignment_core.models.passes.packing import outputs_agree, padded
+from alignment_core.plugin_api import TokenSequence
 
 CACHE = "past_key_values"
 
@@ -55,3 +58,20 @@ def test_padding_is_tried_at_the_limits(tmp_path: Path, monkeypatch: pytest.Monk
     choose_decoding(roles.model, roles.reach)
     # A window of 12: rows that reach it while they grow, and rows that are longer from the start.
     assert tried == [(7, 2), (10, 4), (25, 3)]
+
+
+def test_memory_that_runs_out_in_a_trial_does_not_decide_about_the_architecture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a full card would make generation slow for good, or training pad its rows."""
+    roles = open_roles(save_small("llama", tmp_path))
+
+    def full(*_: Any, **__: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(roles.model, "forward", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        choose_decoding(roles.model, roles.reach)
+    row = padded([TokenSequence((1, 2), 1)], 0)
+    with pytest.raises(torch.OutOfMemoryError):
+        outputs_agree(roles.model, roles.model, row, row)

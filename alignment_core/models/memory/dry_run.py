@@ -117,10 +117,15 @@ class DryRun:
         )
 
     def notes(self) -> list[str]:
-        """Return sentences about the weights that are not quantized, and those that no adapter trains."""
+        """Return sentences about the type of the arithmetic, and weights that are not quantized or not trained."""
         with torch.device("meta"):
             whole = unquantised(self._bare()) if self.architecture.load_in in QUANTISED_BYTES else None
-        return [note for note in (whole, self._models[self._sizes[-1]].left_out()) if note]
+        half = (
+            "this GPU has no bf16: stages compute in float16, with a scaled loss"
+            if self._dtype == torch.float16
+            else None
+        )
+        return [note for note in (half, whole, self._models[self._sizes[-1]].left_out()) if note]
 
     def training(self, passes: Sequence[Pass], *, checkpointing: int) -> int:
         """Return the peak of the forward passes of one micro-batch and their backward.

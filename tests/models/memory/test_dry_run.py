@@ -179,3 +179,10 @@ def test_shapes_that_depend_on_the_data_are_one_sentence() -> None:
     dry = DryRun(Architecture(config_of("jetmoe"), "fp32", LORA, ("policy",), (), ("policy",), CPU))
     with pytest.raises(ModelError, match="cannot be predicted"):
         dry.training([PASS], checkpointing=True)
+
+
+def test_plan_says_that_a_card_computes_in_float16(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    roles = open_roles(tiny_model)
+    assert not any("float16" in note for note in plan(roles).notes())
+    monkeypatch.setattr(dry_run, "base_dtype", lambda load_in, device: torch.float16)
+    assert plan(roles).notes()[0] == "this GPU has no bf16: stages compute in float16, with a scaled loss"

@@ -55,6 +55,7 @@ UNKNOWN_SHAPES = (DataDependentOutputException, DynamicOutputShapeException)
 SAMPLED_LAYERS = (4, 8)
 """Models with more layers are run with each of these numbers of layers, and the results are extrapolated linearly. In a
 hybrid of two types of layers, one of them is usually every second or fourth layer."""
+FLOAT16 = "this GPU has no bf16: stages compute in float16, with a scaled loss"
 
 
 class DryRun:

@@ -92,7 +92,7 @@ class PipelineConfig(Settings):
     @classmethod
     def _is_folder(cls, store: Path) -> Path:
         if ":/" in str(store):  # what is left of :// in a path
-            raise ValueError(f"the store is a folder on this machine, not an address such as {store}")
+            raise ValueError("the store is a folder on this machine, not an address")
         if store.exists() and not store.is_dir():
             raise ValueError(f"{store} is not a folder")
         return store

@@ -108,9 +108,8 @@ def _override(raw: dict[str, Any], override: str) -> None:
         value = parse(text)
     except yaml.YAMLError as error:
         problem = getattr(error, "problem", None) or error
-        raise ConfigError(
-            f"the value is not valid YAML: {problem}", where=f"--set {name}", got=_shown(name, text)
-        ) from error
+        got = _short(hide_secrets({name: text})[name])
+        raise ConfigError(f"the value is not valid YAML: {problem}", where=f"--set {name}", got=got) from error
     *parents, last = name.split(".")
     if len(parents) > DEEPEST:
         raise ConfigError(f"more than {DEEPEST} levels", where=f"--set {_short(name)}")
@@ -144,14 +143,18 @@ def _assign(here: Any, part: str, value: Any, override: str) -> None:
 def _index(here: list[Any], part: str, override: str) -> int:
     if part.isdecimal() and int(part) < len(here):
         return int(part)
-    where = f"--set {override.partition('=')[0]}"
-    expected = f"0 to {len(here) - 1}"
+    where, expected = f"--set {_without_secret(override)}", f"0 to {len(here) - 1}"
     raise ConfigError("the list has no entry with this index", where=where, got=part, expected=expected)
 
 
 def _no_place(override: str, part: str) -> ConfigError:
-    where = f"--set {override.partition('=')[0]}"
+    where = f"--set {_without_secret(override)}"
     return ConfigError(f"`{part}` cannot be set inside a plain value", where=where, do="Check the path")
+
+
+def _without_secret(override: str) -> str:
+    name, _, text = override.partition("=")
+    return f"{name}={hide_secrets({name: text})[name]}"
 
 
 def _expand(value: Any, file: str, where: str) -> Any:

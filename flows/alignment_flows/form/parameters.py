@@ -33,8 +33,9 @@ class SecretFlow(Flow[Parameters, Result]):
 
     def serialize_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
         """Return the parameters as Prefect stores them."""
-        stored: dict[str, Any] = hide_secrets(super().serialize_parameters(parameters))
-        if isinstance(changes := stored.get(CHANGES), list):
+        given = super().serialize_parameters(parameters)
+        stored: dict[str, Any] = hide_secrets(given)
+        if isinstance(changes := given.get(CHANGES), list):
             stored[CHANGES] = [hide_in_change(change) for change in changes]
         return stored
 

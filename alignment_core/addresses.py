@@ -20,7 +20,7 @@ from urllib.parse import unquote_plus
 
 HIDDEN = "***"
 
-_SCHEME = r"[A-Za-z][A-Za-z0-9+.\-]*://"
+_SCHEME = r"[A-Za-z][A-Za-z0-9+.\-]*:/{1,2}"  # one slash is left where an address was taken for a path
 SCHEME = re.compile(rf"\s*{_SCHEME}")
 DATABASES = {"postgresql", "postgres", "mysql", "mariadb", "mssql", "oracle", "cockroachdb", "redshift"}
 """Schemes whose user is a name and no token. SQLAlchemy's parser reads them."""
@@ -97,7 +97,7 @@ def _in_text(text: str) -> str:
     A text that starts with an address is one.
     """
     text = BEARER.sub(rf"\1{HIDDEN}", text)
-    if "://" not in text:
+    if ":/" not in text:
         return text
     if SCHEME.match(text):
         return _in_address(text)
@@ -139,4 +139,4 @@ def _spans(address: str, scheme: re.Match[str]) -> Iterator[tuple[int, int]]:
 
 def _nested(value: str) -> bool:
     plain = unquote_plus(value)
-    return "://" in plain and _in_text(plain) != plain
+    return ":/" in plain and _in_text(plain) != plain

@@ -103,7 +103,9 @@ def read_config(path: Path) -> dict[str, Any]:
 def _override(raw: dict[str, Any], override: str) -> None:
     name, equals, text = override.partition("=")
     if not equals or not name:
-        raise ConfigError("the value is missing", where=f"--set {override}", expected="--set a.b=value")
+        start = re.match(r"[\w.\-]*", override)  # what follows may be a secret
+        where = f"--set {start.group() if start else ''}".strip()
+        raise ConfigError("the value is missing", where=where, expected="--set a.b=value")
     try:
         value = parse(text)
     except yaml.YAMLError as error:

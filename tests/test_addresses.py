@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from sqlalchemy import make_url
 
@@ -53,6 +53,7 @@ def test_secret_in_the_query_is_hidden(scheme: str, host: str, name: str, secret
 @given(ANY, ANY, ANY)
 def test_whatever_a_library_writes_is_hidden(user: str, password: str, key: str) -> None:
     """SQLAlchemy quotes user, password and query. Then exactly the secrets are hidden."""
+    assume("*" not in user)
     url = make_url("postgresql://host/name").set(username=user, password=password).update_query_dict({"api_key": key})
     shown = hide_secrets(url.render_as_string(hide_password=False))
     assert shown == url.set(password="***").update_query_dict({"api_key": "***"}).render_as_string(
@@ -77,6 +78,7 @@ def test_hiding_twice_changes_nothing(text: str) -> None:
         "hf://owner/name@main",
         "https://host:8080/@me/rows.jsonl?page=2&tokenizer=gpt2",
         "http://[::1]:4200/api/a@b",
+        "C:/Users/a:b@c/rows.jsonl",
         "s3://bucket/a:b@c/*.jsonl",
         "postgresql://u:{{ prefect.blocks.secret.votes }}@h/d",
         "https://user:${TOKEN}@host/x",
@@ -98,6 +100,7 @@ def test_address_without_a_secret_is_unchanged(address: str) -> None:
         ("GET https://u:p@h/x and https://k@i/y", "GET https://***@h/x and https://***@i/y"),
         ("zip://x.csv::s3://key:secret@bucket/x.zip", "zip://***@bucket/x.zip"),
         ("https://h/?to=https%3A%2F%2Fu%3Ap%40i", "https://h/?to=***"),
+        ("no folder postgresql:/u:p@h/d", "no folder postgresql:/u:***@h/d"),
         ("https://h/#access_token=abc", "https://h/#access_token=***"),
         ("https://u:p@h/x?sig=a@b&c=1", "https://***&c=1"),
         ("authorization: Bearer abcdefgh.ijk", "authorization: Bearer ***"),

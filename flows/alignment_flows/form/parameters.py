@@ -62,11 +62,13 @@ def warn_of_stored_secrets() -> None:
     if context is None or context.flow_run is None:
         return
     if places := sorted(set(stored_secrets(context.flow_run.parameters))):
-        get_run_logger().warning(
-            "Prefect stores the parameters of this run in clear, and %s in them holds a password or another secret. %s",
-            ", ".join(places),
-            ADVICE,
-        )
+        get_run_logger().warning(in_clear("this run", places))
+
+
+def in_clear(what: str, places: Sequence[str]) -> str:
+    """Return the warning that Prefect stores these settings of a run or deployment in clear."""
+    holds = "holds a password or another secret" if len(places) == 1 else "hold passwords or other secrets"
+    return f"Prefect stores the parameters of {what} in clear, and {', '.join(places)} in them {holds}. {ADVICE}"
 
 
 def stored_secrets(parameters: Mapping[str, Any]) -> Iterator[str]:

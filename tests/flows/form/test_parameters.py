@@ -22,6 +22,7 @@ from alignment_flows.pipeline import align
 from alignment_flows.quick import quick
 from alignment_flows.retraining import retrain
 from alignment_flows.sampling import sample
+from alignment_flows.serve.deployments.deploy import secrets_warning
 from alignment_flows.single_stage import stage
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -75,7 +76,10 @@ def test_run_from_the_form_warns_once_of_what_prefect_has_stored(caplog: pytest.
         found = run_flow(reads, flow_run=run, parameters=run.parameters)
     assert found.feedback == URL
     (warned,) = [record.getMessage() for record in caplog.records if WARNING in record.getMessage()]
-    assert "data.sources.0.path, data.sources.1.path, feedback, listeners.0.options.api_key in them" in warned
+    assert (
+        "data.sources.0.path, data.sources.1.path, feedback, listeners.0.options.api_key in them hold passwords"
+        in warned
+    )
     assert "{{ prefect.blocks.secret.NAME }}" in warned
     assert "${NAME}" in warned
     assert not [secret for secret in ("r3t", "s1g", "k3y") if secret in caplog.text]
@@ -101,6 +105,13 @@ def test_changes_without_a_secret_stay_as_they_are() -> None:
     for change in ("seed=1", "optimizer={name: kto}", "chat.system=Say 'a: b' @home", "feedback=./votes.db"):
         assert hide_in_change(change) == change
     assert hide_in_change("listeners=[{api_key: 'x") == "listeners=…"
+
+
+def test_deploying_secrets_is_warned_of(write: Callable[..., Path]) -> None:
+    warning = secrets_warning(write(feedback=URL))
+    assert warning is not None
+    assert "the parameters of these deployments in clear, and feedback in them holds a password" in warning
+    assert secrets_warning(write(feedback="postgresql://ann:${VOTES_PASSWORD}@db/votes")) is None
 
 
 @pytest.mark.ci

@@ -20,7 +20,8 @@ from urllib.parse import unquote_plus
 
 HIDDEN = "***"
 
-_SCHEME = r"[A-Za-z][A-Za-z0-9+.\-]*:/{1,2}"  # one slash is left where an address was taken for a path
+# One slash is left where an address was taken for a path. A limit keeps the search in long words fast.
+_SCHEME = r"[A-Za-z][A-Za-z0-9+.\-]{0,30}:/{1,2}"
 SCHEME = re.compile(rf"\s*{_SCHEME}")
 DATABASES = {"postgresql", "postgres", "mysql", "mariadb", "mssql", "oracle", "cockroachdb", "redshift"}
 """Schemes whose user is a name and no token. SQLAlchemy's parser reads them."""
@@ -28,6 +29,7 @@ PASSWORD = re.compile(r"([^:/]*):(.*)@", re.DOTALL)
 HOST_ONLY = re.compile(r"(\[[^\]@]*\]|[^:/?#@\[\]]*)(:\d{0,5})?([/?#]|$)")
 """The start of an address with a host, perhaps a port, and no user."""
 AUTHORITY = re.compile(r"[^/?#]*@")
+PLAIN = re.compile(r"[^?&;#]*")
 NAME = re.compile(r"[?&;#]([^=&;#?]*)=")
 INSIDE = re.compile(rf"(?<='){_SCHEME}[^']*|(?<=\"){_SCHEME}[^\"]*|(?<=`){_SCHEME}[^`]*|{_SCHEME}\S*")
 """An address inside a text. In quotes it ends with them, elsewhere at the next space."""
@@ -112,7 +114,7 @@ def _in_address(address: str) -> str:
     shown: list[str] = []
     done = 0
     for start, end in sorted(_spans(address, scheme)):
-        if REFERENCE.fullmatch(address, start, end):
+        if start >= done and REFERENCE.fullmatch(address, start, end):
             continue
         if start > done or not shown:
             shown += [address[done:start], HIDDEN]
@@ -130,13 +132,21 @@ def _spans(address: str, scheme: re.Match[str]) -> Iterator[tuple[int, int]]:
         found = PASSWORD.match(rest) or AUTHORITY.match(rest)
         if found is not None and found.end() > 1:
             yield start, start + found.end() - 1
+    end = 0
     for name in NAME.finditer(rest):
-        end = rest.find("&", name.end())
-        value = rest[name.end() : end if end >= 0 else len(rest)]
-        if value and (is_secret_name(name.group(1)) or _nested(value)):
-            yield start + name.end(), start + name.end() + len(value)
+        if end < name.end():
+            end = rest.find("&", name.end())
+            end = len(rest) if end < 0 else end
+        if end > name.end() and (is_secret_name(name.group(1)) or _holds_secret(rest, name.end(), end)):
+            yield start + name.end(), start + end
 
 
-def _nested(value: str) -> bool:
-    plain = unquote_plus(value)
-    return ":/" in plain and _in_text(plain) != plain
+def _holds_secret(text: str, start: int, end: int) -> bool:
+    """Return whether this part, a value in a query, is an address with a secret. It may be written with %XX."""
+    if (inner := SCHEME.match(text, start, end)) is not None and text.find("@", inner.end(), end) >= 0:
+        return HOST_ONLY.match(text, inner.end(), end) is None
+    value = PLAIN.match(text, start, end)
+    if value is None or "%" not in value.group():
+        return False
+    plain = unquote_plus(value.group())
+    return _in_text(plain) != plain

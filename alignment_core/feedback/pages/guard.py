@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import html
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from http.cookies import CookieError, SimpleCookie
 from importlib.resources import files
 from math import ceil
 from typing import Any
@@ -131,11 +130,9 @@ class Guard:
     def _is_open(self, scope: Message, *, active: bool) -> bool:
         if self._login is None:
             return True
-        try:
-            cookie = SimpleCookie(_header(scope, b"cookie") or "").get(self._cookie)
-        except CookieError:
-            return False
-        return cookie is not None and self._sessions.is_open(cookie.value, active=active)
+        cookies = (part.strip().partition("=") for part in (_header(scope, b"cookie") or "").split(";"))
+        token = next((value for name, _, value in cookies if name == self._cookie), None)
+        return token is not None and self._sessions.is_open(token, active=active)
 
     async def _ask(self, login: Login, scope: Message, receive: Receive, send: Send) -> None:
         """Show the form, or check the password that it sends."""

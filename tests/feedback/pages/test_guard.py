@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from starlette.testclient import TestClient
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from alignment_core.feedback.pages import login as limits
-from alignment_core.feedback.pages.guard import SOCKET, Guard
+from alignment_core.feedback.pages.guard import FORM_BYTES, SOCKET, Guard, Message, Receive, Send
 from alignment_core.feedback.pages.login import Login, Sessions
 
 PASSWORD = "open sesame"
@@ -217,5 +218,31 @@ def test_ended_sessions_are_forgotten(clock: Clock) -> None:
     assert len(sessions._known) == 1
 
 
-def test_large_forms_are_cut(page: TestClient) -> None:
-    assert page.post("/login", data={"password": "x" * 10_000_000}).status_code == 403
+def test_wrong_passwords_are_forgotten_after_a_while(clock: Clock) -> None:
+    login = Login(PASSWORD, clock)
+    for _ in range(limits.FREE_GUESSES):
+        assert login.check("wrong", "10.0.0.1") == 0
+    clock.now += limits.FORGET_SECONDS + 1
+    assert login.check("wrong", "10.0.0.1") == 0
+    assert Login(PASSWORD, clock).check("wrong", "") == 0
+
+
+def test_forms_are_read_up_to_a_limit(clock: Clock) -> None:
+    read, sent = 0, []
+
+    async def receive() -> Message:
+        nonlocal read
+        read += 1000
+        return {"type": "http.request", "body": b"password=" + b"x" * 991, "more_body": read < 1_000_000}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
+        raise AssertionError
+
+    guard = Guard(app, title="Rank", login=Login(PASSWORD, clock), sessions=Sessions(clock))
+    scope = {"type": "http", "method": "POST", "path": "/login", "headers": [], "client": ("10.0.0.1", 1)}
+    asyncio.run(guard(scope, receive, send))
+    assert sent[0]["status"] == 403
+    assert read <= FORM_BYTES + 1000

@@ -39,6 +39,12 @@ class SecretFlow(Flow[Parameters, Result]):
             stored[CHANGES] = [hide_in_change(change) for change in changes]
         return stored
 
+    def with_options(self, *args: Any, **kwargs: Any) -> "SecretFlow[Parameters, Result]":
+        """Return a copy with other options of Prefect, which hides the secrets as well."""
+        changed: Any = super().with_options(*args, **kwargs)
+        changed.__class__ = SecretFlow
+        return changed  # type: ignore[no-any-return]
+
 
 def secret_flow(**options: Any) -> Callable[[Callable[Parameters, Result]], SecretFlow[Parameters, Result]]:
     """Decorate a function as a `SecretFlow`. The options are those of Prefect's `flow`."""

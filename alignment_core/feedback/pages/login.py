@@ -106,7 +106,7 @@ class Login:
     def _guesser(self, place: str) -> _Guesser:
         now = self._clock()
         if len(self._guessers) >= ADDRESSES:
-            recent = sorted(self._guessers.items(), key=lambda item: item[1].until)[ADDRESSES // 2 :]
+            recent = sorted(self._guessers.items(), key=lambda item: (item[1].trusted, item[1].until))[ADDRESSES // 2 :]
             self._guessers = dict(recent)
         guesser = self._guessers.setdefault(place, _Guesser())
         if now - guesser.until > FORGET_SECONDS:
@@ -128,7 +128,7 @@ def _network(address: str) -> str:
     try:
         found = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
-        return address
+        return address[:64]  # a proxy may pass on anything
     if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is None:
         return str(ipaddress.ip_network((found, 64), strict=False))
     return str(found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else found)

@@ -162,10 +162,14 @@ def test_an_ipv6_network_is_one_address(clock: Clock) -> None:
 def test_few_addresses_are_remembered(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "ADDRESSES", 50)
     login = Login(PASSWORD, clock)
+    assert login.check(PASSWORD, "10.9.9.9") is None
     for number in range(500):
         clock.now += limits.REFILL_SECONDS
         login.check("wrong", f"10.0.{number // 250}.{number % 250}")
     assert len(login._guessers) <= 50
+    assert login._guessers["10.9.9.9"].trusted
+    assert login.check("wrong", "x" * 1000) == 0
+    assert max(map(len, login._guessers)) <= 64
 
 
 @pytest.mark.parametrize("password", ["", "öpen sesame", PASSWORD + " ", PASSWORD[:-1], "\0", "\ud800"])

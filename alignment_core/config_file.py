@@ -17,6 +17,7 @@ from typing import Any, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from alignment_core.addresses import hide_secrets
 from alignment_core.config import PipelineConfig
 from alignment_core.config.yaml_text import DEEPEST, parse
 from alignment_core.errors import ConfigError
@@ -102,12 +103,15 @@ def read_config(path: Path) -> dict[str, Any]:
 def _override(raw: dict[str, Any], override: str) -> None:
     name, equals, text = override.partition("=")
     if not equals or not name:
-        raise ConfigError("the value is missing", where=f"--set {override}", expected="--set a.b=value")
+        start = re.match(r"[\w.\-]*", override)  # what follows may be a secret
+        where = f"--set {start.group() if start else ''}".strip()
+        raise ConfigError("the value is missing", where=where, expected="--set a.b=value")
     try:
         value = parse(text)
     except yaml.YAMLError as error:
         problem = getattr(error, "problem", None) or error
-        raise ConfigError(f"the value is not valid YAML: {problem}", where=f"--set {name}", got=_short(text)) from error
+        got = _short(hide_secrets({name: text})[name])
+        raise ConfigError(f"the value is not valid YAML: {problem}", where=f"--set {name}", got=got) from error
     *parents, last = name.split(".")
     if len(parents) > DEEPEST:
         raise ConfigError(f"more than {DEEPEST} levels", where=f"--set {_short(name)}")
@@ -141,13 +145,18 @@ def _assign(here: Any, part: str, value: Any, override: str) -> None:
 def _index(here: list[Any], part: str, override: str) -> int:
     if part.isdecimal() and int(part) < len(here):
         return int(part)
-    raise ConfigError(
-        "the list has no entry with this index", where=f"--set {override}", got=part, expected=f"0 to {len(here) - 1}"
-    )
+    where, expected = f"--set {_without_secret(override)}", f"0 to {len(here) - 1}"
+    raise ConfigError("the list has no entry with this index", where=where, got=part, expected=expected)
 
 
 def _no_place(override: str, part: str) -> ConfigError:
-    return ConfigError(f"`{part}` cannot be set inside a plain value", where=f"--set {override}", do="Check the path")
+    where = f"--set {_without_secret(override)}"
+    return ConfigError(f"`{part}` cannot be set inside a plain value", where=where, do="Check the path")
+
+
+def _without_secret(override: str) -> str:
+    name, _, text = override.partition("=")
+    return f"{name}={hide_secrets({name: text})[name]}"
 
 
 def _expand(value: Any, file: str, where: str) -> Any:
@@ -158,7 +167,7 @@ def _expand(value: Any, file: str, where: str) -> Any:
     if isinstance(value, str):
         value = VARIABLE.sub(lambda match: _variable(match, file, where), value)
         if "\0" in value:
-            raise ConfigError("the text contains a null character", where=f"{file}: {where}", got=_short(repr(value)))
+            raise ConfigError("the text contains a null character", where=f"{file}: {where}", got=_shown(where, value))
     elif isinstance(value, int | float) and not -LARGEST <= value <= LARGEST:
         got = f"{value}" if isinstance(value, float) else f"a number of {value.bit_length()} bits"
         raise ConfigError("the number is too large, infinite or no number", where=f"{file}: {where}", got=got)
@@ -214,10 +223,15 @@ def _fault(detail: Any, model: type[BaseModel], prefix: str) -> ConfigError:
         return ConfigError("this setting is missing", where=where)
     if detail["type"] in ("value_error", "assertion_error"):
         return ConfigError(detail["msg"].partition(", ")[2], where=where)
-    short = _short(repr(detail["input"]))
+    shown = _shown(where, detail["input"])
     message = detail["msg"].removeprefix("Input should be ")
     expected = "a mapping of settings" if detail["type"] == "model_type" else message
-    return ConfigError("invalid value", where=where, got=short, expected=expected)
+    return ConfigError("invalid value", where=where, got=shown, expected=expected)
+
+
+def _shown(name: str, value: Any) -> str:
+    """Return the start of a setting's value for a message. Its secrets are hidden before it is cut."""
+    return _short(repr(hide_secrets({name: value})[name]))
 
 
 def _short(text: str) -> str:

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import re
 
+from alignment_core.addresses import hide_secrets
+
 MEMORY_ENDED = re.compile(
     r"can't allocate memory|not enough memory: you tried to allocate"  # PyTorch on the CPU, on Linux and on Windows
     r"|(CUDA|HIP|CUDA driver|HIP driver|MPS backend)( error:)? out of memory|cuda\w*ErrorMemoryAllocation"
@@ -30,6 +32,8 @@ MEMORY_ENDED = re.compile(
 
 class AlignmentError(Exception):
     """An error that is shown to the user as one paragraph: what, where, got/expected, what to do.
+
+    Secrets in addresses are hidden in all of them, also in those that a library's error names.
 
     Args:
         what: the problem, as a sentence without the final period.
@@ -50,12 +54,12 @@ class AlignmentError(Exception):
         expected: object = None,
         do: str | None = None,
     ) -> None:
-        self.what = what
-        self.where = where
-        self.got = None if got is None else str(got)
-        self.expected = None if expected is None else str(expected)
-        self.do = do
-        super().__init__(what)
+        self.what: str = hide_secrets(what)
+        self.where: str | None = hide_secrets(where)
+        self.got: str | None = None if got is None else hide_secrets(str(got))
+        self.expected: str | None = None if expected is None else hide_secrets(str(expected))
+        self.do: str | None = hide_secrets(do)
+        super().__init__(self.what)
 
     def __str__(self) -> str:
         parts = [f"{self.where}: {self.what}" if self.where else self.what]

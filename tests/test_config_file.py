@@ -99,6 +99,21 @@ def test_overrides_reach_every_kind_of_setting(write: Write) -> None:
             "--set seed: the value is not valid YAML: expected ',' or ']', but got '<stream end>'. got [1.",
         ),
         ("sede=1", "run.yaml: sede: unknown setting. Did you mean `seed`?"),
+        (
+            "data.sources.1.path=postgresql://u:s e/c@h/d",
+            "--set data.sources.1.path=postgresql://u:***@h/d: the list has no entry with this index. got 1, expected "
+            "0 to 0.",
+        ),
+        (
+            "model.base.api_key=s",
+            "--set model.base.api_key=***: `api_key` cannot be set inside a plain value. Check the path.",
+        ),
+        (
+            f"seed=postgresql://u:{'x' * 90}@h/d",
+            "run.yaml: seed: invalid value. got 'postgresql://u:***@h/d', expected a valid integer, unable to parse "
+            "string as an integer.",
+        ),
+        ("store=postgresql://u:s@h/d", "run.yaml: store: the store is a folder on this machine, not an address."),
     ],
 )
 def test_errors_in_overrides(write: Write, override: str, expected: str) -> None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import platform
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from alignment_core.addresses import hide_secrets
 
 MANIFEST = "manifest.json"
 PACKAGES = (
@@ -26,18 +27,6 @@ PACKAGES = (
     "torch",
     "transformers",
 )
-
-
-PASSWORD = re.compile(r"(?<=://)([^/@:\s]*):[^/@\s]*@")
-
-
-def hide_passwords(value: Any) -> Any:
-    """Return the JSON value with the password in every URL replaced by `***`."""
-    if isinstance(value, str):
-        return PASSWORD.sub(r"\1:***@", value)
-    if isinstance(value, Mapping):
-        return {name: hide_passwords(inner) for name, inner in value.items()}
-    return [hide_passwords(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 class FileRecord(BaseModel):
@@ -58,7 +47,7 @@ class Manifest(BaseModel):
         version: version of the stage.
         config: the settings that the stage used. All of them are part of the key.
         parents: keys of the artifacts that the stage read, by role.
-        inputs: locations of the inputs whose content is hashed into `config`. Passwords in URLs are removed.
+        inputs: locations of the inputs whose content is hashed into `config`. Secrets in addresses are hidden.
         seed: seed of the stage; None if it uses no randomness.
         metrics: metrics of the stage.
         seconds: wall time of the stage in seconds.
@@ -95,8 +84,8 @@ class Manifest(BaseModel):
 
     @field_validator("inputs", mode="before")
     @classmethod
-    def _without_passwords(cls, inputs: Any) -> Any:
-        return hide_passwords(inputs)
+    def _without_secrets(cls, inputs: Any) -> Any:
+        return hide_secrets(inputs)
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

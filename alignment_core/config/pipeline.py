@@ -62,7 +62,8 @@ class PipelineConfig(Settings):
     store: Path = Path("./artifacts")
     """Folder of the artifact store."""
     feedback: str = "./feedback.db"
-    """The feedback store: an SQLite file, or `postgresql://user:password@host/name`."""
+    """The feedback store: an SQLite file, or `postgresql://user@host/name`. Its password belongs into an environment
+    variable or a Secret block, because Prefect shows settings to everyone."""
     seed: int = Field(0, ge=0, le=LARGEST_SEED)
     """Seed of every random stream."""
     device: str = "auto"
@@ -94,7 +95,7 @@ class PipelineConfig(Settings):
     @classmethod
     def _is_folder(cls, store: Path) -> Path:
         if ":/" in str(store):  # what is left of :// in a path
-            raise ValueError(f"the store is a folder on this machine, not an address such as {store}")
+            raise ValueError("the store is a folder on this machine, not an address")
         if store.exists() and not store.is_dir():
             raise ValueError(f"{store} is not a folder")
         return store

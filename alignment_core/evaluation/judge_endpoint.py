@@ -18,6 +18,7 @@ from typing import IO, Any
 
 import httpx
 
+from alignment_core.addresses import HIDDEN
 from alignment_core.config import EndpointConfig
 from alignment_core.errors import ConfigError
 from alignment_core.progress import Progress, Stopped
@@ -170,11 +171,16 @@ class Endpoint:
                 if response.is_success:
                     return _content(response), tried
                 if response.status_code < 500 and response.status_code not in AGAIN:
-                    raise self._refused(f"{response.status_code} {response.text[:200]}")
+                    raise self._refused(f"{response.status_code} {self._without_key(response.text)[:200]}")
                 pause = min(_asked_pause(response, pause), LONGEST_PAUSE)
             if tried < self._settings.retries:
                 await asyncio.sleep(pause)
         return None, tried
+
+    def _without_key(self, text: str) -> str:
+        """Return the text of a response without the API key, which some servers repeat."""
+        key = os.environ.get(self._settings.key_variable)
+        return text.replace(key, HIDDEN) if key else text
 
     def _refused(self, got: str) -> ConfigError:
         return ConfigError(

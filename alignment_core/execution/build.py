@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from alignment_core.addresses import hide_secrets
 from alignment_core.artifacts import Artifact, ArtifactStore, Manifest
 from alignment_core.errors import ArtifactError
 from alignment_core.execution.launcher import build_in_process
@@ -150,7 +151,7 @@ class _CountedWarnings:
         self._listener.log(message)
 
     def warn(self, message: str) -> None:
-        self.messages.append(message)
+        self.messages.append(hide_secrets(message))
         self._listener.warn(message)
 
 

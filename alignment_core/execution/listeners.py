@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from alignment_core.addresses import hide_secrets
 from alignment_core.errors import AlignmentError
 from alignment_core.execution.stage import StageCall
 from alignment_core.plugin_api import Listener, StageInfo
@@ -44,10 +45,10 @@ class ListeningProgress:
         self._notify(lambda listener: listener.step(self._stage, done, total, metrics or {}))
 
     def log(self, message: str) -> None:
-        self._progress.log(message)
+        self._progress.log(hide_secrets(message))
 
     def warn(self, message: str) -> None:
-        self._progress.warn(message)
+        self._progress.warn(hide_secrets(message))
 
     def started(self) -> None:
         self._notify(lambda listener: listener.started(self._stage))
@@ -66,7 +67,7 @@ class ListeningProgress:
             except Exception as error:
                 # Hours of training must not end because a dashboard is unreachable.
                 self._listeners.remove(listener)
-                fault = f"{type(error).__name__}: {error}"
+                fault = hide_secrets(f"{type(error).__name__}: {error}")
                 self.faults.append(f"`{listener.name}`: {fault}")
                 self._progress.warn(
                     f"the listener `{listener.name}` failed and receives no more events of this stage: {fault}"

@@ -12,6 +12,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from alignment_core.export import provenance
 from alignment_core.inference.trained_model import TrainedModel
+from alignment_core.markdown import plain
 
 CARD = "README.md"
 MERGED = ("merged", "ollama", "gguf")
@@ -52,7 +53,7 @@ def write(origin: TrainedModel, folder: Path, target: str, name: str | None = No
 
 def _base_link(origin: TrainedModel) -> str:
     name = Path(origin.base).name
-    return name if origin.base_is_local else f"[{name}](https://huggingface.co/{origin.base})"
+    return plain(name) if origin.base_is_local else f"[{plain(name)}](https://huggingface.co/{origin.base})"
 
 
 def _method(origin: TrainedModel) -> str:
@@ -77,5 +78,6 @@ def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined
     )
+    environment.filters["plain"] = plain
     environment.filters["number"] = lambda value: f"{value:.4g}"
     return environment.from_string(text)

@@ -28,6 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 
+from alignment_core.addresses import hide_secrets, is_secret_name
 from alignment_core.errors import FeedbackError
 
 VERSION = 1
@@ -127,30 +128,46 @@ def database_url(place: str) -> URL:
     """Return the SQLAlchemy URL for a path or URL.
 
     Raises:
-        FeedbackError: the URL is invalid.
+        FeedbackError: the URL is invalid, or has an `@` in its password.
     """
     if "://" not in place:
         return URL.create("sqlite", database=str(Path(place).expanduser().absolute()))
     try:
         url = make_url(place)
-    except ArgumentError as error:
-        raise FeedbackError("this is not a database URL", where="feedback", got=place.partition("://")[0]) from error
+    except (ArgumentError, ValueError) as error:  # ValueError: the port is no number, which may be part of a password
+        got = f"{place.partition('://')[0]}://…"
+        do = "Write special characters of a password as %XX, such as %40 for @"
+        raise FeedbackError("this is not a database URL", where="feedback", got=got, do=do) from error
+    if url.get_backend_name() != "sqlite" and "@" in f"{url.host}{url.database}":
+        # The driver would look for a host whose name is the rest of the password, and say so.
+        raise FeedbackError(
+            "the address of the database has more than one @",
+            where="feedback",
+            got=hide_secrets(place),
+            do="Write an @ in the password as %40, and other special characters in the same way",
+        )
     return url.set(drivername="postgresql+psycopg") if url.drivername in ("postgresql", "postgres") else url
 
 
 def same_database(one: str, other: str) -> bool:
-    """Return whether two paths or URLs name the same database. Passwords are ignored.
+    """Return whether two paths or URLs name the same database. Passwords and other secrets are ignored.
 
     Raises:
         FeedbackError: one of the URLs is invalid.
     """
-    first, second = database_url(one), database_url(other)
-    return first._replace(password=None) == second._replace(password=None)
+    return _without_secrets(database_url(one)) == _without_secrets(database_url(other))
+
+
+def _without_secrets(url: URL) -> URL:
+    return url._replace(password=None).difference_update_query([name for name in url.query if is_secret_name(name)])
 
 
 def without_password(url: URL) -> str:
-    """Return the path or URL for messages, without the password."""
-    return url.database or "" if url.get_backend_name() == "sqlite" else url.render_as_string(hide_password=True)
+    """Return the path or URL for messages, with every secret hidden."""
+    if url.get_backend_name() == "sqlite":
+        return url.database or ""
+    shown: str = hide_secrets(url.render_as_string(hide_password=False))
+    return shown
 
 
 def as_feedback_error(engine: Engine, error: SQLAlchemyError) -> FeedbackError:

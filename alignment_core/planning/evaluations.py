@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 from urllib.parse import urlsplit
 
+from alignment_core.addresses import has_secret
 from alignment_core.artifacts import PRODUCTION, ArtifactStore, Manifest
 from alignment_core.artifacts.catalogue import resolve
 from alignment_core.config import DataConfig, EndpointConfig
@@ -294,9 +295,9 @@ def _check_address(endpoint: EndpointConfig) -> None:
         raise ConfigError(
             "invalid URL", where=where, got=endpoint.url, expected="a URL such as http://localhost:8000/v1"
         )
-    if parts.password:
+    if has_secret(endpoint.url):
         raise ConfigError(
-            "the URL contains a password, which would be stored",
+            "the URL contains a secret, such as a password or a key, which would be stored",
             where=where,
             do=f"Put the key in the environment variable {endpoint.key_variable}",
         )

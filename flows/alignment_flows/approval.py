@@ -31,6 +31,7 @@ from alignment_core.config import PipelineConfig
 from alignment_core.errors import ArtifactError
 from alignment_core.evaluation.promotion import Decision, Promotion
 from alignment_core.execution.build import StageResult
+from alignment_core.markdown import message
 from alignment_flows.reports.run import publish_run_report, win_rates
 
 ASKED = "align-asked-about"
@@ -158,6 +159,6 @@ def _facts(config: PipelineConfig, built: Mapping[str, StageResult]) -> str:
     model: Artifact = built["optimize"].artifact
     current = ArtifactStore(config.store).aliases.current(PRODUCTION)
     place = f"in place of `{current.kind}/{current.key}`" if current else "which does not exist yet"
-    checks = "\n".join(f"- {reason}" for reason in built["gate"].metrics["reasons"])
+    checks = "\n".join(f"- {message(reason)}" for reason in built["gate"].metrics["reasons"])
     passed = f"The model `{model.kind}/{model.key}` of the run {config.name} passed the gate."
     return f"{passed} It would become `{PRODUCTION}`, {place}.\n\n{checks}"

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from prefect.states import Failed
 
@@ -15,6 +14,7 @@ from alignment_core.execution.build import hold_leases
 from alignment_core.execution.stage import StageCall
 from alignment_core.planning.pipeline import Plan, plan_pipeline
 from alignment_core.registry import load_registry
+from alignment_flows.form.parameters import secret_flow
 from alignment_flows.form.settings import PipelineForm, read_settings, run_name
 from alignment_flows.pipeline import pipeline
 from alignment_flows.progress import tolerate_server_outage
@@ -25,7 +25,7 @@ from alignment_flows.tasks import StageRunner, without_traceback
 FOLDER = Path("comparison")
 
 
-@flow(name="compare", flow_run_name=run_name, persist_result=False, validate_parameters=False)
+@secret_flow(name="compare", flow_run_name=run_name, persist_result=False, validate_parameters=False)
 @without_traceback
 def compare(
     config: PipelineForm, optimizers: Sequence[str], changes: Sequence[str] = (), folder: Path = FOLDER

@@ -6,21 +6,20 @@ stage that the run does not need is None.
 
 from collections.abc import Sequence
 
-from prefect import flow
-
 from alignment_core.config import PipelineConfig
 from alignment_core.execution.build import StageResult, hold_leases
 from alignment_core.planning.data_needs import check_data
 from alignment_core.planning.pipeline import Plan, plan_pipeline
 from alignment_core.registry import load_registry
 from alignment_flows.approval import stages_asked_about
+from alignment_flows.form.parameters import secret_flow
 from alignment_flows.form.settings import PipelineForm, read_settings, run_name
 from alignment_flows.promotion import promote_by_gate, promote_if_approved
 from alignment_flows.reports.run import publish_run_report
 from alignment_flows.tasks import StageRunner, final_state, without_traceback
 
 
-@flow(name="align", flow_run_name=run_name, persist_result=False, validate_parameters=False)
+@secret_flow(name="align", flow_run_name=run_name, persist_result=False, validate_parameters=False)
 @without_traceback
 def align(config: PipelineForm, changes: Sequence[str] = ()) -> dict[str, StageResult]:
     """Train an aligned adapter for a language model from raw human feedback.

@@ -18,11 +18,11 @@ from alignment_core.artifacts.catalogue import rollback as take_back
 from alignment_core.config import PipelineConfig
 from alignment_core.evaluation.promotion import Promotion, apply_decision, apply_verdict, without_asking
 from alignment_core.execution.build import StageResult
+from alignment_core.markdown import code, plain
 from alignment_flows.approval import ask
 from alignment_flows.form.run_names import named
 from alignment_flows.model_events import change_event, emit, gate_numbers, refusal_event
 from alignment_flows.progress import tolerate_server_outage
-from alignment_flows.reports.stage import escape_cell
 from alignment_flows.tasks import without_traceback
 
 NEWEST = 50
@@ -147,10 +147,10 @@ def history_page(store: ArtifactStore, alias: str) -> str:
     current = history[-1]
     lines = ["| change | model | time | by | reason |", "| --- | --- | --- | --- | --- |"]
     for change in list(reversed(history))[:NEWEST]:
-        by, reason = escape_cell(change.by), escape_cell(change.reason)
+        by, reason = plain(change.by), plain(change.reason)
         lines.append(f"| {change.action} | `{change.kind}/{change.key}` | {change.time} | {by} | {reason} |")
     place = store.root / current.kind / current.key
-    return f"# {alias}\n\nThis alias points to `{place}`.\n\n" + "\n".join(lines) + "\n"
+    return f"# {alias}\n\nThis alias points to {code(place)}.\n\n" + "\n".join(lines) + "\n"
 
 
 def _this_run() -> str:

@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from prefect import flow
 from prefect.runtime import flow_run
 from pydantic import Field
 
 from alignment_core.config import PipelineConfig
 from alignment_core.config_file import check_config, load_config, read_config
 from alignment_core.execution.build import StageResult
+from alignment_flows.form.parameters import secret_flow, warn_of_stored_secrets
 from alignment_flows.form.quick_fields import OptimizerTabs
 from alignment_flows.form.recipes import config_file
 from alignment_flows.form.references import resolve
@@ -27,7 +27,7 @@ def quick_name() -> str:
     return given_name() or str(given.get("name") or Path(str(given.get("config"))).stem)
 
 
-@flow(name="quick", flow_run_name=quick_name, persist_result=False, validate_parameters=False)
+@secret_flow(name="quick", flow_run_name=quick_name, persist_result=False, validate_parameters=False)
 @without_traceback
 def quick(
     *,
@@ -50,6 +50,7 @@ def quick(
         memory_gb: Memory in GiB that a stage may plan to use. 0: as in the config file, or 90 % of what is free.
         config: Source of all other settings: the name of a recipe, or the path of a config file.
     """
+    warn_of_stored_secrets()
     settings = read_quick(config, data, model, optimizer, name=name, device=card, memory_gb=memory_gb)
     return run_pipeline(settings)
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 
-from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed
@@ -13,6 +12,7 @@ from alignment_core.execution.build import StageResult, hold_leases
 from alignment_core.planning.retrain import RETRAINED, TooFewVotes, plan_retrain
 from alignment_core.registry import load_registry
 from alignment_flows.approval import stages_asked_about
+from alignment_flows.form.parameters import secret_flow
 from alignment_flows.form.settings import PipelineForm, read_settings, run_name
 from alignment_flows.pipeline import pipeline
 from alignment_flows.promotion import promote_by_gate, promote_if_approved
@@ -23,7 +23,7 @@ SKIPPED = "Skipped"
 """Name of the final state of a retrain that did not have enough new votes."""
 
 
-@flow(name="retrain", flow_run_name=run_name, persist_result=False, validate_parameters=False)
+@secret_flow(name="retrain", flow_run_name=run_name, persist_result=False, validate_parameters=False)
 @without_traceback
 def retrain(config: PipelineForm, changes: Sequence[str] = ()) -> dict[str, StageResult] | State[TooFewVotes]:
     """Retrain the production model on the votes since the last successful retrain, and promote it if it is better.

@@ -4,20 +4,19 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from prefect import flow
-
 from alignment_core.config import PipelineConfig
 from alignment_core.execution.build import hold_leases
 from alignment_core.feedback import open_feedback
 from alignment_core.planning.sample import plan_sampling
 from alignment_core.registry import load_registry
+from alignment_flows.form.parameters import secret_flow
 from alignment_flows.form.settings import PipelineForm, read_settings, run_name
 from alignment_flows.tasks import StageRunner, without_traceback
 
 RESPONSES = "responses.jsonl"
 
 
-@flow(name="sample", flow_run_name=run_name, persist_result=False, validate_parameters=False)
+@secret_flow(name="sample", flow_run_name=run_name, persist_result=False, validate_parameters=False)
 @without_traceback
 def sample(config: PipelineForm, model: str | None = None, changes: Sequence[str] = ()) -> int:
     """Sample several responses to each prompt for ranking, and return the number of prompts that can be ranked.

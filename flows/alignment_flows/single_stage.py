@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from prefect import flow
-
 from alignment_core.errors import ConfigError
 from alignment_core.execution.build import StageResult, hold_leases
 from alignment_core.execution.stage import StageCall
 from alignment_core.planning.pipeline import Plan, plan_pipeline
 from alignment_core.registry import load_registry
+from alignment_flows.form.parameters import secret_flow
 from alignment_flows.form.settings import PipelineForm, read_settings, run_name
 from alignment_flows.tasks import StageRunner, without_traceback
 
@@ -35,7 +34,7 @@ StageName = Literal[
 ]  # the fields of `Plan`
 
 
-@flow(name="stage", flow_run_name=run_name, persist_result=False, validate_parameters=False)
+@secret_flow(name="stage", flow_run_name=run_name, persist_result=False, validate_parameters=False)
 @without_traceback
 def stage(config: PipelineForm, until: StageName, changes: Sequence[str] = ()) -> StageResult:
     """Build one stage of a run, and the stages that it reads.

@@ -60,6 +60,10 @@ def test_requests_follow_the_openai_api(
     assert second["messages"][1]["content"].index("two") < second["messages"][1]["content"].index("one")
     assert played.keys == ["Bearer sk-secret"] * 2
     assert "sk-secret" not in (tmp_path / "kept.jsonl").read_text()
+    (tmp_path / "new").mkdir()
+    played.reply = lambda first, second, number: (401, {}, "Incorrect API key provided: sk-secret")
+    with pytest.raises(ConfigError, match=r"got 401 Incorrect API key provided: \*\*\*"):
+        ask(url, tmp_path / "new", ("one", "two"), key_variable="JUDGES_KEY")
 
 
 def test_rate_limits_and_server_errors_are_retried(judge: tuple[Judge, str], tmp_path: Path) -> None:

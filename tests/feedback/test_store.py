@@ -11,6 +11,7 @@ import pytest
 from alignment_core.errors import DataError, FeedbackError
 from alignment_core.feedback import FeedbackStore, Rater, open_feedback
 from alignment_core.feedback.agreement import agreements
+from alignment_core.feedback.database import same_database
 
 ANN, BEN, JUDGE = Rater("Ann"), Rater("Ben"), Rater("judge", "ai")
 PROMPT = ({"role": "user", "content": "What is two plus two?"},)
@@ -124,8 +125,27 @@ def test_invalid_feedback_stores_are_reported(tmp_path: Path) -> None:
     with pytest.raises(FeedbackError) as refused:
         open_feedback("postgresql://someone:secret@127.0.0.1:9/none")
     assert "secret" not in str(refused.value)
+    with pytest.raises(FeedbackError) as refused:
+        open_feedback("postgresql://127.0.0.1:9/none?user=someone&password=secret")
+    assert "secret" not in str(refused.value)
+    for password in ("se@cret", "se@cret/x", "se@cret:x", "secret@:9x/"):
+        with pytest.raises(FeedbackError, match="as %") as refused:
+            open_feedback(f"postgresql://someone:{password}@127.0.0.1:9/none")
+        assert "cret" not in str(refused.value)
     with pytest.raises(FeedbackError, match="cannot be opened"):
         open_feedback("nosuch://somewhere/else")
     (tmp_path / "file").write_text("")
     with pytest.raises(FeedbackError, match="folder"):
         open_feedback(str(tmp_path / "file" / "feedback.db"))
+
+
+def test_secrets_do_not_tell_databases_apart() -> None:
+    one = "postgresql://ann@db/votes"
+    for same in (
+        "postgresql://ann:a@db/votes",
+        "postgresql://ann:***@db/votes",
+        "postgresql://ann@db/votes?password=a",
+    ):
+        assert same_database(one, same)
+    for other in ("postgresql://ben:a@db/votes", "postgresql://ann@db/votes?host=a", "postgresql://ann@db/other"):
+        assert not same_database(one, other)

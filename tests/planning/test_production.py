@@ -177,7 +177,11 @@ def test_damaged_or_missing_production_model_is_reported(
         ),
         (
             {"evaluation": {"endpoint": {"url": "http://me:secret@host/v1", "model": "m"}}},
-            r"evaluation\.endpoint\.url: the URL contains a password",
+            r"evaluation\.endpoint\.url: the URL contains a secret",
+        ),
+        (
+            {"evaluation": {"endpoint": {"url": "https://host/v1?api_key=k", "model": "m"}}},
+            r"evaluation\.endpoint\.url: the URL contains a secret",
         ),
         (
             {"evaluation": {"endpoint": {"url": "localhost:8000/v1", "model": "m"}}},

@@ -132,7 +132,7 @@ def _remote_files(url: str) -> list[SourceFile]:
             paths = [path] if filesystem.exists(path) else []
         root = Path(path) if filesystem.isdir(path) else _fixed_part(Path(path))
         files = [
-            SourceFile(str(Path(item).relative_to(root)), filesystem.unstrip_protocol(item), local=False)
+            SourceFile(_name(url, Path(item).relative_to(root)), filesystem.unstrip_protocol(item), local=False)
             for item in paths
         ]
     except Exception as error:  # each fsspec implementation raises the errors of its client library
@@ -143,6 +143,11 @@ def _remote_files(url: str) -> list[SourceFile]:
             do="Check the URL and the credentials, and make sure that the package for this protocol is installed",
         ) from error
     return files or _nothing(url, "a URL with at least one readable file")
+
+
+def _name(url: str, path: Path) -> str:
+    """Return the name of a remote file for reports. It leaves out the query of a web address, which may sign it."""
+    return path.as_posix().partition("?")[0] if url.startswith(("http://", "https://")) else str(path)
 
 
 def remote_stamp(file: SourceFile) -> dict[str, Any]:

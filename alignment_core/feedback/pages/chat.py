@@ -65,7 +65,10 @@ class _Chat:
 
     def _send(self, text: str) -> None:
         text = text.strip()
-        if not text or self._answering is not None:
+        if not text:
+            return
+        if self._answering is not None:
+            ui.notify("Wait for the answer, or stop it. Your message was not sent yet.", timeout=4000)
             return
         self._input.value = ""
         self._turns.append({"role": "user", "content": text})

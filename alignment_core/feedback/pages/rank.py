@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from inspect import isawaitable
 
 from nicegui import run, ui
 from nicegui.events import KeyEventArguments
@@ -40,7 +42,7 @@ class _Ranking:
         self._session = Session(store, Rater(web.visitor()))
         self._order = Order(0)
         self._tied = False
-        self._busy = False
+        self._turn, self._errors = asyncio.Lock(), 0
         with ui.header().classes("items-center justify-between"):
             self._progress = ui.label().props('data-testid="progress"')
             self._bar = ui.linear_progress(show_value=False, color="white").classes("w-32")
@@ -55,24 +57,38 @@ class _Ranking:
         self._next()
 
     def _button(self, name: str, icon: str, press: Callable[[], object]) -> ui.button:
-        return ui.button(name, icon=icon, on_click=press).props("no-caps dense padding='4px 10px'")
+        button = ui.button(name, icon=icon, on_click=lambda: self._in_turn(press))
+        return button.props("no-caps dense padding='4px 10px'")
 
     async def _key(self, event: KeyEventArguments) -> None:
         if not event.action.keydown or event.modifiers.ctrl or event.modifiers.meta or event.modifiers.alt:
             return
-        key = event.key.name
+        key = event.key.name.lower()
+        presses: dict[str, Callable[[], object]] = {
+            "=": self._toggle_tie,
+            "backspace": self._take_back,
+            "enter": self._submit,
+            "s": self._skip,
+            "u": self._undo,
+        }
         if key.isdecimal() and key != "0":
-            self._name(int(key) - 1)
-        elif key == "=":
-            self._toggle_tie()
-        elif key == "Backspace":
-            self._take_back()
-        elif key == "Enter":
-            await self._submit()
-        elif key.lower() == "s":
-            await self._skip()
-        elif key.lower() == "u":
-            await self._undo()
+            await self._in_turn(lambda: self._name(int(key) - 1))
+        elif key in presses:
+            await self._in_turn(presses[key])
+
+    async def _in_turn(self, press: Callable[[], object]) -> None:
+        """Do what a key or button asks for after those before it, which may still be saving a vote.
+
+        So no key is lost. A second `Skip` is refused, because nobody has seen the prompt that it would skip, and so is
+        what was pressed before an error was shown.
+        """
+        if press == self._skip and self._turn.locked():
+            ui.notify("The last vote is still being saved: this prompt was not skipped. Press again.", timeout=4000)
+            return
+        errors = self._errors
+        async with self._turn:
+            if errors == self._errors and isawaitable(done := press()):
+                await done
 
     # --- input ----------------------------------------------------------------------------------------------------
 
@@ -80,6 +96,11 @@ class _Ranking:
         self._order.name(place, tied=self._tied)
         self._tied = False
         self._show_ranks()
+
+    def _name_in(self, task: RankingTask, place: int) -> None:
+        """Pick a response that was clicked, unless its prompt has gone from the page meanwhile."""
+        if task is self._session.current:
+            self._name(place)
 
     def _toggle_tie(self) -> None:
         self._tied = not self._tied and bool(self._order.groups)
@@ -103,17 +124,16 @@ class _Ranking:
         await self._save_vote(self._session.undo, undoes=True)
 
     async def _save_vote(self, vote: Callable[[], object], *, undoes: bool = False) -> None:
-        """Save a vote in a thread, since the database may wait for a writer. A second key press must not vote twice."""
-        if self._busy or (self._session.current is None and not undoes):
+        """Save a vote in a thread, since the database may wait for a writer."""
+        if self._session.current is None and not undoes:
             return
-        self._busy = True
         try:
             await run.io_bound(vote)
         except AlignmentError as error:
-            ui.notify(str(error), type="negative", timeout=0, close_button=True, multi_line=True)
+            self._errors += 1
+            message = f"{error} The vote was not saved: press the key again."
+            ui.notify(message, type="negative", timeout=0, close_button=True, multi_line=True)
             return
-        finally:
-            self._busy = False
         self._next()
 
     # --- display --------------------------------------------------------------------------------------------------
@@ -141,7 +161,7 @@ class _Ranking:
         for place, index in enumerate(self._session.shown(task)):
             with ui.card().classes("w-full cursor-pointer") as card:
                 card.props(f'role=button tabindex=0 aria-label="Response {place + 1}" data-testid="response"')
-                card.on("click", lambda place=place: self._name(place))
+                card.on("click", lambda place=place: self._in_turn(lambda: self._name_in(task, place)))
                 with ui.row().classes("w-full no-wrap items-start"):
                     ui.badge(str(place + 1), color="grey-7").classes("text-lg")
                     ui.label(task.responses[index].text).classes("words grow").props('data-testid="words"')

@@ -1,11 +1,11 @@
-"""Shared parts of the pages: serving, the password check and the visitor's name."""
+"""Shared parts of the pages: serving, the password and the visitor's name."""
 
 from __future__ import annotations
 
 import ipaddress
 import os
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,9 @@ from alignment_core.errors import ConfigError
 PASSWORD = "ALIGN_PASSWORD"
 """Environment variable with the password. A command line would be visible to every user of the machine."""
 SHORTEST_PASSWORD = 8
-UNPROTECTED = ("/login", "/_nicegui", "/health")
 RECONNECT_SECONDS = 30.0
 """Time that a browser has to come back. After that its page is loaded again, and what was being typed is lost. A few
 seconds are not enough on a busy machine or a bad network."""
-PAUSE_SECONDS = 1.0
-"""Delay after a wrong password."""
 
 STYLE = """
 body { background: #f6f7f9; }
@@ -83,13 +80,17 @@ def serve(page: Callable[[], Any], *, title: str, host: str, port: int, state: P
     from fastapi.middleware.trustedhost import TrustedHostMiddleware
     from nicegui import app, ui
 
+    from alignment_core.feedback.pages.guard import HEALTH, WATCH, Guard
+    from alignment_core.feedback.pages.login import Login, Sessions
+
     site = FastAPI(title=title, docs_url=None, redoc_url=None, openapi_url=None)
-    site.get("/health")(lambda: {"page": title})
+    site.get(HEALTH)(lambda: {"page": title})
     app.on_shutdown(close)
     ui.page("/", title=title)(page)
-    if password is not None:
-        ui.page("/login", title=title)(lambda: _login(password))
-        app.middleware("http")(_ask_for_password)
+    login = None if password is None else Login(password)
+    site.add_middleware(Guard, title=title, login=login, sessions=Sessions())
+    if login is not None:
+        ui.add_head_html(WATCH, shared=True)
     if is_loopback(host):
         # Prevents DNS rebinding: another site in the same browser could point its own host name here.
         site.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", "[::1]"])
@@ -99,6 +100,8 @@ def serve(page: Callable[[], Any], *, title: str, host: str, port: int, state: P
         title=title,
         dark=None,
         storage_secret=_secret(state),
+        # Cookies do not know ports: with one name for both, the two pages would make a visitor's name unknown in turn.
+        session_middleware_kwargs={"session_cookie": f"align-{title.lower()}"},
         reconnect_timeout=RECONNECT_SECONDS,
         show_welcome_message=False,
     )
@@ -141,41 +144,6 @@ def on_submit(field: Any, run: Callable[[str], object], button: Any = None) -> N
     field.on("keydown.enter.exact.prevent", lambda event: run(event.args), js_handler=emit)
     if button is not None:
         button.on("click", lambda event: run(event.args), js_handler=emit)
-
-
-def _login(password: str) -> None:
-    import asyncio
-
-    from nicegui import app, ui
-
-    async def enter(given: str) -> None:
-        if secrets.compare_digest(given.encode(), password.encode()):
-            app.storage.user["entered"] = _mark(password)
-            ui.navigate.to("/")
-            return
-        await asyncio.sleep(PAUSE_SECONDS)
-        ui.notify("Wrong password.", type="negative")
-
-    with ui.card().classes("absolute-center"):
-        password_field = ui.input("Password", password=True).props("autofocus")
-        on_submit(password_field, enter, ui.button("Log in").props("no-caps"))
-
-
-def _mark(password: str) -> str:
-    """Return the session value that proves that the visitor entered this password."""
-    import hashlib
-
-    return hashlib.sha256(password.encode()).hexdigest()
-
-
-async def _ask_for_password(request: Any, call_next: Callable[[Any], Awaitable[Any]]) -> Any:
-    from fastapi.responses import RedirectResponse
-    from nicegui import app
-
-    password = os.environ.get(PASSWORD, "")
-    if request.url.path.startswith(UNPROTECTED) or app.storage.user.get("entered") == _mark(password):
-        return await call_next(request)
-    return RedirectResponse("/login")
 
 
 def _secret(state: Path) -> str:

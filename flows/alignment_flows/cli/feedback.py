@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from alignment_core.addresses import hide_secrets
 from alignment_core.config import PipelineConfig
 from alignment_flows.cli.command import AsJson, Changes, ConfigFile, command
 
@@ -45,7 +46,7 @@ def sample(
     settings = api.load_settings(config, changes or ())
     kept = api.sample(settings, model)
     prompts = "1 prompt is" if kept == 1 else f"{kept} prompts are"
-    typer.echo(f"{prompts} ready to rank in {settings.feedback}. Next: `align rank {config}`")
+    typer.echo(f"{prompts} ready to rank in {hide_secrets(settings.feedback)}. Next: `align rank {config}`")
 
 
 @command
@@ -73,7 +74,7 @@ def rank(
         serve_rank(resolved(settings), host, port)
     else:
         count = rank_by_ai(resolved(settings), by)
-        typer.echo(f"Added {count} AI {'ranking' if count == 1 else 'rankings'} to {settings.feedback}.")
+        typer.echo(f"Added {count} AI {'ranking' if count == 1 else 'rankings'} to {hide_secrets(settings.feedback)}.")
 
 
 @command

@@ -19,6 +19,7 @@ from alignment_core.discovery import Plugin
 from alignment_core.registry import Registry, load_registry
 from alignment_flows.form.fields import annotate_fields, without_bounds
 from alignment_flows.form.off_tabs import JsonSchema, with_off_tab, without_off
+from alignment_flows.form.parameters import warn_of_stored_secrets
 from alignment_flows.form.references import resolve
 from alignment_flows.form.run_names import given_name
 
@@ -46,11 +47,13 @@ PipelineForm = Annotated[PipelineConfig, PluginTabs()]
 def read_settings(config: PipelineConfig | Mapping[str, Any], changes: Sequence[str]) -> PipelineConfig:
     """Validate the settings that a flow received: an object from the command line, or plain values from Prefect.
 
-    References to blocks and variables of Prefect are replaced by their values.
+    References to blocks and variables of Prefect are replaced by their values. A secret that Prefect stores in the
+    parameters of the run is warned of.
 
     Raises:
         ConfigError: a setting is missing, misspelled or out of range, or Prefect does not have what it refers to.
     """
+    warn_of_stored_secrets()
     if isinstance(config, PipelineConfig):
         if not changes:
             return resolve(config)

@@ -13,6 +13,7 @@ from typing import Any
 
 import jinja2
 
+from alignment_core.markdown import message, plain
 from alignment_flows.reports.comparison import START, Comparison, Estimate, Row
 from alignment_flows.reports.curves import Curve, downsampled
 
@@ -139,20 +140,20 @@ def markdown(comparison: Comparison) -> str:
     """Return the report as markdown for Prefect, with the pictures and without the responses."""
     heads = columns(comparison.rows)
     lines = [f"# {_title(comparison)}", ""]
-    lines += [f"**{row.model} failed:** {row.error}\n" for row in comparison.rows if row.error]
-    lines += [f"| model | {' | '.join(heads)} |", "| --- |" + " ---: |" * len(heads)]
+    lines += [f"**{plain(row.model)} failed:** {message(row.error)}\n" for row in comparison.rows if row.error]
+    lines += [f"| model | {' | '.join(map(plain, heads))} |", "| --- |" + " ---: |" * len(heads)]
     for row in _table(comparison.rows):
         cells = (
             " ".join(filter(None, (cell["value"], cell["range"] and f"({cell['range']})"))) for cell in row["cells"]
         )
-        lines.append(f"| {row['model']} | {' | '.join(cells)} |")
+        lines.append(f"| {plain(row['model'])} | {' | '.join(cells)} |")
     lines += [
         "",
         "| model | training time | prerequisites | peak memory | peak GPU memory | trained on |",
         "| --- |" + " ---: |" * 5,
     ]
     lines += [
-        f"| {row.model} | {' | '.join(cost(row))} | {rows_learned_from(row)} |"
+        f"| {plain(row.model)} | {' | '.join(cost(row))} | {rows_learned_from(row)} |"
         for row in comparison.rows
         if row.seconds is not None
     ]

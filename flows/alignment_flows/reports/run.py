@@ -8,8 +8,9 @@ from prefect.artifacts import create_markdown_artifact
 from alignment_core.config import PipelineConfig
 from alignment_core.evaluation.promotion import Promotion
 from alignment_core.execution.build import StageResult
+from alignment_core.markdown import Markdown, code, message, plain, table
 from alignment_flows.progress import tolerate_server_outage
-from alignment_flows.reports.stage import numbers, table
+from alignment_flows.reports.stage import numbers
 
 
 def publish_run_report(config: PipelineConfig, built: Mapping[str, StageResult], promotion: Promotion | None) -> None:
@@ -56,12 +57,12 @@ def _promoted(promotion: Promotion | None) -> Iterator[str]:
     yield f"## {'Promoted' if promotion.passed else 'Not promoted'}"
     if promotion.aliases:
         yield f"The model is now {' and '.join(f'`{alias}`' for alias in promotion.aliases)}."
-    yield "\n".join(f"- {reason}" for reason in promotion.reasons)
+    yield "\n".join(f"- {message(reason)}" for reason in promotion.reasons)
 
 
 def _listener_errors(built: Mapping[str, StageResult]) -> Iterator[str]:
     """Yield a section on listeners, such as trackers, that failed in this run."""
-    lines = [f"- {name}: {fault}" for name, stage in built.items() for fault in stage.listener_errors]
+    lines = [f"- {name}: {message(fault)}" for name, stage in built.items() for fault in stage.listener_errors]
     if lines:
         yield "## Listener errors"
         yield "\n".join(lines)
@@ -70,7 +71,7 @@ def _listener_errors(built: Mapping[str, StageResult]) -> Iterator[str]:
 def _usage(config: PipelineConfig, policy: StageResult) -> str:
     place = policy.artifact.uri
     lines = [
-        f"The adapter of `{config.model.base}` is in `{place}`, a PEFT folder in safetensors.",
+        f"The adapter of {code(config.model.base)} is in {code(place)}, a PEFT folder in safetensors.",
         "```python\n"
         "from pathlib import Path\n\n"
         "from peft import AutoPeftModelForCausalLM\n"
@@ -103,7 +104,9 @@ def _gain(built: Mapping[str, StageResult]) -> str:
         if names[0] in built
     }
     lines = [f"| held-out metric | {' | '.join(there)} |", "| --- |" + " --- |" * len(there)]
-    lines += [f"| {name} | {' | '.join(of.get(name, '') for of in there.values())} |" for name in there["after"]]
+    lines += [
+        f"| {plain(name)} | {' | '.join(plain(of.get(name, '')) for of in there.values())} |" for name in there["after"]
+    ]
     return "\n".join(lines)
 
 
@@ -115,7 +118,7 @@ def win_rates(built: Mapping[str, StageResult]) -> Iterator[str]:
         for judge, rate in metrics.get("win_rate", {}).items():
             interval = f"{100 * rate['low']:.1f} to {100 * rate['high']:.1f} %"
             counts = " / ".join(str(rate[outcome]) for outcome in ("wins", "ties", "losses"))
-            lines.append(f"| {opponent} | {judge} | {100 * rate['rate']:.1f} % | {interval} | {counts} |")
+            lines.append(f"| {opponent} | {plain(judge)} | {100 * rate['rate']:.1f} % | {interval} | {counts} |")
     if lines:
         head = "| against | judge | win rate | 95 % interval | wins / ties / losses |"
         yield "\n".join([head, "| --- | --- | --- | --- | --- |", *lines])
@@ -128,5 +131,5 @@ def _lineage(built: Mapping[str, StageResult]) -> str:
         manifest = stage.artifact.manifest()
         read = ", ".join(names.get(key, key) for key in manifest.parents.values())
         state = "cached" if stage.cached else f"built in {stage.seconds:.0f} s"
-        rows[name] = f"`{stage.artifact.key}` {state}" + (f", from {read}" if read else "")
+        rows[name] = Markdown(f"{code(stage.artifact.key)} {state}" + (f", from {plain(read)}" if read else ""))
     return table("stage", rows)

@@ -11,6 +11,7 @@ from prefect.artifacts import create_markdown_artifact
 
 from alignment_core.execution.build import StageResult
 from alignment_core.execution.stage import StageCall
+from alignment_core.markdown import code, code_block, message, plain, table
 from alignment_flows.progress import tolerate_server_outage
 from alignment_flows.reports.curves import draw_curves, draw_reliability
 
@@ -29,28 +30,28 @@ def publish_report(call: StageCall, built: StageResult) -> None:
     with tolerate_server_outage():
         # Prefect allows only lowercase letters, digits and dashes.
         key = f"{call.stage.replace('_', '-')}-report"
-        create_markdown_artifact(report, key=key, description=f"{call.label} · {call.key}")
+        create_markdown_artifact(report, key=key, description=f"{plain(call.label)} · {call.key}")
 
 
 def stage_report(call: StageCall, built: StageResult) -> str:
     """Return the report of a stage as markdown."""
     manifest = built.artifact.manifest()
     facts = {
-        "artifact": f"`{built.artifact.uri}`",
+        "artifact": code(built.artifact.uri),
         "this run": "cached" if built.cached else "built",
         "built": manifest.created,
         "seconds": f"{manifest.seconds:.1f}",
         "peak memory": _gigabytes(manifest.peak_memory_bytes),
         "peak device memory": _gigabytes(manifest.peak_device_memory_bytes),
         "device memory beside it": _gigabytes(manifest.outside_device_memory_bytes),
-        **{f"from {role}": f"`{key}`" for role, key in manifest.parents.items()},
+        **{f"from {role}": code(key) for role, key in manifest.parents.items()},
     }
     warnings = manifest.metrics.get("warnings", [])
-    parts = [f"# {call.label}", table("fact", {name: value for name, value in facts.items() if value})]
+    parts = [f"# {plain(call.label)}", table("fact", {name: value for name, value in facts.items() if value})]
     if metrics := dict(numbers(manifest.metrics)):
         parts += ["## Metrics", table("metric", metrics)]
     if warnings:
-        parts += ["## Warnings", "\n".join(f"- {warning}" for warning in warnings)]
+        parts += ["## Warnings", "\n".join(f"- {message(warning)}" for warning in warnings)]
     # The curves of a cached stage are on the page of the run that built it. Drawing them again would take as long as
     # the rest of a cached run.
     history = built.artifact.path / "metrics.jsonl"
@@ -79,7 +80,7 @@ def _samples(responses: Path) -> Iterator[str]:
             answers = entry.get("responses") or [entry["response"]]
             judged = ", ".join(f"{name} {value:.3g}" for name, value in entry.items() if isinstance(value, float))
             yield f"**Prompt** {_quoted(asked)}"
-            yield f"**Response** {judged}{_quoted(str(answers[0]))}"
+            yield f"**Response** {plain(judged)}{_quoted(str(answers[0]))}"
 
 
 def _side_by_side(verdicts: Path) -> Iterator[str]:
@@ -94,28 +95,16 @@ def _side_by_side(verdicts: Path) -> Iterator[str]:
             yield f"**The model** {_quoted(entry['response'])}"
             yield f"**The opponent** {_quoted(entry['opponent'])}"
             if preferred:
-                yield f"Preferred: {preferred}"
+                yield f"Preferred: {plain(preferred)}"
 
 
 def _quoted(text: str) -> str:
-    """Return the text as a code block, which markup in the text cannot end."""
     shown = text if len(text) <= SAMPLE_CHARACTERS else text[:SAMPLE_CHARACTERS] + "…"
-    return "\n\n" + "\n".join(f"    {line}" for line in shown.splitlines() or [""])
+    return f"\n\n{code_block(shown)}"
 
 
 def _gigabytes(size: int | None) -> str:
     return "" if size is None else f"{size / 2**30:.2f} GiB"
-
-
-def table(head: str, rows: Mapping[str, str]) -> str:
-    """Return names and values as a markdown table."""
-    lines = [f"| {name} | {escape_cell(value)} |" for name, value in rows.items()]
-    return "\n".join([f"| {head} | value |", "| --- | --- |", *lines])
-
-
-def escape_cell(text: str) -> str:
-    """Escape a text for a cell of a markdown table."""
-    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def numbers(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

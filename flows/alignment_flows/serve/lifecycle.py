@@ -64,8 +64,8 @@ def deploy(configs: Sequence[Path]) -> None:
     """Register the deployments with the server at PREFECT_API_URL, or with the one that `align up` started."""
     configure_prefect()
     with _imports_without_collection():
-        outcomes, warning, url = _deploy(configs)
-    if warning is not None:
+        outcomes, warnings, url = _deploy(configs)
+    for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     for line in (outcome.line() for outcome in outcomes):
         print(line)
@@ -74,11 +74,11 @@ def deploy(configs: Sequence[Path]) -> None:
     print(f"{len(outcomes)} {'deployment' if len(outcomes) == 1 else 'deployments'} at {_deployments_page(url)}")
 
 
-def _deploy(configs: Sequence[Path]) -> tuple[list["Outcome"], str | None, str]:
-    """Return what was done, a warning about the server, and the server's URL."""
+def _deploy(configs: Sequence[Path]) -> tuple[list["Outcome"], list[str], str]:
+    """Return what was done, warnings, and the server's URL."""
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from alignment_flows.serve.deployments.deploy import count_warning, deploy
+    from alignment_flows.serve.deployments.deploy import count_warning, deploy, secrets_warning
     from alignment_flows.serve.services import running_server
 
     url = PREFECT_API_URL.value() or running_server()
@@ -87,8 +87,10 @@ def _deploy(configs: Sequence[Path]) -> tuple[list["Outcome"], str | None, str]:
     with temporary_settings({PREFECT_API_URL: url}):
         check_server(url)
         outcomes = deploy(configs)
-        warning = count_warning() if any(outcome.name.startswith("retrain/") for outcome in outcomes) else None
-    return outcomes, warning, url
+        warnings = [warning for path in configs if (warning := secrets_warning(path)) is not None]
+        if any(outcome.name.startswith("retrain/") for outcome in outcomes) and (warning := count_warning()):
+            warnings.append(warning)
+    return outcomes, warnings, url
 
 
 @contextmanager

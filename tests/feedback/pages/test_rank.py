@@ -104,6 +104,7 @@ def test_page_on_all_interfaces_asks_for_the_password(
             page.keyboard.press("Enter")
             if given == "wrong":
                 expect(page.get_by_text("Wrong password.")).to_be_visible()
+                browser_page.expected("403")
         expect(page.get_by_label("Your name")).to_be_visible()
         page.goto("about:blank")
 

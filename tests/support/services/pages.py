@@ -6,7 +6,7 @@ import os
 import select
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,10 +14,12 @@ from served import ALIGN, PATIENCE
 
 
 @contextmanager
-def served_page(folder: Path, *arguments: str | Path, port: int = 0, **variables: str) -> Iterator[str]:
-    """Serve a page until the block ends. Yield its address."""
+def served_page(
+    folder: Path, *arguments: str | Path, port: int = 0, program: Sequence[str] = ALIGN, **variables: str
+) -> Iterator[str]:
+    """Serve a page until the block ends. Yield its address. Its log is `page.log` in the folder."""
     env = {**os.environ, **variables}
-    command = [*ALIGN, *map(str, arguments), "--port", str(port)]
+    command = [*program, *map(str, arguments), "--port", str(port)]
     with (folder / "page.log").open("ab") as log:
         page = subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=log, text=True)
     assert page.stdout is not None

@@ -12,6 +12,7 @@ import jinja2
 from alignment_core.data.ingestion.report.charts import balance_chart, draw_lengths, length_charts
 from alignment_core.data.ingestion.report.tables import tables
 from alignment_core.data.ingestion.report.used import used_line
+from alignment_core.markdown import message, plain
 
 PAGES = {"markdown": "report.md.jinja", "html": "report.html.jinja"}
 RUN_CHARACTERS = 600
@@ -29,7 +30,7 @@ def render_report(report: Mapping[str, Any], form: str) -> str:
     environment = jinja2.Environment(
         autoescape=form == "html", trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters |= {"short": short, "cell": _markdown_cell}
+    environment.filters |= {"short": short, "plain": plain, "message": message}
     shown: dict[str, Any] = {"report": report, "used": used_line(report["used"]), "tables": tables(report)}
     if form == "html":
         balance = balance_chart(report["balance"])
@@ -45,7 +46,3 @@ def short(text: str) -> str:
     return (
         text if len(text) <= RUN_CHARACTERS else f"{text[:half]} […{len(text) - 2 * half} characters…] {text[-half:]}"
     )
-
-
-def _markdown_cell(value: object) -> str:
-    return str(value).replace("|", "\\|").replace("\n", " ")

@@ -13,6 +13,7 @@ import lzma
 from collections.abc import Iterator
 from typing import IO, Any
 
+from alignment_core.addresses import hide_secrets
 from alignment_core.config import SourceConfig
 from alignment_core.data.sources.locate import HUB, first_line
 from alignment_core.data.sources.readers.columnar import arrow_rows, parquet_rows
@@ -34,7 +35,7 @@ def read_file(file: SourceFile, source: SourceConfig) -> Iterator[RawRow | Unrea
         with file.open() as raw, _decompressed(raw, file) as stream:
             yield from _rows(file, stream, headerless)
     except Exception as error:  # each decompressor and columnar reader raises its own errors on damaged bytes
-        yield Unreadable(file.name, "unreadable_file", f"{type(error).__name__}: {error}")
+        yield Unreadable(file.name, "unreadable_file", hide_secrets(f"{type(error).__name__}: {error}"))
 
 
 def read_hub(source: SourceConfig, commit: str) -> Iterator[RawRow | Unreadable]:

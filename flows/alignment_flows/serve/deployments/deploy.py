@@ -9,6 +9,8 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.exceptions import ObjectNotFound
 from pydantic import TypeAdapter
 
+from alignment_core.config_file import read_config
+from alignment_flows.form.parameters import in_clear, stored_secrets
 from alignment_flows.serve.deployments.automations import ensure_zombie_automation
 from alignment_flows.serve.deployments.declared import own, packaged
 from alignment_flows.serve.deployments.registration import Outcome, register
@@ -60,3 +62,9 @@ def count_warning() -> str | None:
         f"the Prefect server forgets the count of votes after {kept.total_seconds():.0f} s, so the retrain may never "
         f"start by itself. Start the server with {variables}, or give the retrain a schedule"
     )
+
+
+def secrets_warning(config: Path) -> str | None:
+    """Return a warning if a config file holds secrets, which its deployments would show to everyone, else None."""
+    places = list(stored_secrets({"config": read_config(config)}))
+    return f"{config}: {in_clear('these deployments', places)}" if places else None

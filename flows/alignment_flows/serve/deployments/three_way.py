@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from alignment_core.addresses import hide_secrets
+
 Path = tuple[str, ...]
 
 
@@ -44,14 +46,20 @@ class Difference:
 
     def kept(self) -> str:
         """Describe a setting that stays as it is on the server."""
-        return f"{self._name()} {_shown(self.there)}, set on the server; declared is {_shown(self.declared)}"
+        return f"{self._name()} {self._shown(self.there)}, set on the server; declared is {self._shown(self.declared)}"
 
     def replaced(self) -> str:
         """Describe a setting that is overwritten."""
-        return f"{self._name()} {_shown(self.there)}, set on the server, by {_shown(self.declared)}"
+        return f"{self._name()} {self._shown(self.there)}, set on the server, by {self._shown(self.declared)}"
 
     def _name(self) -> str:
         return ".".join(self.path)
+
+    def _shown(self, value: Any) -> str:
+        """Return a value as JSON, without the secrets in it."""
+        if isinstance(value, _Absent):
+            return repr(value)
+        return json.dumps(hide_secrets({self.path[-1]: value})[self.path[-1]], ensure_ascii=False)
 
 
 def merge(
@@ -92,7 +100,3 @@ def _is_group(last: Any, declared: Any, there: Any, path: Path) -> bool:
         return False
     groups = [group for group in (last, declared, there) if isinstance(group, Mapping)]
     return len({json.dumps(group["name"]) for group in groups if "name" in group}) <= 1
-
-
-def _shown(value: Any) -> str:
-    return repr(value) if isinstance(value, _Absent) else json.dumps(value, ensure_ascii=False)

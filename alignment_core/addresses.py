@@ -1,0 +1,152 @@
+"""What in an address or in a setting is a secret, and how to show it without.
+
+A secret in an address is
+
+- the password of a database (`postgresql://user:SECRET@host/name`): the user stays readable;
+- user and password of any other address (`https://TOKEN@host`, `s3://KEY:SECRET@bucket`): either may be a token;
+- a value in the query or fragment whose name says so: `?password=`, `?api_key=`, `?sig=`, `X-Amz-Signature`;
+- an address with a secret inside such a value.
+
+Parsers disagree where a password with `/`, `?`, `@` or a space ends: SQLAlchemy reads up to the first `@`, urllib up to
+the first `/`. Here it ends at the last `@`, so that no reader of the address has a secret that stays visible.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import unquote_plus
+
+HIDDEN = "***"
+
+# One slash is left where an address was taken for a path. A limit keeps the search in long words fast.
+_SCHEME = r"[A-Za-z][A-Za-z0-9+.\-]{0,30}:/{1,2}"
+SCHEME = re.compile(rf"\s*{_SCHEME}")
+DATABASES = {"postgresql", "postgres", "mysql", "mariadb", "mssql", "oracle", "cockroachdb", "redshift"}
+"""Schemes whose user is a name and no token. SQLAlchemy's parser reads them."""
+PASSWORD = re.compile(r"([^:/]*):(.*)@", re.DOTALL)
+HOST_ONLY = re.compile(r"(\[[^\]@]*\]|[^:/?#@\[\]]*)(:\d{0,5})?([/?#]|$)")
+"""The start of an address with a host, perhaps a port, and no user."""
+AUTHORITY = re.compile(r"[^/?#]*@")
+PLAIN = re.compile(r"[^?&;#]*")
+NAME = re.compile(r"[?&;#]([^=&;#?]*)=")
+INSIDE = re.compile(rf"(?<='){_SCHEME}[^']*|(?<=\"){_SCHEME}[^\"]*|(?<=`){_SCHEME}[^`]*|{_SCHEME}\S*")
+"""An address inside a text. In quotes it ends with them, elsewhere at the next space."""
+BEARER = re.compile(r"\b(Bearer\s+)[\w.~+/=\-]{8,}")
+CHANGE = re.compile(rf"[\w.\-]+=(?=\s*{_SCHEME})")
+"""The start of a changed setting, as in `feedback=postgresql://…`."""
+
+SECRET_ENDINGS = ("password", "passwd", "passphrase", "secret", "signature", "credential", "credentials", "apikey")
+SECRET_WORDS = {"pass", "pwd", "pw", "token", "key", "sig", "auth", "authorization", "jwt", "sas", "code"}
+REFERENCE = re.compile(r"([^:/@]*:)?(\{\{[^{}]*\}\}|\$\{\w+\})")
+"""A reference to a secret in place of the secret: `{{ prefect.blocks.secret.NAME }}`, `${NAME}`."""
+NO_SECRETS = re.compile(r"(bos|eos|pad|unk|sep|cls|mask|stop|start|end|image)_token|(sort|primary|cache)_key")
+"""Names that end like a secret and are none."""
+
+
+def is_secret_name(name: str) -> bool:
+    """Return whether a value of this name is a secret, as in `api_key`, `X-Amz-Signature` or `sslpassword`."""
+    plain = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", unquote_plus(name)).lower().replace("-", "_").replace(".", "_")
+    if NO_SECRETS.fullmatch(plain):
+        return False
+    return plain.endswith(SECRET_ENDINGS) or plain.rpartition("_")[2] in SECRET_WORDS
+
+
+def hide_secrets(value: Any) -> Any:
+    """Return the JSON value with `***` in place of every secret: in an address, in a text, or under a secret's name.
+
+    A text without a secret is returned unchanged, and so is the result of this function.
+    """
+    if isinstance(value, str):
+        return _in_text(value)
+    if isinstance(value, Mapping):
+        return {name: HIDDEN if _is_secret(name, inner) else hide_secrets(inner) for name, inner in value.items()}
+    return [hide_secrets(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def has_secret(value: Any) -> bool:
+    """Return whether `hide_secrets` would change the JSON value."""
+    return next(secret_places(value), None) is not None
+
+
+def secret_places(value: Any, where: str = "") -> Iterator[str]:
+    """Yield the dotted name of each text in the JSON value that holds a secret."""
+    if isinstance(value, str):
+        if _in_text(value) != value:
+            yield where
+    elif isinstance(value, Mapping):
+        for name, inner in value.items():
+            place = f"{where}.{name}".lstrip(".")
+            if _is_secret(name, inner):
+                yield from () if inner == HIDDEN else (place,)
+            else:
+                yield from secret_places(inner, place)
+    elif isinstance(value, list | tuple):
+        for index, inner in enumerate(value):
+            yield from secret_places(inner, f"{where}.{index}".lstrip("."))
+
+
+def _is_secret(name: object, value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, str | int | float) or not value:
+        return False
+    return is_secret_name(str(name)) and not REFERENCE.search(str(value))
+
+
+def _in_text(text: str) -> str:
+    """Hide the secrets of an address, or of each address in a text.
+
+    A text that starts with an address is one.
+    """
+    text = BEARER.sub(rf"\1{HIDDEN}", text)
+    if ":/" not in text:
+        return text
+    if SCHEME.match(text):
+        return _in_address(text)
+    if (change := CHANGE.match(text)) is not None:
+        return change.group() + _in_address(text[change.end() :])
+    return INSIDE.sub(lambda found: _in_address(found.group()), text)
+
+
+def _in_address(address: str) -> str:
+    scheme = SCHEME.match(address)
+    assert scheme is not None
+    shown: list[str] = []
+    done = 0
+    for start, end in sorted(_spans(address, scheme)):
+        if start >= done and REFERENCE.fullmatch(address, start, end):
+            continue
+        if start > done or not shown:
+            shown += [address[done:start], HIDDEN]
+        done = max(done, end)
+    return "".join([*shown, address[done:]])
+
+
+def _spans(address: str, scheme: re.Match[str]) -> Iterator[tuple[int, int]]:
+    """Yield start and end of each secret. They may overlap."""
+    start, rest = scheme.end(), address[scheme.end() :]
+    if re.split(r"[+:]", scheme.group().strip().lower(), maxsplit=1)[0] in DATABASES:
+        if (found := PASSWORD.match(rest)) is not None and found.group(2):
+            yield start + found.start(2), start + found.end(2)
+    elif not HOST_ONLY.match(rest):
+        found = PASSWORD.match(rest) or AUTHORITY.match(rest)
+        if found is not None and found.end() > 1:
+            yield start, start + found.end() - 1
+    end = 0
+    for name in NAME.finditer(rest):
+        if end < name.end():
+            end = rest.find("&", name.end())
+            end = len(rest) if end < 0 else end
+        if end > name.end() and (is_secret_name(name.group(1)) or _holds_secret(rest, name.end(), end)):
+            yield start + name.end(), start + end
+
+
+def _holds_secret(text: str, start: int, end: int) -> bool:
+    """Return whether this part, a value in a query, is an address with a secret. It may be written with %XX."""
+    if (inner := SCHEME.match(text, start, end)) is not None and text.find("@", inner.end(), end) >= 0:
+        return HOST_ONLY.match(text, inner.end(), end) is None
+    value = PLAIN.match(text, start, end)
+    if value is None or "%" not in value.group():
+        return False
+    plain = unquote_plus(value.group())
+    return _in_text(plain) != plain

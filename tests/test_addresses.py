@@ -1,0 +1,158 @@
+"""No secret in an address is shown, whatever it consists of, and nothing else is hidden."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from sqlalchemy import make_url
+
+from alignment_core.addresses import has_secret, hide_secrets, is_secret_name, secret_places
+from alignment_core.errors import ConfigError
+
+MARK = "Σ"
+"""A letter that only secrets have."""
+RAW = st.text(f"{MARK}/@?#: %;=!'a0", min_size=1).map(lambda text: f"{MARK}{text}{MARK}")
+"""Secrets that break the rules of addresses."""
+ANY = st.text(min_size=1).map(lambda text: f"{MARK}{text}{MARK}")
+DATABASES = st.sampled_from(["postgresql", "postgresql+psycopg", "postgres", "mysql+pymysql"])
+OTHERS = st.sampled_from(["https", "http", "s3", "redis", "mongodb+srv", "HTTPS"])
+HOSTS = st.sampled_from(["db.example.com", "127.0.0.1:5432", "[::1]:80"])
+NAMES = st.sampled_from(
+    ["password", "api_key", "apiKey", "sig", "X-Amz-Signature", "X-Amz-Security-Token", "token", "access_token", "pwd",
+     "sslpassword", "key", "AccountKey", "client-secret", "pass%77ord"]
+)  # fmt: skip
+
+
+@given(DATABASES, RAW, HOSTS)
+def test_password_of_a_database_is_hidden_and_its_user_is_not(scheme: str, secret: str, host: str) -> None:
+    shown = hide_secrets(f"{scheme}://ann:{secret}@{host}/votes")
+    assert MARK not in shown
+    assert shown.startswith(f"{scheme}://ann:***")
+
+
+@given(OTHERS, RAW.map(lambda text: text.replace("/", "").replace("?", "").replace("#", "")), HOSTS)
+def test_token_as_user_is_hidden(scheme: str, token: str, host: str) -> None:
+    for user in (token, f"{token}:x-oauth-basic", f"x:{token}", f"{token}:{token}"):
+        assert hide_secrets(f"{scheme}://{user}@{host}/rows.jsonl") == f"{scheme}://***@{host}/rows.jsonl"
+
+
+@given(OTHERS | DATABASES, HOSTS, NAMES, RAW.map(lambda text: text.replace("&", "")))
+def test_secret_in_the_query_is_hidden(scheme: str, host: str, name: str, secret: str) -> None:
+    for written in (secret, quote(secret)):
+        for query in (f"?{name}={written}&b=2", f"?a=1&{name}={written}&b=2"):
+            shown = hide_secrets(f"{scheme}://{host}/x{query}")
+            assert MARK not in shown
+            assert quote(MARK) not in shown
+            assert shown.endswith("***&b=2")
+
+
+@given(ANY, ANY, ANY)
+def test_whatever_a_library_writes_is_hidden(user: str, password: str, key: str) -> None:
+    """SQLAlchemy quotes user, password and query. Then exactly the secrets are hidden."""
+    assume("*" not in user)
+    url = make_url("postgresql://host/name").set(username=user, password=password).update_query_dict({"api_key": key})
+    shown = hide_secrets(url.render_as_string(hide_password=False))
+    assert shown == url.set(password="***").update_query_dict({"api_key": "***"}).render_as_string(
+        hide_password=False
+    ).replace("%2A", "*")
+
+
+@given(st.text() | st.builds("{}://{}/{}".format, OTHERS | DATABASES, HOSTS, st.text("ab/.-_?=&,@", max_size=12)))
+def test_hiding_twice_changes_nothing(text: str) -> None:
+    shown = hide_secrets(text)
+    assert hide_secrets(shown) == shown
+    assert has_secret(text) == (shown != text)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "./feedback.db",
+        "sqlite:////home/ann/votes:old@home.db",
+        "postgresql://ann@db/votes?host=/run/postgresql",
+        "postgresql+psycopg://postgres@/feedback?host=/tmp/x",
+        "hf://owner/name@main",
+        "https://host:8080/@me/rows.jsonl?page=2&tokenizer=gpt2",
+        "http://[::1]:4200/api/a@b",
+        "C:/Users/a:b@c/rows.jsonl",
+        "s3://bucket/a:b@c/*.jsonl",
+        "postgresql://u:{{ prefect.blocks.secret.votes }}@h/d",
+        "https://user:${TOKEN}@host/x",
+        "simplecache::https://host/x.jsonl",
+        "an answer: see https://host/x, or mail me@home",
+    ],
+)
+def test_address_without_a_secret_is_unchanged(address: str) -> None:
+    assert hide_secrets(address) == address
+    assert not has_secret(address)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("cannot read 'postgresql://u:a b@h/d': no", "cannot read 'postgresql://u:***@h/d': no"),
+        ("feedback=postgresql://u:a b@h/d", "feedback=postgresql://u:***@h/d"),
+        ("403, url=URL('https://h/x?sig=abc')", "403, url=URL('https://h/x?sig=***')"),
+        ("GET https://u:p@h/x and https://k@i/y", "GET https://***@h/x and https://***@i/y"),
+        ("zip://x.csv::s3://key:secret@bucket/x.zip", "zip://***@bucket/x.zip"),
+        ("https://h/?to=https%3A%2F%2Fu%3Ap%40i", "https://h/?to=***"),
+        ("no folder postgresql:/u:p@h/d", "no folder postgresql:/u:***@h/d"),
+        ("https://h/#access_token=abc", "https://h/#access_token=***"),
+        ("https://u:p@h/x?sig=a@b&c=1", "https://***&c=1"),
+        ("authorization: Bearer abcdefgh.ijk", "authorization: Bearer ***"),
+    ],
+)
+def test_secrets_inside_a_text(text: str, shown: str) -> None:
+    assert hide_secrets(text) == shown
+
+
+def test_names_of_secrets() -> None:
+    for name in ("api_key", "Authorization", "accessToken", "AccountKey", "listeners.0.headers.key", "db_password"):
+        assert is_secret_name(name), name
+    for name in (
+        "key_variable",
+        "max_new_tokens",
+        "tokenizer",
+        "eos_token",
+        "keyword",
+        "sslkey",
+        "X-Amz-SignedHeaders",
+    ):
+        assert not is_secret_name(name), name
+
+
+def test_settings_and_their_names() -> None:
+    given: dict[str, Any] = {
+        "feedback": "postgresql://u:p@h/d",
+        "listeners": [{"name": "tracker", "options": {"api_key": "abc", "pin": 1, "token": 12}}],
+        "endpoint": {"key_variable": "OPENAI_API_KEY", "key": "{{ prefect.blocks.secret.k }}", "token": None},
+        "seed": 0,
+    }
+    shown = hide_secrets(given)
+    assert shown["feedback"] == "postgresql://u:***@h/d"
+    assert shown["listeners"] == [{"name": "tracker", "options": {"api_key": "***", "pin": 1, "token": "***"}}]
+    assert (shown["endpoint"], shown["seed"]) == (given["endpoint"], 0)
+    assert list(secret_places(given)) == ["feedback", "listeners.0.options.api_key", "listeners.0.options.token"]
+    assert not has_secret(shown)
+
+
+@pytest.mark.parametrize(
+    "part", ["?a=", "?sig=", "a", "https://", "?a=https://", "%25", "x:/y@", "'s3://", "&a=%3A%2F"]
+)
+def test_long_texts_take_no_time(part: str) -> None:
+    started = time.process_time()
+    for text in (part * 20_000, f"https://h/x {part * 20_000}", f"https://h/?u={part * 20_000}"):
+        hide_secrets(text)
+    assert time.process_time() - started < 10
+
+
+def test_errors_show_no_secret() -> None:
+    url = "postgresql://u:a b@h/d"
+    error = ConfigError("cannot open it", where=url, got=OSError(f"no answer from {url!r}"), do=f"Check `{url}`")
+    assert "a b" not in str(error) + repr(error.to_json())
+    assert "postgresql://u:***@h/d" in str(error)

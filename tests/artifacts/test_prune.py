@@ -35,9 +35,11 @@ def stored_keys(store: ArtifactStore) -> set[str]:
     return {artifact.key for artifact in store.artifacts()}
 
 
-def test_empty_store_has_nothing_to_prune(tmp_path: Path) -> None:
-    assert prune(ArtifactStore(tmp_path / "none")) == []
+def test_mistyped_store_is_not_an_empty_one(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="none: there is no artifact store"):
+        prune(ArtifactStore(tmp_path / "none"))
     assert not (tmp_path / "none").exists()
+    assert prune(ArtifactStore(tmp_path)) == []
 
 
 def test_dry_run_lists_artifacts_and_sizes_and_removes_nothing(store: ArtifactStore) -> None:

@@ -53,7 +53,7 @@ def test_promote_list_rollback(store: Path) -> None:
         2,
         [
             "align: production: there is no earlier promotion to roll back to. got 1 promotion that was not rolled "
-            "back, expected at least 2."
+            f"back, expected at least 2. List the aliases with `align artifacts list --store {store}`."
         ],
     )
 

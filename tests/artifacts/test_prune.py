@@ -24,9 +24,9 @@ from alignment_core.progress import Silent
 def store(tmp_path: Path) -> ArtifactStore:
     """C ← A ← B, and D without parents."""
     store = ArtifactStore(tmp_path / "store")
-    add(store, C, "ingest")
-    add(store, A, "sft", data=C)
-    add(store, B, data=C, sft=A)
+    add(store, C)
+    add(store, A)
+    add(store, B)
     add(store, D)
     return store
 
@@ -183,9 +183,9 @@ def test_leased_artifacts_survive_concurrent_and_killed_pruners(store: ArtifactS
         for number in range(200):
             with store.leases.held([A, C]):
                 if store.find(C) is None:
-                    add(store, C, "ingest")
+                    add(store, C)
                 if store.find(A) is None:
-                    add(store, A, "sft", data=C)
+                    add(store, A)
                 time.sleep(0.005)
                 assert store.find(A) is not None, number
                 assert store.find(C) is not None, number

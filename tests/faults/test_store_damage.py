@@ -23,7 +23,7 @@ from alignment_core.config_file import check_config
 from alignment_core.errors import AlignmentError, ArtifactError
 from alignment_core.execution.build import hold_leases
 from alignment_core.inference.trained_model import open_trained_model
-from alignment_core.planning.pipeline import Plan, plan_pipeline
+from alignment_core.planning.pipeline import VERSIONS, Plan, plan_pipeline
 from alignment_core.progress import Silent
 from alignment_core.registry import load_registry
 
@@ -60,7 +60,7 @@ def build_missing(plan: Plan) -> list[str]:
                     Manifest(
                         kind=call.stage,
                         key=call.key,
-                        version=1,
+                        version=VERSIONS[call.stage],
                         config=call.config,
                         parents=call.reads(),
                         inputs=call.inputs,

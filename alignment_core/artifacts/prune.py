@@ -66,7 +66,9 @@ def prune(store: ArtifactStore, *, older_than_seconds: float = 0, dry_run: bool 
             if key in needed:
                 continue
             with store.lock_file(key) as lock, _explain_unreadable(path):
-                if not try_lock(lock) or not os.path.lexists(path) or _written(path) > newest:
+                if not try_lock(lock) or not os.path.lexists(path):
+                    continue
+                if older_than_seconds and _written(path) > newest:
                     continue
                 items.append(Unneeded(what, path.relative_to(store.root).as_posix(), _size(path)))
                 if not dry_run:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from json.encoder import encode_basestring as quoted
 
 from alignment_core.feedback.current_votes import Judged
 
 THUMBS, RANKINGS = "thumbs.jsonl", "rankings.jsonl"
 """Two files, because each has one record format: labelled responses and K-way rankings."""
 
-_json = json.JSONEncoder(ensure_ascii=False).encode
+_LABELS = {json.dumps({"up": up}): json.dumps(up) for up in (True, False, None)}
 
 
 def training_row(judged: Judged, value: str, *, metadata: bool = False) -> tuple[str, str] | None:
@@ -22,25 +22,26 @@ def training_row(judged: Judged, value: str, *, metadata: bool = False) -> tuple
         value: what it says, as the table of votes stores it. It may be that of an earlier vote on the same.
         metadata: whether to add rater, time, model and comment.
     """
-    said: Mapping[str, Any] = json.loads(value)
     row = judged.row
-    if "up" in said:
-        (response,) = judged.responses
-        model = f', "model": {_json(response.model)}' if metadata else ""
-        text = f'{{"prompt": {judged.prompt}, "completion": {_json(response.text)}, "label": {_json(said["up"])}{model}'
+    if (label := _LABELS.get(value)) is not None:
+        ((_, text, model),) = judged.answers
+        line = f'{{"prompt": {judged.prompt}, "completion": {quoted(text)}, "label": {label}'
+        line += f', "model": {quoted(model)}' if metadata else ""
         file = THUMBS
-    elif "ranks" in said:
-        ranks = said["ranks"]
+    elif "ranks" in (said := json.loads(value)):
+        ranks: Mapping[str, int] = said["ranks"]
         completions = ", ".join(
-            f'{{"completion": {_json(response.text)}, "rank": {_json(ranks[response.id])}'
-            + (f', "model": {_json(response.model)}}}' if metadata else "}")
-            for response in judged.responses
+            [
+                f'{{"completion": {quoted(text)}, "rank": {ranks[name]}'
+                + (f', "model": {quoted(model)}}}' if metadata else "}")
+                for name, text, model in judged.answers
+            ]
         )
-        text = f'{{"prompt": {judged.prompt}, "completions": [{completions}]'
+        line = f'{{"prompt": {judged.prompt}, "completions": [{completions}]'
         file = RANKINGS
     else:
         return None
     if metadata:
-        rated = {"rater": row.rater, "rater_kind": row.rater_kind, "time": row.time, "comment": row.comment}
-        return file, f"{text}, {_json(rated)[1:]}"
-    return file, text + "}"
+        rater = f'"rater": {quoted(row.rater)}, "rater_kind": {quoted(row.rater_kind)}'
+        line += f', {rater}, "time": {row.time!r}, "comment": {quoted(row.comment)}'
+    return file, line + "}"

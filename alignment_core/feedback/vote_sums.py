@@ -155,4 +155,5 @@ def _triggers() -> Iterator[tuple[str, str]]:
 
 
 for _dialect, _statement in _triggers():
-    event.listen(vote_sums, "after_create", DDL(_statement.replace("%", "%%")).execute_if(dialect=_dialect))
+    _ddl = DDL(_statement)  # type: ignore[no-untyped-call] -- as SQLAlchemy leaves it
+    event.listen(vote_sums, "after_create", _ddl.execute_if(dialect=_dialect))

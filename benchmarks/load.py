@@ -10,6 +10,7 @@ A third of the votes are rankings of four responses, and one vote in twenty supe
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -47,7 +48,7 @@ def fill_feedback(place: Path, count: int) -> None:
     """Make a feedback store with `count` votes."""
     open_feedback(str(place)).close()
     drawn = random.Random(0)
-    with sqlite3.connect(place) as connection:
+    with contextlib.closing(sqlite3.connect(place)) as connection, connection:
         connection.execute("PRAGMA synchronous = OFF")
         subjects: list[tuple[str, str, list[str]]] = []
         for number in range(count // 4):

@@ -155,5 +155,5 @@ def _triggers() -> Iterator[tuple[str, str]]:
 
 
 for _dialect, _statement in _triggers():
-    _ddl = DDL(_statement)  # type: ignore[no-untyped-call] -- as SQLAlchemy leaves it
+    _ddl = DDL(_statement)  # type: ignore[no-untyped-call]
     event.listen(vote_sums, "after_create", _ddl.execute_if(dialect=_dialect))

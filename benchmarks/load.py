@@ -97,7 +97,7 @@ def fill_artifacts(root: Path, count: int) -> None:
 
 def measure(code: str, checkout: Path) -> dict[str, float]:
     """Run a program in a new process with the code of a checkout, and return what it took."""
-    paths = os.pathsep.join(str(checkout / name) for name in ("", "flows", "plugins"))
+    paths = os.pathsep.join(str(checkout / name) for name in ("", "flows", "plugins", "benchmarks"))
     environment = {**os.environ, "PYTHONPATH": paths, "PYTHONSAFEPATH": "1"}
     nowhere = os.open(os.devnull, os.O_WRONLY)
     started = time.monotonic()
@@ -142,10 +142,11 @@ def main() -> None:
     }
     with tempfile.TemporaryDirectory(prefix="align-load-") as name:
         folder = Path(name)
-        fill_artifacts(folder / "artifacts", arguments.artifacts)
+        measure(f"from load import *; fill_artifacts(Path({str(folder / 'artifacts')!r}), {arguments.artifacts})", ROOT)
         for count in arguments.votes:
             place = folder / f"{count}.db"
-            fill_feedback(place, count)
+            # In another process: a program that this one starts would count this one's memory as its own peak.
+            measure(f"from load import *; fill_feedback(Path({str(place)!r}), {count})", ROOT)
             found[f"{count} votes"] = {}
             for label, checkout in {"before": arguments.before, "after": ROOT}.items():
                 if checkout is None:

@@ -20,7 +20,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from alignment_core.artifacts.files import explain_unwritable, fsync
+from alignment_core.artifacts.files import explain_unwritable, fsync, open_lock
+from alignment_core.artifacts.layout import check_folder, described
 from alignment_core.errors import ArtifactError
 
 NAME = re.compile(r"[a-z][a-z0-9]*([._-][a-z0-9]+)*")
@@ -58,8 +59,17 @@ class Aliases:
         self._folder = folder
 
     def names(self) -> list[str]:
-        """Return every alias that has a history, in alphabetical order."""
-        return sorted(path.stem for path in self._folder.glob("*.jsonl"))
+        """Return every alias that has a history, in alphabetical order.
+
+        Raises:
+            ArtifactError: the folder is not one, or holds a history whose name cannot be an alias.
+        """
+        check_folder(self._folder)
+        paths = sorted(self._folder.glob("*.jsonl"))
+        for path in paths:
+            if not _is_valid(path.stem):
+                raise _damaged(path, "a file name that is not an alias")
+        return [path.stem for path in paths]
 
     def history(self, name: str) -> list[Change]:
         """Return every change of an alias, oldest first; empty if there is no such alias.
@@ -68,19 +78,31 @@ class Aliases:
             ArtifactError: the name is not a valid alias, or its file is damaged.
         """
         path = self._path(name)
+        check_folder(self._folder)
+        if (found := described(path)) not in (None, "a file"):
+            raise _damaged(path, str(found))
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            history = [Change.model_validate_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
         except FileNotFoundError:
             return []
-        try:
-            return [Change.model_validate_json(line) for line in lines]
         except ValidationError as error:
-            raise ArtifactError(
-                f"the history of the alias `{name}` is damaged",
-                where=str(path),
-                got=error.errors()[0]["msg"],
-                do="Fix the line, or move the file away and promote again",
-            ) from error
+            raise _damaged(path, error.errors()[0]["msg"]) from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise _damaged(path, str(error)) from error
+        if not history:
+            raise _damaged(path, "an empty file")
+        if _standing(history) is None:
+            raise _damaged(path, "a rollback without an earlier promotion")
+        return history
+
+    def check(self) -> None:
+        """Read the history of every alias.
+
+        Raises:
+            ArtifactError: one is damaged.
+        """
+        for name in self.names():
+            self.history(name)
 
     def current(self, name: str) -> Change | None:
         """Return the latest change of an alias, or None if there is no such alias."""
@@ -92,7 +114,7 @@ class Aliases:
 
     def before(self, name: str) -> Change | None:
         """Return the promotion that a rollback would restore, or None if there is none."""
-        return next(iter(_standing(self.history(name))[-2:-1]), None)
+        return next(iter((_standing(self.history(name)) or [])[-2:-1]), None)
 
     def promote(
         self, name: str, kind: str, key: str, *, by: str, reason: str, in_place_of: str | Literal["any"] | None = "any"
@@ -112,6 +134,9 @@ class Aliases:
             ArtifactError: the name is not a valid alias, it points to another artifact than `in_place_of`, or the store
                 cannot be written.
         """
+        # A run that changes nothing works in a store that it may only read.
+        if (current := self.current(name)) is not None and current.key == key:
+            return current
         with self._changing(name) as history:
             current = history[-1] if history else None
             if current is not None and current.key == key:
@@ -128,14 +153,13 @@ class Aliases:
             ArtifactError: the alias was changed in the meantime.
         """
         with self._changing(name) as history:
-            if _standing(history)[-2:-1] != [expected]:
+            if (_standing(history) or [])[-2:-1] != [expected]:
                 raise _changed_meanwhile(name)
             change = _now("rollback", expected.kind, expected.key, history[-1].key, by, reason)
             return self._add(name, history, change)
 
     def _path(self, name: str) -> Path:
-        # A name of hexadecimal digits could be the prefix of a key.
-        if not NAME.fullmatch(name) or name == "latest" or re.fullmatch(r"[0-9a-f]+", name):
+        if not _is_valid(name):
             raise ArtifactError(
                 "this is not a valid alias",
                 got=name,
@@ -149,7 +173,7 @@ class Aliases:
         self._path(name)
         with explain_unwritable(self._folder.parent):
             self._folder.mkdir(parents=True, exist_ok=True)
-            lock = os.open(self._folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            lock = open_lock(self._folder / ".lock")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield self.history(name)
@@ -160,11 +184,26 @@ class Aliases:
         path = self._path(name)
         new = path.with_suffix(".new")
         with explain_unwritable(self._folder.parent):
+            new.unlink(missing_ok=True)  # a link would be followed
             new.write_text("".join(f"{line.model_dump_json()}\n" for line in (*history, change)), encoding="utf-8")
             fsync(new)
             new.replace(path)
             fsync(self._folder)
         return change
+
+
+def _is_valid(name: str) -> bool:
+    # A name of hexadecimal digits could be the prefix of a key.
+    return bool(NAME.fullmatch(name)) and name != "latest" and not re.fullmatch(r"[0-9a-f]+", name)
+
+
+def _damaged(path: Path, got: str) -> ArtifactError:
+    return ArtifactError(
+        f"the history of the alias `{path.stem}` is damaged",
+        where=str(path),
+        got=got,
+        do="Fix the line, or move the file away and promote again",
+    )
 
 
 def _changed_meanwhile(name: str) -> ArtifactError:
@@ -182,11 +221,13 @@ def _now(
     return Change(action=action, kind=kind, key=key, previous=previous, time=time, by=by, reason=reason)
 
 
-def _standing(history: Sequence[Change]) -> list[Change]:
-    """Return the promotions that were not rolled back, newest last."""
+def _standing(history: Sequence[Change]) -> list[Change] | None:
+    """Return the promotions that were not rolled back, newest last. None: a rollback undoes no promotion."""
     standing: list[Change] = []
     for change in history:
         if change.action == "rollback":
+            if not standing:
+                return None
             standing.pop()
         else:
             standing.append(change)

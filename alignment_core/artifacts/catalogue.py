@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from alignment_core.artifacts.aliases import Change
+from alignment_core.artifacts.layout import check_exists
 from alignment_core.artifacts.manifest import Manifest
 from alignment_core.artifacts.store import Artifact, ArtifactStore
 from alignment_core.errors import ArtifactError
@@ -42,7 +44,12 @@ class Entry:
 
 
 def catalogue(store: ArtifactStore) -> list[Entry]:
-    """Return every artifact of the store, newest first."""
+    """Return every artifact of the store, newest first.
+
+    Raises:
+        ArtifactError: there is no store, or an alias is damaged.
+    """
+    check_exists(store.root)
     names: dict[str, list[str]] = {}
     for name in store.aliases.names():
         if current := store.aliases.current(name):
@@ -63,7 +70,7 @@ def resolve(store: ArtifactStore, reference: str, kinds: Iterable[str] = ()) -> 
         kinds: kinds of artifacts to search; empty for all kinds. An alias is resolved regardless of `kinds`.
 
     Raises:
-        ArtifactError: no artifact matches, or several do.
+        ArtifactError: there is no store, no artifact matches, or several do.
     """
     entries = catalogue(store)
     of_kind = [entry for entry in entries if not kinds or entry.artifact.kind in kinds]
@@ -150,6 +157,7 @@ def promote(store: ArtifactStore, reference: str, alias: str, *, by: str, reason
     Raises:
         ArtifactError: there is no such model, it is damaged, or the alias is invalid.
     """
+    check_exists(store.root)
     store.aliases.current(alias)  # report an invalid alias first
     entry = resolve(store, reference, PROMOTABLE)
     if entry.artifact.kind not in PROMOTABLE:
@@ -169,6 +177,7 @@ def rollback(store: ArtifactStore, alias: str, *, by: str, reason: str) -> Chang
     Raises:
         ArtifactError: there is no earlier promotion, or its model is missing or damaged.
     """
+    check_exists(store.root)
     before = store.aliases.before(alias)
     if before is None:
         raise ArtifactError(
@@ -176,6 +185,7 @@ def rollback(store: ArtifactStore, alias: str, *, by: str, reason: str) -> Chang
             where=alias,
             got="no promotion" if store.aliases.current(alias) is None else "1 promotion that was not rolled back",
             expected="at least 2",
+            do=f"List the aliases with `align artifacts list --store {store.root}`",
         )
     with store.leases.held([before.key]):
         _refuse_damaged(store, Artifact(before.kind, before.key, str(store.root / before.kind / before.key)))
@@ -183,7 +193,7 @@ def rollback(store: ArtifactStore, alias: str, *, by: str, reason: str) -> Chang
 
 
 def _refuse_damaged(store: ArtifactStore, artifact: Artifact) -> None:
-    fault = store.fault(artifact) if artifact.path.is_dir() else "it is no longer in the store"
+    fault = store.fault(artifact) if os.path.lexists(artifact.path) else "it is no longer in the store"
     if fault is not None:
         raise ArtifactError(
             f"the model cannot be promoted: {fault}",

@@ -20,6 +20,15 @@ def fsync(path: Path) -> None:
         os.close(descriptor)
 
 
+def open_lock(path: Path) -> int:
+    """Open a file for locking, and create it if it does not exist. A link is not followed: it could lead anywhere.
+
+    Raises:
+        OSError: the file cannot be opened or created.
+    """
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+
+
 def try_lock(descriptor: int, how: int = fcntl.LOCK_EX) -> bool:
     """Try to lock an open file (flock). Return False if another process holds the lock."""
     try:
@@ -37,7 +46,7 @@ def explain_unwritable(root: Path) -> Iterator[None]:
     except OSError as error:
         raise ArtifactError(
             "the artifact store cannot be written",
-            where=str(root),
+            where=str(error.filename or root),
             got=error.strerror,
-            do="Choose another folder in `store`, or fix its permissions",
+            do=f"Move it away or fix its permissions, or choose another `store` than {root}",
         ) from error

@@ -8,15 +8,23 @@ A run leases every key of its plan before it looks up the first one, so an artif
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
-from alignment_core.artifacts.files import explain_unwritable, try_lock
+from alignment_core.artifacts.files import explain_unwritable, open_lock, try_lock
+from alignment_core.artifacts.layout import check_folder, writable
+from alignment_core.errors import ArtifactError
+
+READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+
+logger = logging.getLogger(__name__)
 
 
 class Leases:
@@ -29,19 +37,35 @@ class Leases:
     def held(self, keys: Iterable[str]) -> Iterator[None]:
         """Protect these artifacts and their ancestors from pruning during the block.
 
+        In a store that this process may only read, nothing is protected, and the log says so.
+
         Raises:
-            ArtifactError: the store cannot be written.
+            ArtifactError: the store cannot be written, although its folder can.
         """
-        with self._gate(fcntl.LOCK_SH), explain_unwritable(self._folder.parent):
-            path = self._folder / uuid4().hex
-            lease = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-            fcntl.flock(lease, fcntl.LOCK_EX)
-            os.write(lease, json.dumps(sorted(set(keys))).encode())
+        store = self._folder.parent
+        try:
+            path, lease = self._lease(keys)
+        except ArtifactError as error:
+            reason = error.__cause__
+            if not (isinstance(reason, OSError) and reason.errno in READ_ONLY and store.is_dir()) or writable(store):
+                raise
+            logger.info("%s is read-only: its artifacts are not protected from pruning during this run", store)
+            yield
+            return
         try:
             yield
         finally:
             path.unlink(missing_ok=True)
             os.close(lease)
+
+    def _lease(self, keys: Iterable[str]) -> tuple[Path, int]:
+        """Write a lease. Return its path and its open, locked file."""
+        with self._gate(fcntl.LOCK_SH), explain_unwritable(self._folder.parent):
+            path = self._folder / uuid4().hex
+            lease = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            fcntl.flock(lease, fcntl.LOCK_EX)
+            os.write(lease, json.dumps(sorted(set(keys))).encode())
+            return path, lease
 
     @contextmanager
     def alone(self) -> Iterator[set[str]]:
@@ -51,9 +75,10 @@ class Leases:
 
     @contextmanager
     def _gate(self, how: int) -> Iterator[None]:
+        check_folder(self._folder)
         with explain_unwritable(self._folder.parent):
             self._folder.mkdir(parents=True, exist_ok=True)
-            gate = os.open(self._folder / ".gate", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            gate = open_lock(self._folder / ".gate")
         try:
             fcntl.flock(gate, how)
             yield
@@ -62,7 +87,11 @@ class Leases:
 
 
 def _read(path: Path) -> list[str]:
-    """Return the keys of a lease. If its process has exited, remove the file and return no keys."""
+    """Return the keys of a lease. If its process has exited, remove the file and return no keys.
+
+    Raises:
+        ArtifactError: the file is not a lease, so a running process may need any artifact.
+    """
     try:
         with path.open("rb") as lease:
             if not try_lock(lease.fileno(), fcntl.LOCK_SH):
@@ -70,4 +99,11 @@ def _read(path: Path) -> list[str]:
             path.unlink(missing_ok=True)
     except FileNotFoundError:  # the lease has just ended
         pass
+    except (OSError, ValueError) as error:
+        raise ArtifactError(
+            "nothing was removed: this lease cannot be read, so it is unknown what a running process needs",
+            where=str(path),
+            got=str(error),
+            do="Wait until no run uses the store, and move the file away",
+        ) from error
     return []

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from alignment_core.addresses import hide_secrets
+from alignment_core.artifacts.key import key_of
 
 MANIFEST = "manifest.json"
 PACKAGES = (
@@ -43,7 +44,7 @@ class Manifest(BaseModel):
 
     Attributes:
         kind: name of the stage that built the artifact.
-        key: content address.
+        key: content address: `key_of` of kind, version, config and parents.
         version: version of the stage.
         config: the settings that the stage used. All of them are part of the key.
         parents: keys of the artifacts that the stage read, by role.
@@ -99,12 +100,15 @@ def read_manifest(folder: Path) -> Manifest:
     """Return the manifest of the artifact in `folder`.
 
     Raises:
-        OSError, ValueError: the manifest is missing or damaged.
+        OSError, ValueError: the manifest is missing or damaged, or its key does not follow from its content.
     """
     content = (folder / MANIFEST).read_bytes()
     manifest = Manifest.model_validate_json(content)
     if hashlib.sha256(b"".join(content.rsplit(manifest.digest.encode(), 1))).hexdigest() != manifest.digest:
         raise ValueError("it was changed after the artifact was made")
+    derived = key_of(stage=manifest.kind, version=manifest.version, config=manifest.config, parents=manifest.parents)
+    if derived != manifest.key:
+        raise ValueError(f"its settings and parents give the key {derived}, and not {manifest.key}")
     return manifest
 
 

@@ -6,6 +6,8 @@ or if it is an ancestor of such an artifact. All others can be rebuilt from thei
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator
@@ -14,12 +16,11 @@ from pathlib import Path
 from uuid import uuid4
 
 from alignment_core.artifacts.catalogue import lineage, readable_manifest
-from alignment_core.artifacts.files import try_lock
+from alignment_core.artifacts.files import explain_unwritable, try_lock
+from alignment_core.artifacts.layout import BUILDING, OWN, QUARANTINE, TRASH, check_exists, check_folder
 from alignment_core.artifacts.manifest import MANIFEST
-from alignment_core.artifacts.store import BUILDING, QUARANTINE, ArtifactStore
+from alignment_core.artifacts.store import ArtifactStore
 from alignment_core.errors import ArtifactError
-
-TRASH = ".trash"
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,11 @@ def prune(store: ArtifactStore, *, older_than_seconds: float = 0, dry_run: bool 
         dry_run: only return the folders that would be removed.
 
     Raises:
-        ArtifactError: the store cannot be written, an alias file is damaged, or a needed manifest is unreadable.
+        ArtifactError: there is no store, it cannot be written, or an alias, a lease or a needed manifest is damaged.
     """
-    if not store.root.is_dir():
-        return []
+    check_exists(store.root)
+    for name in OWN:
+        check_folder(store.root / name)
     trash = store.root / TRASH / uuid4().hex
     items = []
     with store.leases.alone() as leased:
@@ -61,17 +63,20 @@ def prune(store: ArtifactStore, *, older_than_seconds: float = 0, dry_run: bool 
         needed = _needed(store, leased)
         newest = time.time() - older_than_seconds
         for what, path, key in _folders(store):
-            if key in needed or _written(path) > newest:
+            if key in needed:
                 continue
-            with store.lock_file(key) as lock:
-                if not try_lock(lock) or not path.is_dir():
+            with store.lock_file(key) as lock, _explain_unreadable(path):
+                if not try_lock(lock) or not os.path.lexists(path):
+                    continue
+                if older_than_seconds and _written(path) > newest:
                     continue
                 items.append(Unneeded(what, path.relative_to(store.root).as_posix(), _size(path)))
                 if not dry_run:
-                    trash.mkdir(parents=True, exist_ok=True)
-                    path.rename(trash / uuid4().hex)
-    for folder in [] if dry_run else [*left, trash]:
-        shutil.rmtree(folder, ignore_errors=True)
+                    with explain_unwritable(store.root):
+                        trash.mkdir(parents=True, exist_ok=True)
+                        path.rename(trash / uuid4().hex)
+    for path in [] if dry_run else [*left, trash]:
+        _remove(path)
     return sorted(items, key=lambda item: item.name)
 
 
@@ -103,10 +108,36 @@ def _folders(store: ArtifactStore) -> Iterator[tuple[str, Path, str]]:
         yield "damaged", path, path.name.partition(".")[0]
 
 
-def _written(folder: Path) -> float:
-    """Return the latest modification time of the folder and its direct children."""
-    return max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
+@contextlib.contextmanager
+def _explain_unreadable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ArtifactError(
+            "pruning stopped: this cannot be read",
+            where=str(error.filename or path),
+            got=error.strerror,
+            do="Fix its permissions, or remove it by hand, and prune again",
+        ) from error
 
 
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+def _written(path: Path) -> float:
+    """Return the latest modification time of a path and, if it is a folder, of its direct children."""
+    children = path.iterdir() if path.is_dir() and not path.is_symlink() else ()
+    return max((found.lstat().st_mtime for found in (path, *children)), default=0.0)
+
+
+def _size(path: Path) -> int:
+    """Return the size of the file, or of the files in the folder. Links are not followed."""
+    if path.is_symlink() or not path.is_dir():
+        return path.lstat().st_size
+    return sum(os.lstat(os.path.join(folder, name)).st_size for folder, _, names in os.walk(path) for name in names)
+
+
+def _remove(path: Path) -> None:
+    """Remove what was moved to the trash, as far as it can be removed. The next pruner tries again."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    with contextlib.suppress(OSError):
+        path.unlink()

@@ -12,6 +12,7 @@ therefore complete.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
@@ -25,13 +26,23 @@ from pathlib import Path
 
 from alignment_core.artifacts.aliases import Aliases
 from alignment_core.artifacts.digest import hash_file
-from alignment_core.artifacts.files import explain_unwritable, fsync, try_lock
+from alignment_core.artifacts.files import explain_unwritable, fsync, open_lock, try_lock
+from alignment_core.artifacts.layout import (
+    ALIASES,
+    BUILDING,
+    LEASES,
+    LOCKS,
+    OWN,
+    QUARANTINE,
+    check_folder,
+    described,
+    writable,
+)
 from alignment_core.artifacts.leases import Leases
 from alignment_core.artifacts.manifest import MANIFEST, FileRecord, Manifest, read_manifest, write_manifest
+from alignment_core.errors import ArtifactError
 from alignment_core.progress import Progress, Stopped
 
-QUARANTINE = "quarantined"
-BUILDING = ".building"
 KEY = re.compile(r"[0-9a-f]{32}")
 POLL_SECONDS = 0.1
 DESKTOP_FILES = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
@@ -97,7 +108,7 @@ class Building:
         self._target.parent.mkdir(parents=True, exist_ok=True)
         self.out.rename(self._target)
         fsync(self._target.parent)
-        shutil.rmtree(self.out.parent)
+        shutil.rmtree(self.out.parent, ignore_errors=True)  # `prune` removes what is left
         return Artifact(manifest.kind, manifest.key, str(self._target))
 
 
@@ -106,17 +117,26 @@ class ArtifactStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
-        self.aliases = Aliases(self.root / ".aliases")
-        self.leases = Leases(self.root / ".leases")
+        self.aliases = Aliases(self.root / ALIASES)
+        self.leases = Leases(self.root / LEASES)
 
     def find(self, key: str, warn: Warn = logger.warning) -> Artifact | None:
         """Return the artifact with this key after verifying every file against the manifest; None if there is none.
 
         A damaged artifact is moved to `quarantined/`, reported to `warn`, and treated as missing.
+
+        Raises:
+            ArtifactError: it may not be read, or it is damaged in a store that may not be written.
         """
         artifact, fault = self._inspect(key)
-        if fault is None:
+        if artifact is None or fault is None:
             return artifact
+        if not writable(self.root):
+            raise ArtifactError(
+                f"the artifact is damaged, and cannot be moved aside in a read-only store: {fault}",
+                where=str(artifact.path),
+                do="Fix the permissions of the store, or choose another folder in `store`",
+            )
         with self.lock_file(key) as lock:
             # A builder that holds the lock handles the damage itself.
             if try_lock(lock):
@@ -124,15 +144,23 @@ class ArtifactStore:
         return None
 
     def artifacts(self) -> Iterator[Artifact]:
-        """Yield every artifact, unverified and in no particular order."""
-        for folder in self.root.glob("*/*"):
-            kind = folder.parent.name
-            if not kind.startswith(".") and KEY.fullmatch(folder.name):
-                yield Artifact(kind, folder.name, str(folder))
+        """Yield every artifact, unverified and in no particular order.
+
+        Raises:
+            ArtifactError: a folder of the store cannot be read.
+        """
+        for folder in self._kinds():
+            check_folder(folder)
+            for name in os.listdir(folder):
+                if KEY.fullmatch(name):
+                    yield Artifact(folder.name, name, str(folder / name))
 
     def fault(self, artifact: Artifact) -> str | None:
         """Return what is wrong with an artifact, or None if every file matches its manifest. Nothing is moved."""
-        return _fault(artifact.path, artifact.key)
+        try:
+            return _fault(artifact.path, artifact.key)
+        except PermissionError as error:
+            return f"{error.filename} cannot be read: {error.strerror}"
 
     @contextmanager
     def building(self, kind: str, key: str, progress: Progress) -> Iterator[Building]:
@@ -151,9 +179,13 @@ class ArtifactStore:
                 shutil.rmtree(place, ignore_errors=True)
                 yield building
                 return
-            shutil.rmtree(building.out, ignore_errors=True)
-            building.out.mkdir(parents=True)
-            building.checkpoints.mkdir(exist_ok=True)
+            for path in (place, building.out, building.checkpoints):
+                if path.is_symlink() or (path.exists() and not path.is_dir()):
+                    progress.warn(f"{path} is not a folder. It was moved to {self._move_aside(path, key)}")
+            with explain_unwritable(self.root):
+                shutil.rmtree(building.out, ignore_errors=True)
+                building.out.mkdir(parents=True)
+                building.checkpoints.mkdir(exist_ok=True)
             try:
                 yield building
             finally:
@@ -161,30 +193,52 @@ class ArtifactStore:
 
     def _inspect(self, key: str) -> tuple[Artifact | None, str | None]:
         """Return the artifact with this key, if there is one, and what is wrong with it."""
-        folders = (path for path in self.root.glob(f"*/{key}") if not path.parent.name.startswith("."))
-        folder = next((path for path in folders if path.is_dir()), None)
+        folder = next((path for kind in self._kinds() if described(path := kind / key) is not None), None)
         if folder is None:
             return None, None
-        return Artifact(folder.parent.name, key, str(folder)), _fault(folder, key)
+        try:
+            return Artifact(folder.parent.name, key, str(folder)), _fault(folder, key)
+        except PermissionError as error:  # nothing says that it is damaged
+            raise ArtifactError(
+                "the artifact cannot be read",
+                where=error.filename or str(folder),
+                got=error.strerror,
+                do="Fix its permissions",
+            ) from error
+
+    def _kinds(self) -> Iterator[Path]:
+        """Yield the folders of artifacts."""
+        check_folder(self.root, follow=True)
+        with contextlib.suppress(FileNotFoundError), os.scandir(self.root) as entries:
+            # A link is one too: what reads or writes it says that it may not be one.
+            names = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+            yield from (self.root / name for name in names if name not in OWN)
 
     def _find_locked(self, key: str, warn: Warn) -> Artifact | None:
         """Look up the artifact again while holding the lock, and move it aside if it is damaged."""
         artifact, fault = self._inspect(key)
         if artifact is None or fault is None:
             return artifact
-        aside = self.root / QUARANTINE
-        aside.mkdir(exist_ok=True)
-        place = next(path for n in itertools.count(1) if not (path := aside / f"{key}.{n}").exists())
-        artifact.path.rename(place)
+        place = self._move_aside(artifact.path, key)
         warn(f"{artifact.path} is damaged: {fault}. It was moved to {place} and will be rebuilt")
         return None
+
+    def _move_aside(self, path: Path, key: str) -> Path:
+        """Move what is in the way of a key to `quarantined/`. Return where it is now."""
+        aside = self.root / QUARANTINE
+        check_folder(aside)
+        with explain_unwritable(self.root):
+            aside.mkdir(exist_ok=True)
+            place = next(place for n in itertools.count(1) if not os.path.lexists(place := aside / f"{key}.{n}"))
+            path.rename(place)
+        return place
 
     @contextmanager
     def lock_file(self, key: str) -> Iterator[int]:
         """Open the file that the builder of the key locks."""
         with explain_unwritable(self.root):
-            (self.root / ".locks").mkdir(parents=True, exist_ok=True)
-            lock = os.open(self.root / ".locks" / key, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            (self.root / LOCKS).mkdir(parents=True, exist_ok=True)
+            lock = open_lock(self.root / LOCKS / key)
         try:
             yield lock
         finally:
@@ -192,9 +246,17 @@ class ArtifactStore:
 
 
 def _fault(folder: Path, key: str) -> str | None:
-    """Return what is wrong with the artifact in `folder`, or None if every file matches its manifest."""
+    """Return what is wrong with the artifact in `folder`, or None if every file matches its manifest.
+
+    Raises:
+        PermissionError: it may not be read.
+    """
+    if folder.is_symlink() or not folder.is_dir():
+        return "it is not a folder"
     try:
         manifest = read_manifest(folder)
+    except PermissionError:
+        raise
     except FileNotFoundError:
         return f"{MANIFEST} is missing"
     except (OSError, ValueError) as error:
@@ -211,8 +273,12 @@ def _fault(folder: Path, key: str) -> str | None:
         path = folder / name
         try:
             same = path.stat().st_size == record.size and hash_file(path) == record.sha256
-        except OSError:
+        except PermissionError:
+            raise
+        except FileNotFoundError:
             return f"{name} is missing"
+        except OSError as error:
+            return f"{name} cannot be read: {error.strerror}"
         if not same:
             return f"{name} does not match {MANIFEST}"
     return None

@@ -1,13 +1,22 @@
-"""Agreement between raters, to distinguish a hard question from a careless rater."""
+"""Agreement between raters, to distinguish a hard question from a careless rater, and what each of them judged."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable
+import json
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import chain, combinations, groupby
+from operator import attrgetter
+from typing import Any
 
-from alignment_core.feedback.votes import Vote
+from sqlalchemy import ColumnElement, Connection, Row, case, func, or_, select
+
+from alignment_core.feedback.current_votes import BATCH, SKIPPED, WITHDRAWN, current_votes
+from alignment_core.feedback.database import ranking_tasks
+
+RANKED = '{"ranks": %'
+"""Start of the value of a ranking, as the store writes it, for `LIKE`."""
+UP, DOWN = json.dumps({"up": True}), json.dumps({"up": False})
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,26 +42,80 @@ class Agreement:
         return self.agreed / both if both else None
 
 
-def agreements(votes: Iterable[Vote]) -> list[Agreement]:
+def is_judgment(value: ColumnElement[str]) -> ColumnElement[bool]:
+    """Return the condition that a vote holds a judgment: it is no withdrawal, skipped ranking or removed thumb."""
+    return or_(value.in_([UP, DOWN]), value.like(RANKED))
+
+
+def count_by_rater(connection: Connection) -> dict[tuple[str, str], dict[str, int]]:
+    """Return the number of current `thumbs`, `rankings` and `skipped` rankings by name and kind of the rater."""
+    current = current_votes(0, None).order_by(None).subquery()
+    column = case(
+        (current.c.value == json.dumps(WITHDRAWN), None),
+        (current.c.value == json.dumps(SKIPPED), "skipped"),
+        (current.c.kind == "thumb", "thumbs"),
+        else_="rankings",
+    ).label("column")
+    rows = connection.execute(
+        select(current.c.rater, current.c.rater_kind, column, func.count().label("votes")).group_by(
+            current.c.rater, current.c.rater_kind, column
+        )
+    )
+    found: dict[tuple[str, str], dict[str, int]] = {}
+    for row in rows:
+        if row.column is not None:
+            found.setdefault((row.rater, row.rater_kind), {})[row.column] = row.votes
+    return found
+
+
+def agreements(connection: Connection) -> list[Agreement]:
     """Return the agreement of every two raters who have judged the same responses."""
-    signs: dict[tuple[str, str], dict[str, int]] = defaultdict(dict)
-    for vote in votes:
-        for unit, sign in _signs(vote):
-            signs[unit][vote.rater.name] = sign
-    counts: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
-    for by_rater in signs.values():
-        for first, second in combinations(sorted(by_rater), 2):
-            counts[first, second][by_rater[first] != by_rater[second]] += 1
+    counts: dict[tuple[str, str], list[int]] = {}
+    for by_rater in chain(_thumbs(connection), _rankings(connection)):
+        if len(by_rater) < 2:
+            continue
+        for pair in combinations(sorted(by_rater), 2):
+            counted = counts.setdefault(pair, [0, 0])
+            counted[by_rater[pair[0]] != by_rater[pair[1]]] += 1
     return [Agreement(*pair, agreed, opposed) for pair, (agreed, opposed) in sorted(counts.items())]
 
 
-def _signs(vote: Vote) -> Iterable[tuple[tuple[str, str], int]]:
-    """Yield each judgment in a vote as (subject, sign). The sign is 1 or -1."""
-    if vote.is_thumb:
-        if vote.up is not None:
-            yield (vote.responses[0].id, ""), 1 if vote.up else -1
-        return
-    ranked = sorted(zip(vote.responses, vote.ranks, strict=True), key=lambda item: item[0].id) if vote.ranks else []
-    for (first, mine), (second, other) in combinations(ranked, 2):
+def _thumbs(connection: Connection) -> Iterator[dict[str, int]]:
+    """Yield, for each response, the thumb of each rater: 1 or -1."""
+    current = current_votes(0, None).order_by(None).subquery()
+    rows = connection.execute(
+        select(current.c.subject, current.c.rater, (current.c.value == UP).label("up"))
+        .where(current.c.value.in_([UP, DOWN]))
+        .order_by(current.c.subject)
+        .execution_options(yield_per=BATCH)
+    )
+    for _, given in groupby(rows, key=attrgetter("subject")):
+        yield {row.rater: 1 if row.up else -1 for row in given}
+
+
+def _rankings(connection: Connection) -> Iterator[dict[str, int]]:
+    """Yield, for each two responses to one prompt, which of them each rater prefers: 1 or -1."""
+    current = current_votes(0, None).order_by(None).subquery()
+    rows = connection.execute(
+        select(ranking_tasks.c.prompt, current.c.rater, current.c.value)
+        .join(ranking_tasks, ranking_tasks.c.id == current.c.subject)
+        .where(current.c.value.like(RANKED))
+        .order_by(ranking_tasks.c.prompt, current.c.id)
+        .execution_options(yield_per=BATCH)
+    )
+    for _, ranked in groupby(rows, key=attrgetter("prompt")):
+        given = list(ranked)
+        if len({row.rater for row in given}) < 2:
+            continue
+        signs: dict[tuple[str, str], dict[str, int]] = {}
+        for row in given:
+            for unit, sign in _signs(row):
+                signs.setdefault(unit, {})[row.rater] = sign
+        yield from signs.values()
+
+
+def _signs(row: Row[Any]) -> Iterator[tuple[tuple[str, str], int]]:
+    """Yield each two responses that a ranking puts in an order, and which of them it prefers: 1 or -1."""
+    for (first, mine), (second, other) in combinations(sorted(json.loads(row.value)["ranks"].items()), 2):
         if mine != other:
-            yield (first.id, second.id), 1 if mine < other else -1
+            yield (first, second), 1 if mine < other else -1

@@ -14,7 +14,6 @@ from typing import Any
 from alignment_core.config import DataConfig, SourceConfig
 from alignment_core.data.sources.identity import UNIDENTIFYING, source_identity
 from alignment_core.errors import DataError
-from alignment_core.feedback.votes import Vote
 
 ENDINGS = (".db", ".sqlite", ".sqlite3")
 SCHEMES = ("sqlite://", "postgresql://", "postgresql+psycopg://")
@@ -54,10 +53,12 @@ def source_key(source: SourceConfig) -> dict[str, Any]:
     """
     if not is_store(source):
         return source_identity(source).key
-    from alignment_core.feedback.import_export import votes_digest
+    from alignment_core.feedback.store import open_feedback
 
+    check_exists(source.path)
     settings = source.model_dump(mode="json", exclude=UNIDENTIFYING)
-    return {"votes": votes_digest(_votes(source)), **settings}
+    with open_feedback(source.path) as store:
+        return {"votes": store.digest(source.votes_after, source.votes_upto, source.votes_before), **settings}
 
 
 def write_stores_as_files(sources: Sequence[SourceConfig], folder: Path) -> list[SourceConfig]:
@@ -88,27 +89,20 @@ def _as_files(source: SourceConfig, folder: Path) -> SourceConfig:
         return source
     from alignment_core.feedback.database import database_url, without_password
     from alignment_core.feedback.import_export import write_training_rows
+    from alignment_core.feedback.store import open_feedback
 
-    votes = _votes(source)
-    if not votes:
+    check_exists(source.path)
+    folder.mkdir(parents=True, exist_ok=True)
+    with open_feedback(source.path) as store:
+        rows = store.training_rows(source.votes_after, source.votes_upto, source.votes_before)
+        counts = write_training_rows(rows, folder)
+    if not sum(counts.values()):
         raise DataError(
             "the feedback store holds no votes",
             where=without_password(database_url(source.path)),
             do="Collect votes with `align chat` or `align rank`, or remove the store from data.sources",
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    write_training_rows(votes, folder)
     return source.model_copy(update={"path": str(folder)})
-
-
-def _votes(source: SourceConfig) -> list[Vote]:
-    from alignment_core.feedback.store import open_feedback
-
-    check_exists(source.path)
-    with open_feedback(source.path) as store:
-        last = source.votes_before
-        votes = store.votes(source.votes_after, source.votes_upto)
-        return [vote for vote in votes if last is None or vote.number <= last]
 
 
 def _newest(source: SourceConfig) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,12 +18,10 @@ from alignment_core.data.sources.parsing.judgements import rater_and_time
 from alignment_core.data.sources.readers import Unreadable
 from alignment_core.errors import FeedbackError
 from alignment_core.feedback.store import FeedbackStore
+from alignment_core.feedback.training_rows import RANKINGS, THUMBS
 from alignment_core.feedback.votes import Rater, RaterKind, Vote
 from alignment_core.record_format import BadRow, Dropped, Quarantined, Reading, Unread
 from alignment_core.records import Conversation, LabelledResponse, PreferencePair, RawRow
-
-THUMBS, RANKINGS = "thumbs.jsonl", "rankings.jsonl"
-"""Two files, because each has one record format: labelled responses and K-way rankings."""
 
 
 def export(store: FeedbackStore, folder: Path, *, history: bool = False) -> dict[str, int]:
@@ -47,48 +44,25 @@ def export(store: FeedbackStore, folder: Path, *, history: bool = False) -> dict
         raise FeedbackError(
             "the folder cannot be created", where=str(folder), got=error.strerror, do="Choose a new folder"
         ) from error
-    votes = store.history() if history else store.votes()
-    return _write(folder, ((name, _with_metadata(vote, row)) for vote in votes for name, row in _rows(vote)))
+    return _write(folder, store.rows_to_export(history=history))
 
 
-def write_training_rows(votes: Iterable[Vote], folder: Path) -> None:
-    """Write only the training data in the votes. Equal votes give equal files, regardless of time and order."""
-    _write(folder, ((name, json.loads(line)) for name, line in _training_lines(votes)))
+def write_training_rows(rows: Iterable[tuple[str, str]], folder: Path) -> dict[str, int]:
+    """Write the training data in votes, and count the lines. Equal votes give equal files, regardless of their order.
+
+    Args:
+        rows: the file and the line of each vote.
+        folder: an existing folder.
+    """
+    return _write(folder, sorted(rows))
 
 
-def votes_digest(votes: Iterable[Vote]) -> str:
-    """Return a hash of the training data in the votes, equal if `write_training_rows` writes the same files."""
-    return hashlib.sha256(json.dumps(_training_lines(votes)).encode()).hexdigest()
-
-
-def _training_lines(votes: Iterable[Vote]) -> list[tuple[str, str]]:
-    return sorted((name, json.dumps(row, ensure_ascii=False)) for vote in votes for name, row in _rows(vote))
-
-
-def _rows(vote: Vote) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the file name and the row of the vote; nothing for a skipped ranking."""
-    prompt = [dict(message) for message in vote.prompt]
-    if vote.is_thumb:
-        yield THUMBS, {"prompt": prompt, "completion": vote.responses[0].text, "label": vote.up}
-    elif vote.ranks:
-        ranked = zip(vote.responses, vote.ranks, strict=True)
-        completions = [{"completion": response.text, "rank": rank} for response, rank in ranked]
-        yield RANKINGS, {"prompt": prompt, "completions": completions}
-
-
-def _with_metadata(vote: Vote, row: dict[str, Any]) -> dict[str, Any]:
-    for completion, response in zip(row.get("completions", (row,)), vote.responses, strict=True):
-        completion["model"] = response.model
-    rated = {"rater": vote.rater.name, "rater_kind": vote.rater.kind, "time": vote.time, "comment": vote.comment}
-    return {**row, **rated}
-
-
-def _write(folder: Path, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, int]:
+def _write(folder: Path, rows: Iterable[tuple[str, str]]) -> dict[str, int]:
     counts = {THUMBS: 0, RANKINGS: 0}
     with (folder / THUMBS).open("w", encoding="utf-8") as thumbs, (folder / RANKINGS).open("w", encoding="utf-8") as k:
         files = {THUMBS: thumbs, RANKINGS: k}
-        for name, row in rows:
-            files[name].write(json.dumps(row, ensure_ascii=False) + "\n")
+        for name, line in rows:
+            files[name].write(line + "\n")
             counts[name] += 1
     for name in [name for name, count in counts.items() if not count]:
         (folder / name).unlink()  # a file without rows has no detectable format

@@ -12,11 +12,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Table, func, select
+from sqlalchemy import Connection, Engine, Select, Table, func, select
 
 from alignment_core.errors import DataError
-from alignment_core.feedback import database
-from alignment_core.feedback.current_votes import SKIPPED, WITHDRAWN, VoteReader, current_votes
+from alignment_core.feedback import database, vote_sums
+from alignment_core.feedback.agreement import Agreement, agreements, count_by_rater, is_judgment
+from alignment_core.feedback.current_votes import (
+    SKIPPED,
+    WITHDRAWN,
+    current_votes,
+    read_judged,
+    read_ranking_tasks,
+)
 from alignment_core.feedback.database import (
     open_engine,
     prompts,
@@ -26,8 +33,12 @@ from alignment_core.feedback.database import (
     votes,
     write_transaction,
 )
+from alignment_core.feedback.training_rows import training_row
 from alignment_core.feedback.votes import RankingTask, Rater, Response, Vote
 from alignment_core.records import Conversation
+
+VOTES_AT_ONCE = 20_000
+"""Votes that one transaction adds to the sums of a store that has none yet."""
 
 
 def open_feedback(place: str, recorded: Callable[[int], None] = lambda count: None) -> FeedbackStore:
@@ -144,9 +155,11 @@ class FeedbackStore:
             "time": time.time() if when is None else when,
         }
         with write_transaction(self._engine) as connection:
-            number = connection.execute(votes.insert().values(**row).returning(votes.c.id)).scalar_one()
+            number = int(connection.execute(votes.insert().values(**row).returning(votes.c.id)).scalar_one())
+            if number % vote_sums.BLOCK == 0:  # so that the next plan has little to add
+                vote_sums.extend(connection, 2 * vote_sums.BLOCK)
         self._recorded(1)
-        return int(number)
+        return number
 
     def _add_ranking_task(
         self, connection: Connection, prompt: Conversation, answers: Sequence[tuple[str, str]]
@@ -203,36 +216,74 @@ class FeedbackStore:
             after: only votes with a higher number are returned.
             upto: ignore votes with a higher number; None for the present state.
         """
-        with read_transaction(self._engine) as connection:
-            reader = VoteReader(connection)
-            for row in connection.execute(current_votes(after, upto)):
-                vote = reader.vote(row)
-                if vote is not None:
-                    yield vote
+        return self._votes(current_votes(after, upto))
 
     def history(self) -> Iterator[Vote]:
         """Yield every vote including superseded ones, but without withdrawals, oldest first."""
+        return self._votes(select(votes).order_by(votes.c.id))
+
+    def training_rows(
+        self, after: int = 0, upto: int | None = None, before: int | None = None
+    ) -> Iterator[tuple[str, str]]:
+        """Yield the file and the line of the training data in each current vote, oldest first.
+
+        Args:
+            after, upto: as for `votes`.
+            before: only votes up to this number; None for no limit.
+        """
+        yield from self._rows(current_votes(after, upto, before), metadata=False)
+
+    def rows_to_export(self, *, history: bool) -> Iterator[tuple[str, str]]:
+        """Yield the file and the line of each current vote, with rater, time, model and comment, oldest first.
+
+        Args:
+            history: also yield superseded votes.
+        """
+        yield from self._rows(select(votes).order_by(votes.c.id) if history else current_votes(0, None), metadata=True)
+
+    def digest(self, after: int = 0, upto: int | None = None, before: int | None = None) -> str:
+        """Return a hash of what `training_rows` yields, in any order."""
         with read_transaction(self._engine) as connection:
-            reader = VoteReader(connection)
-            for row in connection.execute(select(votes).order_by(votes.c.id)):
-                vote = reader.vote(row)
-                if vote is not None:
-                    yield vote
+            behind = vote_sums.is_behind(connection)
+        while behind:  # in parts, so that nobody who votes waits for long
+            with write_transaction(self._engine) as connection:
+                behind = vote_sums.extend(connection, VOTES_AT_ONCE)
+        with read_transaction(self._engine) as connection:
+            last = int(connection.execute(select(func.max(votes.c.id))).scalar() or 0)
+            return vote_sums.votes_digest(connection, after, last if upto is None else min(upto, last), before)
 
     def count(self, after: int = 0, upto: int | None = None) -> int:
         """Count the votes in `votes` that hold a judgment, without skipped rankings and removed thumbs."""
+        current = current_votes(after, upto).order_by(None).subquery()
         with read_transaction(self._engine) as connection:
-            values = (json.loads(row.value) for row in connection.execute(current_votes(after, upto)))
-            return sum("ranks" in value or value.get("up") is not None for value in values)
+            return connection.execute(select(func.count()).where(is_judgment(current.c.value))).scalar_one()
+
+    def count_by_rater(self) -> dict[tuple[str, str], dict[str, int]]:
+        """Return the number of current `thumbs`, `rankings` and `skipped` rankings by name and kind of the rater."""
+        with read_transaction(self._engine) as connection:
+            return count_by_rater(connection)
+
+    def agreements(self) -> list[Agreement]:
+        """Return the agreement of every two raters who have judged the same responses."""
+        with read_transaction(self._engine) as connection:
+            return agreements(connection)
 
     def ranking_tasks(self) -> list[RankingTask]:
         """Return all ranking tasks, oldest first."""
         with read_transaction(self._engine) as connection:
-            reader = VoteReader(connection)
-            return [
-                reader.ranking_task(row)
-                for row in connection.execute(select(ranking_tasks).order_by(ranking_tasks.c.number))
-            ]
+            return list(read_ranking_tasks(connection))
+
+    def _votes(self, query: Select[Any]) -> Iterator[Vote]:
+        with read_transaction(self._engine) as connection:
+            for judged in read_judged(connection, query):
+                if (vote := judged.vote()) is not None:
+                    yield vote
+
+    def _rows(self, query: Select[Any], *, metadata: bool) -> Iterator[tuple[str, str]]:
+        with read_transaction(self._engine) as connection:
+            for judged in read_judged(connection, query):
+                if (row := training_row(judged, judged.row.value, metadata=metadata)) is not None:
+                    yield row
 
     def judged_by(self, rater: Rater) -> set[str]:
         """Return the ids of the ranking tasks that this rater has ranked or skipped."""

@@ -64,7 +64,12 @@ def open_trained_model(store: Path, key: str) -> TrainedModel:
     """
     artifact = ArtifactStore(store).find(key)
     if artifact is None:
-        raise ArtifactError("there is no such artifact, or it is damaged", where=str(store), got=key)
+        raise ArtifactError(
+            "there is no such artifact, or it is damaged",
+            where=str(store),
+            got=key,
+            do="Run its pipeline again to rebuild it, or choose another model from `align artifacts list`",
+        )
     if artifact.kind not in PROMOTABLE:
         raise ArtifactError(
             "this artifact is not a model that answers",

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from alignment_core.artifacts import ArtifactStore
+from alignment_core.artifacts.layout import check_store
 from alignment_core.config import PipelineConfig, SourceConfig
 from alignment_core.errors import ConfigError
 from alignment_core.execution.stage import StageCall
@@ -84,9 +86,14 @@ def plan_pipeline(config: PipelineConfig, registry: Registry, retraining: Retrai
 
     Raises:
         ConfigError, DataError, ModelError, PluginError: a mistake of the user, found before anything is built.
-        ArtifactError: the production model, with which the run is compared, is missing from the store or damaged.
+        ArtifactError: the production model, with which the run is compared, is missing from the store or damaged, or
+            the store cannot be used.
     """
-    return _Planner(config, registry, retraining).plan()
+    plan = _Planner(config, registry, retraining).plan()
+    store = ArtifactStore(config.store)
+    store.aliases.check()
+    check_store(store.root, [(call.stage, call.key) for call in plan.calls().values()])
+    return plan
 
 
 class _Planner:

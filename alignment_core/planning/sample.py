@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from alignment_core.artifacts import ArtifactStore
 from alignment_core.artifacts.catalogue import PROMOTABLE, resolve
+from alignment_core.artifacts.layout import check_store
 from alignment_core.config import PipelineConfig, SampleConfig
 from alignment_core.execution.stage import StageCall
 from alignment_core.feedback.data_source import pin_data
@@ -41,7 +42,7 @@ def plan_sampling(config: PipelineConfig, registry: Registry, model: str | None 
 
     Raises:
         ConfigError, DataError, ModelError: a mistake of the user, found before anything is built.
-        ArtifactError: the model does not exist.
+        ArtifactError: the model does not exist, or the store cannot be used.
     """
     calls = StageCalls.from_config(config, registry)
     ingest = calls.ingest(pin_data(config.data))
@@ -55,7 +56,9 @@ def plan_sampling(config: PipelineConfig, registry: Registry, model: str | None 
     inputs = calls.sampled_at()
     sample = calls.call("sample", loads, {"data": ingest, "sft": start}, inputs=inputs, standing=standing)
     sampled = standing.get("policy") or (start.key if start else calls.model.weights)
-    return SamplePlan(ingest, adapter, sft, sample, sampled)
+    plan = SamplePlan(ingest, adapter, sft, sample, sampled)
+    check_store(config.store.absolute(), [(call.stage, call.key) for call in plan.calls()])
+    return plan
 
 
 def _model(config: PipelineConfig, calls: StageCalls, reference: str) -> str:

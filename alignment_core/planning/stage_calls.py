@@ -126,7 +126,13 @@ class StageCalls:
         )
 
     def ingest(self, data: DataConfig, name: str = "ingest") -> StageCall:
-        """Return the call that ingests `data` with the tokenizer of the model. The sources must be pinned."""
+        """Return the call that ingests `data` with the tokenizer of the model. The sources must be pinned.
+
+        Raises:
+            DataError: a source does not exist, or the format or a column that the settings name does not.
+        """
+        by_hand = [source for source in data.sources if (source.format or source.columns) and not is_store(source)]
+        find_inputs(by_hand, self.registry.formats())
         config: dict[str, Any] = {
             "data": data.model_dump(mode="json", exclude={"sources"}),
             "sources": [source_key(source) for source in data.sources],

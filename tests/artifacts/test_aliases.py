@@ -23,9 +23,9 @@ from alignment_core.errors import ArtifactError
 def store(tmp_path: Path) -> ArtifactStore:
     """Store the data set C, the SFT model A trained on it, and the policy B trained from both."""
     store = ArtifactStore(tmp_path / "store")
-    add(store, C, "ingest", "2026-01-01")
-    add(store, A, "sft", "2026-01-02", data=C)
-    add(store, B, "optimize", "2026-01-03", data=C, sft=A)
+    add(store, C, "2026-01-01")
+    add(store, A, "2026-01-02")
+    add(store, B, "2026-01-03")
     return store
 
 

@@ -24,9 +24,9 @@ from alignment_core.progress import Silent
 def store(tmp_path: Path) -> ArtifactStore:
     """C ← A ← B, and D without parents."""
     store = ArtifactStore(tmp_path / "store")
-    add(store, C, "ingest")
-    add(store, A, "sft", data=C)
-    add(store, B, data=C, sft=A)
+    add(store, C)
+    add(store, A)
+    add(store, B)
     add(store, D)
     return store
 
@@ -35,9 +35,11 @@ def stored_keys(store: ArtifactStore) -> set[str]:
     return {artifact.key for artifact in store.artifacts()}
 
 
-def test_empty_store_has_nothing_to_prune(tmp_path: Path) -> None:
-    assert prune(ArtifactStore(tmp_path / "none")) == []
+def test_mistyped_store_is_not_an_empty_one(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="none: there is no artifact store"):
+        prune(ArtifactStore(tmp_path / "none"))
     assert not (tmp_path / "none").exists()
+    assert prune(ArtifactStore(tmp_path)) == []
 
 
 def test_dry_run_lists_artifacts_and_sizes_and_removes_nothing(store: ArtifactStore) -> None:
@@ -181,9 +183,9 @@ def test_leased_artifacts_survive_concurrent_and_killed_pruners(store: ArtifactS
         for number in range(200):
             with store.leases.held([A, C]):
                 if store.find(C) is None:
-                    add(store, C, "ingest")
+                    add(store, C)
                 if store.find(A) is None:
-                    add(store, A, "sft", data=C)
+                    add(store, A)
                 time.sleep(0.005)
                 assert store.find(A) is not None, number
                 assert store.find(C) is not None, number

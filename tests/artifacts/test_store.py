@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from alignment_core.artifacts import Artifact, ArtifactStore, Manifest
+from alignment_core.artifacts import Artifact, ArtifactStore, Manifest, key_of
+from alignment_core.artifacts.manifest import write_manifest
 from alignment_core.errors import ArtifactError
 from alignment_core.progress import Silent, Stopped
 
-KEY = "0123456789abcdef0123456789abcdef"
+KEY = key_of(stage="sft", version=1, config={"seed": 3}, parents={})
 
 
 def manifest(**fields: object) -> Manifest:
@@ -103,6 +104,14 @@ def forget_files(folder: Path) -> None:
     path.write_text(json.dumps({**content, "files": {}}))
 
 
+def change_setting(folder: Path) -> None:
+    write_manifest(folder, manifest(config={"seed": 4}))
+
+
+def change_parent(folder: Path) -> None:
+    write_manifest(folder, manifest(parents={"data": "c" * 32}))
+
+
 def add_file(folder: Path) -> None:
     (folder / "deep" / "adapter_model.bin").write_text("others")
 
@@ -118,6 +127,8 @@ def link_out(folder: Path) -> None:
     [
         (change_metric, "manifest.json cannot be read: it was changed after the artifact was made"),
         (forget_files, "manifest.json cannot be read: it was changed after the artifact was made"),
+        (change_setting, "manifest.json cannot be read: its settings and parents give the key"),
+        (change_parent, "manifest.json cannot be read: its settings and parents give the key"),
         (add_file, "deep/adapter_model.bin is not in manifest.json"),
         (link_out, "deep/adapter.txt is a link"),
         (change_byte, "deep/adapter.txt does not match"),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stored import A, B, D, add
+from stored import add, named
 
 from alignment_core.artifacts import Artifact, ArtifactStore
 from alignment_core.artifacts.catalogue import promote, rollback
@@ -16,6 +16,10 @@ from alignment_core.config import GateConfig
 from alignment_core.evaluation.gate import Comparison, decide
 from alignment_core.evaluation.promotion import apply_verdict
 from alignment_core.evaluation.win_rate import win_rate
+
+A = named("a")
+B = named("b")
+D = named("d")
 
 OFF: dict[str, Any] = {"win_rate_over_sft": None, "win_rate_over_production": None}
 BETTER = Comparison(win_rate([1] * 20).low, length_ratio=0.8, perplexity_ratio=0.9, safety={"rule": 0.3})

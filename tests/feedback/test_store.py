@@ -10,7 +10,6 @@ import pytest
 
 from alignment_core.errors import DataError, FeedbackError
 from alignment_core.feedback import FeedbackStore, Rater, open_feedback
-from alignment_core.feedback.agreement import agreements
 from alignment_core.feedback.database import same_database
 
 ANN, BEN, JUDGE = Rater("Ann"), Rater("Ben"), Rater("judge", "ai")
@@ -100,7 +99,7 @@ def test_agreement_counts_what_both_raters_judged(store: FeedbackStore) -> None:
     response = store.add_response(PROMPT, "d", "")
     for rater, up in [(ANN, True), (BEN, False), (JUDGE, False)]:
         store.thumb(rater, response, up)
-    found = {(pair.first, pair.second): (pair.agreed, pair.opposed) for pair in agreements(store.votes())}
+    found = {(pair.first, pair.second): (pair.agreed, pair.opposed) for pair in store.agreements()}
     assert found == {("Ann", "Ben"): (2, 1), ("Ann", "judge"): (0, 1), ("Ben", "judge"): (1, 0)}
 
 

@@ -17,17 +17,21 @@ from prefect.flow_engine import run_flow
 from prefect.flow_runs import resume_flow_run
 from prefect.states import Scheduled
 from shown import events_about
-from stored import A, B, C, D, add
+from stored import add, named
 
-from alignment_core.artifacts import ArtifactStore, Manifest
+from alignment_core.artifacts import ArtifactStore
 from alignment_core.config import PipelineConfig
 from alignment_core.config_file import check_config
 from alignment_core.errors import ConfigError
 from alignment_core.evaluation.promotion import Promotion
 from alignment_core.execution.build import StageResult
-from alignment_core.progress import Silent
 from alignment_flows.approval import ASKED, LAUNCHED, stages_asked_about
 from alignment_flows.promotion import promote_by_gate, promote_if_approved
+
+A = named("a")
+B = named("b", "gate")
+C = named("c", "evaluate")
+D = named("d", "evaluate")
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -49,14 +53,12 @@ def config(store: ArtifactStore) -> PipelineConfig:
 def built(store: ArtifactStore) -> dict[str, StageResult]:
     """Return the stages of a run whose model passed the gate."""
     found = {"passed": True, "judge": "words", "reasons": ["passed: better than before"]}
-    with store.building("gate", B, Silent()) as building:
-        text = json.dumps({**found, "production": None, "checks": []})
-        (building.out / "gate.json").write_text(text)
-        gate = building.publish(Manifest(kind="gate", key=B, version=1, config={}, parents={}, metrics=found))
+    files = {"gate.json": json.dumps({**found, "production": None, "checks": []})}
+    gate = add(store, B, files=files, metrics=found)
     return {
         "optimize": StageResult(add(store, A), False, 1.0, {}),
-        "evaluate": StageResult(add(store, C, "evaluate"), False, 1.0, {}),
-        "evaluate_sft": StageResult(add(store, D, "evaluate"), False, 1.0, {}),
+        "evaluate": StageResult(add(store, C), False, 1.0, {}),
+        "evaluate_sft": StageResult(add(store, D), False, 1.0, {}),
         "gate": StageResult(gate, False, 1.0, found),
     }
 

@@ -16,7 +16,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.settings import PREFECT_API_URL
 from served import ALIGN
 from shown import events_about, related_to
-from stored import A, B, add
+from stored import add, named
 
 import alignment_flows as af
 from alignment_core.artifacts import Artifact, ArtifactStore
@@ -25,6 +25,9 @@ from alignment_core.evaluation.promotion import Promotion
 from alignment_core.execution.build import StageResult
 from alignment_flows.pipeline import align
 from alignment_flows.promotion import history_page, promote, promote_by_gate, rollback
+
+A = named("a")
+B = named("b")
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 

@@ -15,7 +15,7 @@ from alignment_core.artifacts.catalogue import promote
 from alignment_core.config_file import check_config
 from alignment_core.errors import AlignmentError, ArtifactError, ConfigError, ModelError
 from alignment_core.execution.stage import StageCall
-from alignment_core.planning.pipeline import Plan, plan_pipeline
+from alignment_core.planning.pipeline import VERSIONS, Plan, plan_pipeline
 from alignment_core.progress import Silent
 from alignment_core.registry import load_registry
 
@@ -51,7 +51,12 @@ def in_production(store: ArtifactStore, call: StageCall) -> Path:
         (building.out / "weights").write_text("weights")
         artifact = building.publish(
             Manifest(
-                kind=call.stage, key=call.key, version=1, config=call.config, parents=call.reads(), inputs=call.inputs
+                kind=call.stage,
+                key=call.key,
+                version=VERSIONS[call.stage],
+                config=call.config,
+                parents=call.reads(),
+                inputs=call.inputs,
             )
         )
     promote(store, call.key, "production", by="", reason="")

@@ -39,14 +39,13 @@ def evaluated(
     **metrics: float,
 ) -> str:
     """Publish an evaluation with these lines of `responses.jsonl` and return its key."""
-    key = key_of(stage="evaluate", version=1, config={"name": name}, parents={})
+    config = {"name": name, "tokenizer": tokenizer}
+    key = key_of(stage="evaluate", version=1, config=config, parents={})
     with store.building("evaluate", key, Silent()) as building:
         (building.out / "responses.jsonl").write_text(responses)
         if safety:
             (building.out / "safety.jsonl").write_text(safety)
-        building.publish(
-            Manifest(kind="evaluate", key=key, version=1, config={"tokenizer": tokenizer}, parents={}, metrics=metrics)
-        )
+        building.publish(Manifest(kind="evaluate", key=key, version=1, config=config, parents={}, metrics=metrics))
     return key
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
-from alignment_core.feedback.agreement import agreements
 from alignment_core.feedback.store import FeedbackStore
 from alignment_core.feedback.votes import RankingTask, Rater
 
@@ -104,7 +103,7 @@ class Session:
     def agreement(self) -> list[str]:
         """Return this rater's agreement with each other rater as text."""
         found = []
-        for pair in agreements(self._store.votes()):
+        for pair in self._store.agreements():
             if self._rater.name in (pair.first, pair.second):
                 other = pair.second if pair.first == self._rater.name else pair.first
                 judged = pair.agreed + pair.opposed

@@ -1,14 +1,12 @@
 """Output of `align feedback show`."""
 
 import json
-from collections import Counter
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from alignment_core.feedback import open_feedback
-from alignment_core.feedback.agreement import agreements
 from alignment_core.feedback.data_source import check_exists
 
 
@@ -20,12 +18,8 @@ def show_feedback(place: str, *, as_json: bool) -> None:
     """
     check_exists(place)
     with open_feedback(place) as store:
-        votes, count, newest, where = list(store.votes()), store.count(), store.newest(), store.place
-    counts: dict[tuple[str, str], Counter[str]] = {}
-    for vote in votes:
-        column = "thumbs" if vote.is_thumb else "rankings" if vote.ranks else "skipped"
-        counts.setdefault((vote.rater.name, vote.rater.kind), Counter())[column] += 1
-    agreed = agreements(votes)
+        counts, agreed = store.count_by_rater(), store.agreements()
+        count, newest, where = store.count(), store.newest(), store.place
     if as_json:
         raters = [{"rater": name, "kind": kind, **counted} for (name, kind), counted in sorted(counts.items())]
         pairs = [
@@ -38,7 +32,7 @@ def show_feedback(place: str, *, as_json: bool) -> None:
     console.print(f"{where}: {count} {'vote' if count == 1 else 'votes'}")
     table = Table("rater", "kind", "thumbs", "rankings", "skipped")
     for (name, kind), counted in sorted(counts.items()):
-        table.add_row(name, kind, *(str(counted[column]) for column in ("thumbs", "rankings", "skipped")))
+        table.add_row(name, kind, *(str(counted.get(column, 0)) for column in ("thumbs", "rankings", "skipped")))
     console.print(table)
     for pair in agreed:
         shared = pair.agreed + pair.opposed

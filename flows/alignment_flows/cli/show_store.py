@@ -32,19 +32,30 @@ def show_list(store: ArtifactStore, entries: Sequence[Entry], *, as_json: bool) 
             {"store": str(store.root), "artifacts": [_described(entry) for entry in entries], "aliases": aliases}
         )
         return
+    print(store.root)
+    # A table of rich takes seconds for thousands of artifacts.
+    for line in _aligned([("artifact", "alias", "created", "size"), *map(_listed, entries)]):
+        print(line)
     console = Console()
-    table = Table("artifact", "alias", "created", "size", title=str(store.root), title_justify="left")
-    for entry in entries:
-        made = entry.created or "unreadable manifest"
-        name = f"{entry.artifact.kind}/{entry.artifact.key[:KEY_DIGITS]}…"
-        table.add_row(name, ", ".join(entry.aliases), made, readable_size(entry.size))
-    console.print(table)
     for name, history in histories.items():
         changes = Table(name, "artifact", "time", "by", "reason", title_justify="left")
         for change in reversed(history):
             artifact = f"{change.kind}/{change.key[:KEY_DIGITS]}…"
             changes.add_row(change.action, artifact, change.time, escape(change.by), escape(change.reason))
         console.print(changes)
+
+
+def _listed(entry: Entry) -> tuple[str, str, str, str]:
+    name = f"{entry.artifact.kind}/{entry.artifact.key[:KEY_DIGITS]}…"
+    made = entry.created or "unreadable manifest"
+    return name, ", ".join(entry.aliases), made, readable_size(entry.size)
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Yield the rows as lines in which the columns start at the same place."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
 def show_entry(entry: Entry, *, as_json: bool) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from alignment_core.account import account_name
 from alignment_core.artifacts import PRODUCTION, ArtifactStore, Change, catalogue
+from alignment_core.artifacts.layout import check_exists
 from alignment_core.config import PipelineConfig
 
 STORE: Path = PipelineConfig.model_fields["store"].default
@@ -26,6 +27,7 @@ def promote(reference: str, alias: str = PRODUCTION, *, reason: str = "by hand",
         ArtifactError: there is no such model, or it is damaged.
     """
     opened = ArtifactStore(store)
+    check_exists(opened.root)
     before = opened.aliases.current(alias)
     change = catalogue.promote(opened, reference, alias, by=account_name(), reason=reason)
     _tell(opened, alias, change, new=change != before)

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 from command import align_here
 from exported import Make, put_adapter
+from stored import add, named
 
-from alignment_core.artifacts import ArtifactStore, Manifest
+from alignment_core.artifacts import ArtifactStore
 from alignment_core.errors import ConfigError, ModelError
 from alignment_core.export import process, request
 from alignment_core.export.request import Exported, Request
 from alignment_core.export.targets import gguf, quantized
 from alignment_core.inference.trained_model import TrainedModel
 from alignment_core.plugin_api import TokenSequence
-from alignment_core.progress import Silent
 
 HALF = """
 import sys
@@ -67,10 +67,9 @@ def export(origin: TrainedModel, place: Path, kind: str = "Q4_K_M") -> Exported:
 
 def with_data(trained: Make, monkeypatch: pytest.MonkeyPatch, ids: Sequence[int]) -> TrainedModel:
     """Return a model whose run held out one preferred answer with these ids."""
-    data = "d" * 32
+    data = named("d", "ingest")
     origin = trained(parents={"data": data})
-    with ArtifactStore(origin.store).building("ingest", data, Silent()) as building:
-        building.publish(Manifest(kind="ingest", key=data, version=1, config={}, parents={}))
+    add(ArtifactStore(origin.store), data)
     monkeypatch.setattr(quantized, "read_dataset", lambda _: Held(TokenSequence(tuple(ids), 1)))
     return origin
 

@@ -17,27 +17,22 @@ from exported import Make
 from hub_push import COMMIT, hub
 from huggingface_hub import ModelCard
 from peft import AutoPeftModelForCausalLM
+from stored import add, named
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from alignment_core.artifacts import ArtifactStore, Manifest
+from alignment_core.artifacts import ArtifactStore
 from alignment_core.data.rendering.builtin_templates import BUILTIN_TEMPLATES
 from alignment_core.errors import ConfigError, ModelError
 from alignment_core.export import process
 from alignment_core.export.atomic_folder import atomic_folder
 from alignment_core.export.request import Exported, Request
 from alignment_core.inference.trained_model import TrainedModel
-from alignment_core.progress import Silent
 
 ALIGN = [sys.executable, "-P", "-c", "from alignment_flows.cli.app import main; main()"]
 
 
 def export(origin: TrainedModel, target: str, place: Path) -> Exported:
     return process.run(Request(store=origin.store, key=origin.artifact.key, target=target, place=place))  # type: ignore[arg-type]
-
-
-def put(store: Path, kind: str, key: str, **fields: object) -> None:
-    with ArtifactStore(store).building(kind, key, Silent()) as building:
-        building.publish(Manifest(kind=kind, key=key, version=1, **{"config": {}, "parents": {}, **fields}))  # type: ignore[arg-type]
 
 
 def test_adapter_opens_in_plain_peft_with_its_template(trained: Make, tmp_path: Path) -> None:
@@ -98,26 +93,22 @@ def test_ollama_refuses_unsupported_architectures(
 
 
 def test_card_lists_data_settings_metrics_and_lineage(trained: Make, tmp_path: Path) -> None:
-    store, data, sft = tmp_path / "store", "d" * 32, "5" * 32
-    put(
-        store, "ingest", data,
+    store, data = ArtifactStore(tmp_path / "store"), named("d", "ingest")
+    sft = named("5", "sft", {"data": data})
+    add(
+        store, data,
         inputs={"sources": [{"path": "hf://me/thumbs", "revision": "abc"}, {"path": "/home/me/secret/pairs.jsonl"}]},
         metrics={
             "rows": {"train": {"preferences": 90}, "held_out": {"preferences": 10}}, "quarantined": {"no_prompt": 3},
             "duplicates": {"exact": 2, "near": 1},
         },
     )  # fmt: skip
-    put(store, "sft", sft, parents={"data": data})
+    add(store, sft)
     origin = trained(parents={"data": data, "sft": sft})
     same = {"data": data, "sft": sft}
-    put(store, "evaluate", "e" * 32, parents=same, metrics={"kl": 0.0, "perplexity": 5.0, "warnings": []})
-    put(
-        store,
-        "evaluate",
-        "f" * 32,
-        parents=same | {"policy": origin.artifact.key},
-        metrics={"kl": 1.5, "perplexity": 6.0},
-    )
+    add(store, named("", "evaluate", same), metrics={"kl": 0.0, "perplexity": 5.0, "warnings": []})
+    evaluated = named("", "evaluate", same | {"policy": origin.artifact.key})
+    add(store, evaluated, metrics={"kl": 1.5, "perplexity": 6.0})
     export(origin, "adapter", tmp_path / "out")
     card = ModelCard.load(tmp_path / "out" / "README.md")
     assert card.data.to_dict() == {
@@ -214,12 +205,16 @@ def test_command_exports_an_alias_and_refuses_an_existing_folder(trained: Make, 
 
 def test_errors_are_one_paragraph(trained: Make, tmp_path: Path) -> None:
     origin = trained()
-    put(origin.store, "reward", "7" * 32)
+    reward = named("7", "reward")
+    add(ArtifactStore(origin.store), reward)
     place = ("--store", str(origin.store), "--out", str(tmp_path / "out"))
     key = origin.artifact.key
     for arguments, message in (
         (("nobody", "--to", "adapter", *place), "no artifact has this alias"),
-        (("7777", "--to", "adapter", *place), "7777, of kind reward, expected one of kind optimize or sft"),
+        (
+            (reward, "--to", "adapter", *place),
+            f"{reward}, of kind reward, expected one of kind optimize or sft",
+        ),
         ((key, "--to", "adapter", "--store", str(origin.store)), "--out: the output folder is missing"),
         ((key, "--to", "hub", *place), "--repo: the Hub target needs a repository"),
         ((key, "--to", "adapter", *place, "--repo", "a/b"), "--repo: only the Hub target accepts a repository"),

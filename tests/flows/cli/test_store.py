@@ -17,10 +17,10 @@ from alignment_core.artifacts import ArtifactStore
 def store(tmp_path: Path) -> Path:
     """C ← A ← B, and D without parents."""
     store = ArtifactStore(tmp_path / "store")
-    add(store, C, "ingest", "2026-01-01")
-    add(store, A, "sft", "2026-01-02", data=C)
-    add(store, B, "optimize", "2026-01-03", data=C, sft=A)
-    add(store, D, "optimize", "2026-01-04")
+    add(store, C, "2026-01-01")
+    add(store, A, "2026-01-02")
+    add(store, B, "2026-01-03")
+    add(store, D, "2026-01-04")
     return store.root
 
 
@@ -53,7 +53,7 @@ def test_promote_list_rollback(store: Path) -> None:
         2,
         [
             "align: production: there is no earlier promotion to roll back to. got 1 promotion that was not rolled "
-            "back, expected at least 2."
+            f"back, expected at least 2. List the aliases with `align artifacts list --store {store}`."
         ],
     )
 

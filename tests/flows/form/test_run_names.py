@@ -18,7 +18,7 @@ from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.flow_engine import run_flow
 from prefect.states import AwaitingRetry, Pending
 from prefect.utilities.names import generate_slug
-from stored import A, add
+from stored import add, named
 
 from alignment_core.artifacts import ArtifactStore
 from alignment_flows.form import prefilled_names
@@ -26,6 +26,8 @@ from alignment_flows.form.run_names import is_made_up
 from alignment_flows.promotion import promote, rollback
 from alignment_flows.retraining import retrain
 from alignment_flows.single_stage import stage
+
+A = named("a")
 
 SERVER = Path(prefect.__file__).parent / "server"
 

@@ -14,9 +14,11 @@ from typing import Any
 
 import pytest
 from served import ALIGN, Served, until
-from stored import A, add
+from stored import add, named
 
 from alignment_core.artifacts import ArtifactStore
+
+A = named("a")
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "how-to" / "automate-on-models.md"
 SCRIPT = re.compile(r'^```python title="([^"]+)"\n(.*?)^```', re.MULTILINE | re.DOTALL)

@@ -34,12 +34,12 @@ def put_adapter(
     config = {
         "base": identity.weights, "tokenizer": identity.tokenizer, "chat_template": template, "load_in": load_in,
         "max_length": 128, "lora": settings.model_dump(mode="json"), "seed": 0,
-        "optimizer": {"name": "dpo", "beta": 0.1},
+        "optimizer": {"name": "dpo", "beta": 0.1}, "scale": scale,
     }  # fmt: skip
     roles = open_roles(base)
     roles.add_new("policy", settings, 1)
     disturb(roles, "policy", 1, scale)
-    key = key_of(stage="optimize", version=2, config=config | {"scale": scale}, parents=parents or {})
+    key = key_of(stage="optimize", version=2, config=config, parents=parents or {})
     with ArtifactStore(store).building("optimize", key, Silent()) as building:
         if building.found is None:
             roles.save("policy", building.out)

@@ -19,6 +19,7 @@ PACKAGES = (
     "accelerate",
     "bitsandbytes",
     "datasets",
+    "gguf",
     "numpy",
     "peft",
     "safetensors",

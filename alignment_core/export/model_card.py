@@ -12,6 +12,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from alignment_core.export import provenance
 from alignment_core.inference.trained_model import TrainedModel
+from alignment_core.models.base.gguf_file import ORIGIN
 
 CARD = "README.md"
 MERGED = ("merged", "ollama", "gguf")
@@ -51,6 +52,8 @@ def write(origin: TrainedModel, folder: Path, target: str, name: str | None = No
 
 
 def _base_link(origin: TrainedModel) -> str:
+    if (unpacked := origin.manifest.inputs["model"].get(ORIGIN)) is not None:
+        return f"{unpacked['file']} ({unpacked['quantization']}, unpacked to 16 bits)"
     name = Path(origin.base).name
     return name if origin.base_is_local else f"[{name}](https://huggingface.co/{origin.base})"
 

@@ -10,18 +10,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignment_core.artifacts import PRODUCTION, Artifact, ArtifactStore, catalogue
-from alignment_core.config import PipelineConfig
+from alignment_core.config import ModelConfig, PipelineConfig
 from alignment_core.config_file import check_config, load_config
-from alignment_core.execution.stage import StageCall
+from alignment_core.execution.stage import Runtime, StageCall
 from alignment_core.export.atomic_folder import check_absent
 from alignment_core.export.request import Exported, Request
 from alignment_core.export.request import export as export_model
 from alignment_core.export.target_names import Target
 from alignment_core.forecast.predictions import Forecast, check_memory, predict
+from alignment_core.models.base.gguf_file import names_gguf
 from alignment_core.planning.pipeline import Plan, plan_pipeline
 from alignment_core.planning.retrain import TooFewVotes, plan_retrain
+from alignment_core.planning.unpacked_base import unpacked_base
 from alignment_core.registry import load_registry
-from alignment_flows.serve.local import FinishedRun, resolved, run_comparison, run_pipeline, run_retrain, run_sampling
+from alignment_flows.serve.local import (
+    FinishedRun,
+    prepared,
+    run_comparison,
+    run_pipeline,
+    run_retrain,
+    run_sampling,
+    unpack_base,
+)
 
 if TYPE_CHECKING:
     from alignment_core.inference.loaded_model import LoadedModel
@@ -108,7 +118,8 @@ def check_data(
 
     Args:
         paths: files, folders, globs, URLs, Hub data sets (`hf://owner/name`) or feedback stores.
-        model: folder or Hub id of the model whose tokenizer measures lengths. None: lengths are in bytes.
+        model: folder, Hub id or GGUF file of the model whose tokenizer measures lengths, as in `model.base`. None:
+            lengths are in bytes. A GGUF file is unpacked into the store `./artifacts`.
         chat_template: as in `model.chat_template`.
         max_length: as in `model.max_length`. None: no limit.
         held_out_fraction: as in `data.held_out_fraction`.
@@ -125,10 +136,15 @@ def check_data(
 
     if out is not None:
         check_absent(out)
+    unpacked = None
+    if model is not None and names_gguf(model):
+        runtime = Runtime(store=STORE.absolute())
+        unpack_base(ModelConfig(base=model), runtime)
+        unpacked = unpacked_base(ModelConfig(base=model), runtime.store)
     with stores_as_files([str(path) for path in paths]) as files:
         return check(
             files,
-            model=model,
+            model=model if unpacked is None else str(unpacked.folder),
             chat_template=chat_template,
             max_length=max_length,
             held_out_fraction=held_out_fraction,
@@ -144,7 +160,7 @@ def plan(settings: PipelineConfig) -> PlannedRun:
     Raises:
         AlignmentError: a mistake in the settings, the data or the model.
     """
-    settings = resolved(settings)
+    settings = prepared(settings)
     return _planned(settings, plan_pipeline(settings, load_registry()))
 
 
@@ -154,7 +170,7 @@ def plan_retraining(settings: PipelineConfig) -> PlannedRun | TooFewVotes:
     Raises:
         AlignmentError: a mistake in the settings, the data or the model.
     """
-    settings = resolved(settings)
+    settings = prepared(settings)
     made = plan_retrain(settings, load_registry())
     return made if isinstance(made, TooFewVotes) else _planned(settings, made)
 

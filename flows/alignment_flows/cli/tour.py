@@ -97,7 +97,7 @@ def tour_settings(folder: Path, model: str, words: int | None) -> dict[str, Any]
 def precision() -> str:
     """Return the fastest precision of the base model on this machine's CPU.
 
-    NF4 saves memory, but a CPU unpacks every weight again for every token.
+    NF4 would save memory and no time: its weights are unpacked for every pass.
     """
     flags = Path("/proc/cpuinfo")
     text = flags.read_text() if flags.exists() else ""

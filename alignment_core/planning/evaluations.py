@@ -14,10 +14,12 @@ from alignment_core.config import DataConfig, EndpointConfig
 from alignment_core.errors import ArtifactError, ConfigError
 from alignment_core.execution.stage import StageCall
 from alignment_core.feedback.data_source import pin_source
+from alignment_core.models.base.gguf_file import ORIGIN
 from alignment_core.models.base.identity import ModelIdentity, model_identity
 from alignment_core.planning.external_reward import ExternalReward
 from alignment_core.planning.lm_eval import lm_eval_call
 from alignment_core.planning.stage_calls import ROWS, StageCalls
+from alignment_core.planning.unpacked_base import BASE
 
 ENDPOINT_DECIDES = {"url", "model", "instruction"}
 """Settings of an endpoint that determine its verdicts. The others describe the connection."""
@@ -281,6 +283,8 @@ class _Planner:
             load_in=config["load_in"],
             max_length=config["max_length"],
             rows=config.get(ROWS),
+            base_key=manifest.parents.get(BASE),
+            origin={ORIGIN: where[ORIGIN]} if ORIGIN in where else {},
         )
 
 

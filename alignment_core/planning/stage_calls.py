@@ -15,12 +15,15 @@ from alignment_core.execution.stage import Runtime, StageCall
 from alignment_core.feedback.data_source import is_store, source_key
 from alignment_core.models.base.adapter_identity import AdapterIdentity
 from alignment_core.models.base.base_checks import check_positions
+from alignment_core.models.base.gguf_file import ORIGIN
 from alignment_core.models.base.identity import ModelIdentity
-from alignment_core.planning.base_model import WHERE, find_base
+from alignment_core.planning.base_model import find_base
 from alignment_core.planning.external_reward import ExternalReward, external_reward
+from alignment_core.planning.unpacked_base import BASE, VERSION, WHERE
 from alignment_core.registry import Registry
 
 VERSIONS = {
+    BASE: VERSION,
     "adapter": 1,
     "ingest": 6,
     "sft": 1,
@@ -57,6 +60,8 @@ class StageCalls:
         load_in: precision of the base model.
         max_length: maximum sequence length in tokens.
         external: the existing reward model in the settings, or None.
+        base_key: key of the artifact that holds the base model, if it was unpacked from a GGUF file, or None.
+        origin: what the base model was unpacked from, for the manifests; empty if it was not.
     """
 
     config: PipelineConfig
@@ -70,6 +75,8 @@ class StageCalls:
     load_in: str
     max_length: int
     external: ExternalReward | None
+    base_key: str | None
+    origin: Mapping[str, Any]
 
     @classmethod
     def from_config(cls, config: PipelineConfig, registry: Registry) -> StageCalls:
@@ -80,7 +87,7 @@ class StageCalls:
                 ask.
         """
         model = config.model
-        found = find_base(model)
+        found = find_base(model, config.store)
         return cls(
             config,
             registry,
@@ -93,6 +100,8 @@ class StageCalls:
             load_in=model.load_in,
             max_length=model.max_length,
             external=external_reward(config.reward, model.load_in),
+            base_key=None if found.unpacked is None else found.unpacked.key,
+            origin={} if found.unpacked is None else {ORIGIN: found.unpacked.origin},
         )
 
     def check_positions(self, responses: Mapping[str, int]) -> None:
@@ -252,11 +261,13 @@ class StageCalls:
             standing: keys of existing artifacts that it reads and that this run does not make, by role.
             external: the existing reward model that it loads, if any.
         """
-        inputs = {"model": {"path": self.model.path, "revision": self.model.revision}, **(inputs or {})}
+        place = {"path": self.model.path, "revision": self.model.revision, **self.origin}
+        inputs = {"model": place, **(inputs or {})}
+        standing = {**(standing or {}), **({} if self.base_key is None else {BASE: self.base_key})}
         if external is not None:
             config, inputs = config | {"reward_model": external.key()}, inputs | {"reward_model": external.place()}
         keys = {role: parent.key for role, parent in parents.items() if parent is not None}
-        key = key_of(stage=stage, version=VERSIONS[stage], config=config, parents={**keys, **(standing or {})})
+        key = key_of(stage=stage, version=VERSIONS[stage], config=config, parents={**keys, **standing})
         return StageCall(
             stage=stage,
             key=key,
@@ -265,5 +276,5 @@ class StageCalls:
             parents=keys,
             inputs=inputs,
             runtime=self.runtime,
-            standing=dict(standing or {}),
+            standing=standing,
         )

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignment_core.artifacts import PRODUCTION, Artifact, ArtifactStore, catalogue
-from alignment_core.config import PipelineConfig
+from alignment_core.config import ModelConfig, PipelineConfig
 from alignment_core.config_file import check_config, load_config
-from alignment_core.execution.stage import StageCall
+from alignment_core.execution.stage import Runtime, StageCall
 from alignment_core.export.atomic_folder import check_absent
 from alignment_core.export.request import Exported, Request
 from alignment_core.export.request import export as export_model
@@ -20,10 +20,20 @@ from alignment_core.export.target_names import Target
 from alignment_core.forecast.fit import Fit
 from alignment_core.forecast.fit import fit as find_fit
 from alignment_core.forecast.predictions import Forecast, check_memory, predict
+from alignment_core.models.base.gguf_file import names_gguf
 from alignment_core.planning.pipeline import Plan, plan_pipeline
 from alignment_core.planning.retrain import TooFewVotes, plan_retrain
+from alignment_core.planning.unpacked_base import unpacked_base
 from alignment_core.registry import load_registry
-from alignment_flows.serve.local import FinishedRun, resolved, run_comparison, run_pipeline, run_retrain, run_sampling
+from alignment_flows.serve.local import (
+    FinishedRun,
+    prepared,
+    run_comparison,
+    run_pipeline,
+    run_retrain,
+    run_sampling,
+    unpack_base,
+)
 
 if TYPE_CHECKING:
     from alignment_core.inference.loaded_model import LoadedModel
@@ -110,7 +120,8 @@ def check_data(
 
     Args:
         paths: files, folders, globs, URLs, Hub data sets (`hf://owner/name`) or feedback stores.
-        model: folder or Hub id of the model whose tokenizer measures lengths. None: lengths are in bytes.
+        model: folder, Hub id or GGUF file of the model whose tokenizer measures lengths, as in `model.base`. None:
+            lengths are in bytes. A GGUF file is unpacked into the store `./artifacts`.
         chat_template: as in `model.chat_template`.
         max_length: as in `model.max_length`. None: no limit.
         held_out_fraction: as in `data.held_out_fraction`.
@@ -127,10 +138,15 @@ def check_data(
 
     if out is not None:
         check_absent(out)
+    unpacked = None
+    if model is not None and names_gguf(model):
+        runtime = Runtime(store=STORE.absolute())
+        unpack_base(ModelConfig(base=model), runtime)
+        unpacked = unpacked_base(ModelConfig(base=model), runtime.store)
     with stores_as_files([str(path) for path in paths]) as files:
         return check(
             files,
-            model=model,
+            model=model if unpacked is None else str(unpacked.folder),
             chat_template=chat_template,
             max_length=max_length,
             held_out_fraction=held_out_fraction,
@@ -150,7 +166,7 @@ def plan(settings: PipelineConfig, card: float | None = None) -> PlannedRun:
     Raises:
         AlignmentError: a mistake in the settings, the data or the model.
     """
-    settings = resolved(settings)
+    settings = prepared(settings)
     return _planned(settings, plan_pipeline(settings, load_registry()), card)
 
 
@@ -160,7 +176,7 @@ def plan_retraining(settings: PipelineConfig, card: float | None = None) -> Plan
     Raises:
         AlignmentError: a mistake in the settings, the data or the model.
     """
-    settings = resolved(settings)
+    settings = prepared(settings)
     made = plan_retrain(settings, load_registry())
     return made if isinstance(made, TooFewVotes) else _planned(settings, made, card)
 
@@ -176,7 +192,7 @@ def fit(settings: PipelineConfig, card: float | None = None, models: Sequence[st
     Raises:
         AlignmentError: a mistake in the settings, the data or the model.
     """
-    return find_fit(resolved(settings), card, models)
+    return find_fit(prepared(settings), card, models)
 
 
 def _planned(settings: PipelineConfig, made: Plan, card: float | None) -> PlannedRun:

@@ -13,6 +13,7 @@ from alignment_core.errors import AlignmentError, ConfigError
 from alignment_core.execution.build import hold_leases
 from alignment_core.execution.stage import StageCall
 from alignment_core.planning.pipeline import Plan, plan_pipeline
+from alignment_core.planning.unpacked_base import base_of_run
 from alignment_core.registry import load_registry
 from alignment_flows.form.parameters import secret_flow
 from alignment_flows.form.settings import PipelineForm, read_settings, run_name
@@ -38,9 +39,12 @@ def compare(
         changes: Settings to override, for all optimizers (`seed=1`) or for one (`kto.learning_rate=1e-4`).
         folder: Folder for the report, on the machine that runs the flow.
     """
-    plans = plans_of(read_settings(config, ()), optimizers, changes)
+    stage, settings = StageRunner(), settings_of(read_settings(config, ()), optimizers, changes)
+    for each in settings.values():
+        stage(base_of_run(each))
+    plans = plans_of(settings)
     with hold_leases([call for plan in plans.values() for call in plan.calls().values()]):
-        comparison = side_by_side(StageRunner(), plans)
+        comparison = side_by_side(stage, plans)
     write_comparison(comparison, Path(folder))
     with tolerate_server_outage():
         create_markdown_artifact(markdown(comparison), key="comparison", description=f"{', '.join(plans)} side by side")
@@ -51,8 +55,8 @@ def compare(
     return comparison
 
 
-def plans_of(config: PipelineConfig, optimizers: Sequence[str], changes: Sequence[str]) -> dict[str, Plan]:
-    """Return the plan of each optimizer by its name.
+def settings_of(config: PipelineConfig, optimizers: Sequence[str], changes: Sequence[str]) -> dict[str, PipelineConfig]:
+    """Return the settings for each optimizer by its name.
 
     Raises:
         ConfigError, PluginError: an optimizer is unknown or repeated, or a setting is wrong. Nothing has been built.
@@ -64,8 +68,16 @@ def plans_of(config: PipelineConfig, optimizers: Sequence[str], changes: Sequenc
             got=", ".join(optimizers) or "none",
             do="Name each optimizer once",
         )
+    return {name: settings_for(config, name, optimizers, changes) for name in optimizers}
+
+
+def plans_of(settings: Mapping[str, PipelineConfig]) -> dict[str, Plan]:
+    """Return the plan of each optimizer by its name.
+
+    Raises:
+        AlignmentError: a mistake of the user. Nothing has been built.
+    """
     registry = load_registry()
-    settings = {name: settings_for(config, name, optimizers, changes) for name in optimizers}
     return {name: plan_pipeline(each, registry) for name, each in settings.items()}
 
 

@@ -10,6 +10,7 @@ from alignment_core.config import PipelineConfig
 from alignment_core.execution.build import StageResult, hold_leases
 from alignment_core.planning.data_needs import check_data
 from alignment_core.planning.pipeline import Plan, plan_pipeline
+from alignment_core.planning.unpacked_base import base_of_run
 from alignment_core.registry import load_registry
 from alignment_flows.approval import stages_asked_about
 from alignment_flows.form.parameters import secret_flow
@@ -37,6 +38,7 @@ def run_pipeline(settings: PipelineConfig) -> dict[str, StageResult]:
     if (asked := stages_asked_about(settings)) is not None:
         publish_run_report(settings, asked, promote_if_approved(settings, asked))
         return asked
+    stage(base_of_run(settings))
     plan = plan_pipeline(settings, load_registry())
     with hold_leases(plan.calls().values()):
         pipeline(stage, plan)

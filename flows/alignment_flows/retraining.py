@@ -10,6 +10,7 @@ from alignment_core.artifacts import ArtifactStore
 from alignment_core.config import PipelineConfig
 from alignment_core.execution.build import StageResult, hold_leases
 from alignment_core.planning.retrain import RETRAINED, TooFewVotes, plan_retrain
+from alignment_core.planning.unpacked_base import base_of_run
 from alignment_core.registry import load_registry
 from alignment_flows.approval import stages_asked_about
 from alignment_flows.form.parameters import secret_flow
@@ -36,6 +37,7 @@ def retrain(config: PipelineForm, changes: Sequence[str] = ()) -> dict[str, Stag
     if (asked := stages_asked_about(settings)) is not None:
         publish_run_report(settings, asked, promote_if_approved(settings, asked))
         return asked
+    stage(base_of_run(settings))
     plan = plan_retrain(settings, load_registry())
     if isinstance(plan, TooFewVotes):
         # Prefect uses a returned state as the final state of the run.

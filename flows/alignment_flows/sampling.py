@@ -8,6 +8,7 @@ from alignment_core.config import PipelineConfig
 from alignment_core.execution.build import hold_leases
 from alignment_core.feedback import open_feedback
 from alignment_core.planning.sample import plan_sampling
+from alignment_core.planning.unpacked_base import base_of_run
 from alignment_core.registry import load_registry
 from alignment_flows.form.parameters import secret_flow
 from alignment_flows.form.settings import PipelineForm, read_settings, run_name
@@ -27,6 +28,7 @@ def sample(config: PipelineForm, model: str | None = None, changes: Sequence[str
         changes: Settings to override, such as `sample.responses_per_prompt=8`.
     """
     settings, stage = read_settings(config, changes), StageRunner()
+    stage(base_of_run(settings))
     plan = plan_sampling(settings, load_registry(), model or None)
     with hold_leases(plan.calls()):
         data = stage(plan.ingest)

@@ -7,6 +7,7 @@ from alignment_core.errors import ConfigError
 from alignment_core.execution.build import StageResult, hold_leases
 from alignment_core.execution.stage import StageCall
 from alignment_core.planning.pipeline import Plan, plan_pipeline
+from alignment_core.planning.unpacked_base import base_of_run
 from alignment_core.registry import load_registry
 from alignment_flows.form.parameters import secret_flow
 from alignment_flows.form.settings import PipelineForm, read_settings, run_name
@@ -44,9 +45,10 @@ def stage(config: PipelineForm, until: StageName, changes: Sequence[str] = ()) -
         until: The stage to build.
         changes: Settings to override, such as `optimizer.beta=0.2`. A schedule uses them to change single settings.
     """
-    plan = plan_pipeline(read_settings(config, changes), load_registry())
+    run, settings = StageRunner(), read_settings(config, changes)
+    run(base_of_run(settings))
+    plan = plan_pipeline(settings, load_registry())
     wanted = _wanted(plan, until)
-    run = StageRunner()
     with hold_leases(plan.calls().values()):
         for call in (call for call in plan.calls().values() if call.key in wanted):
             run(call, *(wanted[key] for key in call.parents.values()))

@@ -24,7 +24,8 @@ Word = Annotated[str, AfterValidator(_one_word)]
 
 
 class WordList(Evaluator):
-    """Scores 1 if the response has a wanted word, no unwanted word, and every echo word of its prompt, else 0."""
+    """Scores 1 if the response has a wanted word, no unwanted word, every echo word of its prompt and a first
+    sentence within the limit, else 0."""
 
     model_config = ConfigDict(title="Word list")
 
@@ -35,6 +36,8 @@ class WordList(Evaluator):
     """None of these words may occur."""
     echo: list[Word] = Field(default_factory=list)
     """Each of these words that occurs in the last user turn must also occur in the response."""
+    first_sentence: int | None = Field(None, ge=1)
+    """Maximum number of words of the first sentence. Unset: no limit."""
 
     def score(self, prompt: Conversation, response: str) -> float:
         used, asked = _words(response), _words(_last_user_turn(prompt))
@@ -42,8 +45,14 @@ class WordList(Evaluator):
             (not self.wanted or any(word in used for word in self.wanted))
             and not any(word in used for word in self.unwanted)
             and all(word in used for word in self.echo if word in asked)
+            and (self.first_sentence is None or 0 < len(_first_sentence(response).split()) <= self.first_sentence)
         )
         return float(passes)
+
+
+def _first_sentence(text: str) -> str:
+    """Return the text up to the first end of a sentence or line. The dot after a number, as in `1. Mix`, is none."""
+    return re.split(r"(?<=[^\W\d])[.!?](?=\s|$)|\n", text.strip(), maxsplit=1)[0]
 
 
 def _last_user_turn(prompt: Conversation) -> str:

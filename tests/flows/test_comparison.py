@@ -15,7 +15,7 @@ from alignment_core.config_file import load_config
 from alignment_core.errors import AlignmentError, ConfigError, PluginError, StageCrashed
 from alignment_core.execution.build import StageResult
 from alignment_core.progress import Silent
-from alignment_flows.comparison import compare, plans_of, settings_for
+from alignment_flows.comparison import compare, plans_of, settings_for, settings_of
 from alignment_flows.reports.comparison import Comparison, Estimate, OptimizerRun, compare_results, estimate
 from alignment_flows.reports.comparison_page import columns, html, markdown, shown_curves, write_comparison
 
@@ -145,7 +145,7 @@ def test_change_applies_to_all_optimizers_or_to_one(write: Write) -> None:
 
 
 def test_optimizers_share_every_stage_that_does_not_depend_on_them(write: Write) -> None:
-    plans = plans_of(load_config(write()), ["dpo", "kto", "ppo"], [])
+    plans = plans_of(settings_of(load_config(write()), ["dpo", "kto", "ppo"], []))
     keys = {name: {stage: call.key for stage, call in plan.calls().items()} for name, plan in plans.items()}
     for stage in ("ingest", "sft", "evaluate_sft"):
         assert len({stages[stage] for stages in keys.values()}) == 1, stage
@@ -164,7 +164,7 @@ def test_errors_are_raised_before_anything_runs(
     write: Write, optimizers: list[str], kind: type[AlignmentError], message: str
 ) -> None:
     with pytest.raises(kind) as caught:
-        plans_of(load_config(write()), optimizers, [])
+        settings_of(load_config(write()), optimizers, [])
     assert message in str(caught.value)
 
 

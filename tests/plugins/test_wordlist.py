@@ -1,5 +1,7 @@
 """The word list evaluator: scores and validation."""
 
+from typing import Any
+
 import pytest
 from pydantic import ValidationError
 
@@ -28,9 +30,15 @@ CONVERSATION: Conversation = (
         ({"echo": ["river", "dog", "cats"]}, "The river is long.", 1.0),
         ({"echo": ["river", "boats"]}, "The river is long.", 0.0),
         ({"echo": ["grün"]}, "", 1.0),
+        ({"first_sentence": 3}, "It is wet. Much more text follows it here.", 1.0),
+        ({"first_sentence": 3}, "It is so wet. No.", 0.0),
+        ({"first_sentence": 3}, "Of course:\nit is wet", 1.0),
+        ({"first_sentence": 3}, "no end of a sentence", 0.0),
+        ({"first_sentence": 3}, "1. Boil some water. 2. Wait.", 0.0),  # the first sentence is "1. Boil some water"
+        ({"first_sentence": 3}, " \n", 0.0),
     ],
 )
-def test_scores(settings: dict[str, list[str]], response: str, score: float) -> None:
+def test_scores(settings: dict[str, Any], response: str, score: float) -> None:
     assert WordList.model_validate(settings).score(CONVERSATION, response) == score
 
 

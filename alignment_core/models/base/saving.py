@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -16,10 +17,17 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Write a safetensors file.
 
     Raises:
-        OSError: the disk is full, or another system error. safetensors reports these only in its message.
+        OSError: the disk is full, or another system error.
     """
-    try:
+    with system_errors(path):
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+
+
+@contextmanager
+def system_errors(path: Path) -> Iterator[None]:
+    """Raise system errors that safetensors reports only in its message, such as a full disk, as an OSError."""
+    try:
+        yield
     except SafetensorError as error:
         match = re.search(r"\(os error (\d+)\)", str(error))
         if match is None:

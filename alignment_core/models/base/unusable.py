@@ -102,7 +102,7 @@ def _pickled(place: str, where: str) -> ModelError:
         got=place,
         expected="*.safetensors",
         do="Convert them once with this command, which reads the pickle without running code, and name the new folder: "
-        + convert_command(place, where, "weights_only=True"),
+        + _convert_command(place, where),
     )
 
 
@@ -116,27 +116,28 @@ def _unnamed(place: str, name: str, where: str) -> ModelError:
 
 
 def _gguf(place: Path | str, name: str, where: str) -> ModelError:
+    if where == "model.base":
+        exact = "If you have the model that the file was made from, name that: it is more exact"
+        local = f"Set `model.base: gguf:{place}/{name}`, which unpacks the file once. {exact}"
+        remote = f"Name the model that the file was made from, or download the file and set `model.base: gguf:{name}`"
+        return ModelError(
+            "a GGUF file is named with `gguf:` in front",
+            where=where,
+            got=f"{place}/{name}",
+            do=local if Path(place).is_dir() else remote,
+        )
     return ModelError(
-        "a GGUF file is for running a model, and training needs its original weights",
+        "a GGUF file can be a base model, but not this",
         where=where,
         got=f"{place}/{name}",
         expected="a model folder in Hugging Face format",
-        do="Name the model that the file was made from. If there is none, unpack the file with this command, and name "
-        f"the new folder: {convert_command(str(place), where, f'gguf_file={name!r}', f'gguf_file={name!r}')}",
+        do="Name the model that the file was made from",
     )
 
 
-def convert_command(place: str, where: str, *options: str) -> str:
-    """Return the shell command that writes a model again as safetensors.
-
-    Args:
-        place: folder or Hub id.
-        where: the setting that names the model.
-        options: arguments for loading the weights and for loading the tokenizer.
-    """
-    weights, tokenizer = (*options, "")[:2]
+def _convert_command(place: str, where: str) -> str:
+    """Return the shell command that writes a model with pickled weights again as safetensors."""
     kind, out = CLASSES.get(where, CAUSAL), repr(f"{Path(place).name}-safetensors")
-    model = f"M.from_pretrained({place!r}, dtype='auto', {weights})"
-    texts = f"T.from_pretrained({place!r}{tokenizer and f', {tokenizer}'})"
+    model = f"M.from_pretrained({place!r}, dtype='auto', weights_only=True)"
     code = f"from transformers import {kind} as M, AutoTokenizer as T; {model}.save_pretrained({out}); "
-    return f"python -c {json.dumps(f'{code}{texts}.save_pretrained({out})')}"
+    return f"python -c {json.dumps(f'{code}T.from_pretrained({place!r}).save_pretrained({out})')}"

@@ -101,6 +101,27 @@ def demo(
 
 @app.command()
 @command
+def tour(
+    folder: Annotated[Path, typer.Option(help="Folder for the artifacts and the report.")] = Path("align-tour"),
+    model: Annotated[
+        str | None,
+        typer.Option(help="Chat model, as in model.base. Default: SmolLM2 from the Hub, its package or its wheel."),
+    ] = None,
+    auto: Annotated[bool, typer.Option("--auto", help="Let a rule rank the answers instead of you.")] = False,
+    words: Annotated[
+        int, typer.Option(min=1, help="The rule: an answer's first sentence has at most this many words.")
+    ] = 10,
+    questions: Annotated[int, typer.Option(min=8, max=120, help="Number of questions.")] = 80,
+    port: Annotated[int, typer.Option(help="Port of the page. 0 picks a free port.", min=0, max=65535)] = 7861,
+) -> None:
+    """Rank a small chat model's answers, retrain it on that, and see how its answers change. Needs no GPU."""
+    from alignment_flows.cli.tour import run_tour
+
+    run_tour(folder, model, auto=auto, words=words, questions=questions, port=port)
+
+
+@app.command()
+@command
 def up(
     port: Annotated[
         int, typer.Option(min=1, max=65535, help="Port of the Prefect server. Ignored if PREFECT_API_URL is set.")

@@ -66,14 +66,14 @@ def rank(
 ) -> None:
     """Serve a page for ranking sampled responses, or let a model rank them. Votes go to the feedback store."""
     from alignment_core.config_file import load_config
-    from alignment_flows.serve.local import resolved
+    from alignment_flows.serve.local import prepared, resolved
     from alignment_flows.serve.pages import rank_by_ai, serve_rank
 
     settings = load_config(config, changes or ())
     if by == "people":
         serve_rank(resolved(settings), host, port)
     else:
-        count = rank_by_ai(resolved(settings), by)
+        count = rank_by_ai(prepared(settings), by)
         typer.echo(f"Added {count} AI {'ranking' if count == 1 else 'rankings'} to {hide_secrets(settings.feedback)}.")
 
 

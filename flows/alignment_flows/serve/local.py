@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import copy_context
@@ -19,12 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from alignment_core.artifacts import ArtifactStore
-from alignment_core.config import PipelineConfig
+from alignment_core.config import ModelConfig, PipelineConfig
 from alignment_core.errors import ConfigError
-from alignment_core.execution.build import StageResult
+from alignment_core.execution.build import StageResult, build
+from alignment_core.execution.stage import Runtime
 from alignment_core.planning.pipeline import plan_pipeline
 from alignment_core.planning.retrain import TooFewVotes, plan_retrain
 from alignment_core.planning.sample import plan_sampling
+from alignment_core.planning.unpacked_base import base_call
 from alignment_core.registry import load_registry
 from alignment_flows.form.references import refers_to_prefect, resolve
 from alignment_flows.serve.cached_run import all_built, find_cached_run, has_server
@@ -108,7 +110,7 @@ def run_pipeline(config: PipelineConfig) -> FinishedRun:
         AlignmentError: a setting is wrong, or a stage failed.
     """
     # Planning first reports mistakes before the run is recorded.
-    settings = resolved(config)
+    settings = prepared(config)
     plan = plan_pipeline(settings, load_registry())
     if (built := find_cached_run(config, plan)) is not None:
         return _finished(config, built, None)
@@ -137,10 +139,11 @@ def run_comparison(
         AlignmentError: a setting is wrong.
     """
     _prepare_server()
-    from alignment_flows.comparison import compare, plans_of
+    from alignment_flows.comparison import compare, plans_of, settings_of
 
     # Planning first reports mistakes before the run is recorded.
-    plans_of(resolved(config), optimizers, changes)
+    settings = settings_of(resolved(config), optimizers, changes)
+    plans_of({name: prepared(each) for name, each in settings.items()})
     with prefect_server():
         state = compare(config, optimizers, changes, folder, return_state=True)
     comparison = state.result(raise_on_failure=False)
@@ -158,7 +161,7 @@ def run_retrain(config: PipelineConfig) -> FinishedRun | TooFewVotes:
     """
     _prepare_server()
     # Planning first reports mistakes before the run is recorded.
-    settings = resolved(config)
+    settings = prepared(config)
     plan_retrain(settings, load_registry())
     with prefect_server():
         from alignment_flows.retraining import SKIPPED, retrain
@@ -181,7 +184,7 @@ def run_sampling(config: PipelineConfig, model: str | None) -> int:
     """
     _prepare_server()
     # Planning first reports mistakes before the run is recorded.
-    plan_sampling(resolved(config), load_registry(), model)
+    plan_sampling(prepared(config), load_registry(), model)
     with prefect_server():
         from alignment_flows.sampling import sample
 
@@ -209,6 +212,47 @@ def resolved(config: PipelineConfig) -> PipelineConfig:
         return config
     with prefect_server(heartbeats=False):
         return resolve(config)
+
+
+def prepared(config: PipelineConfig) -> PipelineConfig:
+    """Return the resolved settings for planning. A base model in a GGUF file is in the store then.
+
+    A run would unpack it as its first stage. Done here, mistakes in the settings are found before the run is recorded.
+
+    Raises:
+        AlignmentError: a block or variable does not exist, or the base model cannot be unpacked.
+    """
+    settings = resolved(config)
+    unpack_base(settings.model, Runtime(store=settings.store.absolute(), isolation=settings.isolation))
+    return settings
+
+
+def unpack_base(model: ModelConfig, runtime: Runtime) -> StageResult | None:
+    """Unpack the base model into the store if it is a GGUF file that is not there yet. Say so on stderr.
+
+    Raises:
+        AlignmentError: it cannot be unpacked.
+    """
+    call = base_call(model, runtime)
+    return None if call is None else build(call, Printed(call.label))
+
+
+class Printed:
+    """Progress that prints log lines and warnings to stderr."""
+
+    stopping = False
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+
+    def step(self, done: int, total: int, metrics: Mapping[str, float] | None = None) -> None:
+        pass
+
+    def log(self, message: str) -> None:
+        print(f"{self._label}: {message}", file=sys.stderr, flush=True)
+
+    def warn(self, message: str) -> None:
+        self.log(f"warning: {message}")
 
 
 @contextmanager

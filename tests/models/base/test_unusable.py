@@ -71,11 +71,11 @@ def test_command_for_a_reward_model_loads_a_classifier(pickled: Path) -> None:
 
 
 @pytest.mark.parametrize("named", ["folder", "file"])
-def test_gguf_is_refused_with_the_command_that_unpacks_it(tmp_path: Path, named: str) -> None:
+def test_gguf_is_refused_with_the_setting_that_unpacks_it(tmp_path: Path, named: str) -> None:
     (tmp_path / "small-Q4_K_M.gguf").write_bytes(b"GGUF")
     error = refusal(tmp_path if named == "folder" else tmp_path / "small-Q4_K_M.gguf")
-    assert error.what.startswith("a GGUF file is for running a model")
-    assert "gguf_file='small-Q4_K_M.gguf'" in str(error)
+    assert f"`model.base: gguf:{tmp_path}/small-Q4_K_M.gguf`" in str(error)
+    assert "not this" in refusal(tmp_path / "small-Q4_K_M.gguf", "reward.model").what
 
 
 def test_only_an_adapter_names_its_base(tmp_path: Path) -> None:

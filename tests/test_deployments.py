@@ -99,10 +99,10 @@ def test_server_plans_the_runs_of_a_schedule_with_its_parameters(schedule: dict[
 
 def test_every_card_and_every_stage_is_deployed() -> None:
     cards = ("gpu-8gb", "gpu-12gb", "gpu-16gb", "gpu-24gb")
-    assert {f"{flow}/{card}" for flow in ("quick", "align") for card in cards} <= DEPLOYMENTS.keys()
+    assert {name for card in cards for name in (f"quick/{card}", f"align/{card}-all")} <= DEPLOYMENTS.keys()
     stages = {"ingest", "sft", "sample", "rank", "reward", "reference", "optimize", "evaluate"}
-    assert {f"stage/{stage}" for stage in stages} <= DEPLOYMENTS.keys()
-    assert all(DEPLOYMENTS[f"stage/{stage}"]["parameters"]["until"] == stage for stage in stages)
+    assert {f"stage/single-{stage}" for stage in stages} <= DEPLOYMENTS.keys()
+    assert all(DEPLOYMENTS[f"stage/single-{stage}"]["parameters"]["until"] == stage for stage in stages)
 
 
 def test_every_deployment_has_one_tag_and_a_description() -> None:

@@ -137,9 +137,11 @@ def test_responses_that_are_too_long_are_skipped(
 def test_mistakes_are_reported(settings: Callable[..., PipelineConfig], store: FeedbackStore, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"reward\.model"):
         rank_by_reward_model(store, settings(), load_registry(), "reward", Silent())
-    with pytest.raises(ArtifactError, match="no artifact has this alias"):
+    with pytest.raises(ArtifactError, match="there is no artifact store"):
         rank_by_reward_model(store, settings(), load_registry(), "production", Silent())
     plan = plan_pipeline(settings(), load_registry())
     build_here(plan.ingest, Silent())
+    with pytest.raises(ArtifactError, match="no artifact has this alias"):
+        rank_by_reward_model(store, settings(), load_registry(), "production", Silent())
     with pytest.raises(ArtifactError, match="not a reward model"):
         rank_by_reward_model(store, settings(), load_registry(), plan.ingest.key, Silent())

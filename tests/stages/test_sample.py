@@ -86,12 +86,14 @@ def test_a_stopped_stage_resumes_with_the_same_responses(
 
 def test_a_promoted_model_is_sampled_by_its_key(settings: Callable[..., PipelineConfig], tmp_path: Path) -> None:
     registry = load_registry()
-    with pytest.raises(ArtifactError, match="production"):
+    with pytest.raises(ArtifactError, match="there is no artifact store"):
         plan_sampling(settings(), registry, "production")
     first = plan_sampling(settings(), registry)
     assert first.sft is not None
     for call in (first.ingest, first.sft):
         build_here(call, Silent())
+    with pytest.raises(ArtifactError, match="production"):
+        plan_sampling(settings(), registry, "production")
     ArtifactStore(tmp_path / "store").aliases.promote("production", "sft", first.sft.key, by="test", reason="test")
     plan = plan_sampling(settings(sft=None), registry, "production")
     assert (plan.sft, plan.model, plan.sample.standing) == (None, first.sft.key, {"policy": first.sft.key})

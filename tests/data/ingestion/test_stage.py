@@ -13,6 +13,7 @@ from alignment_core.data.dataset.splits import read_dataset
 from alignment_core.data.sources.identity import source_identity
 from alignment_core.execution.build import build_here
 from alignment_core.execution.stage import Runtime, StageCall
+from alignment_core.planning.pipeline import VERSIONS
 from alignment_core.progress import Silent
 
 
@@ -29,7 +30,7 @@ def call(folder: Path, model: Path, source: SourceConfig) -> StageCall:
     }
     return StageCall(
         stage="ingest",
-        key=key_of(stage="ingest", version=1, config=config, parents={}),
+        key=key_of(stage="ingest", version=VERSIONS["ingest"], config=config, parents={}),
         label="ingest",
         config=config,
         parents={},

@@ -14,7 +14,7 @@ PACKAGES = {
     "bitsandbytes": "bitsandbytes", "pydantic": "pydantic", "pydantic_core": "pydantic-core",
     "annotated_types": "annotated-types", "typing_inspection": "typing-inspection", "pluggy": "pluggy",
     "safetensors": "safetensors", "tokenizers": "tokenizers", "huggingface_hub": "huggingface-hub", "numpy": "numpy",
-    "scipy": "scipy", "jinja2": "jinja2", "yaml": "pyyaml",
+    "scipy": "scipy", "jinja2": "jinja2", "yaml": "pyyaml", "httpx": "httpx",
 }  # fmt: skip
 """The third-party modules that the training core imports, and the package that provides each of them."""
 REPORTED = ("torch", "transformers", "peft", "bitsandbytes", "trl", "unsloth", "liger-kernel")

@@ -190,8 +190,11 @@ class Renderer:
         return sequence
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of a response, without special tokens and the text that the template adds in front of it."""
-        return self._encoder.decode(ids).removeprefix(self._chat.ending.lead)
+        """Return the text of a response, without special tokens and the text that the template adds in front of it.
+
+        A NUL character, which databases and data sets refuse, becomes the replacement character.
+        """
+        return self._encoder.decode(ids).removeprefix(self._chat.ending.lead).replace("\0", "\ufffd")
 
     def tokens(self, request: Request) -> Tokens:
         """Tokenize one request.

@@ -128,3 +128,11 @@ def test_ingestion_says_it(tokenizer: Any, tmp_path: Path) -> None:
     data = DataConfig(sources=[SourceConfig(path=str(tmp_path / "rows.jsonl"))])
     report = ingest(data, renderer, tmp_path / "out", Silent(), pages=False)
     assert report["warnings"][:2] == list(renderer.warnings)
+
+
+def test_response_has_no_nul_character(tokenizer: Any) -> None:
+    """A model may sample it, but no feedback store and no data set takes it: a vote on the response would be lost."""
+    renderer = Renderer(tokenizer, chat_template=BUILTIN_TEMPLATES["chatml"], max_length=512)
+    ids = tokenizer("a\0b", add_special_tokens=False).input_ids
+    assert tokenizer.decode(ids) == "a\0b"
+    assert renderer.decode(ids) == "a\ufffdb"

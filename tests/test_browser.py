@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 import http.server
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from browser import BrowserPage
+from local_server import serving
 from PIL import Image
 
 pytestmark = pytest.mark.ci
@@ -24,15 +24,13 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
     root.mkdir()
     (root / "favicon.ico").touch()
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(root))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with serving(handler) as address:
 
         def put(html: str) -> str:
             (root / "index.html").write_text(f"<!doctype html><title>page</title>{html}")
-            return f"http://127.0.0.1:{server.server_port}/"
+            return f"http://{address}/"
 
         yield put
-        server.shutdown()
 
 
 def test_page_with_only_local_requests_passes(serve: Serve, browser_page: BrowserPage) -> None:

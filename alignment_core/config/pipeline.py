@@ -62,7 +62,7 @@ class PipelineConfig(Settings):
     store: Path = Path("./artifacts")
     """Folder of the artifact store."""
     feedback: str = "./feedback.db"
-    """The feedback store: an SQLite file, or `postgresql://user@host/name`. Its password belongs into an environment
+    """The feedback store: an SQLite file, or `postgresql://user@host/name`. Its password belongs in an environment
     variable or a Secret block, because Prefect shows settings to everyone."""
     seed: int = Field(0, ge=0, le=LARGEST_SEED)
     """Seed of every random stream."""

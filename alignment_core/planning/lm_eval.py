@@ -36,13 +36,7 @@ def lm_eval_call(calls: StageCalls, name: str, parents: Mapping[str, StageCall |
             do=f"Check the path. It is relative to {Path.cwd()}",
         )
     installed = _installed()
-    if unknown := unknown_tasks(settings.tasks, [*_own_tasks_of_lm_eval(), *([] if own is None else [own])]):
-        raise ConfigError(
-            "lm-eval has no such task",
-            where=f"{WHERE}.tasks",
-            got=", ".join(unknown),
-            do="List the tasks with `lm-eval ls tasks`, or set `include_path` to a folder with custom tasks",
-        )
+    refuse_tasks(unknown_tasks(settings.tasks, [*_own_tasks_of_lm_eval(), *([] if own is None else [own])]))
     config = calls.model_settings(
         seed=calls.config.seed,
         lm_eval=settings.model_dump(mode="json", include=DECIDES),
@@ -51,6 +45,21 @@ def lm_eval_call(calls: StageCalls, name: str, parents: Mapping[str, StageCall |
     )
     how = {"include_path": None if own is None else str(own.absolute()), "batch_size": settings.batch_size}
     return calls.call("lm_eval", config, parents, name=f"lm-eval {name}", inputs={"lm_eval": how})
+
+
+def refuse_tasks(unknown: Sequence[str]) -> None:
+    """Refuse tasks that lm-eval does not have.
+
+    Raises:
+        ConfigError: there are any.
+    """
+    if unknown:
+        raise ConfigError(
+            "lm-eval has no such task",
+            where=f"{WHERE}.tasks",
+            got=", ".join(unknown),
+            do="List the tasks with `lm-eval ls tasks`, or set `include_path` to a folder with custom tasks",
+        )
 
 
 def unknown_tasks(tasks: Sequence[str], folders: Iterable[Path]) -> list[str]:

@@ -9,8 +9,8 @@ from typing import Any
 
 from alignment_core.config import LmEvalConfig
 from alignment_core.data.rendering.renderer import load_tokenizer
-from alignment_core.errors import ConfigError
 from alignment_core.execution.stage import Job, Stage
+from alignment_core.planning.lm_eval import refuse_tasks
 from alignment_core.planning.pipeline import VERSIONS
 from alignment_core.stages.shared.context import StageContext
 
@@ -35,13 +35,7 @@ def run(job: Job) -> dict[str, Any]:
         context.add_sft("policy")
     own = settings.include_path
     tasks = TaskManager(include_path=None if own is None else str(own))
-    if unknown := [name for name in settings.tasks if name not in tasks.all_tasks]:
-        raise ConfigError(
-            "lm-eval has no such task",
-            where="evaluation.lm_eval.tasks",
-            got=", ".join(unknown),
-            do="List the tasks with `lm-eval ls tasks`, or set `include_path` to a folder with custom tasks",
-        )
+    refuse_tasks([name for name in settings.tasks if name not in tasks.all_tasks])
     with context.roles.use("policy"), context.roles.autocast():
         found = simple_evaluate(
             model=HFLM(

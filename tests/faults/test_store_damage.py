@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 from command import align_here
 from powers import permissions_count
+from stored import add_placeholder
 
-from alignment_core.artifacts import ArtifactStore, Manifest
+from alignment_core.artifacts import ArtifactStore
 from alignment_core.artifacts.catalogue import promote, resolve, rollback
 from alignment_core.artifacts.prune import prune
 from alignment_core.config import PipelineConfig
@@ -23,8 +24,7 @@ from alignment_core.config_file import check_config
 from alignment_core.errors import AlignmentError, ArtifactError
 from alignment_core.execution.build import hold_leases
 from alignment_core.inference.trained_model import open_trained_model
-from alignment_core.planning.pipeline import VERSIONS, Plan, plan_pipeline
-from alignment_core.progress import Silent
+from alignment_core.planning.pipeline import Plan, plan_pipeline
 from alignment_core.registry import load_registry
 
 
@@ -53,19 +53,9 @@ def build_missing(plan: Plan) -> list[str]:
             store = ArtifactStore(call.runtime.store)
             if store.find(call.key, warn=lambda _: None) is not None:
                 continue
-            with hold_leases([call]), store.building(call.stage, call.key, Silent()) as building:
+            with hold_leases([call]):
                 built.append(call.stage)
-                (building.out / "weights").write_text(call.key)
-                building.publish(
-                    Manifest(
-                        kind=call.stage,
-                        key=call.key,
-                        version=VERSIONS[call.stage],
-                        config=call.config,
-                        parents=call.reads(),
-                        inputs=call.inputs,
-                    )
-                )
+                add_placeholder(store, call)
     return built
 
 

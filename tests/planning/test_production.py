@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from stored import add_placeholder
 
-from alignment_core.artifacts import ArtifactStore, Manifest
+from alignment_core.artifacts import ArtifactStore
 from alignment_core.artifacts.catalogue import promote
 from alignment_core.config_file import check_config
 from alignment_core.errors import AlignmentError, ArtifactError, ConfigError, ModelError
 from alignment_core.execution.stage import StageCall
-from alignment_core.planning.pipeline import VERSIONS, Plan, plan_pipeline
-from alignment_core.progress import Silent
+from alignment_core.planning.pipeline import Plan, plan_pipeline
 from alignment_core.registry import load_registry
 
 PlanOf = Callable[..., Plan]
@@ -47,18 +47,7 @@ def store(tmp_path: Path) -> ArtifactStore:
 
 def in_production(store: ArtifactStore, call: StageCall) -> Path:
     """Publish a placeholder artifact for the call and promote it to `production`."""
-    with store.building(call.stage, call.key, Silent()) as building:
-        (building.out / "weights").write_text("weights")
-        artifact = building.publish(
-            Manifest(
-                kind=call.stage,
-                key=call.key,
-                version=VERSIONS[call.stage],
-                config=call.config,
-                parents=call.reads(),
-                inputs=call.inputs,
-            )
-        )
+    artifact = add_placeholder(store, call)
     promote(store, call.key, "production", by="", reason="")
     return artifact.path
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
+from local_server import serving
 
 from alignment_core.config import EndpointConfig
 from alignment_core.errors import ConfigError
@@ -41,13 +41,8 @@ class Shorter(BaseHTTPRequestHandler):
 @pytest.fixture
 def judge() -> Iterator[EndpointConfig]:
     Shorter.requests = 0
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Shorter)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield EndpointConfig(url=f"http://127.0.0.1:{server.server_port}/v1", model="judge-1", retries=0)
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(Shorter) as address:
+        yield EndpointConfig(url=f"http://{address}/v1", model="judge-1", retries=0)
 
 
 def test_ranks_follow_from_comparisons() -> None:

@@ -22,7 +22,7 @@ from alignment_core.plugin_api import TokenSequence
 from alignment_core.seeds import seed_of
 
 LOOK_SECONDS = 0.2
-"""How often is looked whether to stop."""
+"""Seconds between two checks of whether to stop."""
 
 
 @dataclass(frozen=True)

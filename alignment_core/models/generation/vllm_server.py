@@ -68,7 +68,7 @@ class VllmServer:
         )
 
     async def load_adapter(self, client: httpx.AsyncClient, name: str, folder: str) -> None:
-        """Load a PEFT folder, which has to be readable for the server at the same path, under this name.
+        """Load a PEFT folder, which the server must be able to read at the same path, under this name.
 
         Raises:
             ConfigError: the server cannot load adapters, or not this one.

@@ -87,8 +87,7 @@ class ExternalRewardModel:
     def load(cls, job: Job, renderer: Renderer) -> ExternalRewardModel:
         """Load the reward model that the job names."""
         place, config = job.call.inputs["reward_model"], job.call.config
-        device = choose_device(job.call.runtime.device)
-        use_card(device, job.call.runtime.memory_gb)
+        device = device_of(job)
         tokenizer = load_tokenizer(place["path"], place["revision"])
         model = load_classifier(place["path"], revision=place["revision"], load_in=config["load_in"], device=device)
         positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or math.inf
@@ -127,8 +126,7 @@ class StageContext:
         """Load the base model of the job."""
         model = job.call.inputs["model"]
         renderer = open_renderer(job)
-        device = choose_device(job.call.runtime.device)
-        use_card(device, job.call.runtime.memory_gb)
+        device = device_of(job)
         base = load_base(
             model["path"],
             revision=model["revision"],
@@ -227,6 +225,17 @@ class StageContext:
         external = None if self.external is None else self.external.model.config
         fit_to_memory(objective, run, runtime, self.job.call.config, self.job.checkpoints, external)
         train(objective, run, self.job.checkpoints, runtime.checkpoint_seconds)
+
+
+def device_of(job: Job) -> torch.device:
+    """Return the device of the job, set up for what is loaded onto it.
+
+    Raises:
+        ModelError: there is no such device.
+    """
+    device = choose_device(job.call.runtime.device)
+    use_card(device, job.call.runtime.memory_gb)
+    return device
 
 
 def require_rows(rows: Sequence[Row], what: str, job: Job) -> Sequence[Row]:

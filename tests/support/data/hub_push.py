@@ -7,9 +7,10 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from local_server import serving
 
 COMMIT = "c" * 40
 
@@ -85,11 +86,6 @@ def hub(*, denied: bool = False) -> Iterator[Received]:
 
         def log_message(self, *_: object) -> None: ...
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    received.url = f"http://127.0.0.1:{server.server_port}"
-    Thread(target=server.serve_forever, daemon=True).start()
-    try:
+    with serving(Handler) as address:
+        received.url = f"http://{address}"
         yield received
-    finally:
-        server.shutdown()
-        server.server_close()

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from alignment_core.artifacts import Artifact, ArtifactStore, Manifest, key_of
+from alignment_core.execution.stage import StageCall
+from alignment_core.planning.pipeline import VERSIONS
 from alignment_core.progress import Silent
 
 _manifests: dict[str, dict[str, Any]] = {}
@@ -50,3 +52,19 @@ A = named("aaa", "sft", {"data": C})
 B = named("aba", "optimize", {"data": C, "sft": A})
 D = named("d", "optimize")
 """The data set C, the SFT model A trained on it, the policy B trained from both, and the policy D without parents."""
+
+
+def add_placeholder(store: ArtifactStore, call: StageCall) -> Artifact:
+    """Publish an artifact for a call, with a placeholder for its weights."""
+    with store.building(call.stage, call.key, Silent()) as building:
+        (building.out / "weights").write_text(call.key)
+        return building.publish(
+            Manifest(
+                kind=call.stage,
+                key=call.key,
+                version=VERSIONS[call.stage],
+                config=call.config,
+                parents=call.reads(),
+                inputs=call.inputs,
+            )
+        )

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import random
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
+from local_server import serving
 from safetensors.torch import load_file
 
 VOCABULARY = 250
@@ -104,19 +104,5 @@ def standing_in(base: str) -> Iterator[tuple[StandIn, str]]:
         def log_message(self, *arguments: object) -> None:
             pass
 
-    class Server(ThreadingHTTPServer):
-        request_queue_size = 64
-
-        def handle_error(self, request: Any, client_address: Any) -> None:
-            """Ignore a client that did not wait for the response."""
-
-    server = Server(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield server_state, f"http://127.0.0.1:{server.server_port}/v1"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with serving(Handler) as address:
+        yield server_state, f"http://{address}/v1"

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Error, Page, sync_playwright
 
 PATIENCE_MS = 120_000
 """How long Playwright waits for an element: far longer than anything takes on a busy machine."""
@@ -59,7 +59,7 @@ class BrowserPage:
     def __post_init__(self) -> None:
         self.page.set_default_timeout(PATIENCE_MS)
         self.page.on("console", self._on_console)
-        self.page.on("pageerror", lambda error: self._record_error(str(error)))
+        self.page.on("pageerror", self._on_exception)
         self.page.on("request", lambda request: self._on_request(request.url))
         self.page.on("websocket", lambda socket: self._on_request(socket.url))
 
@@ -95,6 +95,10 @@ class BrowserPage:
     def _on_console(self, message: ConsoleMessage) -> None:
         if message.type == "error":
             self._record_error(f"{message.text} ({message.location['url']})")
+
+    def _on_exception(self, error: Error) -> None:
+        scripts = re.findall(r"https?://[^\s)]+", error.stack or "")
+        self._record_error(f"{error.message} ({scripts[0] if scripts else 'no script'})")
 
     def _record_error(self, complaint: str) -> None:
         if not re.search(self.tolerated, complaint):

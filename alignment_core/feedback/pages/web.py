@@ -5,9 +5,12 @@ from __future__ import annotations
 import ipaddress
 import os
 import secrets
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import uvicorn
 
 from alignment_core.account import account_name
 from alignment_core.errors import ConfigError
@@ -22,6 +25,8 @@ seconds are not enough on a busy machine or a bad network."""
 STYLE = """
 body { background: #f6f7f9; }
 .page { max-width: 56rem; margin: 0 auto; width: 100%; }
+.wide { max-width: 96rem; }
+.answer { flex: 1 1 min(20rem, 100%); min-width: 0; }
 .words { white-space: pre-wrap; overflow-wrap: anywhere; }
 .body--dark { background: #121417; }
 """
@@ -58,7 +63,7 @@ def password_for(host: str) -> str | None:
 
 
 def serve(page: Callable[[], Any], *, title: str, host: str, port: int, state: Path, close: Callable[[], Any]) -> None:
-    """Serve a page until Ctrl-C.
+    """Serve a page until Ctrl-C, or until it calls `end`.
 
     Args:
         page: builds the page for each visitor.
@@ -75,7 +80,6 @@ def serve(page: Callable[[], Any], *, title: str, host: str, port: int, state: P
     listener = _listen(host, port)
     state.mkdir(parents=True, exist_ok=True, mode=0o700)
     os.environ["NICEGUI_STORAGE_PATH"] = str(state)
-    import uvicorn
     from fastapi import FastAPI
     from fastapi.middleware.trustedhost import TrustedHostMiddleware
     from nicegui import app, ui
@@ -107,7 +111,19 @@ def serve(page: Callable[[], Any], *, title: str, host: str, port: int, state: P
     )
     config = uvicorn.Config(site, log_level="warning")
     print(f"{title}: http://{'localhost' if is_loopback(host) else host}:{listener.getsockname()[1]}", flush=True)
-    uvicorn.Server(config).run(sockets=[listener])
+    _Server(config).run(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    """Ends quietly on Ctrl-C. uvicorn's own handler raises the signal again at the end, and prints a traceback."""
+
+    def handle_exit(self, sig: int, frame: object) -> None:
+        self.force_exit, self.should_exit = self.should_exit, True
+
+
+def end() -> None:
+    """End the page that is served, as Ctrl-C does."""
+    signal.raise_signal(signal.SIGINT)
 
 
 def visitor() -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from browser import BrowserPage
 from playwright.sync_api import expect
-from served import until
+from served import PATIENCE, until
 from tiny_gguf import needs_gguf
 
 from alignment_core.config import PipelineConfig
@@ -157,19 +157,32 @@ def listens(port: int) -> bool:
 
 @pytest.mark.ci
 @pytest.mark.timeout(600)
-def test_button_of_a_page_goes_on_with_the_tour(tiny_model: Path, tmp_path: Path, browser_page: BrowserPage) -> None:
+def test_buttons_lead_through_the_pages_in_one_tab(tiny_model: Path, tmp_path: Path, browser_page: BrowserPage) -> None:
+    """The tab of a page that was left shows the next page by itself, which has the same address."""
     settings = check_config(tour.tour_settings(tmp_path, str(tiny_model), None))
     with socket() as free:
-        free.bind(("127.0.0.1", 0))
+        free.bind((tour.HOST, 0))
         port = free.getsockname()[1]
-    page = Thread(target=tour.serve_page, args=(tour.serve_chat, settings, ["base"], tour.HOST, port, "Go on"))
-    page.start()
+
+    def visit() -> None:
+        tour.serve_page(tour.serve_chat, settings, ["base"], tour.HOST, port, tour.RANK)
+        tour.serve_page(tour.serve_rank, settings, tour.HOST, port, tour.TRAIN)
+
+    visiting = Thread(target=visit)
+    visiting.start()
     until(lambda: listens(port))
-    shown = browser_page.open(f"http://localhost:{port}")
-    shown.get_by_label("Your name").fill("Ann")
-    shown.keyboard.press("Enter")
-    expect(shown.get_by_test_id("model")).to_have_text(f"base: {tiny_model.name}")
-    shown.get_by_role("button", name="Go on").click()
-    page.join(timeout=60)
-    assert not page.is_alive()
-    shown.goto("about:blank")
+    page = browser_page.open(f"http://localhost:{port}")
+    page.get_by_label("Your name").fill("Ann")
+    page.keyboard.press("Enter")
+    expect(page.get_by_test_id("model")).to_have_text(f"base: {tiny_model.name}")
+    page.get_by_role("button", name=tour.RANK.label).click()
+    expect(page.get_by_test_id("message")).to_have_text(tour.RANK.message)
+    expect(page).to_have_title("Rank")
+    page.get_by_label("Your name").fill("Ann")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("There is nothing to rank yet")).to_be_visible()
+    page.get_by_role("button", name=tour.TRAIN.label).click()
+    visiting.join(timeout=PATIENCE)
+    assert not visiting.is_alive()
+    page.goto("about:blank")
+    browser_page.expected("ERR_CONNECTION_REFUSED|WebSocket|ERR_EMPTY_RESPONSE|ERR_CONNECTION_RESET|ERR_SOCKET")

@@ -20,7 +20,7 @@ Turn = dict[str, Any]
 
 
 def chat_page(
-    models: Sequence[ChatModel], store: FeedbackStore, settings: ChatConfig, go_on: str | None = None
+    models: Sequence[ChatModel], store: FeedbackStore, settings: ChatConfig, end: web.EndButton | None = None
 ) -> Callable[[], None]:
     """Return a function that builds the page for each visitor.
 
@@ -28,12 +28,12 @@ def chat_page(
         models: the models that answer each message, from left to right.
         store: where the thumbs go.
         settings: the chat settings.
-        go_on: label of a button that ends the page as Ctrl-C does. None: no button.
+        end: a button that ends the page, or None.
     """
 
     def page() -> None:
         if web.visitor():
-            _Chat(models, store, settings, go_on)
+            _Chat(models, store, settings, end)
         else:
             web.ask_for_name()
 
@@ -48,7 +48,7 @@ class _Chat:
     """
 
     def __init__(
-        self, models: Sequence[ChatModel], store: FeedbackStore, settings: ChatConfig, go_on: str | None
+        self, models: Sequence[ChatModel], store: FeedbackStore, settings: ChatConfig, end: web.EndButton | None
     ) -> None:
         self._models, self._store, self._settings = models, store, settings
         self._client = ui.context.client
@@ -61,8 +61,8 @@ class _Chat:
         with ui.header().classes("justify-center"), ui.row().classes(f"{self._width} items-center no-wrap gap-2"):
             self._names = [ui.label(one.label).classes("grow basis-0").props('data-testid="model"') for one in models]
             ui.button("New conversation", on_click=self._start_anew).props("flat color=white no-caps")
-            if go_on is not None:
-                ui.button(go_on, on_click=web.end).props("color=white text-color=primary no-caps")
+            if end is not None:
+                end.show()
         self._list = ui.column().classes(f"{self._width} gap-2 pb-4")
         with ui.footer().classes("bg-white dark:bg-black"), ui.row().classes("page items-end no-wrap"):
             self._input = ui.textarea(placeholder="Your message").props("autogrow outlined dense rows=1")

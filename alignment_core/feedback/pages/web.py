@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import os
 import secrets
 import signal
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,9 @@ SHORTEST_PASSWORD = 8
 RECONNECT_SECONDS = 30.0
 """Time that a browser has to come back. After that its page is loaded again, and what was being typed is lost. A few
 seconds are not enough on a busy machine or a bad network."""
+
+SHOW_SECONDS = 0.5
+"""Time for a message to reach the browser before the page ends."""
 
 STYLE = """
 body { background: #f6f7f9; }
@@ -63,7 +68,7 @@ def password_for(host: str) -> str | None:
 
 
 def serve(page: Callable[[], Any], *, title: str, host: str, port: int, state: Path, close: Callable[[], Any]) -> None:
-    """Serve a page until Ctrl-C, or until it calls `end`.
+    """Serve a page until Ctrl-C, or until its `EndButton` is pressed.
 
     Args:
         page: builds the page for each visitor.
@@ -121,9 +126,30 @@ class _Server(uvicorn.Server):
         self.force_exit, self.should_exit = self.should_exit, True
 
 
-def end() -> None:
-    """End the page that is served, as Ctrl-C does."""
-    signal.raise_signal(signal.SIGINT)
+@dataclass(frozen=True)
+class EndButton:
+    """A button that ends the page as Ctrl-C does, for a program that then goes on.
+
+    Attributes:
+        label: text of the button.
+        message: what the page says from then on.
+    """
+
+    label: str
+    message: str
+
+    def show(self) -> None:
+        """Add the button to the header of the page."""
+        from nicegui import ui
+
+        async def end() -> None:
+            ui.add_css("#popup { display: none; }")  # that the connection is lost is no news
+            with ui.dialog(value=True).props("persistent"), ui.card():
+                ui.label(self.message).props('data-testid="message"')
+            await asyncio.sleep(SHOW_SECONDS)
+            signal.raise_signal(signal.SIGINT)
+
+        ui.button(self.label, on_click=end).props("color=white text-color=primary no-caps")
 
 
 def visitor() -> str:

@@ -23,6 +23,7 @@ from alignment_core.config import PipelineConfig
 from alignment_core.config_file import load_config
 from alignment_core.errors import AlignmentError, ConfigError, ModelError
 from alignment_core.feedback import open_feedback
+from alignment_core.feedback.pages.web import EndButton
 from alignment_core.models.base.identity import model_identity
 from alignment_flows import api
 from alignment_flows.reports.tour import Answer, answers, shares
@@ -41,6 +42,9 @@ ENOUGH_ANSWERS = 20
 SHOWN = 6
 KEY_LENGTH = 8
 HOST = "127.0.0.1"
+RANK = EndButton("Next: rank answers", "The model answers some questions. This page then shows them by itself.")
+TRAIN = EndButton("Train", "The terminal shows the progress. This page then opens the new model by itself.")
+FINISH = EndButton("Finish", "The tour is over. The terminal shows where everything is.")
 CONFIG, PROMPTS, REPORT = "tour.yaml", "prompts.jsonl", "report.json"
 
 
@@ -74,7 +78,7 @@ def run_tour(folder: Path, model: str | None, *, auto: bool, words: int, questio
         print(f"Talk to the new model beside the old one: align chat {folder / CONFIG} --model {new} --beside base")
     else:
         print("\n4 of 4. Talk to the new model, and to the old one beside it.", flush=True)
-        serve_page(serve_chat, settings, [new, "base"], HOST, port, "Finish")
+        serve_page(serve_chat, settings, [new, "base"], HOST, port, FINISH)
 
 
 def tour_settings(folder: Path, model: str, words: int | None) -> dict[str, Any]:
@@ -94,7 +98,7 @@ def tour_settings(folder: Path, model: str, words: int | None) -> dict[str, Any]
         "optimizer": {"name": "kto", "epochs": 2, "batch_size": 16, "learning_rate": 1e-3},
         "evaluation": {"max_prompts": 32, **ANSWERS},
         "gate": {"to_production": True},
-        "chat": {"max_new_tokens": 80, "temperature": ANSWERS["temperature"]},
+        "chat": {"max_new_tokens": 80, "temperature": 0.3},
         "store": str(folder / "artifacts"),
         "feedback": feedback,
     }
@@ -151,7 +155,7 @@ def find_model() -> str:
 def _collect_feedback(settings: PipelineConfig, folder: Path, port: int) -> None:
     """Let a person talk to the model and rank its answers to the questions."""
     print("1 of 4. Talk to the model as it is. Thumbs for its answers are feedback, too.", flush=True)
-    serve_page(serve_chat, settings, ["base"], HOST, port, "Next: rank answers")
+    serve_page(serve_chat, settings, ["base"], HOST, port, RANK)
     with open_feedback(settings.feedback) as store:
         sampled = len(store.ranking_tasks())
     if not sampled:
@@ -159,7 +163,7 @@ def _collect_feedback(settings: PipelineConfig, folder: Path, port: int) -> None
         only = f"data.sources=[{{path: {json.dumps(str(folder.absolute() / PROMPTS))}}}]"
         sampled = api.sample(load_config(folder / CONFIG, [only]))
     print(f"\n2 of 4. Rank the answers to {sampled} questions, or to some of them, as you like them.", flush=True)
-    serve_page(serve_rank, settings, HOST, port, "Train")
+    serve_page(serve_rank, settings, HOST, port, TRAIN)
     if (count := rated_answers(settings)) < ENOUGH_ANSWERS:
         raise ConfigError(
             "too few answers have a thumb or a rank",

@@ -20,7 +20,7 @@ STATE = ".pages"
 
 
 def serve_chat(
-    config: PipelineConfig, references: Sequence[str], host: str, port: int, go_on: str | None = None
+    config: PipelineConfig, references: Sequence[str], host: str, port: int, end: web.EndButton | None = None
 ) -> None:
     """Serve the chat page until Ctrl-C.
 
@@ -30,7 +30,7 @@ def serve_chat(
             `base` for the base model of the settings.
         host: address to listen on.
         port: port to listen on. 0 picks a free one.
-        go_on: label of a button that ends the page as Ctrl-C does. None: no button.
+        end: a button that ends the page, or None.
 
     Raises:
         ConfigError: other machines could connect without a password, the port is in use, or a model is repeated.
@@ -53,7 +53,7 @@ def serve_chat(
     with _open_store(config) as store:
         from alignment_core.feedback.pages.chat import chat_page
 
-        page = chat_page(models, store, config.chat, go_on)
+        page = chat_page(models, store, config.chat, end)
         web.serve(page, title="Chat", host=host, port=port, state=config.store / STATE / "chat", close=close)
 
 
@@ -65,7 +65,7 @@ def _finder(config: PipelineConfig, reference: str) -> Callable[[], NamedModel]:
     return lambda: trained_model(ArtifactStore(config.store), reference)
 
 
-def serve_rank(config: PipelineConfig, host: str, port: int, go_on: str | None = None) -> None:
+def serve_rank(config: PipelineConfig, host: str, port: int, end: web.EndButton | None = None) -> None:
     """Serve the ranking page until Ctrl-C. For the arguments, see `serve_chat`.
 
     Raises:
@@ -75,7 +75,7 @@ def serve_rank(config: PipelineConfig, host: str, port: int, go_on: str | None =
     with _open_store(config) as store:
         from alignment_core.feedback.pages.rank import rank_page
 
-        page, state = rank_page(store, go_on), config.store / STATE / "rank"
+        page, state = rank_page(store, end), config.store / STATE / "rank"
         web.serve(page, title="Rank", host=host, port=port, state=state, close=lambda: None)
 
 

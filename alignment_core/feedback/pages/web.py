@@ -84,14 +84,15 @@ def serve(page: Callable[[], Any], *, title: str, host: str, port: int, state: P
     password = password_for(host)
     listener = _listen(host, port)
     state.mkdir(parents=True, exist_ok=True, mode=0o700)
-    os.environ["NICEGUI_STORAGE_PATH"] = str(state)
     from fastapi import FastAPI
     from fastapi.middleware.trustedhost import TrustedHostMiddleware
     from nicegui import app, ui
+    from nicegui.storage import Storage
 
     from alignment_core.feedback.pages.guard import HEALTH, WATCH, Guard
     from alignment_core.feedback.pages.login import Login, Sessions
 
+    Storage.path = state.resolve()  # NiceGUI reads its variable of the environment on import, which has happened
     site = FastAPI(title=title, docs_url=None, redoc_url=None, openapi_url=None)
     site.get(HEALTH)(lambda: {"page": title})
     app.on_shutdown(close)

@@ -178,6 +178,8 @@ def test_two_models_answer_side_by_side(settings: Path, tmp_path: Path, browser_
     assert [vote.prompt[2]["content"] for vote in votes] == texts[:2], "each model sees only its own answers"
     base = untouched_base(load_config(settings), load_registry()).key
     assert [vote.responses[0].model for vote in votes] == [key, base]
+    assert list((tmp_path / "store/.pages/chat").glob("storage-user-*.json")), "the conversation is in the store"
+    assert not (tmp_path / ".nicegui").exists()
 
 
 def test_stopped_answer_is_kept_and_killed_model_is_reported(

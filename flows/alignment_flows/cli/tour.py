@@ -162,7 +162,11 @@ def _collect_feedback(settings: PipelineConfig, folder: Path, port: int) -> None
         print("The model answers some questions, four times each. This takes a minute or two.", flush=True)
         only = f"data.sources=[{{path: {json.dumps(str(folder.absolute() / PROMPTS))}}}]"
         sampled = api.sample(load_config(folder / CONFIG, [only]))
-    print(f"\n2 of 4. Rank the answers to {sampled} questions, or to some of them, as you like them.", flush=True)
+    print(
+        f"\n2 of 4. Rank the answers to {sampled} questions as you like them, or some: "
+        f"{ENOUGH_ANSWERS} rated answers are enough.",
+        flush=True,
+    )
     serve_page(serve_rank, settings, HOST, port, TRAIN)
     if (count := rated_answers(settings)) < ENOUGH_ANSWERS:
         raise ConfigError(

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from alignment_core.artifacts import ArtifactStore
 from alignment_core.config import PipelineConfig
-from alignment_core.errors import ConfigError
+from alignment_core.errors import ArtifactError, ConfigError
 from alignment_core.feedback import FeedbackStore, open_feedback
 from alignment_core.feedback.pages import web
 from alignment_core.inference.model_parts import NamedModel, trained_model
@@ -44,7 +44,12 @@ def serve_chat(
         raise ConfigError(problem, where="--beside", got=references[0], do="Name two models, such as one and `base`")
     from alignment_core.feedback.pages.chat_model import ChatModel
 
-    models = [ChatModel(name, _finder(config, name), config.device, config.chat) for name in references]
+    try:
+        models = [ChatModel(name, _finder(config, name), config.device, config.chat) for name in references]
+    except ArtifactError as error:
+        base = f"open the base model with `--model {BASE}`"
+        error.do = f"{error.do}, or {base}" if error.do else base.capitalize()
+        raise
 
     async def close() -> None:
         for model in models:

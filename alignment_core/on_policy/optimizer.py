@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -82,12 +83,14 @@ class OnPolicyOptimizer(GuardedOptimizer):
     def batches(self, run: AlignmentRun) -> Iterator[StepBatch]:
         state = run.state
         state.setdefault("rollouts_done", 0)
+        state.setdefault("idle", 0)  # rollouts since the last step, because there was nothing to learn from
         while state["rollouts_done"] < self.rollouts and "stopped" not in state:
             if "rollout" not in state:
                 state["rollout"] = self._collect(run)
             if "stopped" not in state:
                 yield from self._minibatches(run, state["rollout"])
                 state["rollouts_done"] += 1
+                state["idle"] = 0 if run.step > state["rollout"]["first_step"] else state["idle"] + 1
             self.after_rollout(run, state.pop("rollout")["kl"])
         if not run.step and "stopped" not in state and "measured_last" not in state:
             run.warn("nothing was learned, because no rollout gave anything to learn from")
@@ -98,9 +101,7 @@ class OnPolicyOptimizer(GuardedOptimizer):
 
     def _collect(self, run: AlignmentRun) -> dict[str, Any]:
         """Sample one rollout, and compute everything that stays constant while it is learned from."""
-        rollouts = run.generate(
-            self._prompts(run), max_new_tokens=self.max_new_tokens, temperature=self.temperature, samples=self.samples
-        )
+        rollouts = self._sample(run)
         sequences = [rollout.sequence for rollout in rollouts]
         old = run.policy.token_logps(sequences, self.temperature)
         reference = run.reference.token_logps(sequences, self.temperature)
@@ -121,6 +122,17 @@ class OnPolicyOptimizer(GuardedOptimizer):
             }
         )
         return {"first_step": run.step, "kl": kl, "rows": rows_to_json(experience.rows)}
+
+    def _sample(self, run: AlignmentRun) -> Sequence[Rollout]:
+        prompts, idle = self._prompts(run), run.state["idle"]
+        # The noise depends on step and row: without a step, the same prompts would get the same responses again.
+        asked = [replace(prompt, id=f"{prompt.id} {idle}") for prompt in prompts] if idle else prompts
+        rollouts = run.generate(
+            asked, max_new_tokens=self.max_new_tokens, temperature=self.temperature, samples=self.samples
+        )
+        if not idle:
+            return rollouts
+        return [replace(rollout, prompt=prompts[i // self.samples]) for i, rollout in enumerate(rollouts)]
 
     def _prompts(self, run: AlignmentRun) -> list[Row]:
         """Return the prompts of the next rollout. Passes over the prompts repeat, each in a different order."""

@@ -45,9 +45,7 @@ def test_leave_one_out_by_hand() -> None:
 
 
 @given(rewards=groups(), divide=st.booleans(), shift=numbers, data=st.data())
-def test_advantages_depend_only_on_the_group(
-    rewards: Tensor, divide: bool, shift: float, data: st.DataObject
-) -> None:
+def test_advantages_depend_only_on_the_group(rewards: Tensor, divide: bool, shift: float, data: st.DataObject) -> None:
     """They sum to zero, ignore a shift of the group, and follow any permutation of responses and of groups."""
     order = data.draw(st.permutations(range(rewards.shape[1])))
     turn = data.draw(st.permutations(range(rewards.shape[0])))

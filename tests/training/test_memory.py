@@ -117,7 +117,7 @@ def test_demand_of_ppo_includes_sampling() -> None:
 
 @pytest.mark.parametrize(("kind", "learned"), [("grpo", 8), ("rloo", 8), ("online_dpo", 4)])
 def test_demand_of_groups_includes_sampling_and_learning(kind: str, learned: int) -> None:
-    """Each of three rollouts has eight responses of six tokens to two prompts. Online DPO learns from a pair of four."""
+    """Three rollouts of eight responses of six tokens, in groups of four. Online DPO learns from two of each group."""
     found = demand(kind)
     assert found.responses == 3 * 8
     assert found.learned >= 3 * 2 * learned * 6

@@ -20,8 +20,8 @@ from alignment_core.registry import load_registry
 from alignment_core.stages import evaluate, sample
 from alignment_core.stages.reward import BradleyTerry
 from alignment_core.stages.sft import SFT
+from alignment_core.training.contract import Objective
 from alignment_core.training.demand import Demand, Layout, trace_inference, trace_training
-from alignment_core.training.loop import Objective
 from alignment_core.training.run import Rows, Run
 
 LAYOUT = Layout(packs=True, call_cost=0)

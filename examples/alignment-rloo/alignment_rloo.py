@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import ConfigDict, Field
 
@@ -12,6 +12,7 @@ from alignment_core.plugin_api import (
     AlignmentRun,
     LossOutput,
     MicroBatch,
+    Needs,
     Row,
     StepBatch,
     TokenSequence,
@@ -23,9 +24,6 @@ class RLOO(AlignmentOptimizer):
     """Samples several responses per prompt and reinforces each by how much it exceeds the mean of the others."""
 
     model_config = ConfigDict(title="RLOO")
-    prompts: ClassVar[bool] = True
-    reward_model: ClassVar[bool] = True
-    reference: ClassVar[bool] = True
 
     name: Literal["rloo"] = "rloo"
     batch_size: int = Field(8, ge=1)
@@ -38,6 +36,9 @@ class RLOO(AlignmentOptimizer):
     """Maximum length of a response, in tokens."""
     missing_end_penalty: float = Field(1.0, ge=0)
     """Subtracted from the score of a response that reaches the length limit without ending."""
+
+    def needs(self) -> Needs:
+        return Needs(prompts=True, reward=True, reference=True)
 
     def batches(self, run: AlignmentRun) -> Iterator[StepBatch]:
         for prompts in run.shuffled(run.prompts, self.batch_size, self.epochs):

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from alignment_core.plugin_api import AlignmentOptimizer, AlignmentRun
+from alignment_core.plugin_api import AlignmentOptimizer, AlignmentRun, Needs
 
 SURE = 2.0
 """A measure has fallen significantly if its mean paired difference exceeds this many standard errors."""
@@ -21,9 +21,6 @@ class GuardedOptimizer(AlignmentOptimizer):
     Each rule stops training at its limit and warns at half of the limit. The message says which setting to change.
     """
 
-    prompts: ClassVar[bool] = True
-    reward_model: ClassVar[bool] = True
-    reference: ClassVar[bool] = True
     evaluators: ClassVar[tuple[str, ...]] = ("held_out_measure",)
 
     max_new_tokens: int = Field(128, ge=1)
@@ -40,6 +37,9 @@ class GuardedOptimizer(AlignmentOptimizer):
     """Maximum number of held-out prompts per evaluation."""
     held_out_measure: dict[str, Any] | None = None
     """Evaluator that scores held-out responses: its `name` and settings. null: the reward model."""
+
+    def needs(self) -> Needs:
+        return Needs(prompts=True, reward=True, reference=True)
 
     def watch(self, run: AlignmentRun, *, score: float, kl: float, length: float) -> dict[str, float]:
         """Check a new rollout by its means, and set `run.state["stopped"]` if training must stop.

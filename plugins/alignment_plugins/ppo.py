@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 
@@ -13,6 +13,7 @@ from alignment_core.plugin_api import (
     AlignmentRun,
     LossOutput,
     MicroBatch,
+    Needs,
     Rollout,
     Row,
     StepBatch,
@@ -29,7 +30,6 @@ class PPO(GuardedOptimizer):
     """Samples from the policy and maximizes the reward model's score, with a KL penalty to the SFT model."""
 
     model_config = ConfigDict(title="PPO")
-    trains: ClassVar[tuple[str, ...]] = ("policy", "value")
 
     name: Literal["ppo"] = "ppo"
     learning_rate: float = Field(2e-4, gt=0)
@@ -79,6 +79,9 @@ class PPO(GuardedOptimizer):
         if value != (1 if info.field_name == "top_p" else 0):
             raise ValueError("PPO must sample from the whole distribution: set top_p to 1 and top_k to 0")
         return value
+
+    def needs(self) -> Needs:
+        return Needs(prompts=True, reward=True, reference=True, value=True)
 
     def batches(self, run: AlignmentRun) -> Iterator[StepBatch]:
         state = run.state

@@ -85,13 +85,15 @@ def test_command_exits_with_1_and_lists_the_reasons(install: Callable[..., None]
 
 
 SOURCE = """
-    from typing import ClassVar, Literal
-    from alignment_core.plugin_api import AlignmentOptimizer, LossOutput, StepBatch, hookimpl
+    from typing import Literal
+    from alignment_core.plugin_api import AlignmentOptimizer, LossOutput, Needs, StepBatch, hookimpl
 
     class Mean(AlignmentOptimizer):
         'Makes the chosen completions likelier.'
-        preferences: ClassVar[bool] = True
         name: Literal["mean"] = "mean"
+
+        def needs(self):
+            return Needs(preferences=True)
 
         def batches(self, run):
             for rows in run.shuffled(run.preferences, self.batch_size, self.epochs):

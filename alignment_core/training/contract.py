@@ -84,11 +84,10 @@ def batches_of(objective: Objective, run: Run) -> Iterator[StepBatch]:
             batch = next(made, ENDED)
         if batch is ENDED:
             return
-        _check_batch(batch, method_of(objective, "batches", place))
-        yield batch
+        yield _checked(batch, method_of(objective, "batches", place))
 
 
-def _check_batch(batch: object, where: str) -> None:
+def _checked(batch: object, where: str) -> StepBatch:
     if not isinstance(batch, StepBatch):
         raise PluginError(
             "it does not yield a `StepBatch`", where=where, got=type(batch).__name__, expected="StepBatch(rows)"
@@ -111,6 +110,7 @@ def _check_batch(batch: object, where: str) -> None:
     for kind, numbers in (("denominator", batch.denominators), ("constant", batch.constants)):
         for name, number in numbers.items():
             _check_number(kind, name, number, where)
+    return batch
 
 
 def _check_number(kind: str, name: str, number: object, where: str) -> None:

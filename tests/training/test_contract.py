@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from alignment_core.errors import PluginError
-from alignment_core.plugin_api import AlignmentOptimizer, LossOutput, Row, StepBatch, TokenSequence
+from alignment_core.plugin_api import AlignmentOptimizer, LossOutput, Needs, Row, StepBatch, TokenSequence
 from alignment_core.testing.tiny_run import open_run
 from alignment_core.training.demand import Layout, trace_training
 from alignment_core.training.loop import train
@@ -23,11 +23,13 @@ Loss = Callable[[Any, Any], Any]
 class Misfit(AlignmentOptimizer):
     """An optimizer whose methods a test replaces."""
 
-    preferences: ClassVar[bool] = True
     name: Literal["misfit"] = "misfit"
     yielded: ClassVar[Batches]
     returned: ClassVar[Loss]
     announced: ClassVar[Any]
+
+    def needs(self) -> Needs:
+        return Needs(preferences=True)
 
     def batches(self, run: Any) -> Any:
         return type(self).yielded(run)

@@ -52,7 +52,7 @@ def calling(plugin: object, method: str, place: str = "") -> Iterator[None]:
         raise
     except AlignmentError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if kind is None or ran_out_of_memory(error) or _disk_is_full(error):
             raise
         raise PluginError(
@@ -91,7 +91,7 @@ def last_lines(error: BaseException) -> str:
     return "\n".join(f"  {line}" for line in [*"".join(shown).splitlines(), summary(error)])
 
 
-def _hint(error: Exception) -> str:
+def _hint(error: BaseException) -> str:
     if isinstance(error, ValidationError) and any(one["type"] == "frozen_instance" for one in error.errors()):
         return "Settings are fixed. Keep what changes in `run.state`. "
     if "backward through the graph a second time" in str(error):
@@ -102,5 +102,5 @@ def _hint(error: Exception) -> str:
     return ""
 
 
-def _disk_is_full(error: Exception) -> bool:
+def _disk_is_full(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

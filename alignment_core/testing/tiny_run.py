@@ -21,6 +21,7 @@ from alignment_core.plugin_api import AlignmentOptimizer, Needs, Rollout, Row, T
 from alignment_core.progress import Stopped
 from alignment_core.training.contract import Objective
 from alignment_core.training.loop import train
+from alignment_core.training.rewards import Rewards
 from alignment_core.training.run import Rows, Run, Vocabulary
 
 ENOUGH = 1_000_000
@@ -92,6 +93,7 @@ def open_run(optimizer: AlignmentOptimizer, progress: Watch | None = None, budge
         seed=5,
         progress=progress or Watch(),
         judges=dict.fromkeys(optimizer.evaluators, _judge),
+        rewarded_by=Rewards() if optimizer.needs().reward else None,
     )
 
 

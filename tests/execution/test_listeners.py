@@ -84,13 +84,8 @@ def test_a_failing_listener_gives_one_warning_and_the_stage_continues(
 
 def test_a_listener_changes_nothing(probe: Callable[..., StageCall], install: Callable[..., None]) -> None:
     meddling = BROKEN.replace('raise OSError("the dashboard is away")', "metrics.clear(); stage.settings.clear()")
-    install(
-        "stranger-meddling",
-        meddling.replace(
-            "    @hookimpl",
-            "        def finished(self, stage, metrics, *, cached): metrics.clear(); raise SystemExit(3)\n\n    @hookimpl",
-        ),
-    )
+    ending = "        def finished(self, stage, metrics, *, cached): metrics.clear(); raise SystemExit(3)\n"
+    install("stranger-meddling", meddling.replace("    @hookimpl", f"{ending}\n    @hookimpl"))
     call = with_listeners(probe("report", "inline"), {"name": "broken"})
     settings = dict(call.config)
     built = build(call, Recorder())

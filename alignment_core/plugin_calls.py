@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,7 +28,7 @@ OURS = str(Path(__file__).resolve().parent)
 
 
 @contextmanager
-def calling(plugin: object, method: str, place: str = "") -> Iterator[None]:
+def calling(plugin: object, method: str, place: str | Callable[[], str] = "") -> Iterator[None]:
     """Turn an exception of a plugin's method, which the block calls, into an error that a user can act on.
 
     Errors of Alignment Flows, running out of memory and a full disk pass unchanged: they are handled elsewhere. So does
@@ -37,36 +37,42 @@ def calling(plugin: object, method: str, place: str = "") -> Iterator[None]:
     Args:
         plugin: the instance.
         method: name of the method.
-        place: what the method works on, e.g. a step or a row.
+        place: what the method works on, e.g. a step or a row. A function is called if there is an error.
 
     Raises:
         PluginError: the method raised.
     """
-    kind = next((name for base, name in KINDS.items() if isinstance(plugin, base)), None)
-    where = method_of(plugin, method, place)
+
+    def where() -> str:
+        return method_of(plugin, method, place if isinstance(place, str) else place())
+
     try:
         yield
     except PluginError as error:
         if error.where is None:
-            error.where = where
+            error.where = where()
         raise
     except AlignmentError:
         raise
     except (Exception, SystemExit) as error:
-        if kind is None or ran_out_of_memory(error) or _disk_is_full(error):
+        if _kind(plugin) is None or ran_out_of_memory(error) or _disk_is_full(error):
             raise
         raise PluginError(
             f"it raised {summary(error)}",
-            where=where,
+            where=where(),
             do=f"{_hint(error)}The last lines of the traceback:\n{last_lines(error)}",
         ) from error
 
 
 def method_of(plugin: object, method: str, place: str = "") -> str:
     """Return how a message names a method of a plugin: the method, the plugin, its module and the place."""
-    kind = next((name for base, name in KINDS.items() if isinstance(plugin, base)), None)
+    kind = _kind(plugin)
     name = f"the {kind} `{plugin.name}` ({type(plugin).__module__})" if kind else type(plugin).__name__  # type: ignore[attr-defined]
     return f"`{method}` of {name}" + (f", {place}" if place else "")
+
+
+def _kind(plugin: object) -> str | None:
+    return next((name for base, name in KINDS.items() if isinstance(plugin, base)), None)
 
 
 def named(rows: Sequence[str]) -> str:

@@ -57,11 +57,13 @@ def calling(plugin: object, method: str, place: str | Callable[[], str] = "") ->
     except (Exception, SystemExit) as error:
         if _kind(plugin) is None or ran_out_of_memory(error) or _disk_is_full(error):
             raise
-        raise PluginError(
-            f"it raised {summary(error)}",
-            where=where(),
-            do=f"{_hint(error)}The last lines of the traceback:\n{last_lines(error)}",
-        ) from error
+        raise raised(error, where()) from error
+
+
+def raised(error: BaseException, where: str) -> PluginError:
+    """Return the error for an exception of a plugin's code, with the last lines of its traceback."""
+    trace = f"The last lines of the traceback:\n{last_lines(error)}"
+    return PluginError(f"it raised {summary(error)}", where=where, do=_hint(error) + trace)
 
 
 def method_of(plugin: object, method: str, place: str = "") -> str:

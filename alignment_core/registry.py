@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from alignment_core.config_file import did_you_mean, settings_error
 from alignment_core.discovery import Plugin, Problem, find_plugins
 from alignment_core.errors import ConfigError, PluginError
-from alignment_core.plugin_api import AlignmentOptimizer, Evaluator, Listener, RecordFormat
+from alignment_core.plugin_api import AlignmentOptimizer, Evaluator, Listener, Needs, RecordFormat
+from alignment_core.plugin_calls import calling, raised
 
 Kind = TypeVar("Kind", AlignmentOptimizer, Evaluator, Listener)
 
@@ -41,10 +42,17 @@ class Registry:
         """Return the optimizer named `raw["name"]`, with the rest of `raw` as its settings.
 
         Raises:
-            PluginError: no optimizer with this name is installed, or several are.
+            PluginError: no optimizer with this name is installed, or several are, or its own code fails.
             ConfigError: a setting is missing, misspelled or out of range.
         """
-        return self._make(AlignmentOptimizer, "optimizer", raw, "optimizer")
+        made = self._make(AlignmentOptimizer, "optimizer", raw, "optimizer")
+        with calling(made, "needs"):
+            needs: object = made.needs()
+            if not isinstance(needs, Needs):
+                raise PluginError(
+                    "it does not return what the optimizer needs", got=type(needs).__name__, expected="Needs(…)"
+                )
+        return made
 
     def optimizer_class(self, name: str) -> type[AlignmentOptimizer]:
         """Return the class of the optimizer with this name.
@@ -110,6 +118,8 @@ class Registry:
             made = settings.model_validate({**raw, "name": name})
         except ValidationError as error:
             raise settings_error(error, settings, prefix=where) from error
+        except Exception as error:  # from a validator of the plugin
+            raise raised(error, f"{where}, checked by the {kind} `{name}` ({settings.__module__})") from error
         assert isinstance(made, base)
         return made
 

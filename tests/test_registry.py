@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from strangers import HINGE, RUDE
 
 from alignment_core.artifacts.source_digest import source_digest
 from alignment_core.errors import ConfigError, PluginError
@@ -17,39 +18,6 @@ from alignment_core.plugin_api import Needs
 from alignment_core.registry import Registry, load_registry
 
 Install = Callable[..., None]
-
-HINGE = """
-    from typing import ClassVar, Literal
-    from pydantic import Field
-    from alignment_core.plugin_api import AlignmentOptimizer, Needs, hookimpl
-
-    class Hinge(AlignmentOptimizer):
-        'Learns by a hinge.'
-        name: Literal["hinge"] = "hinge"
-        slack: float = Field(1.0, gt=0, le=3)
-        '''Width of the hinge.'''
-
-        def needs(self): return Needs(preferences=True)
-        def batches(self, run): yield from ()
-        def loss(self, run, micro): ...
-
-    @hookimpl
-    def alignment_optimizers():
-        return [Hinge]
-"""
-
-RUDE = """
-    from typing import Literal
-    from alignment_core.plugin_api import Evaluator, hookimpl
-
-    class Polite(Evaluator):
-        name: Literal["polite"] = "polite"
-        def score(self, prompt, response): return float("please" in response)
-
-    @hookimpl
-    def alignment_evaluators():
-        return [Polite]
-"""
 
 
 def names(registry: Registry, kind: str) -> set[str]:
@@ -170,6 +138,17 @@ def test_errors_in_the_settings(install: Install, raw: dict[str, Any], error: ty
             "evaluators` contains judge",
         ),
         (RUDE.replace("def score", "def skore"), "it does not define `score`"),
+        (RUDE.replace("def score", "async def score"), "its `score` is `async`, but it is called without `await`"),
+        (
+            HINGE.replace("def loss(self, run, micro)", "def loss(self, micro)"),
+            "its `loss` takes (micro), but it is called with (run, micro)",
+        ),
+        (HINGE.replace("def batches(self, run): yield from ()", "batches: ClassVar = 3"), "is not a method, but int"),
+        (
+            HINGE.replace("slack: float", "example: ClassVar = ['slack']; slack: float"),
+            "its `example` is list, but it must map settings to values",
+        ),
+        (HINGE.replace("Field(1.0,", "Field(default_factory=lambda: 1 / 0,"), "described: ZeroDivisionError: division"),
     ],
 )
 def test_broken_plugin_is_reported_and_the_rest_works(install: Install, source: str, fault: str) -> None:

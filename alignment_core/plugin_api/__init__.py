@@ -37,14 +37,14 @@ from alignment_core.plugin_api.listener import Listener, StageInfo
 from alignment_core.plugin_api.optimizer import API_VERSION, AlignmentOptimizer, Needs
 from alignment_core.plugin_api.run import AlignmentRun, LanguageModelRole, TokenLogps, ValueRole
 from alignment_core.plugin_api.steps import LossOutput, MicroBatch, Rollout, StepBatch
-from alignment_core.record_format import BadRow, Dropped, Reading, RecordFormat
-from alignment_core.records import Conversation, Demonstration, LabelledResponse, PreferencePair, Prompt
+from alignment_core.record_format import BadRow, Dropped, Quarantined, Reading, RecordFormat, Unread
+from alignment_core.records import Conversation, Demonstration, LabelledResponse, PreferencePair, Prompt, RawRow
 from alignment_core.token_rows import Row, TokenSequence
 
 __all__ = [
     "API_VERSION", "PROJECT", "AlignmentOptimizer", "AlignmentRun", "BadRow", "ConfigError", "Conversation",
     "DataError", "Demonstration", "Dropped", "Evaluator", "Hooks", "LabelledResponse", "LanguageModelRole", "Listener",
-    "LossOutput", "MicroBatch", "Needs", "PreferencePair", "Prompt", "Reading", "RecordFormat", "Rollout",
-    "Row", "SourceConfig", "StageInfo", "StepBatch", "TokenLogps", "TokenSequence", "ValueRole", "hookimpl",
-    "hookspec",
+    "LossOutput", "MicroBatch", "Needs", "PreferencePair", "Prompt", "Quarantined", "RawRow", "Reading",
+    "RecordFormat", "Rollout", "Row", "SourceConfig", "StageInfo", "StepBatch", "TokenLogps", "TokenSequence",
+    "Unread", "ValueRole", "hookimpl", "hookspec",
 ]  # fmt: skip

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
 from alignment_core.config import Settings
 from alignment_core.records import Conversation
 
@@ -11,6 +14,9 @@ class Evaluator(Settings):
 
     A subclass fixes `name` as a `Literal` and defines `score`.
     """
+
+    example: ClassVar[Mapping[str, Any]] = {}
+    """Settings that describe and check the evaluator where no user has chosen any, as for an optimizer."""
 
     name: str
 

@@ -19,7 +19,8 @@ from alignment_core.models.roles.logps import Budget
 from alignment_core.models.roles.shared_base import Roles
 from alignment_core.plugin_api import AlignmentOptimizer, Needs, Rollout, Row, TokenSequence
 from alignment_core.progress import Stopped
-from alignment_core.training.loop import Objective, train
+from alignment_core.training.contract import Objective
+from alignment_core.training.loop import train
 from alignment_core.training.rewards import Rewards
 from alignment_core.training.run import Rows, Run, Vocabulary
 

@@ -22,8 +22,9 @@ from alignment_core.models.passes.reach import EVERY_LENGTH, Reach
 from alignment_core.models.roles.logps import Budget, split_into_passes, target_mask
 from alignment_core.plugin_api import Rollout, Row, TokenLogps, TokenSequence
 from alignment_core.progress import Silent
-from alignment_core.training.loop import Objective
-from alignment_core.training.run import MicroRows, Rows, Run, Vocabulary
+from alignment_core.training.contract import Objective, batches_of, loss_of, steps_of
+from alignment_core.training.micro_rows import MicroRows
+from alignment_core.training.run import Rows, Run, Vocabulary
 
 REHEARSED_STEPS = 32
 CPU = torch.device("cpu")
@@ -84,16 +85,16 @@ def trace_training(
     """
     notes = _Notes(layout, tokens, tuple(trained))
     run = _Rehearsal(notes, rows, seed, cached_reference)
-    total = objective.total_steps(run)
+    total = steps_of(objective, run)
     done = 0
-    for batch in objective.batches(run):
+    for batch in batches_of(objective, run):
         denominators = {"rows": float(len(batch.rows)), **batch.denominators}
         metrics: dict[str, float] = {"loss": 0.0}
         groups = (pack_by_budget if layout.packs else group_by_budget)(batch.rows, tokens, row_sequences)
         for group in groups:
             notes.micro = []
             micro = MicroRows([batch.rows[i] for i in group], denominators, batch.constants, CPU)
-            output = objective.loss(run, micro)
+            output = loss_of(objective, run, micro)
             for name, value in output.metrics.items():
                 number = float(value.detach()) if isinstance(value, Tensor) else value
                 metrics[name] = metrics.get(name, 0.0) + number
@@ -178,7 +179,7 @@ class _Rehearsal(Run):
     def __init__(self, notes: _Notes, rows: Rows, seed: int, cached_reference: bool) -> None:
         self.notes, self.cached = notes, cached_reference
         tokenizer = SimpleNamespace(decode=lambda *_, **__: "")
-        stub: Any = SimpleNamespace(device=CPU)
+        stub: Any = SimpleNamespace(device=CPU, parameters=dict)
         super().__init__(stub, rows, Vocabulary(tokenizer, 0, ()), Budget(notes.tokens), seed, Silent())
 
     def __post_init__(self) -> None:

@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any, Protocol
 
 import torch
@@ -107,27 +108,6 @@ class CachedReference:
             for i, value in zip(missing, self.live.logps([sequences[i] for i in missing]).tolist(), strict=True):
                 values[i] = value
         return torch.tensor(values, dtype=torch.float32, device=self.live.roles.device)
-
-
-@dataclass
-class MicroRows:
-    """A micro-batch of a step (`plugin_api.MicroBatch`)."""
-
-    rows: Sequence[Row]
-    denominators: Mapping[str, float]
-    constants: Mapping[str, float]
-    device: torch.device
-
-    def sequences(self, name: str) -> list[TokenSequence]:
-        return [row.sequences[name] for row in self.rows]
-
-    def values(self, name: str) -> Tensor:
-        values = torch.tensor([row.values[name] for row in self.rows], dtype=torch.float32)
-        return values.to(self.device, non_blocking=True)
-
-    def token_values(self, name: str) -> Tensor:
-        columns = [torch.tensor(row.values[name], dtype=torch.float32) for row in self.rows]
-        return torch.nn.utils.rnn.pad_sequence(columns, batch_first=True).to(self.device, non_blocking=True)
 
 
 @dataclass
@@ -309,7 +289,18 @@ class Run:
         return random.Random(seed_of(self.seed, name))
 
     def report(self, metrics: Mapping[str, float]) -> None:
-        entry = {"step": self.step, **self.take_reward_metrics(), **metrics}
+        for name, value in metrics.items():
+            if name == "step" or not isinstance(value, Real):
+                raise PluginError(
+                    f"the metric `{name}` cannot be reported",
+                    got="the name of the step's number" if name == "step" else type(value).__name__,
+                    expected="another name" if name == "step" else "a number, such as `float(scores.mean())`",
+                )
+        entry = {
+            "step": self.step,
+            **self.take_reward_metrics(),
+            **{name: value if isinstance(value, int) else float(value) for name, value in metrics.items()},
+        }
         # A run that was stopped within a step builds that step's batch again, and reports it again.
         if self.history and (last := self.history[-1])["step"] == self.step and last.keys() == entry.keys():
             self.history.pop()

@@ -32,7 +32,7 @@ from alignment_core.progress import Stopped
 from alignment_core.stages.sft import SFT
 from alignment_core.training import checkpoint
 from alignment_core.training.checkpoint import Snapshot, load_checkpoint, save_checkpoint
-from alignment_core.training.loop import Objective
+from alignment_core.training.contract import Objective
 from alignment_core.training.run import Rows, Run
 from alignment_plugins.dpo import DPO
 from alignment_plugins.kto import KTO

@@ -18,6 +18,7 @@ from alignment_core.data.sources.formats import NO_PLUGINS, SAMPLE, UNREAD, Dete
 from alignment_core.data.sources.identity import UNIDENTIFYING
 from alignment_core.data.sources.inputs import Input, unwrap_quarantined
 from alignment_core.data.sources.readers import RawRow, Unreadable
+from alignment_core.data.sources.reading import outcomes_of
 from alignment_core.progress import Progress, Stopped
 from alignment_core.record_format import Dropped, Outcome, Quarantined, Reading, Unread
 
@@ -163,7 +164,7 @@ class _Read:
             reason = "unread_column" if error is not None and error.what == UNREAD else "unknown_format"
             outcomes: Iterator[Outcome] = (Quarantined(r.origin, reason, problem, r.value) for r in self)
         else:
-            outcomes = detection.format.records(self, item.source)
+            outcomes = outcomes_of(detection.format, self, item.source, item.names)
         for outcome in outcomes:
             yield from self._bad()
             yield outcome

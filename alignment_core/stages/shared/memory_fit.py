@@ -18,8 +18,8 @@ from alignment_core.models.passes.batching import largest_setting
 from alignment_core.models.roles.classifier import ClassifierReward
 from alignment_core.models.roles.shared_base import Roles
 from alignment_core.training.checkpoint import saved_budget
+from alignment_core.training.contract import Objective
 from alignment_core.training.demand import Layout, trace_training
-from alignment_core.training.loop import Objective
 from alignment_core.training.memory import AUTO_BUDGET, MemorySettings, available_memory, choose_memory_settings
 from alignment_core.training.run import Run
 

@@ -211,17 +211,24 @@ class Run:
         top_p: float = 1.0,
         top_k: int = 0,
         samples: int = 1,
+        logps: bool = False,
         role: str = "policy",
     ) -> list[Rollout]:
-        """Sample responses of a role, `samples` per prompt, next to each other."""
+        """Sample responses of a role, `samples` per prompt, next to each other.
+
+        Raises:
+            PluginError: log-probabilities are asked for at temperature 0.
+        """
+        if logps and not temperature:
+            raise PluginError("greedy responses have no log-probabilities", where="run.generate", got="temperature=0")
         repeated = [prompt for prompt in prompts for _ in range(samples)]
         keys = self._noise_keys(repeated)
         vocabulary = self.vocabulary
         engine = self.engine or OwnEngine(self.roles, vocabulary.stop_ids, vocabulary.pad_id, self.budget)
-        sequences = engine.generate(
+        found = engine.generate(
             role,
             [prompt.sequences["prompt"] for prompt in repeated],
-            Sampling(max_new_tokens, temperature, top_p, top_k),
+            Sampling(max_new_tokens, temperature, top_p, top_k, logps),
             keys,
             on_step=lambda done: self._report_sampled("responses", done, len(repeated)),
         )
@@ -229,11 +236,13 @@ class Run:
         return [
             Rollout(
                 prompt,
-                sequence,
-                finished=sequence.ids[-1] in stops,
-                text=self.tokenizer.decode(list(sequence.completion), skip_special_tokens=True),
+                one.sequence,
+                finished=one.sequence.ids[-1] in stops,
+                text=self.tokenizer.decode(list(one.sequence.completion), skip_special_tokens=True),
+                logps=one.logps,
+                entropies=one.entropies,
             )
-            for prompt, sequence in zip(repeated, sequences, strict=True)
+            for prompt, one in zip(repeated, found, strict=True)
         ]
 
     def _noise_keys(self, prompts: Sequence[Row]) -> list[str]:

@@ -55,8 +55,8 @@ def sample(
         budget=Budget(budget),
         on_step=lambda _: None,
     )
-    assert [result.prompt for result in results] == [prompt.ids for prompt in found]
-    return [list(result.completion) for result in results]
+    assert [result.sequence.prompt for result in results] == [prompt.ids for prompt in found]
+    return [list(result.sequence.completion) for result in results]
 
 
 def transformers_greedy(roles: Roles, found: list[TokenSequence], length: int, stop_ids: list[int]) -> list[list[int]]:
@@ -266,7 +266,7 @@ def test_out_of_memory_keeps_finished_responses(roles: Roles, monkeypatch: pytes
         on_step=lambda _: None,
         on_token=lambda row, _: reported.append(row),
     )
-    assert [list(result.completion) for result in results] == expected
+    assert [list(result.sequence.completion) for result in results] == expected
     assert budget.tokens == 65
     again = len(found) - steps[0]
     assert steps[:12] == [steps[0]] * 8 + [again] * 4

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 __all__ = [
     "API_VERSION", "AlignmentOptimizer", "AlignmentRun", "BadRow", "ConfigError", "Conversation", "DataError",
     "Demonstration", "Dropped", "Evaluator", "LabelledResponse", "LanguageModelRole", "Listener", "LossOutput",
-    "MicroBatch", "PreferencePair", "Prompt", "Reading", "RecordFormat", "RewardRole", "Rollout", "Row",
+    "MicroBatch", "PreferencePair", "Prompt", "Reading", "RecordFormat", "Rollout", "Row",
     "SourceConfig", "StageInfo", "StepBatch", "TokenLogps", "TokenSequence", "ValueRole", "hookimpl", "hookspec",
 ]  # fmt: skip
 
@@ -134,15 +134,12 @@ class LanguageModelRole(Protocol):
         """Return the log-probability of each target token. The logits are divided by `temperature`."""
 
 
-class RewardRole(Protocol):
-    """The reward model."""
-
-    def scores(self, sequences: Sequence[TokenSequence]) -> Tensor:
-        """Return the score at the last token of each sequence: shape (sequences,), float32."""
-
-
 class ValueRole(Protocol):
-    """The value model: a scalar head on a separate adapter, initialized from the reward model."""
+    """The value model: a scalar head on a separate adapter, in the units of `AlignmentRun.rewards`.
+
+    It starts as a copy of the reward model if the run trains one that counts in the reward. Otherwise it starts from
+    the SFT model with a head of zeros.
+    """
 
     def values(self, sequences: Sequence[TokenSequence]) -> Tensor:
         """Return the value of the state *before* each completion token.
@@ -161,8 +158,6 @@ class AlignmentRun(Protocol):
     """The model that is aligned."""
     reference: LanguageModelRole
     """The frozen model that the policy started from."""
-    reward: RewardRole
-    """The frozen reward model."""
     value: ValueRole
     """The value model."""
     preferences: Sequence[Row]
@@ -215,6 +210,16 @@ class AlignmentRun(Protocol):
         `policy.token_logps` within the rounding of a pass. Otherwise the policy reads all responses again.
         """
 
+    def rewards(self, rollouts: Sequence[Rollout], *, held_out: bool = False) -> Tensor:
+        """Return the reward of each response: shape (responses,), float32, on the run's device.
+
+        The setting `reward` says what the reward is: a reward model, evaluators, or a weighted sum of them. It is
+        already weighted, normalized and clipped. The first call of a run sets the units of the normalization.
+
+        The mean of the weighted sum before normalization (`raw_score`) and the means of its parts are added to the next
+        `report`, or to the metrics of the step. With `held_out`, their names begin with `held_out_`.
+        """
+
     def random(self, name: str) -> Any:
         """Return a `random.Random` seeded by the run's seed and `name`.
 
@@ -255,7 +260,7 @@ class AlignmentOptimizer(StepSettings):
     prompts: ClassVar[bool] = False
     """Needs prompts and generation."""
     reward_model: ClassVar[bool] = False
-    """Needs a reward model."""
+    """Needs `run.rewards`."""
     reference: ClassVar[bool] = False
     """Needs log-probabilities of the frozen SFT model. Those of the data are computed once, in a cached stage."""
     trains: ClassVar[tuple[str, ...]] = ("policy",)

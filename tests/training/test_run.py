@@ -51,7 +51,7 @@ def test_run_without_a_cache_uses_the_frozen_role(run: Run, world: World) -> Non
     ("kind", "use", "declaration"),
     [
         ("sft", lambda run: run.reference.logps([]), "reference: ClassVar[bool] = True"),
-        ("dpo", lambda run: run.reward.scores([]), "reward_model: ClassVar[bool] = True"),
+        ("dpo", lambda run: run.rewards([]), "reward_model: ClassVar[bool] = True"),
         ("dpo", lambda run: run.value.values([]), 'trains: ClassVar = ("policy", "value")'),
     ],
 )

@@ -16,7 +16,7 @@ SURE = 2.0
 
 
 class GuardedOptimizer(AlignmentOptimizer):
-    """Evaluates the policy on held-out prompts, keeps the best one, and stops when the reward model is being gamed.
+    """Evaluates the policy on held-out prompts, keeps the best one, and stops when the reward is being gamed.
 
     Each rule stops training at its limit and warns at half of the limit. The message says which setting to change.
     """
@@ -39,7 +39,7 @@ class GuardedOptimizer(AlignmentOptimizer):
     held_out_prompts: int = Field(64, ge=2)
     """Maximum number of held-out prompts per evaluation."""
     held_out_measure: dict[str, Any] | None = None
-    """Evaluator that scores held-out responses: its `name` and settings. null: the reward model."""
+    """Evaluator that scores held-out responses: its `name` and settings. null: the reward."""
 
     def watch(self, run: AlignmentRun, *, score: float, kl: float, length: float) -> dict[str, float]:
         """Check a new rollout by its means, and set `run.state["stopped"]` if training must stop.
@@ -77,7 +77,7 @@ class GuardedOptimizer(AlignmentOptimizer):
         policy = run.policy.token_logps(sequences, self.temperature)
         reference = run.reference.token_logps(sequences, self.temperature)
         kl = float((policy.logps - reference.logps).sum(dim=1).mean())
-        scores: list[float] = run.reward.scores(sequences).tolist()
+        scores: list[float] = run.rewards(rollouts, held_out=True).tolist()
         found = {
             "held_out_score": fmean(scores),
             "held_out_kl": kl,

@@ -103,7 +103,7 @@ class OnPolicyOptimizer(GuardedOptimizer):
         """Sample one rollout, and compute everything that stays constant while it is learned from."""
         rollouts = self._sample(run)
         sequences = [rollout.sequence for rollout in rollouts]
-        old = run.policy.token_logps(sequences, self.temperature)
+        old = run.sampled_logps(rollouts, self.temperature)
         reference = run.reference.token_logps(sequences, self.temperature)
         scores = run.rewards(rollouts)
         scores = scores - scores.new_tensor([self._penalty(rollout) for rollout in rollouts])
@@ -128,7 +128,7 @@ class OnPolicyOptimizer(GuardedOptimizer):
         # The noise depends on step and row: without a step, the same prompts would get the same responses again.
         asked = [replace(prompt, id=f"{prompt.id} {idle}") for prompt in prompts] if idle else prompts
         rollouts = run.generate(
-            asked, max_new_tokens=self.max_new_tokens, temperature=self.temperature, samples=self.samples
+            asked, max_new_tokens=self.max_new_tokens, temperature=self.temperature, samples=self.samples, logps=True
         )
         if not idle:
             return rollouts

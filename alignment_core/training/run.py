@@ -16,10 +16,11 @@ from alignment_core.models.generation.choice import Sampling
 from alignment_core.models.generation.engine import Engine, OwnEngine
 from alignment_core.models.roles.logps import Budget, LanguageModel, ScalarModel
 from alignment_core.models.roles.shared_base import Roles
-from alignment_core.plugin_api import Rollout, Row, TokenSequence
+from alignment_core.plugin_api import Rollout, Row, TokenLogps, TokenSequence
 from alignment_core.progress import Progress, Stopped
 from alignment_core.seeds import seed_of
 from alignment_core.training.rewards import Rewards, ValueInUnits
+from alignment_core.training.sampled_logps import sampled_logps
 
 REWARD = "reward_model: ClassVar[bool] = True"
 
@@ -153,6 +154,7 @@ class Run:
     external_reward: RewardModel | None = None
     rewarded_by: Rewards | None = None
     engine: Engine | None = None
+    logged_fresh_logps: bool = False
 
     def __post_init__(self) -> None:
         self.budget.on_halved, self.budget.on_pass = self.warn, self._stop_if_asked
@@ -257,6 +259,14 @@ class Run:
             )
             for prompt, one in zip(repeated, found, strict=True)
         ]
+
+    def sampled_logps(self, rollouts: Sequence[Rollout], temperature: float = 1.0) -> TokenLogps:
+        return sampled_logps(self.policy, rollouts, temperature, self._log_fresh_logps)
+
+    def _log_fresh_logps(self, message: str) -> None:
+        if not self.logged_fresh_logps:
+            self.progress.log(message)
+        self.logged_fresh_logps = True
 
     def _noise_keys(self, prompts: Sequence[Row]) -> list[str]:
         """Return keys of seed, step, row and its earlier occurrences, so that a repeated prompt gets fresh noise."""

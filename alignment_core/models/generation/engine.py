@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from alignment_core.models.generation.choice import Sampling
-from alignment_core.models.generation.sampled import Sampled
+from alignment_core.models.generation.response import Response
 from alignment_core.models.generation.sampling import generate
 from alignment_core.models.roles.logps import Budget
 from alignment_core.models.roles.shared_base import Roles
@@ -24,7 +24,7 @@ class Engine(Protocol):
         sampling: Sampling,
         noise_keys: Sequence[str],
         on_step: Callable[[int], None],
-    ) -> list[Sampled]:
+    ) -> list[Response]:
         """Sample one response per prompt, ending with its stop token if it reached one.
 
         Args:
@@ -60,7 +60,7 @@ class OwnEngine:
         sampling: Sampling,
         noise_keys: Sequence[str],
         on_step: Callable[[int], None],
-    ) -> list[Sampled]:
+    ) -> list[Response]:
         return generate(
             self.roles,
             role,

@@ -13,7 +13,7 @@ from alignment_core.models.generation.decoding import Decoding
 from alignment_core.models.generation.distinct import distinct
 from alignment_core.models.generation.kv_cache import cache_for
 from alignment_core.models.generation.noise import uniforms
-from alignment_core.models.generation.sampled import Sampled, TokenRecord
+from alignment_core.models.generation.response import Response, TokenRecord
 from alignment_core.models.roles.shared_base import Roles
 
 
@@ -48,7 +48,7 @@ class PaddedBatch:
         self,
         on_step: Callable[[], None],
         on_token: Callable[[int, int], None],
-        on_end: Callable[[int, Sampled], None],
+        on_end: Callable[[int, Response], None],
     ) -> None:
         """Generate the responses.
 
@@ -96,7 +96,7 @@ class PaddedBatch:
         return output.logits[:, -1].float()  # type: ignore[no-any-return]
 
     def _record(
-        self, tokens: Sequence[int], on_token: Callable[[int, int], None], on_end: Callable[[int, Sampled], None]
+        self, tokens: Sequence[int], on_token: Callable[[int, int], None], on_end: Callable[[int, Response], None]
     ) -> list[int]:
         """Append the tokens to the responses and return the batch positions that continue."""
         going = []
@@ -105,7 +105,7 @@ class PaddedBatch:
             response.append(token)
             on_token(row, token)
             if token in self.stop_ids or len(response) == self.sampling.max_new_tokens:
-                on_end(row, Sampled.of(self.prompts[row], response, self.record, place))
+                on_end(row, Response.of(self.prompts[row], response, self.record, place))
             else:
                 going.append(place)
         return going

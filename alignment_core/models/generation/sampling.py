@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 from alignment_core.models.generation.choice import Sampling
 from alignment_core.models.generation.decoding import Decoding, choose_decoding
 from alignment_core.models.generation.padded_batch import PaddedBatch
-from alignment_core.models.generation.sampled import Sampled
+from alignment_core.models.generation.response import Response
 from alignment_core.models.generation.slot_batch import SlotBatch
 from alignment_core.models.roles.logps import Budget
 from alignment_core.models.roles.shared_base import Roles
@@ -29,7 +29,7 @@ def generate(
     budget: Budget,
     on_step: Callable[[int], None],
     on_token: Callable[[int, int], None] = lambda row, token: None,
-) -> list[Sampled]:
+) -> list[Response]:
     """Sample one response per prompt, ending with its stop token if it reached one.
 
     The noise of a row depends only on its key, so batch, padding and order do not change the response (within float
@@ -49,7 +49,7 @@ def generate(
     Raises:
         ModelError: a prompt with its response is too long for the model, or its logits contain NaN.
     """
-    results: dict[int, Sampled] = {}
+    results: dict[int, Response] = {}
     room = [len(prompt.ids) + sampling.max_new_tokens for prompt in prompts]
     roles.reach.check(max(room, default=0))
 
@@ -64,7 +64,7 @@ def generate(
             else:
                 batch = PaddedBatch(roles, role, rows, keys, sampling, set(stop_ids), pad_id, reading)
 
-            def on_end(place: int, response: Sampled, group: Sequence[int] = group) -> None:
+            def on_end(place: int, response: Response, group: Sequence[int] = group) -> None:
                 results[group[place]] = response
 
             def report(place: int, token: int, group: Sequence[int] = group) -> None:

@@ -9,7 +9,7 @@ import torch
 from alignment_core.models.generation.choice import Sampling, choose, tokens_on_host
 from alignment_core.models.generation.graph import can_capture
 from alignment_core.models.generation.noise import uniforms
-from alignment_core.models.generation.sampled import Sampled, TokenRecord
+from alignment_core.models.generation.response import Response, TokenRecord
 from alignment_core.models.generation.slots import Slots
 from alignment_core.models.roles.shared_base import Roles
 
@@ -54,7 +54,7 @@ class SlotBatch:
         self,
         on_step: Callable[[], None],
         on_token: Callable[[int, int], None],
-        on_end: Callable[[int, Sampled], None],
+        on_end: Callable[[int, Response], None],
     ) -> None:
         """Generate the responses.
 
@@ -127,7 +127,7 @@ class SlotBatch:
         slot: int,
         token: int,
         on_token: Callable[[int, int], None],
-        on_end: Callable[[int, Sampled], None],
+        on_end: Callable[[int, Response], None],
     ) -> bool:
         """Add a token to the response in a slot. Returns whether that is finished, and the slot free."""
         i = self.held[slot]
@@ -138,5 +138,5 @@ class SlotBatch:
         if token not in self.stop_ids and len(response) < self.sampling.max_new_tokens:
             return False
         self.held[slot] = None
-        on_end(i, Sampled.of(self.prompts[i], response, self.record, slot))
+        on_end(i, Response.of(self.prompts[i], response, self.record, slot))
         return True

@@ -100,6 +100,33 @@ def test_equal_prompts_are_read_once(roles: Roles, shapes: list[tuple[int, int]]
         assert [one.sequence for one in alone] == [together[i]]
 
 
+def test_a_prompt_that_a_slot_holds_is_copied(roles: Roles, shapes: list[tuple[int, int]]) -> None:
+    """The responses of two prompts, in any order, take turns in a few slots: each prompt is read once."""
+    one, other = TokenSequence(tuple(range(40, 60)), 20), TokenSequence(tuple(range(60, 80)), 20)
+    found = [one, other] * 8
+    together = sample(roles, found, 300 // roles.generation_cache_factor())
+    steps = [rows for rows, width in shapes if width == 1]
+    assert steps[0] < len(found) / 2
+    assert sum(rows for rows, width in shapes if width > 1) == 2
+    for i, prompt in enumerate(found):
+        (alone,) = generate(
+            roles, "policy", [prompt], noise_keys=[f"{i}"], sampling=Sampling(30, 2.0), stop_ids=STOPS, pad_id=PAD,
+            budget=Budget(ENOUGH), on_step=lambda _: None,
+        )  # fmt: skip
+        assert alone.sequence == together[i]
+
+
+def test_prompts_of_unequal_length_are_read_with_little_padding(
+    roles: Roles, shapes: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another pass costs as much as reading 10 tokens."""
+    monkeypatch.setattr(slots, "call_cost", lambda _: 10)
+    found = [TokenSequence(tuple(range(5, 5 + length)), length) for length in (4, 60, 5, 58, 3)]
+    responses = sample(roles, found, ENOUGH)
+    assert [shape for shape in shapes if shape[1] > 1] == [(2, 59), (3, 4)]
+    assert responses == padded(roles, found, monkeypatch)
+
+
 def test_a_prompt_of_one_token_needs_no_reading(roles: Roles, shapes: list[tuple[int, int]]) -> None:
     sample(roles, [TokenSequence((7,), 1)] * 3, ENOUGH)
     assert {width for _, width in shapes} == {1}

@@ -14,7 +14,7 @@ from alignment_core.plugin_api import TokenSequence
 
 
 @dataclass(frozen=True, slots=True)
-class Sampled:
+class Response:
     """A response with its prompt.
 
     Attributes:
@@ -29,7 +29,7 @@ class Sampled:
     entropies: tuple[float, ...] | None = None
 
     @classmethod
-    def of(cls, prompt: Sequence[int], response: Sequence[int], record: TokenRecord | None, row: int) -> Sampled:
+    def of(cls, prompt: Sequence[int], response: Sequence[int], record: TokenRecord | None, row: int) -> Response:
         """Return the response of a finished row."""
         sequence = TokenSequence((*prompt, *response), len(prompt))
         return cls(sequence) if record is None else cls(sequence, *record.of(row, len(response)))

@@ -56,7 +56,7 @@ class Contest(NamedTuple):
 
 
 CONTESTS = {
-    "grpo": Contest("grpo", "grpo", budget=1024, faster=2, memory=0.4),
+    "grpo": Contest("grpo", "grpo", faster=2, memory=0.4),
     "ppo": Contest("ppo", "ppo", budget=1024, faster=3, memory=0.4),
     "ppo, our token budget 4096": Contest("ppo", "ppo"),
     "sft": Contest("sft", "sft", faster=1.5, memory=0.6),
@@ -170,10 +170,10 @@ def table(runs: list[dict[str, Any]], threads: int) -> str:
         f"{date.today()}; {versions} (PPO: trl 1.12.0); {threads} thread{'s' * (threads != 1)}, with other load on",
         "the machine. Made by `python benchmarks/vs_trl.py`.",
         "",
-        "`ours` and `TRL` are tokens per second of CPU time, without padding. For PPO and GRPO they are CPU seconds per",
-        "update of 32 responses with 64 tokens: in PPO to 32 prompts, with 4 passes over them, in GRPO 8 responses to each",
-        "of 4 prompts, with 1 pass and a KL penalty in the loss on both sides. Speedups are medians over the rounds of",
-        "TRL's time / our time.",
+        "`ours` and `TRL` are tokens per second of CPU time, without padding. For PPO and GRPO they are CPU seconds",
+        "per update of 32 responses with 64 tokens: in PPO to 32 prompts, with 4 passes over them; in GRPO 8 responses",
+        "to each of 4 prompts, with 1 pass and, on both sides, a KL penalty in the loss. Speedups are medians over the",
+        "rounds of TRL's time / our time.",
         "`ours / bare` is our CPU time as a multiple of that of the bare passes (`against_trl/bare.py`), which",
         "compute a shared prompt once per completion. Memory is the peak above the memory after loading the models.",
         "Targets are in parentheses.",

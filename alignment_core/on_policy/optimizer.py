@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import groupby
 from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -157,17 +158,27 @@ class OnPolicyOptimizer(GuardedOptimizer):
         return self.missing_end_penalty * share + self.length_cost * length
 
     def _minibatches(self, run: AlignmentRun, rollout: dict[str, Any]) -> Iterator[StepBatch]:
-        """Yield the minibatches of `epochs` shuffled passes over the rollout, starting at `run.step`."""
+        """Yield the minibatches of `epochs` shuffled passes over the rollout, starting at `run.step`.
+
+        Rows that share a prompt stay next to each other, because one pass then reads the prompt once for all of them.
+        """
         rows = rows_from_json(rollout["rows"])
+        groups = _with_equal_prompts(rows)
         per_epoch = -(-len(rows) // self.batch_size)
         for index in range(run.step - rollout["first_step"], self.epochs * per_epoch):
             if index and self.step_kl is not None and run.metrics.get("step_kl", 0.0) > self.step_kl:
                 return
             epoch, place = divmod(index, per_epoch)
-            order = list(range(len(rows)))
-            run.random(f"rollout {run.state['rollouts_done']} epoch {epoch}").shuffle(order)
+            run.random(f"rollout {run.state['rollouts_done']} epoch {epoch}").shuffle(shuffled := list(groups))
+            order = [i for group in shuffled for i in group]
             chosen = [rows[i] for i in order[place * self.batch_size : (place + 1) * self.batch_size]]
             yield StepBatch(chosen, denominators={"tokens": _response_tokens(chosen)})
+
+
+def _with_equal_prompts(rows: Sequence[Row]) -> list[list[int]]:
+    """Return the indices of the rows in groups that have the same prompt and follow each other."""
+    prompts = [next(iter(row.sequences.values())).prompt for row in rows]
+    return [[i for i, _ in group] for _, group in groupby(enumerate(prompts), key=lambda pair: pair[1])]
 
 
 def _response_tokens(rows: Sequence[Row]) -> int:

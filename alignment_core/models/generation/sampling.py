@@ -140,8 +140,8 @@ def slot_groups(lengths: Sequence[int], tokens: int) -> list[tuple[list[int], in
         tokens: that the slots may hold together. A longer row has a slot alone.
 
     Returns:
-        The indices of each group, longest rows first, and its number of slots. A group has more rows than slots only
-        as far as they need half of a slot.
+        The indices of each group, longest rows first, and its number of slots. Rows that need less than half of a slot
+        form a group of their own if it has more slots.
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     groups = []
@@ -149,6 +149,9 @@ def slot_groups(lengths: Sequence[int], tokens: int) -> list[tuple[list[int], in
         longest = lengths[order[0]]
         slots = max(1, tokens // longest)
         count = max(slots, sum(2 * lengths[i] >= longest for i in order))
+        rest = order[count:]
+        if rest and min(len(rest), tokens // lengths[rest[0]]) <= slots:
+            count = len(order)  # each further group takes as many steps as its longest response
         groups.append((order[:count], min(slots, count, len(order))))
         order = order[count:]
     return groups

@@ -190,8 +190,10 @@ def test_a_refused_capture_is_logged(
         sample(roles, found, 100)
 
 
-def test_rows_of_unequal_length_waste_at_most_half_a_slot() -> None:
-    assert slot_groups([10, 40, 30, 12], 80) == [([1, 2], 2), ([3, 0], 2)]
+def test_short_rows_form_a_group_of_their_own_if_it_has_more_slots() -> None:
+    assert slot_groups([10, 40, 30, 12, 11], 80) == [([1, 2], 2), ([3, 4, 0], 3)]
+    assert slot_groups([10, 40, 30, 12], 80) == [([1, 2, 3, 0], 2)]
+    assert slot_groups([40, 39, 38, 10, 12, 11, 9, 15], 40) == [([0, 1, 2], 1), ([7, 4, 5, 3, 6], 2)]
     assert slot_groups([40] * 5, 80) == [([0, 1, 2, 3, 4], 2)]
     assert slot_groups([40, 10, 10], 120) == [([0, 1, 2], 3)]
     assert slot_groups([500], 80) == [([0], 1)]

@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import reduce
 from importlib.metadata import Distribution, EntryPoint, entry_points
 from operator import or_
@@ -25,15 +25,8 @@ from alignment_core.artifacts.source_digest import source_digest
 from alignment_core.config import Settings
 from alignment_core.config_file import did_you_mean
 from alignment_core.data.sources.formats import FORMATS
-from alignment_core.plugin_api import (
-    API_VERSION,
-    PROJECT,
-    AlignmentOptimizer,
-    Evaluator,
-    Hooks,
-    Listener,
-    RecordFormat,
-)
+from alignment_core.plugin_api import API_VERSION, AlignmentOptimizer, Evaluator, Listener, Needs, RecordFormat
+from alignment_core.plugin_api.hooks import PROJECT, Hooks
 
 KINDS: dict[str, tuple[type, str]] = {
     "optimizer": (AlignmentOptimizer, "alignment_optimizers"),
@@ -42,8 +35,6 @@ KINDS: dict[str, tuple[type, str]] = {
     "listener": (Listener, "alignment_listeners"),
 }
 """Base class and hook of each kind of plugin."""
-NEEDS = ("preferences", "feedback", "prompts", "reward_model", "reference")
-ROLES = ("policy", "value")
 
 
 @dataclass(frozen=True)
@@ -104,10 +95,26 @@ class Plugin:
             "version": self.version,
             "package": self.package,
             "description": inspect.getdoc(self.cls) or "",
-            "needs": [need for need in NEEDS if getattr(self.cls, need, False)],
-            "trains": list(getattr(self.cls, "trains", ())),
+            "needs": needs_of(self.cls) if self.kind == "optimizer" else [],
             "settings": [setting for setting in describe_settings(self.cls) if setting["name"] != "name"],
         }
+
+
+def needs_of(cls: type[AlignmentOptimizer]) -> list[str]:
+    """Return the names of what the optimizer needs with its defaults and `example`, in the order of `Needs`."""
+    needs = example_of(cls).needs()
+    return [field.name for field in fields(Needs) if getattr(needs, field.name)]
+
+
+def example_of(cls: type[AlignmentOptimizer]) -> AlignmentOptimizer:
+    """Return the optimizer with its defaults and the settings of its `example`.
+
+    Required settings that `example` does not give are absent. Only an attempt to read them fails.
+    """
+    try:
+        return cls.model_validate(cls.example)
+    except ValidationError:
+        return cls.model_construct(**cls.example)
 
 
 def describe_settings(model: type) -> Iterator[dict[str, Any]]:
@@ -220,11 +227,22 @@ def _optimizer_flaw(cls: type[AlignmentOptimizer]) -> str | None:
             f"it was written for plugin API {cls.api_version}, but alignment-flows has plugin API {API_VERSION}. "
             "Update the older of the two"
         )
-    if unknown := set(cls.trains) - set(ROLES):
-        return f"it trains {', '.join(sorted(unknown))}, but only {' and '.join(ROLES)} can be trained"
     if unknown_settings := [name for name in cls.evaluators if name not in cls.model_fields]:
         return f"its `evaluators` contains {', '.join(unknown_settings)}, but it has no such setting"
-    return _missing(cls, AlignmentOptimizer, "batches", "loss") or _clash(cls)
+    return _missing(cls, AlignmentOptimizer, "needs", "batches", "loss") or _clash(cls) or _needs_flaw(cls)
+
+
+def _needs_flaw(cls: type[AlignmentOptimizer]) -> str | None:
+    if unknown := sorted(cls.example.keys() - cls.model_fields.keys()):
+        return f"its `example` contains {', '.join(unknown)}, but it has no such setting"
+    try:
+        needs = example_of(cls).needs()
+    except Exception as error:
+        return (
+            f"`needs` failed with the default settings and those in `example`: {type(error).__name__}: {error}. "
+            "Give settings that have no default a value in `example`"
+        )
+    return None if isinstance(needs, Needs) else f"`needs` returned {type(needs).__name__}, not `Needs`"
 
 
 def _format_flaw(cls: type[RecordFormat]) -> str | None:

@@ -195,7 +195,7 @@ def distance(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
 
 
 def learn(optimizer: AlignmentOptimizer, run: Run) -> Run:
-    run.roles.train_only(optimizer.trains)
+    run.roles.train_only(optimizer.needs().trained)
     with TemporaryDirectory() as folder:
         train(optimizer, run, Path(folder), 1e9)
     return run

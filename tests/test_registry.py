@@ -13,6 +13,7 @@ import pytest
 
 from alignment_core.artifacts.source_digest import source_digest
 from alignment_core.errors import ConfigError, PluginError
+from alignment_core.plugin_api import Needs
 from alignment_core.registry import Registry, load_registry
 
 Install = Callable[..., None]
@@ -20,15 +21,15 @@ Install = Callable[..., None]
 HINGE = """
     from typing import ClassVar, Literal
     from pydantic import Field
-    from alignment_core.plugin_api import AlignmentOptimizer, hookimpl
+    from alignment_core.plugin_api import AlignmentOptimizer, Needs, hookimpl
 
     class Hinge(AlignmentOptimizer):
         'Learns by a hinge.'
-        preferences: ClassVar[bool] = True
         name: Literal["hinge"] = "hinge"
         slack: float = Field(1.0, gt=0, le=3)
         '''Width of the hinge.'''
 
+        def needs(self): return Needs(preferences=True)
         def batches(self, run): yield from ()
         def loss(self, run, micro): ...
 
@@ -92,7 +93,6 @@ def test_description_of_a_plugin(install: Install) -> None:
         "package": "stranger-hinge",
         "description": "Learns by a hinge.",
         "needs": ["preferences"],
-        "trains": ["policy"],
     }
     assert settings["slack"] == {
         "name": "slack",
@@ -148,7 +148,19 @@ def test_errors_in_the_settings(install: Install, raw: dict[str, Any], error: ty
         ),
         (HINGE.replace('Literal["hinge"]', "str"), "it has no fixed name"),
         (HINGE.replace("def loss", "def lost"), "it does not define `loss`"),
-        (HINGE.replace("slack: float", "trains: ClassVar = ('critic',); slack: float"), "it trains critic"),
+        (HINGE.replace("def needs", "def need"), "it does not define `needs`"),
+        (
+            HINGE.replace("return Needs(preferences=True)", "return ['preferences']"),
+            "`needs` returned list, not `Needs`",
+        ),
+        (
+            HINGE.replace("preferences=True", "preferences=self.slack > 1").replace("1.0, gt", "gt"),
+            "`needs` failed with the default settings and those in `example`: AttributeError: 'Hinge' object has no",
+        ),
+        (
+            HINGE.replace("slack: float", "example: ClassVar = {'slak': 2}; slack: float"),
+            "its `example` contains slak, but it has no such setting",
+        ),
         (
             HINGE.replace("slack: float", "evaluators: ClassVar = ('judge',); slack: float"),
             "evaluators` contains judge",
@@ -165,6 +177,16 @@ def test_broken_plugin_is_reported_and_the_rest_works(install: Install, source: 
     assert "hinge" not in names(registry, "optimizer")
     with pytest.raises(PluginError, match=r"Not usable: plugin `stranger_broken_entry` of stranger-broken 1\.2"):
         registry.optimizer({"name": "hinge"})
+
+
+def test_settings_decide_what_is_needed(install: Install) -> None:
+    """The description shows the needs of the defaults, or of `example` where a setting has no default."""
+    source = HINGE.replace("preferences=True", "preferences=True, reference=self.slack > 1").replace("1.0, gt", "gt")
+    install("stranger-hinge", source.replace("slack: float", "example: ClassVar = {'slack': 2}; slack: float"))
+    registry = load_registry()
+    described = next(plugin for plugin in registry.plugins if plugin.name == "hinge").to_json()
+    assert described["needs"] == ["preferences", "reference"]
+    assert registry.optimizer({"name": "hinge", "slack": 0.5}).needs() == Needs(preferences=True)
 
 
 def test_settings_may_choose_evaluators(install: Install) -> None:

@@ -135,16 +135,18 @@ class Workload:
     def _optimize(self, call: StageCall) -> Work:
         optimizer = load_registry().optimizer(call.config["optimizer"])
         train = self.planned.train(call)
-        rows = Rows()
-        if optimizer.preferences:
+        needs, rows = optimizer.needs(), Rows()
+        if needs.preferences:
             rows.preferences = self._preferences(call)
-        if optimizer.feedback:
+        if needs.feedback:
             rows.feedback = train.feedback
-        if optimizer.prompts:
+        if needs.demonstrations:
+            rows.demonstrations = train.demonstrations
+        if needs.prompts:
             rows.prompts, rows.held_out_prompts = train.prompts, self.data.held_out.prompts
-        heads = [name for name in ("reward", "value") if name in (*call.parents, *optimizer.trains)]
-        reference = ["reference"] if optimizer.reference and "sft" in call.reads() else []
-        return self._training(call, optimizer, rows, ("policy", *reference, *heads), heads, optimizer.trains)
+        heads = [name for name in ("reward", "value") if name in (*call.parents, *needs.trained)]
+        reference = ["reference"] if needs.reference and "sft" in call.reads() else []
+        return self._training(call, optimizer, rows, ("policy", *reference, *heads), heads, needs.trained)
 
     def _training(
         self,

@@ -10,11 +10,13 @@ An on-policy plugin is its advantages and its loss:
         name: Literal["reinforce"] = "reinforce"
 
         def experience(self, run: AlignmentRun, sampled: Sampled) -> Experience:
-            return Experience(sampled.rows({"advantage": sampled.scores - sampled.scores.mean()}))
+            advantage = sampled.scores - sampled.scores.mean()
+            return Experience(sampled.rows({"advantage": advantage, "old": sampled.old.logps.sum(dim=1)}))
 
         def loss(self, run: AlignmentRun, micro: MicroBatch) -> LossOutput:
-            logps = run.policy.logps(micro.sequences("response"))
-            return LossOutput(-(micro.values("advantage") * logps).sum() / micro.denominators["rows"])
+            now = run.policy.token_logps(micro.sequences("response"), self.temperature).logps.sum(dim=1)
+            loss, _ = losses.clipped_policy(now, micro.values("old"), micro.values("advantage"), clip=0.2)
+            return LossOutput(loss.sum() / micro.denominators["rows"])
 """
 
 from alignment_core.on_policy.optimizer import OnPolicyOptimizer

@@ -105,7 +105,8 @@ class OnPolicyOptimizer(GuardedOptimizer):
         rollouts = self._sample(run)
         sequences = [rollout.sequence for rollout in rollouts]
         old = run.sampled_logps(rollouts, self.temperature)
-        reference = run.reference.token_logps(sequences, self.temperature)
+        needs_reference = self.needs().reference
+        reference = run.reference.token_logps(sequences, self.temperature) if needs_reference else old
         scores = run.rewards(rollouts)
         scores = scores - scores.new_tensor([self._penalty(rollout) for rollout in rollouts])
         sampled = Sampled(rollouts, self.samples, old, reference.logps, scores)
@@ -114,12 +115,12 @@ class OnPolicyOptimizer(GuardedOptimizer):
         run.report(
             {
                 "score": score,
-                "kl": kl,
+                **({"kl": kl} if needs_reference else {}),
                 "response_length": length,
                 "unfinished_share": sum(not rollout.finished for rollout in rollouts) / len(rollouts),
                 "entropy": float((old.entropy * old.mask).sum() / old.mask.sum()),
                 **experience.metrics,
-                **self.watch(run, score=score, kl=kl, length=length),
+                **self.watch(run, score=score, kl=kl if needs_reference else None, length=length),
             }
         )
         return {"first_step": run.step, "kl": kl, "rows": rows_to_json(experience.rows)}

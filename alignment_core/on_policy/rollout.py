@@ -22,8 +22,9 @@ class Sampled:
     """Responses per prompt."""
     old: TokenLogps
     """Log-probabilities under the policy that sampled them, at the sampling temperature."""
-    reference_logps: Tensor | None
-    """Those under the reference, shape (responses, longest), 0 at padding. None if the optimizer needs no reference."""
+    reference_logps: Tensor
+    """Those under the reference, shape (responses, longest), 0 at padding. If the optimizer needs no reference, those
+    under the policy, so that every KL is 0."""
     scores: Tensor
     """Reward of each response with the penalties of the base: shape (responses,)."""
 
@@ -33,9 +34,7 @@ class Sampled:
         return [rollout.sequence for rollout in self.rollouts]
 
     def kl(self) -> Tensor:
-        """Return log π - log ref of each response in nats, shape (responses,), an estimate of the KL; else 0."""
-        if self.reference_logps is None:
-            return self.scores.new_zeros(len(self.rollouts))
+        """Return log π - log ref of each response in nats, shape (responses,), an estimate of the KL."""
         return ((self.old.logps - self.reference_logps) * self.old.mask).sum(dim=1)
 
     def grouped(self, values: Tensor) -> Tensor:

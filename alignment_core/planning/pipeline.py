@@ -18,7 +18,7 @@ from alignment_core.feedback.data_source import pin_data
 from alignment_core.planning.evaluations import Evaluations, plan_evaluations
 from alignment_core.planning.external_reward import FIELDS, MIXED
 from alignment_core.planning.stage_calls import VERSIONS, StageCalls
-from alignment_core.plugin_api import AlignmentOptimizer
+from alignment_core.plugin_api import AlignmentOptimizer, Needs
 from alignment_core.registry import Registry
 
 DATA_STAGES = ("ingest", "votes", "older_votes")
@@ -118,10 +118,11 @@ class _Planner:
         rank = self._rank(sample)
         votes, older_votes = self._votes()
         rows = {"data": ingest, "ranked": rank, "votes": votes, "older_votes": older_votes}
-        scored = optimizer.reward_model or config.evaluation.reward_model
+        needs = optimizer.needs()
+        scored = needs.reward or config.evaluation.reward_model
         reward = self._reward(rows, start, "rest") if scored and self.calls.external is None else None
         judge = self._reward(rows, start, "judge") if config.evaluation.judge_fraction is not None else None
-        reference = self._reference(optimizer, rows, start)
+        reference = self._reference(needs, rows, start)
         optimize = self._optimize(optimizer, rows, start, reward, reference)
         external = self.calls.external if scored else None
         made = Evaluations(data, ingest, start, reward, external, optimize, judge, votes)
@@ -201,11 +202,9 @@ class _Planner:
         fraction = self.config.evaluation.judge_fraction
         return {} if fraction is None else {"fold": {"judge_fraction": fraction, "part": part}}
 
-    def _reference(
-        self, optimizer: AlignmentOptimizer, rows: Mapping[str, StageCall | None], sft: StageCall | None
-    ) -> StageCall | None:
-        kinds = [name for name in ("preferences", "feedback") if getattr(optimizer, name)]
-        if not (optimizer.reference and kinds):
+    def _reference(self, needs: Needs, rows: Mapping[str, StageCall | None], sft: StageCall | None) -> StageCall | None:
+        kinds = [name for name in ("preferences", "feedback", "demonstrations") if getattr(needs, name)]
+        if not (needs.reference and kinds):
             return None
         start, standing = self._start(sft)
         config = self.calls.model_settings(rows=kinds, **self._fold("rest"), **self._mixed())
@@ -213,7 +212,7 @@ class _Planner:
 
     def _rewarded(self, optimizer: AlignmentOptimizer) -> dict[str, Any]:
         """Return how judgements become rewards, if the optimizer needs rewards."""
-        if not optimizer.reward_model:
+        if not optimizer.needs().reward:
             return {}
         return {"reward": self.config.reward.model_dump(mode="json", include=set(MIXED))}
 
@@ -225,7 +224,8 @@ class _Planner:
         reward: StageCall | None,
         reference: StageCall | None,
     ) -> StageCall:
-        sampled, sampled_at = (self.calls.sampled(), self.calls.sampled_at()) if optimizer.prompts else ({}, {})
+        needs = optimizer.needs()
+        sampled, sampled_at = (self.calls.sampled(), self.calls.sampled_at()) if needs.prompts else ({}, {})
         config = self.calls.training_settings(
             optimizer=optimizer.model_dump(mode="json"),
             plugin=self.registry.identity(optimizer),
@@ -239,11 +239,11 @@ class _Planner:
             **self._mixed(),
         )
         start, standing = self._start(sft)
-        external = self.calls.external if optimizer.reward_model else None
+        external = self.calls.external if needs.reward else None
         parents = {
             **rows,
             "sft": start,
-            "reward": reward if optimizer.reward_model else None,
+            "reward": reward if needs.reward else None,
             "reference": reference,
         }
         return self.calls.call(

@@ -8,7 +8,7 @@ from typing import Any
 from alignment_core.data.dataset.splits import Dataset
 from alignment_core.execution.stage import Job, Stage
 from alignment_core.planning.pipeline import VERSIONS
-from alignment_core.plugin_api import AlignmentOptimizer, Evaluator, Rollout
+from alignment_core.plugin_api import Evaluator, Needs, Rollout
 from alignment_core.registry import load_registry
 from alignment_core.stages.reference import read_reference
 from alignment_core.stages.shared.context import StageContext, open_data, require_rows, write_history
@@ -22,15 +22,16 @@ def run(job: Job) -> dict[str, Any]:
     optimizer = registry.optimizer(job.call.config["optimizer"])
     data = open_data(job)
     context = StageContext.open(job)
-    _add_roles(context, optimizer)
+    needs = optimizer.needs()
+    _add_roles(context, needs)
     cached = read_reference(job.parents["reference"]) if "reference" in job.parents else {}
-    rewards = Rewards(**job.call.config["reward"]) if optimizer.reward_model else None
-    training = context.run(_rows(optimizer, data, job), cached, rewards)
+    rewards = Rewards(**job.call.config["reward"]) if needs.reward else None
+    training = context.run(_rows(needs, data, job), cached, rewards)
     for setting, evaluator in registry.evaluators_of(optimizer).items():
         training.judges[setting] = _judge(evaluator, data)
     context.train(optimizer, training)
     context.save("policy", job.out)
-    for role in optimizer.trains:
+    for role in needs.trained:
         if role != "policy":
             context.save(role, job.out / role)
     metrics = write_history(training, job.out)
@@ -39,19 +40,19 @@ def run(job: Job) -> dict[str, Any]:
     return metrics | context.reward_metrics()
 
 
-def _add_roles(context: StageContext, optimizer: AlignmentOptimizer) -> None:
+def _add_roles(context: StageContext, needs: Needs) -> None:
     context.add_trainable("policy")
-    if optimizer.reference:
+    if needs.reference:
         context.add_sft("reference")
-    if optimizer.reward_model:
+    if needs.reward:
         context.add_reward()
-    if "value" in optimizer.trains:
+    if needs.value:
         if context.roles.has("reward"):
             context.roles.add_copy("value", of="reward")
         else:
             context.add_trainable("value")
             context.roles.add_head("value")
-    context.roles.train_only(optimizer.trains)
+    context.roles.train_only(needs.trained)
 
 
 def _judge(evaluator: Evaluator, data: Dataset) -> Callable[[Rollout], float]:
@@ -67,13 +68,15 @@ def _judge(evaluator: Evaluator, data: Dataset) -> Callable[[Rollout], float]:
     return score
 
 
-def _rows(optimizer: AlignmentOptimizer, data: Dataset, job: Job) -> Rows:
+def _rows(needs: Needs, data: Dataset, job: Job) -> Rows:
     rows = Rows.undeclared()
-    if optimizer.preferences:
+    if needs.preferences:
         rows.preferences = require_rows(data.train.preferences, "preference pairs", job)
-    if optimizer.feedback:
+    if needs.feedback:
         rows.feedback = require_rows(data.train.feedback, "labelled responses", job)
-    if optimizer.prompts:
+    if needs.demonstrations:
+        rows.demonstrations = require_rows(data.train.demonstrations, "demonstrations", job)
+    if needs.prompts:
         rows.prompts = require_rows(data.train.prompts, "prompts", job)
         rows.held_out_prompts = data.held_out.prompts
     return rows

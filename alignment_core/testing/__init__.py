@@ -31,9 +31,11 @@ def check(optimizer: type[AlignmentOptimizer], **settings: Any) -> Report:
 
     Args:
         optimizer: the optimizer class.
-        settings: settings of the checked run. Missing ones are set to the small values of the kit or to their defaults.
+        settings: settings of the checked run. Missing ones are those of its `example`, the small values of the kit
+            or the defaults.
     """
     report = Report(optimizer.__name__)
+    settings = {**optimizer.example, **settings}
     if check_settings(report, optimizer, settings):
         with one_thread():
             check_run(report, _made(optimizer, settings))

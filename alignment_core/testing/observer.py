@@ -12,6 +12,8 @@ from alignment_core.plugin_api import AlignmentOptimizer, LossOutput, MicroBatch
 from alignment_core.testing.report import Fault
 from alignment_core.training.run import Run
 
+ROWS = ("preferences", "feedback", "demonstrations", "prompts")
+FROZEN = ("reference", "reward")
 LOOKED_AT = 8
 """Number of steps in which weights and gradients are compared."""
 
@@ -20,7 +22,7 @@ class Observer:
     """Wraps an optimizer, forwards every call and records what it does."""
 
     def __init__(self, optimizer: AlignmentOptimizer) -> None:
-        self.optimizer = optimizer
+        self.optimizer, self.needed = optimizer, optimizer.needs()
         self.batches_seen: list[StepBatch] = []
         self._used: set[str] = set()
         self._reached: set[str] = set()
@@ -50,8 +52,8 @@ class Observer:
         for role in ("reference", "value"):
             if run.roles.has(role):
                 setattr(run, role, _Recorded(getattr(run, role), role, self._used))
-        for kind in ("preferences", "feedback", "prompts"):
-            if getattr(self.optimizer, kind):
+        for kind in ROWS:
+            if getattr(self.needed, kind):
                 setattr(run.rows, kind, _RecordedRows(getattr(run.rows, kind), kind, self._used))
 
     def __getattr__(self, name: str) -> Any:
@@ -86,23 +88,21 @@ class Observer:
     # --- results --------------------------------------------------------------------------------------------------
 
     def unused(self) -> list[str]:
-        """Return the declared needs that were never used."""
-        declared = {"reference": "reference", "reward_model": "reward", "preferences": "preferences"}
-        declared |= {"feedback": "feedback", "prompts": "prompts"}
-        return [need for need, used in declared.items() if getattr(self.optimizer, need) and used not in self._used]
+        """Return the needs that were never used."""
+        return [need for need in (*ROWS, *FROZEN) if getattr(self.needed, need) and need not in self._used]
 
     def check_gradients(self) -> None:
         """Check which roles the gradient reached.
 
         Raises:
-            Fault: a role in `trains` got no gradient, or another role got one.
+            Fault: a trained role got no gradient, or another role got one.
         """
-        for role in self.optimizer.trains:
+        for role in self.needed.trained:
             if not any(_is_of(role, name) for name in self._reached):
-                raise Fault(f"no gradient reaches the {role}, although `trains` declares it")
+                raise Fault(f"no gradient reaches the {role}, although `needs` asks for it")
         others = sorted({_role(name) for name in self._reached - self._trained})
         if others:
-            raise Fault(f"the loss trains {', '.join(others)}, but `trains` does not declare it")
+            raise Fault(f"the loss trains {', '.join(others)}, but `needs` does not ask for it")
 
     def check_weights(self) -> None:
         """Check that only the training loop changed weights.
@@ -116,9 +116,9 @@ class Observer:
             if name in self._trained:
                 continue
             if weight.requires_grad:
-                raise Fault(f"the optimizer makes {_role(name)} trainable, but `trains` does not declare it")
+                raise Fault(f"the optimizer makes {_role(name)} trainable, but `needs` does not ask for it")
             if not torch.equal(weight, self._before[name]):
-                raise Fault(f"the optimizer changes the weights of {_role(name)}, but `trains` does not declare it")
+                raise Fault(f"the optimizer changes the weights of {_role(name)}, but `needs` does not ask for it")
 
     def _sums(self) -> list[float]:
         if len(self.batches_seen) > LOOKED_AT:

@@ -17,7 +17,7 @@ from alignment_core.config import LoraConfig
 from alignment_core.data.rendering.byte_tokenizer import EOS, PAD, byte_backend
 from alignment_core.models.roles.logps import Budget
 from alignment_core.models.roles.shared_base import Roles
-from alignment_core.plugin_api import AlignmentOptimizer, Rollout, Row, TokenSequence
+from alignment_core.plugin_api import AlignmentOptimizer, Needs, Rollout, Row, TokenSequence
 from alignment_core.progress import Stopped
 from alignment_core.training.loop import Objective, train
 from alignment_core.training.rewards import Rewards
@@ -67,31 +67,32 @@ class ShortRun(Run):
 
 def open_run(optimizer: AlignmentOptimizer, progress: Watch | None = None, budget: int = ENOUGH) -> Run:
     """Return a new run with the roles and rows that the optimizer declares, as the stage would open it."""
+    needs = optimizer.needs()
     roles = Roles(_model(), "tiny-llama")
     roles.add_new("policy", LoraConfig(rank=4, alpha=8), 0)
     _disturb(roles, "policy", 1)
-    if optimizer.reference:
+    if needs.reference:
         roles.add_copy("reference", of="policy")
-    if optimizer.reward_model:
+    if needs.reward:
         roles.add_copy("reward", of="policy")
         _disturb(roles, "reward", 2)
         roles.add_head("reward", torch.randn(1, 32, generator=torch.Generator().manual_seed(3)))
-    if "value" in optimizer.trains:
-        roles.add_copy("value", of="reward" if optimizer.reward_model else "policy")
-        if not optimizer.reward_model:
+    if needs.value:
+        roles.add_copy("value", of="reward" if needs.reward else "policy")
+        if not needs.reward:
             roles.add_head("value")
     # Policy and reference must differ, otherwise half of a loss would be zero and hide its bugs.
     _disturb(roles, "policy", 4)
-    roles.train_only(optimizer.trains)
+    roles.train_only(needs.trained)
     return ShortRun(
         roles=roles,
-        rows=_rows(optimizer),
+        rows=_rows(needs),
         vocabulary=Vocabulary(_tokenizer(), 0, STOPS),
         budget=Budget(budget),
         seed=5,
         progress=progress or Watch(),
         judges=dict.fromkeys(optimizer.evaluators, _judge),
-        rewarded_by=Rewards() if optimizer.reward_model else None,
+        rewarded_by=Rewards() if optimizer.needs().reward else None,
     )
 
 
@@ -158,13 +159,15 @@ def _disturb(roles: Roles, role: str, seed: int) -> None:
                 parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
 
 
-def _rows(optimizer: AlignmentOptimizer) -> Rows:
+def _rows(needs: Needs) -> Rows:
     rows = Rows.undeclared()
-    if optimizer.preferences:
+    if needs.preferences:
         rows.preferences = _preferences(12)
-    if optimizer.feedback:
+    if needs.feedback:
         rows.feedback = _feedback(12)
-    if optimizer.prompts:
+    if needs.demonstrations:
+        rows.demonstrations = [Row(f"demonstration-{i}", {"demonstration": s}) for i, s in enumerate(_sequences(12, 4))]
+    if needs.prompts:
         prompts = [TokenSequence(found.prompt, found.start) for found in _sequences(12, 2)]
         rows.prompts = [Row(f"prompt-{i}", {"prompt": prompt}) for i, prompt in enumerate(prompts[:8])]
         rows.held_out_prompts = [Row(f"held-out-{i}", {"prompt": prompt}) for i, prompt in enumerate(prompts[8:])]

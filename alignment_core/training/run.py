@@ -22,19 +22,17 @@ from alignment_core.seeds import seed_of
 from alignment_core.training.rewards import Rewards, ValueInUnits
 from alignment_core.training.sampled_logps import sampled_logps
 
-REWARD = "reward_model: ClassVar[bool] = True"
-
 
 class Undeclared:
-    """Replaces a role or rows that were not declared. Any use raises an error that names the declaration."""
+    """Replaces a role or rows that were not declared. Any use raises an error that names the need."""
 
-    def __init__(self, declaration: str) -> None:
-        self._declaration = declaration
+    def __init__(self, need: str) -> None:
+        self._need = need
 
     def __getattr__(self, name: str) -> Any:
         raise PluginError(
             f"the optimizer used a role or rows that it did not declare: {name}",
-            do=f"Declare `{self._declaration}` on the optimizer",
+            do=f"Return `Needs({self._need}=True, …)` from `needs`",
         )
 
     def __len__(self) -> int:
@@ -68,7 +66,7 @@ class Rows:
     def undeclared(cls) -> Rows:
         """Return rows that are marked as undeclared. The rows that an optimizer declares are filled in later."""
         absent: dict[str, Any] = {
-            name: Undeclared(f"{name}: ClassVar[bool] = True") for name in ("preferences", "feedback", "prompts")
+            name: Undeclared(name) for name in ("preferences", "feedback", "demonstrations", "prompts")
         }
         return cls(**absent, held_out_prompts=absent["prompts"])
 
@@ -159,9 +157,9 @@ class Run:
     def __post_init__(self) -> None:
         self.budget.on_halved, self.budget.on_pass = self.warn, self._stop_if_asked
         self.policy = self.role("policy")
-        self.reference: Any = Undeclared("reference: ClassVar[bool] = True")
-        self.reward: Any = Undeclared(REWARD)
-        self.value: Any = Undeclared('trains: ClassVar = ("policy", "value")')
+        self.reference: Any = Undeclared("reference")
+        self.reward: Any = Undeclared("reward")
+        self.value: Any = Undeclared("value")
         if self.roles.has("reference"):
             self.reference = CachedReference(self.role("reference"), self.cached_reference)
         if self.external_reward is not None:
@@ -302,7 +300,7 @@ class Run:
     def rewards(self, rollouts: Sequence[Rollout], *, held_out: bool = False) -> Tensor:
         """Return the reward of each response, shape (responses,), float32 (`plugin_api.AlignmentRun.rewards`)."""
         if self.rewarded_by is None:
-            return Undeclared(REWARD).rewards  # type: ignore[no-any-return]
+            return Undeclared("reward").rewards  # type: ignore[no-any-return]
         prefix = "held_out_" if held_out else ""
         return self.rewarded_by(self.reward, rollouts, self.device, prefix=prefix)
 

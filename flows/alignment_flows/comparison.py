@@ -88,10 +88,18 @@ def settings_for(
 
     If any optimizer needs a reward model, the reward model scores the responses of all optimizers.
     """
-    own = [] if config.optimizer.get("name") == name else [f"optimizer={{name: {name}}}"]
     registry = load_registry()
-    if any(registry.optimizer_class(other).reward_model for other in optimizers):
-        own.append("evaluation.reward_model=true")
+    chosen = {each: _with_own_settings(config, each, optimizers, changes) for each in optimizers}
+    if not any(registry.optimizer(each.optimizer).needs().reward for each in chosen.values()):
+        return chosen[name]
+    return _with_own_settings(config, name, optimizers, ["evaluation.reward_model=true", *changes])
+
+
+def _with_own_settings(
+    config: PipelineConfig, name: str, optimizers: Sequence[str], changes: Sequence[str]
+) -> PipelineConfig:
+    """Return the settings with this optimizer, and with those changes that are for it or for every optimizer."""
+    own = [] if config.optimizer.get("name") == name else [f"optimizer={{name: {name}}}"]
     for change in changes:
         first, dot, rest = change.partition(".")
         if not (dot and first in optimizers):

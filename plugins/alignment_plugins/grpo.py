@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field
 
 from alignment_core import losses
 from alignment_core.on_policy import Experience, OnPolicyOptimizer, Sampled
-from alignment_core.plugin_api import AlignmentOptimizer, AlignmentRun, LossOutput, MicroBatch, hookimpl
+from alignment_core.plugin_api import AlignmentOptimizer, AlignmentRun, LossOutput, MicroBatch, Needs, hookimpl
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,6 +39,9 @@ class GRPO(OnPolicyOptimizer):
     """Leave out groups whose responses all have the same reward: without a KL penalty, nothing is learned from them."""
     learn_from_unfinished: bool = True
     """Learn from responses that reached the length limit. Off: DAPO's overlong filtering."""
+
+    def needs(self) -> Needs:
+        return Needs(prompts=True, reward=True, reference=self.kl_coef > 0)
 
     def experience(self, run: AlignmentRun, sampled: Sampled) -> Experience:
         scores, kl = sampled.grouped(sampled.scores), sampled.grouped(sampled.kl())

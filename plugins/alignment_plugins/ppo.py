@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import ConfigDict, Field
 
 from alignment_core import losses
 from alignment_core.on_policy import Experience, OnPolicyOptimizer, Sampled
-from alignment_core.plugin_api import AlignmentOptimizer, AlignmentRun, LossOutput, MicroBatch, hookimpl
+from alignment_core.plugin_api import AlignmentOptimizer, AlignmentRun, LossOutput, MicroBatch, Needs, hookimpl
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,7 +18,6 @@ class PPO(OnPolicyOptimizer):
     """Samples from the policy and maximizes the reward, with a KL penalty to the SFT model and a value model."""
 
     model_config = ConfigDict(title="PPO")
-    trains: ClassVar[tuple[str, ...]] = ("policy", "value")
 
     name: Literal["ppo"] = "ppo"
     kl_coef: float = Field(0.05, ge=0)
@@ -37,6 +36,9 @@ class PPO(OnPolicyOptimizer):
     """Discount per token."""
     gae_lambda: float = Field(0.95, ge=0, le=1)
     """λ of generalized advantage estimation."""
+
+    def needs(self) -> Needs:
+        return Needs(prompts=True, reward=True, reference=True, value=True)
 
     def experience(self, run: AlignmentRun, sampled: Sampled) -> Experience:
         old, kl_coef = sampled.old, run.state.setdefault("kl_coef", self.kl_coef)

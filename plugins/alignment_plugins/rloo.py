@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field
 
 from alignment_core import losses
 from alignment_core.on_policy import Experience, OnPolicyOptimizer, Sampled
-from alignment_core.plugin_api import AlignmentOptimizer, AlignmentRun, LossOutput, MicroBatch, hookimpl
+from alignment_core.plugin_api import AlignmentOptimizer, AlignmentRun, LossOutput, MicroBatch, Needs, hookimpl
 
 
 class RLOO(OnPolicyOptimizer):
@@ -23,6 +23,9 @@ class RLOO(OnPolicyOptimizer):
     """β, the weight of the KL penalty in the reward of a response."""
     clip: float = Field(0.2, gt=0, lt=1)
     """ε of the clipped policy ratio of a complete response."""
+
+    def needs(self) -> Needs:
+        return Needs(prompts=True, reward=True, reference=self.kl_coef > 0)
 
     def experience(self, run: AlignmentRun, sampled: Sampled) -> Experience:
         rewards = sampled.grouped(sampled.scores - self.kl_coef * sampled.kl())

@@ -15,15 +15,15 @@ ALIGN = [sys.executable, "-c", "from alignment_flows.cli.app import main; main()
 GOOD = """
     from typing import ClassVar, Literal
     from pydantic import Field
-    from alignment_core.plugin_api import AlignmentOptimizer, hookimpl
+    from alignment_core.plugin_api import AlignmentOptimizer, Needs, hookimpl
 
     class Hinge(AlignmentOptimizer):
         'Learns by a hinge.'
-        preferences: ClassVar[bool] = True
         name: Literal["NAME"] = "NAME"
         slack: float = Field(1.0, gt=0, le=3)
         '''Width of the hinge.'''
 
+        def needs(self): return Needs(preferences=True)
         def batches(self, run): yield from ()
         def loss(self, run, micro): ...
 
@@ -46,7 +46,7 @@ BROKEN = {
         GOOD.replace("alignment_optimizers()", "alignment_optimizers(a)"),
         "a hook has the wrong signature:",
     ),
-    "clash-need": (GOOD.replace(SLACK, "reference: float = 0.5"), "its setting `reference` conflicts with the"),
+    "clash-example": (GOOD.replace(SLACK, "example: float = 0.5"), "its setting `example` conflicts with the"),
     "clash-base": (
         GOOD.replace(SLACK, "epochs: str = 'many'"),
         "its setting `epochs` has the default 'many', but every",

@@ -50,9 +50,9 @@ def test_run_without_a_cache_uses_the_frozen_role(run: Run, world: World) -> Non
 @pytest.mark.parametrize(
     ("kind", "use", "declaration"),
     [
-        ("sft", lambda run: run.reference.logps([]), "reference: ClassVar[bool] = True"),
-        ("dpo", lambda run: run.rewards([]), "reward_model: ClassVar[bool] = True"),
-        ("dpo", lambda run: run.value.values([]), 'trains: ClassVar = ("policy", "value")'),
+        ("sft", lambda run: run.reference.logps([]), "Return `Needs(reference=True, …)`"),
+        ("dpo", lambda run: run.rewards([]), "Return `Needs(reward=True, …)`"),
+        ("dpo", lambda run: run.value.values([]), "Return `Needs(value=True, …)`"),
     ],
 )
 def test_error_for_an_undeclared_role_names_the_declaration(

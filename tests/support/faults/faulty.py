@@ -9,17 +9,18 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
-from alignment_core.plugin_api import AlignmentOptimizer, LossOutput, Row, StepBatch
+from alignment_core.plugin_api import AlignmentOptimizer, LossOutput, Needs, Row, StepBatch
 
 
 class Sound(AlignmentOptimizer):
     """Follows the contract: a squared margin of preference pairs."""
 
-    preferences: ClassVar[bool] = True
-    reference: ClassVar[bool] = True
     name: Literal["sound"] = "sound"
     target: float = Field(1.0, gt=0)
     """Target margin in nats."""
+
+    def needs(self) -> Needs:
+        return Needs(preferences=True, reference=True)
 
     def batches(self, run: Any) -> Iterator[StepBatch]:
         for rows in run.shuffled(run.preferences, self.batch_size, self.epochs):
@@ -63,13 +64,15 @@ class TrainsTheReference(Sound):
 class NeverTrainsTheValue(Sound):
     """Declares a value model that its loss does not touch."""
 
-    trains: ClassVar[tuple[str, ...]] = ("policy", "value")
+    def needs(self) -> Needs:
+        return Needs(preferences=True, reference=True, value=True)
 
 
 class UndeclaredReference(Sound):
     """Uses the reference without declaring it."""
 
-    reference: ClassVar[bool] = False
+    def needs(self) -> Needs:
+        return Needs(preferences=True)
 
 
 class UndeclaredRows(Sound):
@@ -249,10 +252,10 @@ class RowsOfOne(Sound):
 FAULTS: dict[type[AlignmentOptimizer], tuple[str, str]] = {
     Detached: ("loss", "not a differentiable scalar"),
     Diverging: ("loss", "no longer finite"),
-    TrainsTheReference: ("weights", "the optimizer makes the reference trainable, but `trains` does not declare it"),
+    TrainsTheReference: ("weights", "the optimizer makes the reference trainable, but `needs` does not ask for it"),
     NeverTrainsTheValue: ("gradient", "no gradient reaches the value"),
-    UndeclaredReference: ("declared needs", "Declare `reference: ClassVar[bool] = True`"),
-    UndeclaredRows: ("declared needs", "Declare `feedback: ClassVar[bool] = True`"),
+    UndeclaredReference: ("declared needs", "Return `Needs(reference=True, …)` from `needs`"),
+    UndeclaredRows: ("declared needs", "Return `Needs(feedback=True, …)` from `needs`"),
     MeanOverTheMicroBatch: ("micro-batches and padding", "depends on how it is split"),
     CountsPadding: ("micro-batches and padding", "depends on how it is split"),
     MeanMetric: ("micro-batches and padding", "error of one step depends on how it is split"),

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from scripted import Model, ScriptedRun
 
+from alignment_core import losses
 from alignment_core.on_policy import Experience, OnPolicyOptimizer, Sampled
 from alignment_core.plugin_api import AlignmentRun, LossOutput, MicroBatch, Rollout, Row, TokenSequence
 from alignment_core.training.rewards import Rewards
@@ -48,8 +49,10 @@ class Reinforce(OnPolicyOptimizer):
     def experience(self, run: AlignmentRun, sampled: Sampled) -> Experience:
         if run.state["rollouts_done"] in self.nothing_in:
             return Experience([])
-        return Experience(sampled.rows({"advantage": sampled.scores - sampled.scores.mean()}))
+        advantage = sampled.scores - sampled.scores.mean()
+        return Experience(sampled.rows({"advantage": advantage, "old": sampled.old.logps.sum(dim=1)}))
 
     def loss(self, run: AlignmentRun, micro: MicroBatch) -> LossOutput:
-        logps = run.policy.logps(micro.sequences("response"))
-        return LossOutput(-(micro.values("advantage") * logps).sum() / micro.denominators["rows"])
+        now = run.policy.token_logps(micro.sequences("response"), self.temperature).logps.sum(dim=1)
+        loss, _ = losses.clipped_policy(now, micro.values("old"), micro.values("advantage"), clip=0.2)
+        return LossOutput(loss.sum() / micro.denominators["rows"])

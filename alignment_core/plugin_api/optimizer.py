@@ -1,0 +1,84 @@
+"""Optimizers: what a run learns with, and what an optimizer needs from the run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from alignment_core.config import StepSettings
+from alignment_core.plugin_api.run import AlignmentRun
+from alignment_core.plugin_api.steps import LossOutput, MicroBatch, StepBatch
+
+API_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What an optimizer needs. The pipeline builds only the stages, roles and rows that are needed."""
+
+    preferences: bool = False
+    """Preference pairs, in `run.preferences`."""
+    feedback: bool = False
+    """Labelled responses, in `run.feedback`."""
+    both_labels: bool = False
+    """Labelled responses of both classes, desirable and undesirable."""
+    demonstrations: bool = False
+    """Demonstrations, in `run.demonstrations`."""
+    prompts: bool = False
+    """Prompts, in `run.prompts` and `run.held_out_prompts`, or responses sampled with `run.generate`."""
+    reward: bool = False
+    """The reward, from `run.rewards`."""
+    reference: bool = False
+    """The frozen SFT model, in `run.reference`. Its log-probabilities of the data are computed in a cached stage."""
+    value: bool = False
+    """A value model, in `run.value`. `loss` trains it beside the policy."""
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """The roles that `loss` trains: the policy, and the value model if it is needed."""
+        return ("policy", "value") if self.value else ("policy",)
+
+
+class AlignmentOptimizer(StepSettings):
+    """Base class of every optimizer. Its fields are its hyperparameters.
+
+    A subclass fixes its name, for example `name: Literal["dpo"] = "dpo"`, and defines `needs`, `batches` and `loss`.
+    """
+
+    api_version: ClassVar[int] = API_VERSION
+    """Version of the plugin API that the optimizer was written for."""
+    evaluators: ClassVar[tuple[str, ...]] = ()
+    """Names of settings of type `dict[str, Any] | None` that select an installed evaluator for `run.judge`."""
+    example: ClassVar[Mapping[str, Any]] = {}
+    """Settings that describe and check the optimizer where no user has chosen any: values of settings without a
+    default, and others that the optimizer cannot do without."""
+
+    name: str
+
+    def needs(self) -> Needs:
+        """Return what the optimizer needs with these settings. Other settings may need less."""
+        raise NotImplementedError
+
+    def batches(self, run: AlignmentRun) -> Iterator[StepBatch]:
+        """Yield one `StepBatch` per optimizer step, starting from `run.step` and `run.state`."""
+        raise NotImplementedError
+
+    def loss(self, run: AlignmentRun, micro: MicroBatch) -> LossOutput:
+        """Return the loss of one micro-batch: a sum divided by the step's denominator."""
+        raise NotImplementedError
+
+    def total_steps(self, run: AlignmentRun) -> int:
+        """Return the number of optimizer steps, for the learning-rate schedule and the progress bar.
+
+        By default `epochs` passes over the first kind of rows that is needed: preferences, feedback, demonstrations or
+        prompts.
+        """
+        needs = self.needs()
+        kinds = {
+            "preferences": needs.preferences,
+            "feedback": needs.feedback,
+            "demonstrations": needs.demonstrations,
+        }
+        kind = next((kind for kind, needed in kinds.items() if needed), "prompts")
+        return self.epochs * -(-len(getattr(run, kind)) // self.batch_size)

@@ -25,10 +25,10 @@ from alignment_core.registry import Registry
 VERSIONS = {
     BASE: VERSION,
     "adapter": 1,
-    "ingest": 6,
+    "ingest": 7,
     "sft": 1,
-    "sample": 1,
-    "rank": 2,
+    "sample": 2,
+    "rank": 3,
     "reward": 2,
     "reference": 1,
     "optimize": 3,

@@ -23,6 +23,7 @@ from pydantic_core import to_jsonable_python
 
 from alignment_core.artifacts.source_digest import source_digest
 from alignment_core.config import Settings
+from alignment_core.config.training import REWARD_MODEL
 from alignment_core.config_file import did_you_mean
 from alignment_core.data.sources.formats import FORMATS
 from alignment_core.plugin_api import (
@@ -32,6 +33,7 @@ from alignment_core.plugin_api import (
     Evaluator,
     Hooks,
     Listener,
+    PairEvaluator,
     RecordFormat,
 )
 
@@ -39,6 +41,7 @@ KINDS: dict[str, tuple[type, str]] = {
     "optimizer": (AlignmentOptimizer, "alignment_optimizers"),
     "format": (RecordFormat, "alignment_formats"),
     "evaluator": (Evaluator, "alignment_evaluators"),
+    "pair_evaluator": (PairEvaluator, "alignment_pair_evaluators"),
     "listener": (Listener, "alignment_listeners"),
 }
 """Base class and hook of each kind of plugin."""
@@ -208,7 +211,9 @@ def flaw_of(cls: Any, base: type[Any]) -> str | None:
     if issubclass(cls, RecordFormat):
         return _format_flaw(cls)
     if issubclass(cls, Evaluator):
-        return _missing(cls, Evaluator, "score")
+        return _evaluator_flaw(cls, Evaluator, "score", "scores") or _reserved_flaw(cls)
+    if issubclass(cls, PairEvaluator):
+        return _evaluator_flaw(cls, PairEvaluator, "prefer", "prefers")
     events = ("started", "step", "finished", "failed")
     ignores_all = all(getattr(cls, name) is getattr(Listener, name) for name in events)
     return f"it defines none of `{'`, `'.join(events)}`" if ignores_all else None
@@ -222,9 +227,30 @@ def _optimizer_flaw(cls: type[AlignmentOptimizer]) -> str | None:
         )
     if unknown := set(cls.trains) - set(ROLES):
         return f"it trains {', '.join(sorted(unknown))}, but only {' and '.join(ROLES)} can be trained"
-    if unknown_settings := [name for name in cls.evaluators if name not in cls.model_fields]:
-        return f"its `evaluators` contains {', '.join(unknown_settings)}, but it has no such setting"
+    for listed in ("evaluators", "pair_evaluators"):
+        if unknown_settings := [name for name in getattr(cls, listed) if name not in cls.model_fields]:
+            return f"its `{listed}` contains {', '.join(unknown_settings)}, but it has no such setting"
     return _missing(cls, AlignmentOptimizer, "batches", "loss") or _clash(cls)
+
+
+def _evaluator_flaw(cls: type[Any], base: type[Any], one: str, several: str) -> str | None:
+    own = [name for name in (one, several) if getattr(cls, name) is not getattr(base, name)]
+    if not own:
+        return f"it defines neither `{one}` nor `{several}`"
+    for name in own:
+        wanted = list(inspect.signature(getattr(base, name)).parameters)[1:]
+        try:
+            inspect.signature(getattr(cls, name)).bind(cls, *wanted)
+        except TypeError:
+            return f"its `{name}` does not take `({', '.join(wanted)})`"
+    return None
+
+
+def _reserved_flaw(cls: type[Evaluator]) -> str | None:
+    if _name(cls) == REWARD_MODEL:
+        return f"`{REWARD_MODEL}` is the name of the reward model in `reward.by`"
+    taken = sorted({"weight", "plugin"} & cls.model_fields.keys())
+    return f"its setting `{taken[0]}` conflicts with the key of that name in `reward.by`" if taken else None
 
 
 def _format_flaw(cls: type[RecordFormat]) -> str | None:

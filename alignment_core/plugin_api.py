@@ -30,7 +30,7 @@ import pluggy
 from alignment_core.config import Settings, SourceConfig, StepSettings
 from alignment_core.errors import ConfigError, DataError
 from alignment_core.record_format import BadRow, Dropped, Reading, RecordFormat
-from alignment_core.records import Conversation, Demonstration, LabelledResponse, PreferencePair, Prompt
+from alignment_core.records import Conversation, Demonstration, Facts, LabelledResponse, PreferencePair, Prompt
 from alignment_core.token_rows import Row, TokenSequence
 
 if TYPE_CHECKING:
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "API_VERSION", "AlignmentOptimizer", "AlignmentRun", "BadRow", "ConfigError", "Conversation", "DataError",
-    "Demonstration", "Dropped", "Evaluator", "LabelledResponse", "LanguageModelRole", "Listener", "LossOutput",
-    "MicroBatch", "PreferencePair", "Prompt", "Reading", "RecordFormat", "Rollout", "Row",
+    "Demonstration", "Dropped", "Evaluator", "Facts", "LabelledResponse", "LanguageModelRole", "Listener", "LossOutput",
+    "MicroBatch", "PairEvaluator", "PreferencePair", "Prompt", "Reading", "RecordFormat", "Rollout", "Row",
     "SourceConfig", "StageInfo", "StepBatch", "TokenLogps", "TokenSequence", "ValueRole", "hookimpl", "hookspec",
 ]  # fmt: skip
 
@@ -215,6 +215,13 @@ class AlignmentRun(Protocol):
     def judge(self, setting: str, rollouts: Sequence[Rollout]) -> list[float]:
         """Score responses with the evaluator that `setting` selects; see `AlignmentOptimizer.evaluators`."""
 
+    def prefer(self, setting: str, a: Sequence[Rollout], b: Sequence[Rollout]) -> list[float]:
+        """Compare responses to the same prompts with the pair evaluator that `setting` selects.
+
+        Returns the probability that the response in `a` is better than the one in `b`, for each pair. A pair without a
+        verdict is a tie, 0.5. See `AlignmentOptimizer.pair_evaluators`.
+        """
+
     def keep(self) -> None:
         """Keep a copy of the current trained weights. It replaces the previous copy and is saved in checkpoints."""
 
@@ -253,6 +260,8 @@ class AlignmentOptimizer(StepSettings):
     """Roles that `loss` trains: `policy`, and also `value` if the optimizer needs a value model."""
     evaluators: ClassVar[tuple[str, ...]] = ()
     """Names of settings of type `dict[str, Any] | None` that select an installed evaluator for `run.judge`."""
+    pair_evaluators: ClassVar[tuple[str, ...]] = ()
+    """Names of settings of type `dict[str, Any] | None` that select an installed pair evaluator for `run.prefer`."""
 
     name: str
 
@@ -271,16 +280,61 @@ class AlignmentOptimizer(StepSettings):
 
 
 class Evaluator(Settings):
-    """Base class of a rule or program that scores one response.
+    """Base class of a rule, program or service that scores responses.
 
-    A subclass fixes `name` as a `Literal` and defines `score`.
+    A subclass fixes `name` as a `Literal` and defines `score`, or `scores` if it judges several responses at once.
     """
 
     name: str
 
-    def score(self, prompt: Conversation, response: str) -> float:
-        """Return the score of a response. Higher is better. A yes/no rule returns 1.0 or 0.0."""
-        raise NotImplementedError
+    def score(self, prompt: Conversation, response: str, facts: Facts) -> float:
+        """Return the score of a response, a finite number. Higher is better. A yes/no rule returns 1.0 or 0.0.
+
+        Args:
+            prompt: the conversation before the response.
+            response: the response, without special tokens.
+            facts: the columns of the prompt's record that `data.sources[].keep` names, as plain JSON.
+        """
+        (score,) = self.scores([prompt], [response], [facts])
+        if score is None:
+            raise ConfigError("the evaluator gave no score", where=self.name)
+        return score
+
+    def scores(
+        self, prompts: Sequence[Conversation], responses: Sequence[str], facts: Sequence[Facts]
+    ) -> Sequence[float | None]:
+        """Return the score of each response, in order. None: no score, because a service did not answer."""
+        return [self.score(*case) for case in zip(prompts, responses, facts, strict=True)]
+
+    def needed_facts(self) -> Sequence[str]:
+        """Return the columns that a source must keep for this evaluator. A run without them is refused at its start."""
+        return ()
+
+
+class PairEvaluator(Settings):
+    """Base class of a rule, program or service that compares two responses to one prompt.
+
+    A subclass fixes `name` as a `Literal` and defines `prefer`, or `prefers` if it judges several pairs at once.
+    """
+
+    name: str
+
+    def prefer(self, prompt: Conversation, a: str, b: str, facts: Facts) -> float:
+        """Return the probability, from 0 to 1, that response `a` is better than response `b`. 0.5 is a tie."""
+        (preference,) = self.prefers([prompt], [a], [b], [facts])
+        if preference is None:
+            raise ConfigError("the evaluator gave no verdict", where=self.name)
+        return preference
+
+    def prefers(
+        self, prompts: Sequence[Conversation], a: Sequence[str], b: Sequence[str], facts: Sequence[Facts]
+    ) -> Sequence[float | None]:
+        """Return the probability of each pair, in order. None: no verdict, because a service did not answer."""
+        return [self.prefer(*case) for case in zip(prompts, a, b, facts, strict=True)]
+
+    def needed_facts(self) -> Sequence[str]:
+        """Return the columns that a source must keep for this evaluator. A run without them is refused at its start."""
+        return ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,7 +402,11 @@ class Hooks(Protocol):
 
     @hookspec
     def alignment_evaluators(self) -> list[type[Evaluator]]:
-        """Return evaluators. Users select them by `name` in `rank.by` and `evaluation.evaluators`."""
+        """Return evaluators. Users select them by `name` in `reward.by`, `rank.by` and `evaluation.evaluators`."""
+
+    @hookspec
+    def alignment_pair_evaluators(self) -> list[type[PairEvaluator]]:
+        """Return pair evaluators. Users select them by `name` in the settings of optimizers that compare responses."""
 
     @hookspec
     def alignment_listeners(self) -> list[type[Listener]]:

@@ -43,7 +43,7 @@ RUDE = """
 
     class Polite(Evaluator):
         name: Literal["polite"] = "polite"
-        def score(self, prompt, response): return float("please" in response)
+        def score(self, prompt, response, facts): return float("please" in response)
 
     @hookimpl
     def alignment_evaluators():
@@ -70,7 +70,7 @@ def test_third_party_plugin_is_selected_by_name(install: Install) -> None:
     hinge = registry.optimizer({"name": "hinge", "slack": "2"})
     assert (type(hinge).__name__, hinge.model_dump()["slack"]) == ("Hinge", 2.0)
     assert registry.identity(hinge) == {"package": "stranger-hinge", "version": "1.2"}
-    assert registry.evaluator({"name": "polite"}).score((), "yes please") == 1.0
+    assert registry.evaluator({"name": "polite"}).score((), "yes please", {}) == 1.0
 
 
 def test_output_of_a_plugin_stays_out_of_stdout(install: Install, capfd: pytest.CaptureFixture[str]) -> None:
@@ -153,7 +153,7 @@ def test_errors_in_the_settings(install: Install, raw: dict[str, Any], error: ty
             HINGE.replace("slack: float", "evaluators: ClassVar = ('judge',); slack: float"),
             "evaluators` contains judge",
         ),
-        (RUDE.replace("def score", "def skore"), "it does not define `score`"),
+        (RUDE.replace("def score", "def skore"), "it defines neither `score` nor `scores`"),
     ],
 )
 def test_broken_plugin_is_reported_and_the_rest_works(install: Install, source: str, fault: str) -> None:
@@ -175,7 +175,7 @@ def test_settings_may_choose_evaluators(install: Install) -> None:
     registry = load_registry()
     assert registry.evaluators_of(registry.optimizer({"name": "hinge"})) == {}
     chosen = registry.optimizer({"name": "hinge", "judge": {"name": "polite"}})
-    assert registry.evaluators_of(chosen)["judge"].score((), "please") == 1.0
+    assert registry.evaluators_of(chosen)["judge"].score((), "please", {}) == 1.0
     with pytest.raises(PluginError, match=r"optimizer\.judge\.name: no installed evaluator has this name"):
         registry.evaluators_of(registry.optimizer({"name": "hinge", "judge": {"name": "rude"}}))
     with pytest.raises(ConfigError, match=r"optimizer\.held_out_measure\.wantd"):

@@ -32,7 +32,7 @@ VERSIONS = {
     "reward": 2,
     "reference": 1,
     "optimize": 3,
-    "evaluate": 3,
+    "evaluate": 4,
     "head_to_head": 1,
     "gate": 1,
     "lm_eval": 1,

@@ -37,7 +37,7 @@ def test_tour_ranks_retrains_and_compares(tiny_model: Path, tmp_path: Path) -> N
     assert 0 < of < 30
     assert report["before"]["of"] == report["after"]["of"] == of
     for moment in ("before", "after"):
-        follow = [WordList(first_sentence=4).score((), one[moment]) == 1 for one in report["answers"]]
+        follow = [WordList(first_sentence=4).score((), one[moment], {}) == 1 for one in report["answers"]]
         assert [one[f"{moment}_follows"] for one in report["answers"]] == follow
         assert report[moment]["count"] == sum(follow)
         assert f"{sum(follow)} of {of} (" in printed

@@ -39,7 +39,7 @@ CONVERSATION: Conversation = (
     ],
 )
 def test_scores(settings: dict[str, Any], response: str, score: float) -> None:
-    assert WordList.model_validate(settings).score(CONVERSATION, response) == score
+    assert WordList.model_validate(settings).score(CONVERSATION, response, {}) == score
 
 
 @pytest.mark.parametrize("word", ["thank you", "", "don't", "hello!"])

@@ -17,7 +17,7 @@ from alignment_core.errors import ConfigError, ModelError
 from alignment_core.feedback import Rater, open_feedback
 from alignment_flows.cli import tour
 from alignment_flows.reports.tour import share
-from alignment_plugins.wordlist import WordList
+from alignment_plugins.evaluators.wordlist import WordList
 
 
 def run_tour(folder: Path, model: str, *options: str) -> tuple[dict[str, Any], str]:

@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from alignment_core.records import Conversation
-from alignment_plugins.wordlist import WordList
+from alignment_plugins.evaluators.wordlist import WordList
 
 CONVERSATION: Conversation = (
     {"role": "system", "content": "Be brief about cats."},

@@ -23,10 +23,19 @@ from pydantic_core import to_jsonable_python
 
 from alignment_core.artifacts.source_digest import source_digest
 from alignment_core.config import Settings
+from alignment_core.config.training import REWARD_MODEL
 from alignment_core.config_file import did_you_mean
 from alignment_core.data.sources.formats import FORMATS
 from alignment_core.misplaced_plugins import misplaced_plugins
-from alignment_core.plugin_api import API_VERSION, AlignmentOptimizer, Evaluator, Listener, Needs, RecordFormat
+from alignment_core.plugin_api import (
+    API_VERSION,
+    AlignmentOptimizer,
+    Evaluator,
+    Listener,
+    Needs,
+    PairEvaluator,
+    RecordFormat,
+)
 from alignment_core.plugin_api.hooks import PROJECT, Hooks
 from alignment_core.plugin_calls import last_lines, summary
 from alignment_core.plugin_shape import example_flaw, method_flaw
@@ -35,6 +44,7 @@ KINDS: dict[str, tuple[type, str]] = {
     "optimizer": (AlignmentOptimizer, "alignment_optimizers"),
     "format": (RecordFormat, "alignment_formats"),
     "evaluator": (Evaluator, "alignment_evaluators"),
+    "pair_evaluator": (PairEvaluator, "alignment_pair_evaluators"),
     "listener": (Listener, "alignment_listeners"),
 }
 """Base class and hook of each kind of plugin."""
@@ -240,7 +250,9 @@ def _flaw_of_kind(cls: type[Any]) -> str | None:
     if issubclass(cls, RecordFormat):
         return _format_flaw(cls)
     if issubclass(cls, Evaluator):
-        return _missing(cls, Evaluator, "score")
+        return _evaluator_flaw(cls, Evaluator, "score", "scores") or _reserved_flaw(cls)
+    if issubclass(cls, PairEvaluator):
+        return _evaluator_flaw(cls, PairEvaluator, "prefer", "prefers")
     events = ("started", "step", "finished", "failed")
     ignores_all = all(getattr(cls, name) is getattr(Listener, name) for name in events)
     return f"it defines none of `{'`, `'.join(events)}`" if ignores_all else None
@@ -262,8 +274,9 @@ def _optimizer_flaw(cls: type[AlignmentOptimizer]) -> str | None:
             f"it was written for plugin API {cls.api_version}, but alignment-flows has plugin API {API_VERSION}. "
             "Update the older of the two"
         )
-    if unknown_settings := [name for name in cls.evaluators if name not in cls.model_fields]:
-        return f"its `evaluators` contains {', '.join(unknown_settings)}, but it has no such setting"
+    for listed in ("evaluators", "pair_evaluators"):
+        if unknown_settings := [name for name in getattr(cls, listed) if name not in cls.model_fields]:
+            return f"its `{listed}` contains {', '.join(unknown_settings)}, but it has no such setting"
     return _missing(cls, AlignmentOptimizer, "needs", "batches", "loss") or _clash(cls)
 
 
@@ -276,6 +289,26 @@ def _needs_flaw(cls: type[AlignmentOptimizer]) -> str | None:
             f"Give settings that have no default a value in `example`\n{last_lines(error)}"
         )
     return None if isinstance(needs, Needs) else f"`needs` returned {type(needs).__name__}, not `Needs`"
+
+
+def _evaluator_flaw(cls: type[Any], base: type[Any], one: str, several: str) -> str | None:
+    own = [name for name in (one, several) if getattr(cls, name) is not getattr(base, name)]
+    if not own:
+        return f"it defines neither `{one}` nor `{several}`"
+    for name in own:
+        wanted = list(inspect.signature(getattr(base, name)).parameters)[1:]
+        try:
+            inspect.signature(getattr(cls, name)).bind(cls, *wanted)
+        except TypeError:
+            return f"its `{name}` does not take `({', '.join(wanted)})`"
+    return None
+
+
+def _reserved_flaw(cls: type[Evaluator]) -> str | None:
+    if _name(cls) == REWARD_MODEL:
+        return f"`{REWARD_MODEL}` is the name of the reward model in `reward.by`"
+    taken = sorted({"weight", "plugin"} & cls.model_fields.keys())
+    return f"its setting `{taken[0]}` conflicts with the key of that name in `reward.by`" if taken else None
 
 
 def _format_flaw(cls: type[RecordFormat]) -> str | None:

@@ -162,7 +162,13 @@ class Workload:
                 do="Add a source with records that it can learn from",
             )
         demand = partial(
-            _rehearse_at, objective, rows, tuple(trained), call.config["seed"], "reference" in call.parents
+            _rehearse_at,
+            objective,
+            rows,
+            tuple(trained),
+            call.config["seed"],
+            "reference" in call.parents,
+            bool({"reward", "reward_model"} & {*call.parents, *call.inputs}),
         )
         return Work(tuple(adapters), tuple(heads), tuple(trained), count, demand, adamw=objective.adamw)
 
@@ -176,11 +182,24 @@ class Workload:
 
 
 def _rehearse_at(
-    objective: Objective, rows: Rows, trained: Sequence[str], seed: int, cached_reference: bool, tokens: int
+    objective: Objective,
+    rows: Rows,
+    trained: Sequence[str],
+    seed: int,
+    cached_reference: bool,
+    rewarded: bool,
+    tokens: int,
 ) -> Demand:
     """Call `trace_training` with the token budget as the last argument, for `partial`."""
     return trace_training(
-        objective, rows, LAYOUT, tokens, trained=trained, seed=seed, cached_reference=cached_reference
+        objective,
+        rows,
+        LAYOUT,
+        tokens,
+        trained=trained,
+        seed=seed,
+        cached_reference=cached_reference,
+        rewarded=rewarded,
     )
 
 

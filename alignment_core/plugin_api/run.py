@@ -132,6 +132,13 @@ class AlignmentRun(Protocol):
     def judge(self, setting: str, rollouts: Sequence[Rollout]) -> list[float]:
         """Score responses with the evaluator that `setting` selects; see `AlignmentOptimizer.evaluators`."""
 
+    def prefer(self, setting: str, a: Sequence[Rollout], b: Sequence[Rollout]) -> list[float]:
+        """Compare responses to the same prompts with the pair evaluator that `setting` selects.
+
+        Returns the probability that the response in `a` is better than the one in `b`, for each pair. A pair without a
+        verdict is a tie, 0.5. See `AlignmentOptimizer.pair_evaluators`.
+        """
+
     def keep(self) -> None:
         """Keep a copy of the current trained weights. It replaces the previous copy and is saved in checkpoints."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -93,6 +94,7 @@ def open_run(optimizer: AlignmentOptimizer, progress: Watch | None = None, budge
         seed=5,
         progress=progress or Watch(),
         judges=dict.fromkeys(optimizer.evaluators, _judge),
+        pair_judges=dict.fromkeys(optimizer.pair_evaluators, _pair_judge),
         rewarded_by=Rewards() if optimizer.needs().reward else None,
     )
 
@@ -146,9 +148,14 @@ def _model() -> Any:
     return model
 
 
-def _judge(rollout: Rollout) -> float:
+def _judge(rollouts: Sequence[Rollout]) -> list[float]:
     """Stand-in for any evaluator that a setting selects."""
-    return float(sum(rollout.sequence.completion) % 7)
+    return [float(sum(rollout.sequence.completion) % 7) for rollout in rollouts]
+
+
+def _pair_judge(a: Sequence[Rollout], b: Sequence[Rollout]) -> list[float]:
+    """Stand-in for any pair evaluator that a setting selects."""
+    return [1 / (1 + math.exp(other - one)) for one, other in zip(_judge(a), _judge(b), strict=True)]
 
 
 def _disturb(roles: Roles, role: str, seed: int) -> None:

@@ -75,16 +75,18 @@ def trace_training(
     trained: Sequence[str],
     seed: int = 0,
     cached_reference: bool = False,
+    rewarded: bool = True,
 ) -> Demand:
     """Return the demand of an objective on its rows at a token budget.
 
-    The first `REHEARSED_STEPS` steps are run, and the rest are assumed to be like them.
+    The first `REHEARSED_STEPS` steps are run, and the rest are assumed to be like them. `rewarded` says whether a
+    reward model scores the responses.
 
     Raises:
         AlignmentError: the objective rejects its rows.
     """
     notes = _Notes(layout, tokens, tuple(trained))
-    run = _Rehearsal(notes, rows, seed, cached_reference)
+    run = _Rehearsal(notes, rows, seed, cached_reference, rewarded)
     total = steps_of(objective, run)
     done = 0
     for batch in batches_of(objective, run):
@@ -110,7 +112,7 @@ def trace_training(
 def trace_inference(work: Callable[[Run], object], layout: Layout, tokens: int) -> Demand:
     """Return the demand of work without gradients on a run, at a token budget."""
     notes = _Notes(layout, tokens, ())
-    work(_Rehearsal(notes, Rows(), 0, cached_reference=False))
+    work(_Rehearsal(notes, Rows(), 0, cached_reference=False, rewarded=True))
     return notes.demand(0, 1)
 
 
@@ -176,8 +178,8 @@ def _packed_tokens(sequences: Sequence[TokenSequence]) -> int:
 class _Rehearsal(Run):
     """A run without models, which records the calls to its roles."""
 
-    def __init__(self, notes: _Notes, rows: Rows, seed: int, cached_reference: bool) -> None:
-        self.notes, self.cached = notes, cached_reference
+    def __init__(self, notes: _Notes, rows: Rows, seed: int, cached_reference: bool, rewarded: bool) -> None:
+        self.notes, self.cached, self.rewarded = notes, cached_reference, rewarded
         tokenizer = SimpleNamespace(decode=lambda *_, **__: "")
         stub: Any = SimpleNamespace(device=CPU, parameters=dict)
         super().__init__(stub, rows, Vocabulary(tokenizer, 0, ()), Budget(notes.tokens), seed, Silent())
@@ -199,9 +201,15 @@ class _Rehearsal(Run):
         return found
 
     def rewards(self, rollouts: Sequence[Rollout], *, held_out: bool = False) -> Tensor:
-        scores: Tensor = self.reward.scores([rollout.sequence for rollout in rollouts])
         # Neighbors differ, because optimizers that compare responses to a prompt learn nothing from equal rewards.
-        return scores + torch.arange(len(rollouts)) % 2
+        apart = torch.arange(len(rollouts)) % 2
+        if not self.rewarded:
+            return apart.float()
+        scores: Tensor = self.reward.scores([rollout.sequence for rollout in rollouts])
+        return scores + apart
+
+    def prefer(self, setting: str, a: Sequence[Rollout], b: Sequence[Rollout]) -> list[float]:
+        return [0.5] * len(a)
 
     def judge(self, setting: str, rollouts: Sequence[Rollout]) -> list[float]:
         return [0.0] * len(rollouts)

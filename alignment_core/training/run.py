@@ -20,8 +20,10 @@ from alignment_core.models.roles.shared_base import Roles
 from alignment_core.plugin_api import Rollout, Row, TokenLogps, TokenSequence
 from alignment_core.progress import Progress, Stopped
 from alignment_core.seeds import seed_of
-from alignment_core.training.rewards import Rewards, ValueInUnits
+from alignment_core.training.rewards import Judge, Rewards, ValueInUnits, filled
 from alignment_core.training.sampled_logps import sampled_logps
+
+PairJudge = Callable[[Sequence[Rollout], Sequence[Rollout]], Sequence[float | None]]
 
 
 class Undeclared:
@@ -127,7 +129,8 @@ class Run:
     history: list[dict[str, Any]] = field(default_factory=list)
     metrics: Mapping[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
-    judges: dict[str, Callable[[Rollout], float]] = field(default_factory=dict)
+    judges: dict[str, Judge] = field(default_factory=dict)
+    pair_judges: dict[str, PairJudge] = field(default_factory=dict)
     kept: dict[str, Tensor] = field(default_factory=dict)
     external_reward: RewardModel | None = None
     rewarded_by: Rewards | None = None
@@ -142,6 +145,8 @@ class Run:
         self.value: Any = Undeclared("value")
         if self.roles.has("reference"):
             self.reference = CachedReference(self.role("reference"), self.cached_reference)
+        if self.rewarded_by is not None:
+            self.rewarded_by.warn = self.warn
         if self.external_reward is not None:
             self.reward = self.external_reward
         elif self.roles.has("reward"):
@@ -275,7 +280,24 @@ class Run:
                 where=f"optimizer.{setting}",
                 do=f'Declare `evaluators: ClassVar = ("{setting}",)`, and ask only if the setting is not None',
             )
-        return [self.judges[setting](rollout) for rollout in rollouts]
+        return filled(self.judges[setting](rollouts), f"optimizer.{setting}")
+
+    def prefer(self, setting: str, a: Sequence[Rollout], b: Sequence[Rollout]) -> list[float]:
+        """Return the probability that the first response of each pair is better (`plugin_api.AlignmentRun.prefer`).
+
+        Raises:
+            PluginError: the optimizer did not declare that this setting chooses a pair evaluator, or it is None, or the
+                responses of a pair have different prompts.
+        """
+        if setting not in self.pair_judges:
+            raise PluginError(
+                "the optimizer asked for a pair evaluator that it did not declare or that is not set",
+                where=f"optimizer.{setting}",
+                do=f'Declare `pair_evaluators: ClassVar = ("{setting}",)`, and ask only if the setting is not None',
+            )
+        if [rollout.prompt.id for rollout in a] != [rollout.prompt.id for rollout in b]:
+            raise PluginError("the responses of a pair have different prompts", where=f"run.prefer({setting!r})")
+        return [0.5 if found is None else found for found in self.pair_judges[setting](a, b)]
 
     def rewards(self, rollouts: Sequence[Rollout], *, held_out: bool = False) -> Tensor:
         """Return the reward of each response, shape (responses,), float32 (`plugin_api.AlignmentRun.rewards`)."""

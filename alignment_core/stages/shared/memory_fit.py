@@ -121,6 +121,7 @@ def choose_for_run(
         trained=roles.trained,
         seed=run.seed,
         cached_reference=bool(run.cached_reference),
+        rewarded=roles.has("reward") or run.external_reward is not None,
     )
     return choose_memory_settings(
         dry_run,

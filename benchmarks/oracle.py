@@ -29,6 +29,7 @@ from alignment_core.models.roles.shared_base import Roles
 from alignment_core.plugin_api import AlignmentOptimizer, Row, TokenSequence
 from alignment_core.progress import Silent
 from alignment_core.training.loop import train
+from alignment_core.training.rewards import Rewards
 from alignment_core.training.run import Rows, Run, Vocabulary
 
 PICTURE = Path(__file__).resolve().parent.parent / "docs/optimizers/oracle.svg"
@@ -168,7 +169,9 @@ class World:
         roles.add_new("value", full, seed)
         roles.add_head("value")
         ends = {response.ids[-1] for responses in self.responses for response in responses}
-        return Run(roles, rows, Vocabulary(Numbers(), 0, sorted(ends)), Budget(1_000_000), seed, Silent())
+        vocabulary, budget = Vocabulary(Numbers(), 0, sorted(ends)), Budget(1_000_000)
+        # The optimum is defined for r itself; normalized rewards would change the meaning of beta.
+        return Run(roles, rows, vocabulary, budget, seed, Silent(), rewarded_by=Rewards(normalise=False))
 
     def policy(self, run: Run) -> list[Tensor]:
         """Return the exact probabilities of the responses to each prompt under the current policy."""
@@ -225,8 +228,7 @@ def ppo(world: World, rollouts: int) -> float:
     """Return the distance from the optimum after `rollouts` rollouts of 256 responses."""
     run = world.open(Rows(prompts=world.prompts()))
     settings: dict[str, Any] = {"rollout_size": 256, "batch_size": 64, "max_new_tokens": 2, "length_drift": None}
-    # The optimum is defined for r itself; normalized scores would change the meaning of beta.
-    settings |= {"kl_coef": BETA, "normalise_scores": False}
+    settings |= {"kl_coef": BETA}
     learn(optimizer("ppo", rollouts=rollouts, **settings, **TABLE | {"learning_rate": PPO_RATE}), run)
     return distance(world.policy(run), world.optimum(BETA))
 

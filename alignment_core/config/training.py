@@ -8,6 +8,9 @@ from pydantic import Field
 
 from alignment_core.config.base import Fraction, Moments, Settings
 
+REWARD_MODEL = "reward_model"
+"""The judge that is the reward model, in `reward.by` and in the names of metrics."""
+
 
 class StepSettings(Settings):
     """Settings of the optimizer steps, shared by every stage that trains."""
@@ -53,6 +56,12 @@ class RewardConfig(StepSettings):
     chat_template: str | None = None
     """Chat template for `model`: a Jinja file or the name of a built-in template. Unset: the template of its
     tokenizer."""
+
+    normalise: bool = True
+    """Measure rewards as deviations from the mean of the first rollout, in units of its standard deviation. The
+    starting model samples that rollout, so `kl_coef` means the same for every reward."""
+    clip: float | None = Field(None, gt=0)
+    """Rewards are clipped to ± this, after normalization. Unset: not clipped."""
 
     centering: float = Field(0.01, ge=0)
     """Weight of the term (r_chosen + r_rejected)², which keeps the scores centered at zero (arXiv 2312.09244)."""

@@ -16,7 +16,7 @@ from alignment_core.errors import ConfigError
 from alignment_core.execution.stage import StageCall
 from alignment_core.feedback.data_source import pin_data
 from alignment_core.planning.evaluations import Evaluations, plan_evaluations
-from alignment_core.planning.external_reward import FIELDS
+from alignment_core.planning.external_reward import FIELDS, MIXED
 from alignment_core.planning.stage_calls import VERSIONS, StageCalls
 from alignment_core.plugin_api import AlignmentOptimizer, Needs
 from alignment_core.registry import Registry
@@ -192,7 +192,7 @@ class _Planner:
         return None, {"sft": self.retraining.start}
 
     def _reward(self, rows: Mapping[str, StageCall | None], sft: StageCall | None, part: str) -> StageCall:
-        settings = self.config.reward.model_dump(mode="json", exclude=set(FIELDS))
+        settings = self.config.reward.model_dump(mode="json", exclude={*FIELDS, *MIXED})
         config = self.calls.training_settings(reward=settings, **self._fold(part))
         name = "judge" if part == "judge" else None
         return self.calls.call("reward", config, {**rows, "sft": sft}, name=name)
@@ -209,6 +209,12 @@ class _Planner:
         start, standing = self._start(sft)
         config = self.calls.model_settings(rows=kinds, **self._fold("rest"), **self._mixed())
         return self.calls.call("reference", config, {**rows, "sft": start}, standing=standing)
+
+    def _rewarded(self, needs: Needs) -> dict[str, Any]:
+        """Return how judgements become rewards, if the optimizer needs rewards."""
+        if not needs.reward:
+            return {}
+        return {"reward": self.config.reward.model_dump(mode="json", include=set(MIXED))}
 
     def _optimize(
         self,
@@ -228,6 +234,7 @@ class _Planner:
                 for setting, evaluator in self.registry.evaluators_of(optimizer).items()
             },
             **sampled,
+            **self._rewarded(needs),
             **self._fold("rest"),
             **self._mixed(),
         )

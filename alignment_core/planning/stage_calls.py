@@ -31,7 +31,7 @@ VERSIONS = {
     "rank": 2,
     "reward": 2,
     "reference": 1,
-    "optimize": 2,
+    "optimize": 3,
     "evaluate": 3,
     "head_to_head": 1,
     "gate": 1,

@@ -28,7 +28,7 @@ class Needs:
     prompts: bool = False
     """Prompts, in `run.prompts` and `run.held_out_prompts`, or responses sampled with `run.generate`."""
     reward: bool = False
-    """A reward model, in `run.reward`."""
+    """Rewards of responses, from `run.rewards`."""
     reference: bool = False
     """The frozen SFT model, in `run.reference`. Its log-probabilities of the data are computed in a cached stage."""
     value: bool = False

@@ -35,15 +35,12 @@ class LanguageModelRole(Protocol):
         """Return the log-probability of each target token. The logits are divided by `temperature`."""
 
 
-class RewardRole(Protocol):
-    """The reward model."""
-
-    def scores(self, sequences: Sequence[TokenSequence]) -> Tensor:
-        """Return the score at the last token of each sequence: shape (sequences,), float32."""
-
-
 class ValueRole(Protocol):
-    """The value model: a scalar head on a separate adapter, initialized from the reward model."""
+    """The value model: a scalar head on a separate adapter, in the units of `AlignmentRun.rewards`.
+
+    It starts as a copy of the reward model if the run trains one that counts in the reward. Otherwise it starts from
+    the SFT model with a head of zeros.
+    """
 
     def values(self, sequences: Sequence[TokenSequence]) -> Tensor:
         """Return the value of the state *before* each completion token.
@@ -62,8 +59,6 @@ class AlignmentRun(Protocol):
     """The model that is aligned."""
     reference: LanguageModelRole
     """The frozen model that the policy started from."""
-    reward: RewardRole
-    """The frozen reward model."""
     value: ValueRole
     """The value model."""
     preferences: Sequence[Row]
@@ -107,6 +102,16 @@ class AlignmentRun(Protocol):
         """Sample from the policy and return `samples` responses per prompt, adjacent in the list.
 
         The random numbers depend only on the seed, the step and the row.
+        """
+
+    def rewards(self, rollouts: Sequence[Rollout], *, held_out: bool = False) -> Tensor:
+        """Return the reward of each response: shape (responses,), float32, on the run's device.
+
+        The setting `reward` says what the reward is: a reward model, evaluators, or a weighted sum of them. It is
+        already weighted, normalized and clipped. The first call of a run sets the units of the normalization.
+
+        The mean of the weighted sum before normalization (`raw_score`) and the means of its parts are added to the next
+        `report`, or to the metrics of the step. With `held_out`, their names begin with `held_out_`.
         """
 
     def random(self, name: str) -> Any:

@@ -12,6 +12,7 @@ from alignment_core.plugin_api import Evaluator, Needs, Rollout
 from alignment_core.registry import load_registry
 from alignment_core.stages.reference import read_reference
 from alignment_core.stages.shared.context import StageContext, open_data, require_rows, write_history
+from alignment_core.training.rewards import Rewards
 from alignment_core.training.run import CachedReference, Rows
 
 
@@ -24,7 +25,8 @@ def run(job: Job) -> dict[str, Any]:
     needs = optimizer.needs()
     _add_roles(context, needs)
     cached = read_reference(job.parents["reference"]) if "reference" in job.parents else {}
-    training = context.run(_rows(needs, data, job), cached)
+    rewards = Rewards(**job.call.config["reward"]) if needs.reward else None
+    training = context.run(_rows(needs, data, job), cached, rewards)
     for setting, evaluator in registry.evaluators_of(optimizer).items():
         training.judges[setting] = _judge(evaluator, data)
     context.train(optimizer, training)

@@ -42,7 +42,14 @@ class Observer:
             restore()
 
         run.restore = restored  # type: ignore[method-assign]
-        for role in (*FROZEN, "value"):
+        rewards = run.rewards
+
+        def rewarded(*args: Any, **settings: Any) -> Any:
+            self._used.add("reward")
+            return rewards(*args, **settings)
+
+        run.rewards = rewarded  # type: ignore[method-assign]
+        for role in ("reference", "value"):
             if run.roles.has(role):
                 setattr(run, role, _Recorded(getattr(run, role), role, self._used))
         for kind in ROWS:

@@ -20,6 +20,7 @@ from alignment_core.models.roles.shared_base import Roles
 from alignment_core.plugin_api import AlignmentOptimizer, Needs, Rollout, Row, TokenSequence
 from alignment_core.progress import Stopped
 from alignment_core.training.loop import Objective, train
+from alignment_core.training.rewards import Rewards
 from alignment_core.training.run import Rows, Run, Vocabulary
 
 ENOUGH = 1_000_000
@@ -91,6 +92,7 @@ def open_run(optimizer: AlignmentOptimizer, progress: Watch | None = None, budge
         seed=5,
         progress=progress or Watch(),
         judges=dict.fromkeys(optimizer.evaluators, _judge),
+        rewarded_by=Rewards() if needs.reward else None,
     )
 
 

@@ -40,6 +40,7 @@ class Snapshot:
         history: one mapping of metrics per step, and the entries of `run.report()`.
         warnings: warnings so far.
         loss_scale: the state of the factor on the loss.
+        reward_units: the numbers of the normalization of rewards; empty before there are any.
         kept: the copy of the weights from `run.keep()`; empty without one.
     """
 
@@ -50,6 +51,7 @@ class Snapshot:
     history: list[dict[str, Any]]
     warnings: list[str]
     loss_scale: dict[str, float]
+    reward_units: dict[str, float]
     kept: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -136,6 +138,7 @@ def _to_json(snapshot: Snapshot) -> str:
                 "history": snapshot.history,
                 "warnings": snapshot.warnings,
                 "loss_scale": snapshot.loss_scale,
+                "reward_units": snapshot.reward_units,
             }
         )
     except TypeError as error:
@@ -180,5 +183,6 @@ def load_checkpoint(
         plain["history"],
         plain["warnings"],
         plain["loss_scale"],
+        plain["reward_units"],
         kept,
     )

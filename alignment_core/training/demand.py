@@ -197,6 +197,9 @@ class _Rehearsal(Run):
             found.append(Rollout(prompt, TokenSequence((*ids, *([0] * new)), len(ids)), finished=False, text=""))
         return found
 
+    def rewards(self, rollouts: Sequence[Rollout], *, held_out: bool = False) -> Tensor:
+        return self.reward.scores([rollout.sequence for rollout in rollouts])  # type: ignore[no-any-return]
+
     def judge(self, setting: str, rollouts: Sequence[Rollout]) -> list[float]:
         return [0.0] * len(rollouts)
 

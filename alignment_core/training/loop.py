@@ -109,7 +109,7 @@ class _Loop:
         batches = self.objective.batches(self.run)
         try:
             while (batch := self._next(batches)) is not None:
-                metrics = self._step(batch, total)
+                metrics = self._step(batch, total) | self.run.take_reward_metrics()
                 self.run.step += 1
                 self.run.metrics = metrics
                 self.run.history.append({"step": self.run.step, **metrics})
@@ -119,6 +119,8 @@ class _Loop:
         except Stopped:
             self._save()
             raise
+        if left := self.run.take_reward_metrics():
+            self.run.report(left)
         # The stage may be killed in its later work (held-out metrics, saving) without losing the training.
         self._save()
 
@@ -135,6 +137,8 @@ class _Loop:
         self.run.step, self.run.state = snapshot.step, snapshot.state
         self.run.history, self.run.warnings = snapshot.history, snapshot.warnings
         self.run.metrics, self.run.kept = snapshot.metrics, snapshot.kept
+        if self.run.rewarded_by is not None:
+            self.run.rewarded_by.units = snapshot.reward_units
         self.scale.restore(snapshot.loss_scale)
         self.losses = [entry["loss"] for entry in snapshot.history if "loss" in entry]
         self.run.budget.tokens = min(self.run.budget.tokens, snapshot.budget)
@@ -150,6 +154,7 @@ class _Loop:
             run.history,
             run.warnings,
             self.scale.to_json(),
+            {} if run.rewarded_by is None else run.rewarded_by.units,
             run.kept,
         )
         save_checkpoint(self.checkpoints, snapshot, self.weights, self.optimizer)

@@ -6,7 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -16,9 +16,10 @@ from alignment_core.models.generation.choice import Sampling
 from alignment_core.models.generation.engine import Engine, OwnEngine
 from alignment_core.models.roles.logps import Budget, LanguageModel, ScalarModel
 from alignment_core.models.roles.shared_base import Roles
-from alignment_core.plugin_api import RewardRole, Rollout, Row, TokenSequence
+from alignment_core.plugin_api import Rollout, Row, TokenSequence
 from alignment_core.progress import Progress, Stopped
 from alignment_core.seeds import seed_of
+from alignment_core.training.rewards import Rewards, ValueInUnits
 
 
 class Undeclared:
@@ -41,6 +42,13 @@ class Undeclared:
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.__getattr__("rows"))
+
+
+class RewardModel(Protocol):
+    """A reward model that is a separate model."""
+
+    def scores(self, sequences: Sequence[TokenSequence]) -> Tensor:
+        """Return the score at the last token of each sequence: shape (sequences,), float32."""
 
 
 @dataclass
@@ -140,7 +148,8 @@ class Run:
     warnings: list[str] = field(default_factory=list)
     judges: dict[str, Callable[[Rollout], float]] = field(default_factory=dict)
     kept: dict[str, Tensor] = field(default_factory=dict)
-    external_reward: RewardRole | None = None
+    external_reward: RewardModel | None = None
+    rewarded_by: Rewards | None = None
     engine: Engine | None = None
 
     def __post_init__(self) -> None:
@@ -157,6 +166,8 @@ class Run:
             self.reward = self.scalar("reward")
         if self.roles.has("value"):
             self.value = self.scalar("value")
+            if self.rewarded_by is not None and self.roles.has("reward"):
+                self.value = ValueInUnits(self.value, self.rewarded_by)
 
     def role(self, name: str) -> LanguageModel:
         return LanguageModel(self.roles, name, self.vocabulary.pad_id, self.budget)
@@ -267,6 +278,17 @@ class Run:
             )
         return [self.judges[setting](rollout) for rollout in rollouts]
 
+    def rewards(self, rollouts: Sequence[Rollout], *, held_out: bool = False) -> Tensor:
+        """Return the reward of each response, shape (responses,), float32 (`plugin_api.AlignmentRun.rewards`)."""
+        if self.rewarded_by is None:
+            return Undeclared("reward").rewards  # type: ignore[no-any-return]
+        prefix = "held_out_" if held_out else ""
+        return self.rewarded_by(self.reward, rollouts, self.device, prefix=prefix)
+
+    def take_reward_metrics(self) -> dict[str, float]:
+        """Return the metrics of the rewards since the last report."""
+        return {} if self.rewarded_by is None else self.rewarded_by.take_metrics()
+
     def keep(self) -> None:
         """Copy the current trained weights to the CPU. The previous copy is dropped."""
         self.kept = {name: p.detach().to("cpu", copy=True) for name, p in self.roles.parameters().items()}
@@ -287,7 +309,7 @@ class Run:
         return random.Random(seed_of(self.seed, name))
 
     def report(self, metrics: Mapping[str, float]) -> None:
-        entry = {"step": self.step, **metrics}
+        entry = {"step": self.step, **self.take_reward_metrics(), **metrics}
         # A run that was stopped within a step builds that step's batch again, and reports it again.
         if self.history and (last := self.history[-1])["step"] == self.step and last.keys() == entry.keys():
             self.history.pop()

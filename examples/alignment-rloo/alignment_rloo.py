@@ -46,7 +46,7 @@ class RLOO(AlignmentOptimizer):
             rollouts = run.generate(prompts, max_new_tokens=self.max_new_tokens, samples=self.samples)
             sequences = [rollout.sequence for rollout in rollouts]
             kl = run.policy.logps(sequences) - run.reference.logps(sequences)
-            scores = run.reward.scores(sequences)
+            scores = run.rewards(rollouts)
             unfinished = scores.new_tensor([not rollout.finished for rollout in rollouts])
             rewards = (scores - self.missing_end_penalty * unfinished - self.kl_coef * kl).view(-1, self.samples)
             # The baseline of a response is the mean of the others (section 2.3), written here as a factor.

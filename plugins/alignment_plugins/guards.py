@@ -36,7 +36,7 @@ class GuardedOptimizer(AlignmentOptimizer):
     held_out_prompts: int = Field(64, ge=2)
     """Maximum number of held-out prompts per evaluation."""
     held_out_measure: dict[str, Any] | None = None
-    """Evaluator that scores held-out responses: its `name` and settings. null: the reward model."""
+    """Evaluator that scores held-out responses: its `name` and settings. null: the reward."""
 
     def needs(self) -> Needs:
         return Needs(prompts=True, reward=True, reference=True)
@@ -77,7 +77,7 @@ class GuardedOptimizer(AlignmentOptimizer):
         policy = run.policy.token_logps(sequences, self.temperature)
         reference = run.reference.token_logps(sequences, self.temperature)
         kl = float((policy.logps - reference.logps).sum(dim=1).mean())
-        scores: list[float] = run.reward.scores(sequences).tolist()
+        scores: list[float] = run.rewards(rollouts, held_out=True).tolist()
         found = {
             "held_out_score": fmean(scores),
             "held_out_kl": kl,

@@ -1,8 +1,8 @@
-"""Proximal policy optimization on a reward model (arXiv 1707.06347; for language models 2203.02155 and 2403.17031)."""
+"""Proximal policy optimization (arXiv 1707.06347; for language models 2203.02155 and 2403.17031)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator
@@ -14,7 +14,6 @@ from alignment_core.plugin_api import (
     LossOutput,
     MicroBatch,
     Needs,
-    Rollout,
     Row,
     StepBatch,
     TokenSequence,
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class PPO(GuardedOptimizer):
-    """Samples from the policy and maximizes the reward model's score, with a KL penalty to the SFT model."""
+    """Samples from the policy and maximizes the reward, with a KL penalty to the SFT model."""
 
     model_config = ConfigDict(title="PPO")
 
@@ -66,12 +65,8 @@ class PPO(GuardedOptimizer):
     """Discount per token."""
     gae_lambda: float = Field(0.95, ge=0, le=1)
     """λ of generalized advantage estimation."""
-    normalise_scores: bool = True
-    """Normalize scores by the mean and standard deviation of the first rollout, which the SFT model samples."""
     missing_end_penalty: float = Field(1.0, ge=0)
-    """Subtracted from the (normalized) score of a response that reaches the length limit without ending."""
-    score_clip: float | None = Field(None, gt=0)
-    """(Normalized) scores are clipped to ± this. If unset, they are not clipped."""
+    """Subtracted from the reward of a response that reaches the length limit without ending."""
 
     @field_validator("top_p", "top_k")
     @classmethod
@@ -105,13 +100,9 @@ class PPO(GuardedOptimizer):
         sequences = [rollout.sequence for rollout in rollouts]
         old = run.policy.token_logps(sequences, self.temperature)
         reference = run.reference.token_logps(sequences, self.temperature)
-        raw_scores = run.reward.scores(sequences)
-        if "score_mean" not in run.state:
-            mean, deviation = float(raw_scores.mean()), float(raw_scores.std(correction=0))
-            usable = self.normalise_scores and deviation > 0
-            run.state["score_mean"], run.state["score_deviation"] = (mean, deviation) if usable else (0.0, 1.0)
-        scores = self._scores(run, raw_scores, rollouts)
-        values = self._in_units(run.value.values(sequences), run.state)
+        scores = run.rewards(rollouts)
+        scores = scores - self.missing_end_penalty * scores.new_tensor([not rollout.finished for rollout in rollouts])
+        values = run.value.values(sequences)
         rewards = losses.token_rewards(scores, old.logps, reference.logps, old.mask, kl_coef=run.state["kl_coef"])
         advantages, returns = losses.gae(rewards, values, old.mask, gamma=self.gamma, lam=self.gae_lambda)
         constants = {
@@ -125,7 +116,6 @@ class PPO(GuardedOptimizer):
         run.report(
             {
                 "score": score,
-                "raw_score": float(raw_scores.mean()),
                 "kl": kl,
                 "kl_coef": run.state["kl_coef"],
                 "response_length": length,
@@ -150,15 +140,6 @@ class PPO(GuardedOptimizer):
             chosen.append(prompts[order[place]])
         return chosen
 
-    def _in_units(self, scores: Tensor, units: Mapping[str, float]) -> Tensor:
-        """Normalize scores or values by the SFT model's scores. Both models start from the same weights."""
-        return (scores - units["score_mean"]) / units["score_deviation"]
-
-    def _scores(self, run: AlignmentRun, raw_scores: Tensor, rollouts: Sequence[Rollout]) -> Tensor:
-        unfinished = raw_scores.new_tensor([not rollout.finished for rollout in rollouts])
-        scores = self._in_units(raw_scores, run.state) - self.missing_end_penalty * unfinished
-        return scores if self.score_clip is None else scores.clamp(-self.score_clip, self.score_clip)
-
     def _minibatches(self, run: AlignmentRun, rollout: dict[str, Any]) -> Iterator[StepBatch]:
         """Yield the minibatches of `epochs` shuffled passes over the rollout, starting at `run.step`."""
         rows = _from_json(rollout["rows"])
@@ -171,8 +152,7 @@ class PPO(GuardedOptimizer):
             run.random(f"rollout {run.state['rollouts_done']} epoch {epoch}").shuffle(order)
             chosen = [rows[i] for i in order[place * self.batch_size : (place + 1) * self.batch_size]]
             tokens = sum(len(row.sequences["response"].completion) for row in chosen)
-            units = {name: run.state[name] for name in ("score_mean", "score_deviation")}
-            yield StepBatch(chosen, denominators={"tokens": tokens}, constants=units)
+            yield StepBatch(chosen, denominators={"tokens": tokens})
 
     def _steer_kl(self, run: AlignmentRun, rollout: dict[str, Any]) -> None:
         if self.kl_target is not None:
@@ -185,7 +165,7 @@ class PPO(GuardedOptimizer):
         old, advantages = micro.token_values("old_logps"), micro.token_values("advantages")
         policy, policy_clipped = losses.clipped_policy(now.logps, old, advantages, clip=self.clip)
         value, value_clipped = losses.clipped_value(
-            self._in_units(run.value.values(sequences), micro.constants),
+            run.value.values(sequences),
             micro.token_values("old_values"),
             micro.token_values("returns"),
             clip=self.value_clip,

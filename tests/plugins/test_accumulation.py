@@ -57,7 +57,7 @@ def kto_step(count: int, seed: int) -> tuple[Any, list[Row], StepBatch]:
 def ppo_step(count: int, seed: int) -> tuple[Any, list[Row], StepBatch]:
     rows = rollout_rows(count, seed)
     tokens = sum(len(row.sequences["response"].completion) for row in rows)
-    return PPO(), rows, StepBatch(rows, {"tokens": tokens}, {"score_mean": 0.3, "score_deviation": 1.5})
+    return PPO(), rows, StepBatch(rows, {"tokens": tokens})
 
 
 @pytest.mark.parametrize("step", [dpo_step, kto_step, ppo_step])

@@ -9,6 +9,7 @@ from runs import prompt_rows
 from scripted import Model, ScriptedRun
 
 from alignment_core.plugin_api import Rollout, TokenSequence
+from alignment_core.training.rewards import Rewards
 from alignment_plugins.ppo import PPO
 
 PROMPT, *HELD_OUT = prompt_rows(5)
@@ -33,6 +34,7 @@ class World(ScriptedRun):
             prompts=[PROMPT],
             rollouts=[Rollout(PROMPT, RESPONSE, True, "")],
             held_out_rollouts=answers() if held_out else [],
+            rewarded_by=Rewards(normalise=False),
         )
         self.set_outputs(score=0.0, kl=0.0, held_out=[0.0, 1.0, 2.0, 3.0])
 
@@ -56,7 +58,7 @@ class World(ScriptedRun):
 
 def ppo(**settings: Any) -> PPO:
     base: dict[str, Any] = {"rollout_size": 1, "batch_size": 1, "rollouts": 4, "epochs": 1, "held_out_every": 1}
-    return PPO(**base | {"step_kl": None, "normalise_scores": False} | settings)
+    return PPO(**base | {"step_kl": None} | settings)
 
 
 def follow(objective: PPO, run: World, plan: list[dict[str, Any]]) -> World:

@@ -215,7 +215,7 @@ def test_training_that_stopped_at_the_kl_ceiling_stays_stopped(world: World, tmp
 def snapshot(step: int, **state: Any) -> Snapshot:
     history = [{"step": step, "loss": 0.1 + step}]
     scale = {"factor": 1024.0, "steps": step}
-    return Snapshot(step, 4096, state, {"loss": 0.1 + step}, history, ["a warning"], scale)
+    return Snapshot(step, 4096, state, {"loss": 0.1 + step}, history, ["a warning"], scale, {"mean": 0.1 + step})
 
 
 def weights_and_optimizer(value: float) -> tuple[dict[str, torch.nn.Parameter], torch.optim.AdamW]:
@@ -240,6 +240,7 @@ def test_checkpoint_round_trip(tmp_path: Path) -> None:
     assert loaded.state == {"nested": {"kl": 0.1 + 0.2, "rows": [1, None, "x"]}}
     assert (loaded.step, loaded.budget, loaded.warnings) == (7, 4096, ["a warning"])
     assert (loaded.metrics, loaded.history) == (saved.metrics, saved.history)
+    assert loaded.reward_units == {"mean": 7.1}
     assert torch.equal(others["model.a.b"], weights["model.a.b"])
     assert loaded.kept.keys() == kept.keys()
     assert all(torch.equal(loaded.kept[name], value) for name, value in kept.items())

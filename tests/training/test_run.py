@@ -51,7 +51,7 @@ def test_run_without_a_cache_uses_the_frozen_role(run: Run, world: World) -> Non
     ("kind", "use", "declaration"),
     [
         ("sft", lambda run: run.reference.logps([]), "Return `Needs(reference=True, …)`"),
-        ("dpo", lambda run: run.reward.scores([]), "Return `Needs(reward=True, …)`"),
+        ("dpo", lambda run: run.rewards([]), "Return `Needs(reward=True, …)`"),
         ("dpo", lambda run: run.value.values([]), "Return `Needs(value=True, …)`"),
     ],
 )

@@ -17,6 +17,7 @@ from alignment_core.plugin_api import Row, TokenSequence
 from alignment_core.stages.reward import BradleyTerry
 from alignment_core.stages.sft import SFT
 from alignment_core.training.loop import Objective, train
+from alignment_core.training.rewards import Rewards
 from alignment_core.training.run import Rows, Run, Vocabulary
 from alignment_plugins.dpo import DPO
 from alignment_plugins.kto import KTO
@@ -161,6 +162,7 @@ class World:
             budget=Budget(budget),
             seed=5,
             progress=progress or Listener(),
+            rewarded_by=Rewards() if kind == "ppo" else None,
         )
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from alignment_core.plugin_api import Rollout, Row, TokenLogps, TokenSequence
 from alignment_core.seeds import seed_of
+from alignment_core.training.rewards import Rewards
 from alignment_core.training.run import MicroRows, Rows, Run
 
 Table = Mapping[tuple[int, ...], Sequence[float]]
@@ -57,6 +58,7 @@ class ScriptedRun:
     prompts: Sequence[Row] = ()
     rollouts: Sequence[Rollout] = ()
     held_out_rollouts: Sequence[Rollout] = ()
+    rewarded_by: Rewards = field(default_factory=Rewards)
     judgements: list[list[float]] = field(default_factory=list)
     step: int = 0
     state: dict[str, Any] = field(default_factory=dict)
@@ -69,6 +71,9 @@ class ScriptedRun:
     seed: int = 0
 
     shuffled = Run.shuffled
+    rewards = Run.rewards
+    take_reward_metrics = Run.take_reward_metrics
+    device = torch.device("cpu")
 
     def random(self, name: str) -> Any:
         import random
@@ -95,7 +100,7 @@ class ScriptedRun:
         self.restored += 1
 
     def report(self, metrics: Mapping[str, float]) -> None:
-        self.reports.append(dict(metrics))
+        self.reports.append({**self.take_reward_metrics(), **metrics})
 
     def warn(self, message: str) -> None:
         self.warnings.append(message)

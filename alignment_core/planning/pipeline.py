@@ -217,9 +217,9 @@ class _Planner:
         """Return whether the reward model rewards the responses of the optimizer."""
         return needs.reward and uses_reward_model(self.config.reward.by)
 
-    def _rewarded(self, optimizer: AlignmentOptimizer) -> dict[str, Any]:
+    def _rewarded(self, needs: Needs) -> dict[str, Any]:
         """Return what rewards responses, if the optimizer needs rewards."""
-        if not optimizer.needs().reward:
+        if not needs.reward:
             return {}
         settings = self.config.reward.model_dump(mode="json", include=set(MIXED))
         parts = reward_parts(self.config.reward.by, self.registry)
@@ -246,7 +246,7 @@ class _Planner:
                 )
             },
             **sampled,
-            **self._rewarded(optimizer),
+            **self._rewarded(needs),
             **self._fold("rest"),
             **self._mixed(),
         )

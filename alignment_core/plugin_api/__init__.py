@@ -32,7 +32,7 @@ This package does not import torch. Tensors appear only in annotations.
 from alignment_core.config import SourceConfig
 from alignment_core.errors import ConfigError, DataError
 from alignment_core.plugin_api.evaluator import Evaluator, PairEvaluator
-from alignment_core.plugin_api.hooks import PROJECT, Hooks, hookimpl, hookspec
+from alignment_core.plugin_api.hooks import hookimpl, hookspec
 from alignment_core.plugin_api.listener import Listener, StageInfo
 from alignment_core.plugin_api.optimizer import API_VERSION, AlignmentOptimizer, Needs
 from alignment_core.plugin_api.run import AlignmentRun, LanguageModelRole, TokenLogps, ValueRole
@@ -42,8 +42,8 @@ from alignment_core.records import Conversation, Demonstration, Facts, LabelledR
 from alignment_core.token_rows import Row, TokenSequence
 
 __all__ = [
-    "API_VERSION", "PROJECT", "AlignmentOptimizer", "AlignmentRun", "BadRow", "ConfigError", "Conversation",
-    "DataError", "Demonstration", "Dropped", "Evaluator", "Facts", "Hooks", "LabelledResponse", "LanguageModelRole",
+    "API_VERSION", "AlignmentOptimizer", "AlignmentRun", "BadRow", "ConfigError", "Conversation",
+    "DataError", "Demonstration", "Dropped", "Evaluator", "Facts", "LabelledResponse", "LanguageModelRole",
     "Listener", "LossOutput", "MicroBatch", "Needs", "PairEvaluator", "PreferencePair", "Prompt", "Quarantined",
     "RawRow", "Reading", "RecordFormat", "Rollout", "Row", "SourceConfig", "StageInfo", "StepBatch", "TokenLogps",
     "TokenSequence", "Unread", "ValueRole", "hookimpl", "hookspec",

@@ -8,27 +8,35 @@ from typing import Any
 from alignment_core.data.dataset.splits import Dataset
 from alignment_core.evaluation.judging import Cases, preferences_of, scores_of
 from alignment_core.execution.stage import Job, Stage
+from alignment_core.models.base.saving import save_tensors
 from alignment_core.planning.pipeline import VERSIONS
 from alignment_core.planning.reward_parts import reward_parts
 from alignment_core.plugin_api import Conversation, Evaluator, Needs, PairEvaluator, Rollout
 from alignment_core.registry import Registry, load_registry
 from alignment_core.stages.reference import read_reference
 from alignment_core.stages.shared.context import StageContext, open_data, require_rows, write_history
+from alignment_core.training.parameters import FILE, initial_parameters
+from alignment_core.training.reference import CachedReference
 from alignment_core.training.rewards import Judge, Part, Rewards
-from alignment_core.training.run import CachedReference, PairJudge, Rows
+from alignment_core.training.run import PairJudge, Rows
+from alignment_core.training.snapshots import role_of
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Train the policy. The artifact is its PEFT folder. Every other trained role is in a subfolder with its name."""
+    """Train the policy. The artifact is its PEFT folder. Every other trained role is in a subfolder with its name.
+
+    The optimizer's own trained weights, if it has any, are in `parameters.safetensors`.
+    """
     registry = load_registry()
     optimizer = registry.optimizer(job.call.config["optimizer"])
     data = open_data(job)
     context = StageContext.open(job)
     needs = optimizer.needs()
     _add_roles(context, needs)
+    context.roles.add_parameters(initial_parameters(optimizer, context.roles.width, job.call.config["seed"]))
     cached = read_reference(job.parents["reference"]) if "reference" in job.parents else {}
     rewards = _rewards(job.call.config["reward"], registry, data) if needs.reward else None
-    training = context.run(_rows(needs, data, job), cached, rewards)
+    training = context.run(_rows(needs, data, job), cached, rewards, needs.snapshots)
     for setting, evaluator in registry.evaluators_of(optimizer).items():
         training.judges[setting] = _judge(evaluator, data)
     for setting, pair_evaluator in registry.pair_evaluators_of(optimizer).items():
@@ -38,6 +46,8 @@ def run(job: Job) -> dict[str, Any]:
     for role in needs.trained:
         if role != "policy":
             context.save(role, job.out / role)
+    if training.parameters:
+        save_tensors(training.parameters, job.out / FILE)
     metrics = write_history(training, job.out)
     if cached and isinstance(training.reference, CachedReference):
         metrics["reference_computed_live"] = training.reference.missed
@@ -56,6 +66,8 @@ def _add_roles(context: StageContext, needs: Needs) -> None:
         else:
             context.add_trainable("value")
             context.roles.add_head("value")
+    for name in needs.snapshots:
+        context.roles.add_copy(role_of(name), of="policy")
     context.roles.train_only(needs.trained)
 
 

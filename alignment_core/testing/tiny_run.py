@@ -22,8 +22,10 @@ from alignment_core.plugin_api import AlignmentOptimizer, Needs, Rollout, Row, T
 from alignment_core.progress import Stopped
 from alignment_core.training.contract import Objective
 from alignment_core.training.loop import train
+from alignment_core.training.parameters import initial_parameters
 from alignment_core.training.rewards import Rewards
 from alignment_core.training.run import Rows, Run, Vocabulary
+from alignment_core.training.snapshots import role_of
 
 ENOUGH = 1_000_000
 """A token budget that never splits a step."""
@@ -85,6 +87,9 @@ def open_run(optimizer: AlignmentOptimizer, progress: Watch | None = None, budge
             roles.add_head("value")
     # Policy and reference must differ, otherwise half of a loss would be zero and hide its bugs.
     _disturb(roles, "policy", 4)
+    roles.add_parameters(initial_parameters(optimizer, roles.width, 5))
+    for name in needs.snapshots:
+        roles.add_copy(role_of(name), of="policy")
     roles.train_only(needs.trained)
     return ShortRun(
         roles=roles,
@@ -95,7 +100,8 @@ def open_run(optimizer: AlignmentOptimizer, progress: Watch | None = None, budge
         progress=progress or Watch(),
         judges=dict.fromkeys(optimizer.evaluators, _judge),
         pair_judges=dict.fromkeys(optimizer.pair_evaluators, _pair_judge),
-        rewarded_by=Rewards() if optimizer.needs().reward else None,
+        rewarded_by=Rewards() if needs.reward else None,
+        snapshot_names=needs.snapshots,
     )
 
 

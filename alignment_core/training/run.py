@@ -20,8 +20,10 @@ from alignment_core.models.roles.shared_base import Roles
 from alignment_core.plugin_api import Rollout, Row, TokenLogps, TokenSequence
 from alignment_core.progress import Progress, Stopped
 from alignment_core.seeds import seed_of
+from alignment_core.training.reference import CachedReference
 from alignment_core.training.rewards import Judge, Rewards, ValueInUnits, filled
 from alignment_core.training.sampled_logps import sampled_logps
+from alignment_core.training.snapshots import Snapshots, role_of
 
 PairJudge = Callable[[Sequence[Rollout], Sequence[Rollout]], Sequence[float | None]]
 
@@ -89,30 +91,6 @@ class Vocabulary:
     stop_ids: Sequence[int]
 
 
-class CachedReference:
-    """The reference: log-probabilities cached by an earlier stage if they exist, else from a live forward pass."""
-
-    def __init__(self, live: LanguageModel, cached: Mapping[str, float]) -> None:
-        """`cached` maps `TokenSequence.digest()` to a summed log-probability."""
-        self.live, self.cached = live, cached
-        self.missed = 0
-        self.token_logps = live.token_logps
-
-    def logps(self, sequences: Sequence[TokenSequence]) -> Tensor:
-        """Return the summed log-probability of the target tokens, shape (sequences,), float32, nats."""
-        if not self.cached:
-            self.missed += len(sequences)
-            return self.live.logps(sequences)
-        digests = [sequence.digest() for sequence in sequences]
-        missing = [i for i, digest in enumerate(digests) if digest not in self.cached]
-        self.missed += len(missing)
-        values = [self.cached.get(digest, 0.0) for digest in digests]
-        if missing:
-            for i, value in zip(missing, self.live.logps([sequences[i] for i in missing]).tolist(), strict=True):
-                values[i] = value
-        return torch.tensor(values, dtype=torch.float32, device=self.live.roles.device)
-
-
 @dataclass
 class Run:
     """A `plugin_api.AlignmentRun`, created by a stage and driven by the loop."""
@@ -136,15 +114,17 @@ class Run:
     rewarded_by: Rewards | None = None
     engine: Engine | None = None
     logged_fresh_logps: bool = False
+    snapshot_names: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         self.budget.on_halved, self.budget.on_pass = self.warn, self._stop_if_asked
-        self.policy = self.role("policy")
+        self.snapshots = Snapshots(self.roles, self.snapshot_names)
+        self.policy = self._language_model("policy")
         self.reference: Any = Undeclared("reference")
         self.reward: Any = Undeclared("reward")
         self.value: Any = Undeclared("value")
         if self.roles.has("reference"):
-            self.reference = CachedReference(self.role("reference"), self.cached_reference)
+            self.reference = CachedReference(self._language_model("reference"), self.cached_reference)
         if self.rewarded_by is not None:
             self.rewarded_by.warn = self.warn
         if self.external_reward is not None:
@@ -156,11 +136,33 @@ class Run:
             if self.rewarded_by is not None and self.roles.has("reward"):
                 self.value = ValueInUnits(self.value, self.rewarded_by)
 
-    def role(self, name: str) -> LanguageModel:
+    def role(self, name: str) -> Any:
+        """Return the policy, the reference or a snapshot as a `plugin_api.LanguageModelRole`.
+
+        Raises:
+            PluginError: the optimizer did not declare a snapshot of this name.
+        """
+        if name in ("policy", "reference"):
+            return getattr(self, name)
+        if name in self.snapshots.names:
+            return self._language_model(role_of(name))
+        raise PluginError(
+            "the optimizer used a role that it did not declare",
+            where="role",
+            got=name,
+            expected=", ".join(["policy", "reference", *self.snapshots.names]),
+            do=f'Return `Needs(snapshots=("{name}",), …)` from `needs`',
+        )
+
+    def _language_model(self, name: str) -> LanguageModel:
         return LanguageModel(self.roles, name, self.vocabulary.pad_id, self.budget)
 
     def scalar(self, name: str) -> ScalarModel:
         return ScalarModel(self.roles, name, self.vocabulary.pad_id, self.budget)
+
+    @property
+    def parameters(self) -> Mapping[str, Tensor]:
+        return dict(self.roles.extra.items())
 
     @property
     def device(self) -> torch.device:
@@ -219,12 +221,14 @@ class Run:
         """
         if logps and not temperature:
             raise PluginError("greedy responses have no log-probabilities", where="run.generate", got="temperature=0")
+        if isinstance(model := self.role(role), Undeclared):
+            model.generate()
         repeated = [prompt for prompt in prompts for _ in range(samples)]
-        keys = self._noise_keys(repeated)
+        keys = self._noise_keys(repeated, role)
         vocabulary = self.vocabulary
         engine = self.engine or OwnEngine(self.roles, vocabulary.stop_ids, vocabulary.pad_id, self.budget)
         found = engine.generate(
-            role,
+            role_of(role) if role in self.snapshots.names else role,
             [prompt.sequences["prompt"] for prompt in repeated],
             Sampling(max_new_tokens, temperature, top_p, top_k, logps),
             keys,
@@ -251,12 +255,16 @@ class Run:
             self.progress.log(message)
         self.logged_fresh_logps = True
 
-    def _noise_keys(self, prompts: Sequence[Row]) -> list[str]:
-        """Return keys of seed, step, row and its earlier occurrences, so that a repeated prompt gets fresh noise."""
+    def _noise_keys(self, prompts: Sequence[Row], role: str) -> list[str]:
+        """Return keys of seed, step, row and its earlier occurrences, so that a repeated prompt gets fresh noise.
+
+        Other roles than the policy get noise of their own. Otherwise equal weights would give equal responses.
+        """
+        of_role = "" if role == "policy" else f"/{role}"
         seen: Counter[str] = Counter()
         keys = []
         for prompt in prompts:
-            keys.append(f"{self.seed}/{self.step}/{prompt.id}/{seen[prompt.id]}")
+            keys.append(f"{self.seed}/{self.step}/{prompt.id}/{seen[prompt.id]}{of_role}")
             seen[prompt.id] += 1
         return keys
 
@@ -309,6 +317,10 @@ class Run:
     def take_reward_metrics(self) -> dict[str, float]:
         """Return the metrics of the rewards since the last report."""
         return {} if self.rewarded_by is None else self.rewarded_by.take_metrics()
+
+    def snapshot(self, name: str, mix: float = 1.0) -> None:
+        """Move a snapshot towards the policy (`Snapshots.move`)."""
+        self.snapshots.move(name, mix, self.step)
 
     def keep(self) -> None:
         """Copy the current trained weights to the CPU. The previous copy is dropped."""

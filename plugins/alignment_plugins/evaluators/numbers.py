@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -59,10 +60,8 @@ def answer_in(text: str, marker: str) -> Number | None:
         first = _NUMBER.search(line)
         return None if first is None else _number(first)
     _, found, boxed = text.rpartition("\\boxed{")
-    last = None
-    for last in _NUMBER.finditer(_to_closing_brace(boxed) if found else text):
-        pass
-    return None if last is None else _number(last)
+    last = deque(_NUMBER.finditer(_to_closing_brace(boxed) if found else text), maxlen=1)
+    return _number(last[0]) if last else None
 
 
 def _to_closing_brace(text: str) -> str:

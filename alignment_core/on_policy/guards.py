@@ -78,7 +78,7 @@ class GuardedOptimizer(AlignmentOptimizer):
         prompts = run.held_out_prompts[: self.held_out_prompts]
         if len(prompts) < 2:
             return {}
-        rollouts = run.generate(prompts, max_new_tokens=self.max_new_tokens, temperature=self.temperature)
+        rollouts = run.generate(prompts, max_new_tokens=self.max_new_tokens, temperature=self.temperature, logps=True)
         sequences = [rollout.sequence for rollout in rollouts]
         scores: list[float] = run.rewards(rollouts, held_out=True).tolist()
         found = {
@@ -87,7 +87,7 @@ class GuardedOptimizer(AlignmentOptimizer):
         }
         kl = None
         if self.needs().reference:
-            policy = run.policy.token_logps(sequences, self.temperature)
+            policy = run.sampled_logps(rollouts, self.temperature)
             reference = run.reference.token_logps(sequences, self.temperature)
             kl = found["held_out_kl"] = float((policy.logps - reference.logps).sum(dim=1).mean())
         measured = scores

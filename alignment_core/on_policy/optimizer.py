@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import groupby
 from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -103,7 +104,7 @@ class OnPolicyOptimizer(GuardedOptimizer):
         """Sample one rollout, and compute everything that stays constant while it is learned from."""
         rollouts = self._sample(run)
         sequences = [rollout.sequence for rollout in rollouts]
-        old = run.policy.token_logps(sequences, self.temperature)
+        old = run.sampled_logps(rollouts, self.temperature)
         needs_reference = self.needs().reference
         reference = run.reference.token_logps(sequences, self.temperature) if needs_reference else old
         scores = run.rewards(rollouts)
@@ -129,7 +130,7 @@ class OnPolicyOptimizer(GuardedOptimizer):
         # The noise depends on step and row: without a step, the same prompts would get the same responses again.
         asked = [replace(prompt, id=f"{prompt.id} {idle}") for prompt in prompts] if idle else prompts
         rollouts = run.generate(
-            asked, max_new_tokens=self.max_new_tokens, temperature=self.temperature, samples=self.samples
+            asked, max_new_tokens=self.max_new_tokens, temperature=self.temperature, samples=self.samples, logps=True
         )
         if not idle:
             return rollouts
@@ -158,17 +159,27 @@ class OnPolicyOptimizer(GuardedOptimizer):
         return self.missing_end_penalty * share + self.length_cost * length
 
     def _minibatches(self, run: AlignmentRun, rollout: dict[str, Any]) -> Iterator[StepBatch]:
-        """Yield the minibatches of `epochs` shuffled passes over the rollout, starting at `run.step`."""
+        """Yield the minibatches of `epochs` shuffled passes over the rollout, starting at `run.step`.
+
+        Rows that share a prompt stay next to each other, because one pass then reads the prompt once for all of them.
+        """
         rows = rows_from_json(rollout["rows"])
+        groups = _with_equal_prompts(rows)
         per_epoch = -(-len(rows) // self.batch_size)
         for index in range(run.step - rollout["first_step"], self.epochs * per_epoch):
             if index and self.step_kl is not None and run.metrics.get("step_kl", 0.0) > self.step_kl:
                 return
             epoch, place = divmod(index, per_epoch)
-            order = list(range(len(rows)))
-            run.random(f"rollout {run.state['rollouts_done']} epoch {epoch}").shuffle(order)
+            run.random(f"rollout {run.state['rollouts_done']} epoch {epoch}").shuffle(shuffled := list(groups))
+            order = [i for group in shuffled for i in group]
             chosen = [rows[i] for i in order[place * self.batch_size : (place + 1) * self.batch_size]]
             yield StepBatch(chosen, denominators={"tokens": _response_tokens(chosen)})
+
+
+def _with_equal_prompts(rows: Sequence[Row]) -> list[list[int]]:
+    """Return the indices of the rows in groups that have the same prompt and follow each other."""
+    prompts = [next(iter(row.sequences.values())).prompt for row in rows]
+    return [[i for i, _ in group] for _, group in groupby(enumerate(prompts), key=lambda pair: pair[1])]
 
 
 def _response_tokens(rows: Sequence[Row]) -> int:

@@ -3,7 +3,8 @@
 python benchmarks/rule_vetting.py --store STORE [--optimizers grpo,rloo]
 
 Builds the chain (world, SFT, optimizer) for every seed. The reward is the demo's true rule, which says of each response
-whether it is good. There is no reward model. Writes `benchmarks/results/rule_vetting.md`. Cached stages are reused. The only optimizer setting that is changed is the response length, which depends on the world.
+whether it is good. There is no reward model. Writes `benchmarks/results/rule_vetting.md`. Cached stages are reused. The
+only optimizer setting that is changed is the response length, which depends on the world.
 """
 
 from __future__ import annotations

@@ -12,15 +12,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alignment_core.errors import AlignmentError
+from alignment_core.errors import AlignmentError, PluginError
 from alignment_core.plugin_api import AlignmentOptimizer, StepBatch
+from alignment_core.plugin_calls import needs_of
 from alignment_core.testing.baseline import Baseline
+from alignment_core.testing.limits import Overheard, TookTooLong, overhearing
 from alignment_core.testing.observer import Observer
-from alignment_core.testing.report import Fault, Report
-from alignment_core.testing.tiny_run import Watch, open_run, train_until_end
+from alignment_core.testing.report import Fault, Report, reason
+from alignment_core.testing.settings_checks import check_settings
+from alignment_core.testing.tiny_run import Watch, one_thread, open_run, train_until_end
 from alignment_core.training.loop import accumulate
 from alignment_core.training.run import Run
 
+SMALL = {"batch_size": 4, "epochs": 2, "learning_rate": 1e-2}
+"""Common settings that give a few effective steps on the kit's few rows."""
 STEPS, SECONDS = 40, 3.0
 """Maximum number of steps and duration in seconds of the checked run."""
 TOLERANCE = 1e-3
@@ -34,11 +39,34 @@ CHECKS = (
 )  # fmt: skip
 
 
-def check_run(report: Report, optimizer: AlignmentOptimizer) -> None:
-    """Run the checks and add their results to `report`."""
+def check_optimizer(optimizer: type[AlignmentOptimizer], settings: dict[str, Any]) -> Report:
+    """Run all checks on an optimizer with these settings."""
+    report = Report(optimizer.__name__)
+    with overhearing() as heard:
+        if check_settings(report, optimizer, AlignmentOptimizer, settings):
+            with one_thread():
+                _check_run(report, _made(optimizer, settings), heard)
+    return report
+
+
+def _made(optimizer: type[AlignmentOptimizer], settings: dict[str, Any]) -> AlignmentOptimizer:
+    try:
+        return optimizer.model_validate({**SMALL, **settings})
+    except ValueError:
+        return optimizer.model_validate(settings)  # the optimizer does not allow the small values
+
+
+def _check_run(report: Report, optimizer: AlignmentOptimizer, heard: Overheard) -> None:
+    try:
+        needs_of(optimizer)
+    except PluginError as error:
+        report.add("declared needs", "failed", str(error))
+        return
     with tempfile.TemporaryDirectory(prefix="align-check-") as folder:
         checked = _Checked(report, optimizer, Path(folder))
-        if checked.runs():
+        runs = checked.runs()
+        report.add_output(heard)
+        if runs:
             checked.all_else()
         else:
             done = {result.check for result in report.results}
@@ -64,15 +92,12 @@ class _Checked:
             undeclared = "did not declare" in error.what
             self.report.add("declared needs" if undeclared else "loss", "failed", str(error))
             return False
-        except Fault as error:
-            self.report.add("loss", "failed", str(error))
-            return False
-        except Exception as error:
-            self.report.add("loss", "failed", f"{type(error).__name__}: {error}")
+        except (Exception, TookTooLong) as error:
+            self.report.add("loss", "failed", reason(error))
             return False
         self.steps = self.first.step
         if not self.steps:
-            self.report.add("loss", "failed", "`batches` yields no step")
+            self.report.add("loss", "failed", "`batches` ends before its first step. At `run.step` 0 it must yield one")
             return False
         return True
 

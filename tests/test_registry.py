@@ -27,7 +27,7 @@ def names(registry: Registry, kind: str) -> set[str]:
 def test_built_in_plugins_are_found_through_the_entry_points() -> None:
     registry = load_registry()
     assert registry.problems == []
-    assert {"dpo", "kto", "ppo"} <= names(registry, "optimizer")
+    assert {"dpo", "grpo", "kto", "online_dpo", "ppo", "rloo"} <= names(registry, "optimizer")
     assert "wordlist" in names(registry, "evaluator")
 
 
@@ -80,7 +80,7 @@ def test_description_of_a_plugin(install: Install) -> None:
             {"name": "hing"},
             PluginError,
             "optimizer.name: no installed optimizer has this name. got hing,"
-            " expected one of dpo, hinge, kto, ppo. Did you mean `hinge`?",
+            " expected one of dpo, grpo, hinge, kto, online_dpo, ppo, rloo. Did you mean `hinge`?",
         ),
         (
             {"name": "hinge", "slack": 4},
@@ -88,7 +88,11 @@ def test_description_of_a_plugin(install: Install) -> None:
             "optimizer.slack: invalid value. got 4, expected less than or equal to 3.",
         ),
         ({"name": "hinge", "slak": 1}, ConfigError, "optimizer.slak: unknown setting. Did you mean `slack`?"),
-        ({"slack": 1}, ConfigError, "optimizer.name: this setting is missing. expected dpo, hinge, kto, ppo."),
+        (
+            {"slack": 1},
+            ConfigError,
+            "optimizer.name: this setting is missing. expected dpo, grpo, hinge, kto, online_dpo, ppo, rloo.",
+        ),
     ],
 )
 def test_errors_in_the_settings(install: Install, raw: dict[str, Any], error: type[Exception], paragraph: str) -> None:
@@ -152,7 +156,7 @@ def test_broken_plugin_is_reported_and_the_rest_works(install: Install, source: 
     registry = load_registry()
     assert [fault in str(problem) for problem in registry.problems] == [True], registry.problems
     assert str(registry.problems[0]).startswith("plugin `stranger_broken_entry` of stranger-broken 1.2: ")
-    assert {"dpo", "kto", "ppo"} <= names(registry, "optimizer")
+    assert {"dpo", "grpo", "kto", "online_dpo", "ppo", "rloo"} <= names(registry, "optimizer")
     assert "hinge" not in names(registry, "optimizer")
     with pytest.raises(PluginError, match=r"Not usable: plugin `stranger_broken_entry` of stranger-broken 1\.2"):
         registry.optimizer({"name": "hinge"})

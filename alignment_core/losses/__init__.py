@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from alignment_core.losses.policy_gradient import clipped_value as clipped_value
     from alignment_core.losses.policy_gradient import explained_variance as explained_variance
     from alignment_core.losses.policy_gradient import gae as gae
+    from alignment_core.losses.policy_gradient import group_advantages as group_advantages
+    from alignment_core.losses.policy_gradient import k3 as k3
+    from alignment_core.losses.policy_gradient import leave_one_out as leave_one_out
     from alignment_core.losses.policy_gradient import token_rewards as token_rewards
     from alignment_core.losses.policy_gradient import whiten as whiten
     from alignment_core.losses.preference import bradley_terry as bradley_terry
@@ -30,6 +33,9 @@ _HOME = {
     "clipped_value": "policy_gradient",
     "explained_variance": "policy_gradient",
     "gae": "policy_gradient",
+    "group_advantages": "policy_gradient",
+    "k3": "policy_gradient",
+    "leave_one_out": "policy_gradient",
     "token_rewards": "policy_gradient",
     "whiten": "policy_gradient",
 }

@@ -98,10 +98,19 @@ class AlignmentRun(Protocol):
         top_p: float = 1.0,
         top_k: int = 0,
         samples: int = 1,
+        logps: bool = False,
     ) -> list[Rollout]:
         """Sample from the policy and return `samples` responses per prompt, adjacent in the list.
 
-        The random numbers depend only on the seed, the step and the row.
+        The random numbers depend only on the seed, the step and the row. With `logps`, the rollouts have the
+        log-probabilities that they were sampled with, if the engine knows them.
+        """
+
+    def sampled_logps(self, rollouts: Sequence[Rollout], temperature: float = 1.0) -> TokenLogps:
+        """Return the log-probabilities of responses that the policy has just sampled, without gradient.
+
+        Those of the sampling pass are taken if `generate` kept them and those of some of the responses equal
+        `policy.token_logps` within the rounding of a pass. Otherwise the policy reads all responses again.
         """
 
     def rewards(self, rollouts: Sequence[Rollout], *, held_out: bool = False) -> Tensor:

@@ -17,10 +17,11 @@ from alignment_core.models.generation.choice import Sampling
 from alignment_core.models.generation.engine import Engine, OwnEngine
 from alignment_core.models.roles.logps import Budget, LanguageModel, ScalarModel
 from alignment_core.models.roles.shared_base import Roles
-from alignment_core.plugin_api import Rollout, Row, TokenSequence
+from alignment_core.plugin_api import Rollout, Row, TokenLogps, TokenSequence
 from alignment_core.progress import Progress, Stopped
 from alignment_core.seeds import seed_of
 from alignment_core.training.rewards import Rewards, ValueInUnits
+from alignment_core.training.sampled_logps import sampled_logps
 
 
 class Undeclared:
@@ -131,6 +132,7 @@ class Run:
     external_reward: RewardModel | None = None
     rewarded_by: Rewards | None = None
     engine: Engine | None = None
+    logged_fresh_logps: bool = False
 
     def __post_init__(self) -> None:
         self.budget.on_halved, self.budget.on_pass = self.warn, self._stop_if_asked
@@ -202,17 +204,24 @@ class Run:
         top_p: float = 1.0,
         top_k: int = 0,
         samples: int = 1,
+        logps: bool = False,
         role: str = "policy",
     ) -> list[Rollout]:
-        """Sample responses of a role, `samples` per prompt, next to each other."""
+        """Sample responses of a role, `samples` per prompt, next to each other.
+
+        Raises:
+            PluginError: log-probabilities are asked for at temperature 0.
+        """
+        if logps and not temperature:
+            raise PluginError("greedy responses have no log-probabilities", where="run.generate", got="temperature=0")
         repeated = [prompt for prompt in prompts for _ in range(samples)]
         keys = self._noise_keys(repeated)
         vocabulary = self.vocabulary
         engine = self.engine or OwnEngine(self.roles, vocabulary.stop_ids, vocabulary.pad_id, self.budget)
-        sequences = engine.generate(
+        found = engine.generate(
             role,
             [prompt.sequences["prompt"] for prompt in repeated],
-            Sampling(max_new_tokens, temperature, top_p, top_k),
+            Sampling(max_new_tokens, temperature, top_p, top_k, logps),
             keys,
             on_step=lambda done: self._report_sampled("responses", done, len(repeated)),
         )
@@ -220,12 +229,22 @@ class Run:
         return [
             Rollout(
                 prompt,
-                sequence,
-                finished=sequence.ids[-1] in stops,
-                text=self.tokenizer.decode(list(sequence.completion), skip_special_tokens=True),
+                one.sequence,
+                finished=one.sequence.ids[-1] in stops,
+                text=self.tokenizer.decode(list(one.sequence.completion), skip_special_tokens=True),
+                logps=one.logps,
+                entropies=one.entropies,
             )
-            for prompt, sequence in zip(repeated, sequences, strict=True)
+            for prompt, one in zip(repeated, found, strict=True)
         ]
+
+    def sampled_logps(self, rollouts: Sequence[Rollout], temperature: float = 1.0) -> TokenLogps:
+        return sampled_logps(self.policy, rollouts, temperature, self._log_fresh_logps)
+
+    def _log_fresh_logps(self, message: str) -> None:
+        if not self.logged_fresh_logps:
+            self.progress.log(message)
+        self.logged_fresh_logps = True
 
     def _noise_keys(self, prompts: Sequence[Row]) -> list[str]:
         """Return keys of seed, step, row and its earlier occurrences, so that a repeated prompt gets fresh noise."""

@@ -10,7 +10,18 @@ from typing import Any
 
 import pytest
 import torch
-from runs import OBJECTIVES, STEPS, Killed, Listener, World, feedback_rows, learn, make_world, weights_of
+from runs import (
+    GROUP_OBJECTIVES,
+    OBJECTIVES,
+    STEPS,
+    Killed,
+    Listener,
+    World,
+    feedback_rows,
+    learn,
+    make_world,
+    weights_of,
+)
 from safetensors import SafetensorError
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
@@ -60,7 +71,9 @@ def train_once(
 
 
 Case = tuple[str, Callable[[], Objective]]
-CASES: dict[str, Case] = {kind: (kind, objective) for kind, objective in OBJECTIVES.items()}
+CASES: dict[str, Case] = {kind: (kind, objective) for kind, objective in (OBJECTIVES | GROUP_OBJECTIVES).items()}
+SLOWER = ("rloo", "online_dpo")
+"""Cases that differ from others only in their loss."""
 # The KL of a step ends passes early. Whether it does must not depend on where the run was interrupted.
 CASES["ppo with step_kl"] = (
     "ppo",
@@ -71,7 +84,9 @@ CASES["ppo with step_kl"] = (
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=list(CASES))
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=pytest.mark.ci if name in SLOWER else []) for name in CASES]
+)
 def case(request: pytest.FixtureRequest, world: World, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A kind of run, its objective, its uninterrupted result, and the number of checks for a stop."""
     kind, objective = CASES[request.param]

@@ -14,6 +14,7 @@ from alignment_core.seeds import seed_of
 from alignment_core.training.micro_rows import MicroRows
 from alignment_core.training.rewards import Rewards
 from alignment_core.training.run import Rows, Run
+from alignment_core.training.sampled_logps import sampled_logps
 
 Table = Mapping[tuple[int, ...], Sequence[float]]
 """Numbers per completion token, by the ids of prompt and completion."""
@@ -85,6 +86,9 @@ class ScriptedRun:
         self.asked_to_generate.append(([prompt.id for prompt in prompts], settings))
         held_out = prompts and prompts[0] in self.held_out_prompts
         return self.held_out_rollouts[: len(prompts)] if held_out else self.rollouts
+
+    def sampled_logps(self, rollouts: Sequence[Rollout], temperature: float = 1.0) -> TokenLogps:
+        return sampled_logps(self.policy, rollouts, temperature, self.warn)
 
     @property
     def held_out_prompts(self) -> Sequence[Row]:

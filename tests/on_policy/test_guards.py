@@ -1,4 +1,4 @@
-"""PPO's guards on a scripted rollout: measurements, kept weights, warnings and stops."""
+"""The guards of on-policy optimizers on a scripted rollout: measurements, kept weights, warnings and stops."""
 
 from __future__ import annotations
 

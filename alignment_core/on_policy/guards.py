@@ -16,7 +16,7 @@ SURE = 2.0
 
 
 class GuardedOptimizer(AlignmentOptimizer):
-    """Evaluates the policy on held-out prompts, keeps the best one, and stops when the reward model is being gamed.
+    """Evaluates the policy on held-out prompts, keeps the best one, and stops when the reward is being gamed.
 
     Each rule stops training at its limit and warns at half of the limit. The message says which setting to change.
     """
@@ -28,7 +28,8 @@ class GuardedOptimizer(AlignmentOptimizer):
     temperature: float = Field(1.0, gt=0)
     """Sampling temperature. Log-probabilities, KL and ratios use the same scaled logits."""
     kl_ceiling: float = Field(50.0, gt=0)
-    """Training stops above this KL per response, in nats. A policy above it is never kept."""
+    """Training stops above this KL per response, in nats. A policy above it is never kept. Not judged without a
+    reference."""
     length_drift: float | None = Field(4.0, gt=1)
     """Training stops when responses are this many times longer or shorter than the SFT model's. null: never stop."""
     held_out_every: int = Field(5, ge=1)
@@ -41,17 +42,22 @@ class GuardedOptimizer(AlignmentOptimizer):
     def needs(self) -> Needs:
         return Needs(prompts=True, reward=True, reference=True)
 
-    def watch(self, run: AlignmentRun, *, score: float, kl: float, length: float) -> dict[str, float]:
+    def watch(self, run: AlignmentRun, *, score: float, kl: float | None, length: float) -> dict[str, float]:
         """Check a new rollout by its means, and set `run.state["stopped"]` if training must stop.
+
+        Args:
+            run: the run.
+            score: mean reward, with penalties.
+            kl: mean KL per response in nats; None if the optimizer needs no reference.
+            length: mean tokens per response.
 
         Returns:
             The metrics on held-out prompts if an evaluation was due, else nothing.
         """
         first_length = run.state.setdefault("first_length", length)
-        message = (
-            f"KL is {kl:.1f} nats per response (kl_ceiling {self.kl_ceiling:g}). Raise kl_coef or lower learning_rate"
-        )
-        self._judge(run, "KL", kl / self.kl_ceiling, message)
+        if kl is not None:
+            limit = f"(kl_ceiling {self.kl_ceiling:g}). Raise kl_coef or lower learning_rate"
+            self._judge(run, "KL", kl / self.kl_ceiling, f"KL is {kl:.1f} nats per response {limit}")
         if self.length_drift is not None:
             message = (
                 f"responses have {length:.1f} tokens, those of the SFT model {first_length:.1f} "
@@ -72,17 +78,18 @@ class GuardedOptimizer(AlignmentOptimizer):
         prompts = run.held_out_prompts[: self.held_out_prompts]
         if len(prompts) < 2:
             return {}
-        rollouts = run.generate(prompts, max_new_tokens=self.max_new_tokens, temperature=self.temperature)
+        rollouts = run.generate(prompts, max_new_tokens=self.max_new_tokens, temperature=self.temperature, logps=True)
         sequences = [rollout.sequence for rollout in rollouts]
-        policy = run.policy.token_logps(sequences, self.temperature)
-        reference = run.reference.token_logps(sequences, self.temperature)
-        kl = float((policy.logps - reference.logps).sum(dim=1).mean())
         scores: list[float] = run.rewards(rollouts, held_out=True).tolist()
         found = {
             "held_out_score": fmean(scores),
-            "held_out_kl": kl,
-            "held_out_length": float(policy.mask.sum(dim=1).mean()),
+            "held_out_length": fmean(len(sequence.completion) for sequence in sequences),
         }
+        kl = None
+        if self.needs().reference:
+            policy = run.sampled_logps(rollouts, self.temperature)
+            reference = run.reference.token_logps(sequences, self.temperature)
+            kl = found["held_out_kl"] = float((policy.logps - reference.logps).sum(dim=1).mean())
         measured = scores
         if self.held_out_measure is not None:
             measured = run.judge("held_out_measure", rollouts)
@@ -106,10 +113,11 @@ class GuardedOptimizer(AlignmentOptimizer):
         if "best" in run.state:
             run.restore()
 
-    def _compare(self, run: AlignmentRun, measured: Sequence[float], kl: float, score: float | None) -> None:
+    def _compare(self, run: AlignmentRun, measured: Sequence[float], kl: float | None, score: float | None) -> None:
         """Keep the best policy. Stop if the score has risen since then while the measure has fallen significantly."""
         best = run.state.get("best")
-        if best is None or (fmean(measured) > fmean(best["measured"]) and kl <= self.kl_ceiling):
+        allowed = kl is None or kl <= self.kl_ceiling
+        if best is None or (fmean(measured) > fmean(best["measured"]) and allowed):
             run.keep()
             run.state["best"] = {"after": run.state["rollouts_done"], "measured": list(measured), "score": score}
         elif score is not None and score > best["score"]:

@@ -84,7 +84,8 @@ def raised(error: BaseException, where: str) -> PluginError:
 def method_of(plugin: object, method: str, place: str = "") -> str:
     """Return how a message names a method of a plugin: the method, the plugin, its module and the place."""
     kind = _kind(plugin)
-    name = f"the {kind} `{plugin.name}` ({type(plugin).__module__})" if kind else type(plugin).__name__  # type: ignore[attr-defined]
+    cls = plugin.__class__
+    name = f"the {kind} `{plugin.name}` ({cls.__module__})" if kind else cls.__name__  # type: ignore[attr-defined]
     return f"`{method}` of {name}" + (f", {place}" if place else "")
 
 

@@ -58,6 +58,10 @@ class Observer:
             if getattr(self.needed, kind):
                 setattr(run.rows, kind, _RecordedRows(getattr(run.rows, kind), kind, self._used))
 
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:  # so that errors of the loop name the optimizer
+        return type(self.optimizer)
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self.optimizer, name)
 

@@ -30,6 +30,8 @@ STEPS, SECONDS = 40, 3.0
 """Maximum number of steps and duration in seconds of the checked run."""
 TOLERANCE = 1e-3
 """Relative to the largest gradient or metric. Reordering float32 sums changes them by much less."""
+SMALLEST = 1e-2
+"""Gradients and metrics are compared as if they were this large. A loss may be a sum of terms that cancel."""
 MOST_TIME, MOST_MEMORY = 12.0, 6.0
 """Maximum time and memory of a loss per token, as a multiple of DPO's."""
 WAITED = Path("/proc/thread-self/schedstat")
@@ -222,11 +224,11 @@ def _difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
     for name, value in one.items():
         if value.shape != other[name].shape:
             raise Fault("the set of weights that get a gradient depends on how a step is split")
-        scale = float(value.abs().max().clamp_min(1e-3))
+        scale = float(value.abs().max().clamp_min(SMALLEST))
         difference = float((value - other[name]).abs().max()) / scale
         if not difference <= TOLERANCE:
             raise Fault(
-                f"{name} of one step depends on how it is split and padded (by {difference:.0%}). Return sums over the "
+                f"{name} of one step depends on how it is split and padded (by {difference:.1%}). Return sums over the "
                 "micro-batch divided by `micro.denominators`, and exclude padding"
             )
         largest = max(largest, difference)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from difflib import SequenceMatcher
 from importlib.metadata import Distribution, EntryPoint, EntryPoints
 
-from alignment_core.plugin_api import PROJECT
+from alignment_core.plugin_api.hooks import PROJECT
 
 DISTRIBUTION = "alignment-flows"
 SIMILAR = 0.85

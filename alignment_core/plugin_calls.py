@@ -11,12 +11,13 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from alignment_core.errors import AlignmentError, PluginError, ran_out_of_memory
-from alignment_core.plugin_api import AlignmentOptimizer, Evaluator, Listener, Needs, RecordFormat
+from alignment_core.plugin_api import AlignmentOptimizer, Evaluator, Listener, Needs, PairEvaluator, RecordFormat
 
 KINDS: dict[type, str] = {
     AlignmentOptimizer: "optimizer",
     RecordFormat: "record format",
     Evaluator: "evaluator",
+    PairEvaluator: "pair evaluator",
     Listener: "listener",
 }
 """Base class of each kind of plugin, and what messages call it."""

@@ -39,7 +39,7 @@ def test_third_party_plugin_is_selected_by_name(install: Install) -> None:
     hinge = registry.optimizer({"name": "hinge", "slack": "2"})
     assert (type(hinge).__name__, hinge.model_dump()["slack"]) == ("Hinge", 2.0)
     assert registry.identity(hinge) == {"package": "stranger-hinge", "version": "1.2"}
-    assert registry.evaluator({"name": "polite"}).score((), "yes please") == 1.0
+    assert registry.evaluator({"name": "polite"}).score((), "yes please", {}) == 1.0
 
 
 def test_output_of_a_plugin_stays_out_of_stdout(install: Install, capfd: pytest.CaptureFixture[str]) -> None:
@@ -137,7 +137,7 @@ def test_errors_in_the_settings(install: Install, raw: dict[str, Any], error: ty
             HINGE.replace("slack: float", "evaluators: ClassVar = ('judge',); slack: float"),
             "evaluators` contains judge",
         ),
-        (RUDE.replace("def score", "def skore"), "it does not define `score`"),
+        (RUDE.replace("def score", "def skore"), "it defines neither `score` nor `scores`"),
         (RUDE.replace("def score", "async def score"), "its `score` is `async`, but it is called without `await`"),
         (
             HINGE.replace("def loss(self, run, micro)", "def loss(self, micro)"),
@@ -180,7 +180,7 @@ def test_settings_may_choose_evaluators(install: Install) -> None:
     registry = load_registry()
     assert registry.evaluators_of(registry.optimizer({"name": "hinge"})) == {}
     chosen = registry.optimizer({"name": "hinge", "judge": {"name": "polite"}})
-    assert registry.evaluators_of(chosen)["judge"].score((), "please") == 1.0
+    assert registry.evaluators_of(chosen)["judge"].score((), "please", {}) == 1.0
     with pytest.raises(PluginError, match=r"optimizer\.judge\.name: no installed evaluator has this name"):
         registry.evaluators_of(registry.optimizer({"name": "hinge", "judge": {"name": "rude"}}))
     with pytest.raises(ConfigError, match=r"optimizer\.held_out_measure\.wantd"):

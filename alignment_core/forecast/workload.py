@@ -22,7 +22,9 @@ from alignment_core.stages.reward import BradleyTerry
 from alignment_core.stages.sft import SFT
 from alignment_core.training.contract import Objective
 from alignment_core.training.demand import Demand, Layout, trace_inference, trace_training
+from alignment_core.training.parameters import initial_parameters
 from alignment_core.training.run import Rows, Run
+from alignment_core.training.snapshots import role_of
 
 LAYOUT = Layout(packs=True, call_cost=0)
 """The layout of nearly all architectures. The actual layout is known only once the weights are loaded."""
@@ -38,6 +40,7 @@ class Work:
         demand: computes the demand at a token budget.
         external_reward: configuration of `reward.model`, if the stage loads it.
         adamw: precision of AdamW's moments, if the stage trains.
+        snapshots, parameters: as in `Architecture`.
     """
 
     adapters: tuple[str, ...]
@@ -47,6 +50,8 @@ class Work:
     demand: partial[Demand]
     external_reward: PretrainedConfig | None = None
     adamw: Moments = "32bit"
+    snapshots: tuple[str, ...] = ()
+    parameters: int = 0
 
 
 class Workload:
@@ -55,10 +60,12 @@ class Workload:
     Args:
         calls: all calls of the run, by their names in the plan.
         planned: the data sets that they read.
+        width: size of a hidden state of the base model.
     """
 
-    def __init__(self, calls: Mapping[str, StageCall], planned: DataPreview) -> None:
+    def __init__(self, calls: Mapping[str, StageCall], planned: DataPreview, width: int) -> None:
         self.calls, self.planned, self.data = calls, planned, planned.older
+        self.width = width
 
     def of(self, call: StageCall) -> Work:
         """Return the work of a stage.
@@ -142,7 +149,10 @@ class Workload:
             rows.held_out_prompts = self.data.held_out.prompts
         heads = [name for name in ("reward", "value") if name in (*call.parents, *needs.trained)]
         reference = ["reference"] if needs.reference and "sft" in call.reads() else []
-        return self._training(call, optimizer, rows, ("policy", *reference, *heads), heads, needs.trained)
+        snapshots = tuple(map(role_of, needs.snapshots))
+        work = self._training(call, optimizer, rows, ("policy", *reference, *heads, *snapshots), heads, needs.trained)
+        own = initial_parameters(optimizer, self.width, call.config["seed"])
+        return replace(work, snapshots=snapshots, parameters=sum(weight.numel() for weight in own.values()))
 
     def _training(
         self,
@@ -161,8 +171,16 @@ class Workload:
                 where=call.label,
                 do="Add a source with records that it can learn from",
             )
+        layout = replace(LAYOUT, width=self.width)
         demand = partial(
-            _rehearse_at, objective, rows, tuple(trained), call.config["seed"], "reference" in call.parents
+            _rehearse_at,
+            objective,
+            rows,
+            layout,
+            tuple(trained),
+            call.config["seed"],
+            "reference" in call.parents,
+            bool({"reward", "reward_model"} & {*call.parents, *call.inputs}),
         )
         return Work(tuple(adapters), tuple(heads), tuple(trained), count, demand, adamw=objective.adamw)
 
@@ -176,11 +194,25 @@ class Workload:
 
 
 def _rehearse_at(
-    objective: Objective, rows: Rows, trained: Sequence[str], seed: int, cached_reference: bool, tokens: int
+    objective: Objective,
+    rows: Rows,
+    layout: Layout,
+    trained: Sequence[str],
+    seed: int,
+    cached_reference: bool,
+    rewarded: bool,
+    tokens: int,
 ) -> Demand:
     """Call `trace_training` with the token budget as the last argument, for `partial`."""
     return trace_training(
-        objective, rows, LAYOUT, tokens, trained=trained, seed=seed, cached_reference=cached_reference
+        objective,
+        rows,
+        layout,
+        tokens,
+        trained=trained,
+        seed=seed,
+        cached_reference=cached_reference,
+        rewarded=rewarded,
     )
 
 

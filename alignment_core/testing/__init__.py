@@ -7,7 +7,7 @@ In a plugin's repository, with pytest:
     def test_it_keeps_the_contract():
         check(MyOptimizer, beta=0.3).assert_passed()
 
-`check_format` and `check_listener` do the same for plugins of the other kinds, and
+`check_format`, `check_evaluator` and `check_listener` do the same for plugins of the other kinds, and
 `align plugins check NAME` for any that is installed.
 """
 
@@ -17,10 +17,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from alignment_core.errors import ConfigError
-from alignment_core.plugin_api import AlignmentOptimizer, Listener, RecordFormat
+from alignment_core.plugin_api import AlignmentOptimizer, Evaluator, Listener, PairEvaluator, RecordFormat
 from alignment_core.testing.report import Report, Result
 
-__all__ = ["Report", "Result", "check", "check_format", "check_listener", "check_plugin"]
+__all__ = ["Report", "Result", "check", "check_evaluator", "check_format", "check_listener", "check_plugin"]
 
 
 def check(optimizer: type[AlignmentOptimizer], **settings: Any) -> Report:
@@ -48,6 +48,21 @@ def check_format(record_format: type[RecordFormat], rows: Sequence[Mapping[str, 
     return check_rows(record_format, rows)
 
 
+def check_evaluator(
+    evaluator: type[Evaluator | PairEvaluator], facts: Mapping[str, Any] | None = None, **settings: Any
+) -> Report:
+    """Run all checks on an evaluator or a pair evaluator, with responses of many kinds.
+
+    Args:
+        evaluator: the class.
+        facts: what the records know, for an evaluator that looks at it. None: its `example_facts`.
+        settings: settings of the evaluator. Missing ones are those of its `example` or the defaults.
+    """
+    from alignment_core.testing.evaluator_checks import check_judging
+
+    return check_judging(evaluator, facts, {**_example(evaluator), **settings})
+
+
 def check_listener(listener: type[Listener], **settings: Any) -> Report:
     """Run all checks on a listener: the events of stages that are built, found, and fail. The folder is temporary.
 
@@ -70,6 +85,8 @@ def check_plugin(plugin: type[Any], settings: Mapping[str, Any]) -> Report:
         if settings:
             raise ConfigError("a record format has no settings", where="--set", got=", ".join(settings))
         return check_format(plugin)
+    if issubclass(plugin, Evaluator | PairEvaluator):
+        return check_evaluator(plugin, **settings)
     return check_listener(plugin, **settings) if issubclass(plugin, Listener) else check(plugin, **settings)
 
 

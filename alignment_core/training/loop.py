@@ -19,7 +19,7 @@ from alignment_core.plugin_calls import calling
 from alignment_core.progress import Stopped
 from alignment_core.seeds import seed_of
 from alignment_core.training.adamw import make_adamw
-from alignment_core.training.checkpoint import Snapshot, load_checkpoint, save_checkpoint
+from alignment_core.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
 from alignment_core.training.contract import GRAD_NORM, Objective, batches_of, loss_of, place_of, steps_of
 from alignment_core.training.loss_scale import LossScale
 from alignment_core.training.micro_rows import MicroRows
@@ -109,22 +109,23 @@ class _Loop:
             return next(batches, None)
 
     def _resume(self) -> None:
-        snapshot = load_checkpoint(self.checkpoints, self.weights, self.optimizer, self.run.progress.warn)
-        if snapshot is None:
+        saved = load_checkpoint(self.checkpoints, self.weights, self.optimizer, self.run.progress.warn)
+        if saved is None:
             return
-        self.run.step, self.run.state = snapshot.step, snapshot.state
-        self.run.history, self.run.warnings = snapshot.history, snapshot.warnings
-        self.run.metrics, self.run.kept = snapshot.metrics, snapshot.kept
+        self.run.step, self.run.state = saved.step, saved.state
+        self.run.history, self.run.warnings = saved.history, saved.warnings
+        self.run.metrics, self.run.kept = saved.metrics, saved.kept
+        self.run.snapshots.restore(saved.snapshots, saved.moved, saved.step)
         if self.run.rewarded_by is not None:
-            self.run.rewarded_by.units = snapshot.reward_units
-        self.scale.restore(snapshot.loss_scale)
-        self.losses = [entry["loss"] for entry in snapshot.history if "loss" in entry]
-        self.run.budget.tokens = min(self.run.budget.tokens, snapshot.budget)
-        self.run.progress.log(f"resumed after step {snapshot.step}")
+            self.run.rewarded_by.units = saved.reward_units
+        self.scale.restore(saved.loss_scale)
+        self.losses = [entry["loss"] for entry in saved.history if "loss" in entry]
+        self.run.budget.tokens = min(self.run.budget.tokens, saved.budget)
+        self.run.progress.log(f"resumed after step {saved.step}")
 
     def _save(self) -> None:
         run = self.run
-        snapshot = Snapshot(
+        saved = TrainingState(
             run.step,
             run.budget.tokens,
             run.state,
@@ -134,8 +135,10 @@ class _Loop:
             self.scale.to_json(),
             {} if run.rewarded_by is None else run.rewarded_by.units,
             run.kept,
+            run.snapshots.tensors(),
+            run.snapshots.moved,
         )
-        save_checkpoint(self.checkpoints, snapshot, self.weights, self.optimizer)
+        save_checkpoint(self.checkpoints, saved, self.weights, self.optimizer)
         self.saved_at = time.monotonic()
 
     def _step(self, batch: StepBatch, total: int) -> dict[str, float]:

@@ -197,7 +197,11 @@ class StageContext:
         (folder / "chat_template.jinja").write_text(self.renderer.template, encoding="utf-8")
 
     def run(
-        self, rows: Rows, cached_reference: Mapping[str, float] | None = None, rewarded_by: Rewards | None = None
+        self,
+        rows: Rows,
+        cached_reference: Mapping[str, float] | None = None,
+        rewarded_by: Rewards | None = None,
+        snapshots: Sequence[str] = (),
     ) -> Run:
         """Return the run on these rows. Add all roles first."""
         tokenizer = self.renderer.tokenizer
@@ -214,6 +218,7 @@ class StageContext:
             external_reward=None if self.external is None else self.external.role(budget),
             rewarded_by=rewarded_by,
             engine=self._engine(),
+            snapshot_names=snapshots,
         )
 
     def _engine(self) -> VllmEngine | None:

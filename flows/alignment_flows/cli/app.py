@@ -175,7 +175,7 @@ def check_plugin(
         typer.Option("--set", metavar="A=VALUE", help="Set one setting of the plugin. Can be repeated."),
     ] = None,
     kind: Annotated[
-        Literal["optimizer", "format", "evaluator", "listener"] | None,
+        Literal["optimizer", "format", "evaluator", "pair_evaluator", "listener"] | None,
         typer.Option(help="Kind of the plugin, if several have this name."),
     ] = None,
     as_json: AsJson = False,

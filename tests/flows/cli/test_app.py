@@ -88,10 +88,10 @@ def test_plan_names_the_stages_that_the_optimizer_needs(write: Write) -> None:
     assert stages == {
         "dpo": ["ingest", "sft", "reference", "optimize", "evaluate_sft", "evaluate", "over_sft"],
         "kto": ["ingest", "sft", "reference", "optimize", "evaluate_sft", "evaluate", "over_sft"],
-        **dict.fromkeys(
-            ("ppo", "grpo", "rloo", "online_dpo"),
-            ["ingest", "sft", "reward", "optimize", "evaluate_sft", "evaluate", "over_sft"],
-        ),
+        **{
+            name: ["ingest", "sft", "reward", "optimize", "evaluate_sft", "evaluate", "over_sft"]
+            for name in ("ppo", "grpo", "rloo", "online_dpo")
+        },
     }
 
 

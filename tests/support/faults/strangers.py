@@ -26,7 +26,7 @@ RUDE = """
 
     class Polite(Evaluator):
         name: Literal["polite"] = "polite"
-        def score(self, prompt, response): return float("please" in response)
+        def score(self, prompt, response, facts): return float("please" in response)
 
     @hookimpl
     def alignment_evaluators():

@@ -23,15 +23,28 @@ from pydantic_core import to_jsonable_python
 
 from alignment_core.artifacts.source_digest import source_digest
 from alignment_core.config import Settings
+from alignment_core.config.training import REWARD_MODEL
 from alignment_core.config_file import did_you_mean
 from alignment_core.data.sources.formats import FORMATS
-from alignment_core.plugin_api import API_VERSION, AlignmentOptimizer, Evaluator, Listener, Needs, RecordFormat
+from alignment_core.misplaced_plugins import misplaced_plugins
+from alignment_core.plugin_api import (
+    API_VERSION,
+    AlignmentOptimizer,
+    Evaluator,
+    Listener,
+    Needs,
+    PairEvaluator,
+    RecordFormat,
+)
 from alignment_core.plugin_api.hooks import PROJECT, Hooks
+from alignment_core.plugin_calls import last_lines, summary
+from alignment_core.plugin_shape import example_flaw, method_flaw
 
 KINDS: dict[str, tuple[type, str]] = {
     "optimizer": (AlignmentOptimizer, "alignment_optimizers"),
     "format": (RecordFormat, "alignment_formats"),
     "evaluator": (Evaluator, "alignment_evaluators"),
+    "pair_evaluator": (PairEvaluator, "alignment_pair_evaluators"),
     "listener": (Listener, "alignment_listeners"),
 }
 """Base class and hook of each kind of plugin."""
@@ -46,12 +59,14 @@ class Problem:
         package: distribution that provides it.
         version: version of the distribution.
         what: the problem.
+        trace: the last lines of the traceback, if the plugin raised.
     """
 
     plugin: str
     package: str
     version: str
     what: str
+    trace: str = ""
 
     def __str__(self) -> str:
         return f"plugin `{self.plugin}` of {self.package} {self.version}: {self.what}"
@@ -134,11 +149,24 @@ def find_plugins() -> tuple[list[Plugin], list[Problem]]:
     """Import every installed plugin. Return the usable plugins and the problems of the others."""
     plugins: list[Plugin] = []
     problems: list[Problem] = []
-    for entry in sorted(entry_points(group=PROJECT), key=lambda entry: entry.name):
+    installed: Any = entry_points()  # in Python 3.11 not yet `EntryPoints`, but with the same methods
+    for entry in sorted(installed.select(group=PROJECT), key=lambda entry: entry.name):
         assert entry.dist is not None
         faults: list[str] = []
         plugins.extend(_load(entry, entry.dist, faults))
-        problems.extend(Problem(entry.name, entry.dist.name, entry.dist.version, fault) for fault in faults)
+        problems.extend(
+            Problem(entry.name, entry.dist.name, entry.dist.version, *fault.split("\n", 1)) for fault in faults
+        )
+    problems.extend(
+        Problem(
+            entry.name,
+            distribution.name,
+            distribution.version,
+            f"it is registered in the group `{entry.group}` of entry points, so it is not found. Rename the group to "
+            f"`{PROJECT}` in the package's pyproject.toml, and install the package again",
+        )
+        for entry, distribution in misplaced_plugins(installed)
+    )
     return plugins, problems
 
 
@@ -149,7 +177,7 @@ def _load(entry: EntryPoint, distribution: Distribution, faults: list[str]) -> I
             warnings.filterwarnings("ignore", "Field name .* shadows an attribute", UserWarning)
             module = entry.load()
     except (Exception, SystemExit) as error:
-        faults.append(f"it cannot be imported: {type(error).__name__}: {error}")
+        faults.append(f"it cannot be imported: {summary(error)}\n{last_lines(error)}")
         return
     # With a separate manager for each plugin, a faulty plugin cannot affect the others.
     manager = pluggy.PluginManager(PROJECT)
@@ -187,7 +215,7 @@ def _answers(hook: pluggy.HookCaller, faults: list[str]) -> list[Any]:
         with redirect_stdout(sys.stderr):
             answers = hook()
     except (Exception, SystemExit) as error:
-        faults.append(f"`{hook.name}` failed: {type(error).__name__}: {error}")
+        faults.append(f"`{hook.name}` failed: {summary(error)}\n{last_lines(error)}")
         return []
     if len(answers) < len(hook.get_hookimpls()) or not all(isinstance(answer, list) for answer in answers):
         faults.append(f"`{hook.name}` did not return a list")
@@ -210,15 +238,34 @@ def flaw_of(cls: Any, base: type[Any]) -> str | None:
     if not isinstance(_name(cls), str):
         fixed = 'name: ClassVar[str] = "mine"' if base is RecordFormat else 'name: Literal["mine"] = "mine"'
         return f"it has no fixed name, such as `{fixed}`"
+    flaw = _flaw_of_kind(cls) or method_flaw(cls, base)
+    if flaw is None and issubclass(cls, Settings):
+        flaw = example_flaw(cls) or _settings_flaw(cls)
+    return flaw
+
+
+def _flaw_of_kind(cls: type[Any]) -> str | None:
     if issubclass(cls, AlignmentOptimizer):
         return _optimizer_flaw(cls)
     if issubclass(cls, RecordFormat):
         return _format_flaw(cls)
     if issubclass(cls, Evaluator):
-        return _missing(cls, Evaluator, "score")
+        return _evaluator_flaw(cls, Evaluator, "score", "scores") or _reserved_flaw(cls)
+    if issubclass(cls, PairEvaluator):
+        return _evaluator_flaw(cls, PairEvaluator, "prefer", "prefers")
     events = ("started", "step", "finished", "failed")
     ignores_all = all(getattr(cls, name) is getattr(Listener, name) for name in events)
     return f"it defines none of `{'`, `'.join(events)}`" if ignores_all else None
+
+
+def _settings_flaw(cls: type[Any]) -> str | None:
+    try:
+        list(describe_settings(cls))
+        if issubclass(cls, AlignmentOptimizer):
+            return _needs_flaw(cls)
+    except Exception as error:
+        return f"its settings cannot be described: {summary(error)}\n{last_lines(error)}"
+    return None
 
 
 def _optimizer_flaw(cls: type[AlignmentOptimizer]) -> str | None:
@@ -227,22 +274,41 @@ def _optimizer_flaw(cls: type[AlignmentOptimizer]) -> str | None:
             f"it was written for plugin API {cls.api_version}, but alignment-flows has plugin API {API_VERSION}. "
             "Update the older of the two"
         )
-    if unknown_settings := [name for name in cls.evaluators if name not in cls.model_fields]:
-        return f"its `evaluators` contains {', '.join(unknown_settings)}, but it has no such setting"
-    return _missing(cls, AlignmentOptimizer, "needs", "batches", "loss") or _clash(cls) or _needs_flaw(cls)
+    for listed in ("evaluators", "pair_evaluators"):
+        if unknown_settings := [name for name in getattr(cls, listed) if name not in cls.model_fields]:
+            return f"its `{listed}` contains {', '.join(unknown_settings)}, but it has no such setting"
+    return _missing(cls, AlignmentOptimizer, "needs", "batches", "loss") or _clash(cls)
 
 
 def _needs_flaw(cls: type[AlignmentOptimizer]) -> str | None:
-    if unknown := sorted(cls.example.keys() - cls.model_fields.keys()):
-        return f"its `example` contains {', '.join(unknown)}, but it has no such setting"
     try:
         needs = example_of(cls).needs()
     except Exception as error:
         return (
-            f"`needs` failed with the default settings and those in `example`: {type(error).__name__}: {error}. "
-            "Give settings that have no default a value in `example`"
+            f"`needs` failed with the default settings and those in `example`: {summary(error)}. "
+            f"Give settings that have no default a value in `example`\n{last_lines(error)}"
         )
     return None if isinstance(needs, Needs) else f"`needs` returned {type(needs).__name__}, not `Needs`"
+
+
+def _evaluator_flaw(cls: type[Any], base: type[Any], one: str, several: str) -> str | None:
+    own = [name for name in (one, several) if getattr(cls, name) is not getattr(base, name)]
+    if not own:
+        return f"it defines neither `{one}` nor `{several}`"
+    for name in own:
+        wanted = list(inspect.signature(getattr(base, name)).parameters)[1:]
+        try:
+            inspect.signature(getattr(cls, name)).bind(cls, *wanted)
+        except TypeError:
+            return f"its `{name}` does not take `({', '.join(wanted)})`"
+    return None
+
+
+def _reserved_flaw(cls: type[Evaluator]) -> str | None:
+    if _name(cls) == REWARD_MODEL:
+        return f"`{REWARD_MODEL}` is the name of the reward model in `reward.by`"
+    taken = sorted({"weight", "plugin"} & cls.model_fields.keys())
+    return f"its setting `{taken[0]}` conflicts with the key of that name in `reward.by`" if taken else None
 
 
 def _format_flaw(cls: type[RecordFormat]) -> str | None:
@@ -250,6 +316,10 @@ def _format_flaw(cls: type[RecordFormat]) -> str | None:
         return f"`{cls.name}` is the name of a built-in record format"
     if not isinstance(getattr(cls, "shape", None), str):
         return "it has no `shape: ClassVar[str]`, which describes its rows"
+    try:
+        cls()
+    except Exception as error:
+        return f"it cannot be created without arguments: {summary(error)}\n{last_lines(error)}"
     if cls.records is not RecordFormat.records:
         return _missing(cls, RecordFormat, "matches")
     return _missing(cls, RecordFormat, "matches", "read")

@@ -162,7 +162,12 @@ class RecordFormat:
         Raises:
             BadRow: one of them may change what the row means, and the user named neither the format nor the columns.
         """
-        left = [(name, value) for name, value in fields.unread(self.turn_keys) if name not in self.unused]
+        kept = set(source.keep) - fields.read  # what a format leaves out of a column that it reads is still reported
+        left = [
+            (name, value)
+            for name, value in fields.unread(self.turn_keys)
+            if name not in self.unused and not is_kept(name, kept)
+        ]
         records = [outcome.record for outcome in found if isinstance(outcome, Reading)] if left else []
         if not records:
             return []
@@ -230,6 +235,11 @@ def unread_besides(known: Collection[str], row: RawRow) -> Iterator[Unread]:
     left = {str(name): value for name, value in row.value.items() if name not in known and not is_missing(value)}
     if counted := {name: value for name, value in left.items() if meaning(name) != HARMLESS}:
         yield Unread(row.origin, counted)
+
+
+def is_kept(name: str, columns: Collection[str]) -> bool:
+    """Return whether an unread column, or a key inside one (`column.key`), is in `columns`."""
+    return name in columns or name.split(".")[0].removesuffix("[]") in columns
 
 
 class UnreadColumn(BadRow):

@@ -26,13 +26,20 @@ class TokenLogps:
 
 
 class LanguageModelRole(Protocol):
-    """The policy or the reference."""
+    """The policy, the reference or a snapshot of the policy."""
 
     def logps(self, sequences: Sequence[TokenSequence]) -> Tensor:
         """Return the summed log-probability of each sequence's target tokens: shape (sequences,), float32, nats."""
 
     def token_logps(self, sequences: Sequence[TokenSequence], temperature: float = 1.0) -> TokenLogps:
         """Return the log-probability of each target token. The logits are divided by `temperature`."""
+
+    def hidden(self, sequences: Sequence[TokenSequence]) -> Tensor:
+        """Return the last hidden state at each completion token, which is the input of the vocabulary head.
+
+        The result has shape (sequences, longest completion, hidden size). It is float32, and 0 at padding. The state at
+        a token has read this token and all before it.
+        """
 
 
 class ValueRole(Protocol):
@@ -52,7 +59,7 @@ class ValueRole(Protocol):
 class AlignmentRun(Protocol):
     """The models, data and services that an optimizer works with.
 
-    Only trained roles (`policy`, and `value` if it is needed) have gradients, and only inside `loss`.
+    Only trained roles (`policy`, and `value` if it is needed) and `parameters` have gradients, and only inside `loss`.
     """
 
     policy: LanguageModelRole
@@ -61,6 +68,8 @@ class AlignmentRun(Protocol):
     """The frozen model that the policy started from."""
     value: ValueRole
     """The value model."""
+    parameters: Mapping[str, Tensor]
+    """The optimizer's own trained weights, by the names in `AlignmentOptimizer.parameters`."""
     preferences: Sequence[Row]
     """Training rows with preference pairs."""
     feedback: Sequence[Row]
@@ -99,10 +108,11 @@ class AlignmentRun(Protocol):
         top_k: int = 0,
         samples: int = 1,
         logps: bool = False,
+        role: str = "policy",
     ) -> list[Rollout]:
-        """Sample from the policy and return `samples` responses per prompt, adjacent in the list.
+        """Sample from a role (see `role`) and return `samples` responses per prompt, adjacent in the list.
 
-        The random numbers depend only on the seed, the step and the row. With `logps`, the rollouts have the
+        The random numbers depend only on the seed, the step, the row and the role. With `logps`, the rollouts have the
         log-probabilities that they were sampled with, if the engine knows them.
         """
 
@@ -111,6 +121,16 @@ class AlignmentRun(Protocol):
 
         Those of the sampling pass are taken if `generate` kept them and those of some of the responses equal
         `policy.token_logps` within the rounding of a pass. Otherwise the policy reads all responses again.
+        """
+
+    def role(self, name: str) -> LanguageModelRole:
+        """Return the `policy`, the `reference` or a snapshot in `Needs.snapshots` by its name."""
+
+    def snapshot(self, name: str, mix: float = 1.0) -> None:
+        """Set the weights of a snapshot to (1 - mix) · snapshot + mix · policy, where 0 < mix ≤ 1.
+
+        The weights are those of the adapter. Call this in `batches`, at most once per step and snapshot. Snapshots have
+        no gradient. They are saved in checkpoints.
         """
 
     def rewards(self, rollouts: Sequence[Rollout], *, held_out: bool = False) -> Tensor:
@@ -131,6 +151,13 @@ class AlignmentRun(Protocol):
 
     def judge(self, setting: str, rollouts: Sequence[Rollout]) -> list[float]:
         """Score responses with the evaluator that `setting` selects; see `AlignmentOptimizer.evaluators`."""
+
+    def prefer(self, setting: str, a: Sequence[Rollout], b: Sequence[Rollout]) -> list[float]:
+        """Compare responses to the same prompts with the pair evaluator that `setting` selects.
+
+        Returns the probability that the response in `a` is better than the one in `b`, for each pair. A pair without a
+        verdict is a tie, 0.5. See `AlignmentOptimizer.pair_evaluators`.
+        """
 
     def keep(self) -> None:
         """Keep a copy of the current trained weights. It replaces the previous copy and is saved in checkpoints."""

@@ -11,6 +11,7 @@ from torch import nn
 from alignment_core.plugin_api import AlignmentOptimizer, LossOutput, MicroBatch, StepBatch
 from alignment_core.testing.report import Fault
 from alignment_core.training.run import Run
+from alignment_core.training.snapshots import role_of
 
 ROWS = ("preferences", "feedback", "demonstrations", "prompts")
 FROZEN = ("reference", "reward")
@@ -33,6 +34,7 @@ class Observer:
         self._run = run
         self._parameters = dict(run.roles.model.named_parameters(prefix="model"))
         self._parameters |= dict(run.roles.heads.named_parameters(prefix="heads"))
+        self._parameters |= dict(run.roles.extra.named_parameters(prefix="extra"))
         self._trained = set(run.roles.parameters())
         self._before = {name: weight.detach().clone() for name, weight in self._parameters.items()}
         self._restored, restore = False, run.restore
@@ -42,13 +44,15 @@ class Observer:
             restore()
 
         run.restore = restored  # type: ignore[method-assign]
-        rewards = run.rewards
+        run.rewards = self._recorded(run.rewards, "reward")  # type: ignore[method-assign]
+        run.generate = self._recorded(run.generate, "prompts")  # type: ignore[method-assign]
+        of_run = run.role
 
-        def rewarded(*args: Any, **settings: Any) -> Any:
-            self._used.add("reward")
-            return rewards(*args, **settings)
+        def found(name: str) -> Any:
+            self._used.add(f"the snapshot {name}")
+            return of_run(name)
 
-        run.rewards = rewarded  # type: ignore[method-assign]
+        run.role = found  # type: ignore[method-assign]
         for role in ("reference", "value"):
             if run.roles.has(role):
                 setattr(run, role, _Recorded(getattr(run, role), role, self._used))
@@ -56,15 +60,24 @@ class Observer:
             if getattr(self.needed, kind):
                 setattr(run.rows, kind, _RecordedRows(getattr(run.rows, kind), kind, self._used))
 
+    def _recorded(self, method: Any, need: str) -> Any:
+        """Return the method of a run, which then records that the need is used."""
+
+        def call(*args: Any, **settings: Any) -> Any:
+            self._used.add(need)
+            return method(*args, **settings)
+
+        return call
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self.optimizer, name)
 
     def batches(self, run: Any) -> Iterator[StepBatch]:
         made = self.optimizer.batches(run)
         while True:
-            before = self._sums()
+            before = self._sums(snapshots=False)
             batch = next(made, None)
-            if before != self._sums() and not self._restored:
+            if before != self._sums(snapshots=False) and not self._restored:
                 self._faults.append("`batches` changes the weights, but only the training loop may do so")
             if batch is None:
                 return
@@ -89,14 +102,19 @@ class Observer:
 
     def unused(self) -> list[str]:
         """Return the needs that were never used."""
-        return [need for need in (*ROWS, *FROZEN) if getattr(self.needed, need) and need not in self._used]
+        needed = [need for need in (*ROWS, *FROZEN) if getattr(self.needed, need)]
+        needed += [f"the snapshot {name}" for name in self.needed.snapshots]
+        return [need for need in needed if need not in self._used]
 
     def check_gradients(self) -> None:
         """Check which roles the gradient reached.
 
         Raises:
-            Fault: a trained role got no gradient, or another role got one.
+            Fault: a trained role or a parameter got no gradient, or another role got one.
         """
+        for name in self._run.parameters:
+            if f"extra.{name}" not in self._reached:
+                raise Fault(f"no gradient reaches the parameter `{name}`")
         for role in self.needed.trained:
             if not any(_is_of(role, name) for name in self._reached):
                 raise Fault(f"no gradient reaches the {role}, although `needs` asks for it")
@@ -117,13 +135,14 @@ class Observer:
                 continue
             if weight.requires_grad:
                 raise Fault(f"the optimizer makes {_role(name)} trainable, but `needs` does not ask for it")
-            if not torch.equal(weight, self._before[name]):
+            if not _is_snapshot(name) and not torch.equal(weight, self._before[name]):
                 raise Fault(f"the optimizer changes the weights of {_role(name)}, but `needs` does not ask for it")
 
-    def _sums(self) -> list[float]:
+    def _sums(self, *, snapshots: bool = True) -> list[float]:
         if len(self.batches_seen) > LOOKED_AT:
             return []
-        return [float(weight.detach().double().sum()) for weight in self._parameters.values()]
+        looked_at = (weight for name, weight in self._parameters.items() if snapshots or not _is_snapshot(name))
+        return [float(weight.detach().double().sum()) for weight in looked_at]
 
     def _gradients(self) -> list[float | None]:
         def total(weight: nn.Parameter) -> float | None:
@@ -163,7 +182,13 @@ def _is_of(role: str, name: str) -> bool:
     return f".{role}." in name
 
 
+def _is_snapshot(name: str) -> bool:
+    return f".{role_of('')}" in name
+
+
 def _role(name: str) -> str:
     """Return the role of a weight, based on its name."""
+    if _is_snapshot(name):
+        return "a snapshot"
     roles = ("policy", "reference", "reward", "value")
     return next((f"the {role}" for role in roles if _is_of(role, name)), "the base")

@@ -210,8 +210,8 @@ def _difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
 
 def _same_end(one: Run, other: Run, what: str) -> None:
     advice = "Keep everything that `batches` needs in `run.state`, and draw random numbers from `run.random`"
-    others = other.roles.parameters()
-    for name, weight in one.roles.parameters().items():
+    others = {**other.roles.parameters(), **other.snapshots.tensors()}
+    for name, weight in {**one.roles.parameters(), **one.snapshots.tensors()}.items():
         if not torch.equal(weight, others[name]):
             raise Fault(f"{what} in the weights. {advice}")
     if one.history != other.history:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -19,9 +20,12 @@ from alignment_core.models.roles.logps import Budget
 from alignment_core.models.roles.shared_base import Roles
 from alignment_core.plugin_api import AlignmentOptimizer, Needs, Rollout, Row, TokenSequence
 from alignment_core.progress import Stopped
-from alignment_core.training.loop import Objective, train
+from alignment_core.training.contract import Objective
+from alignment_core.training.loop import train
+from alignment_core.training.parameters import initial_parameters
 from alignment_core.training.rewards import Rewards
 from alignment_core.training.run import Rows, Run, Vocabulary
+from alignment_core.training.snapshots import role_of
 
 ENOUGH = 1_000_000
 """A token budget that never splits a step."""
@@ -83,6 +87,9 @@ def open_run(optimizer: AlignmentOptimizer, progress: Watch | None = None, budge
             roles.add_head("value")
     # Policy and reference must differ, otherwise half of a loss would be zero and hide its bugs.
     _disturb(roles, "policy", 4)
+    roles.add_parameters(initial_parameters(optimizer, roles.width, 5))
+    for name in needs.snapshots:
+        roles.add_copy(role_of(name), of="policy")
     roles.train_only(needs.trained)
     return ShortRun(
         roles=roles,
@@ -92,7 +99,9 @@ def open_run(optimizer: AlignmentOptimizer, progress: Watch | None = None, budge
         seed=5,
         progress=progress or Watch(),
         judges=dict.fromkeys(optimizer.evaluators, _judge),
-        rewarded_by=Rewards() if optimizer.needs().reward else None,
+        pair_judges=dict.fromkeys(optimizer.pair_evaluators, _pair_judge),
+        rewarded_by=Rewards() if needs.reward else None,
+        snapshot_names=needs.snapshots,
     )
 
 
@@ -145,9 +154,14 @@ def _model() -> Any:
     return model
 
 
-def _judge(rollout: Rollout) -> float:
+def _judge(rollouts: Sequence[Rollout]) -> list[float]:
     """Stand-in for any evaluator that a setting selects."""
-    return float(sum(rollout.sequence.completion) % 7)
+    return [float(sum(rollout.sequence.completion) % 7) for rollout in rollouts]
+
+
+def _pair_judge(a: Sequence[Rollout], b: Sequence[Rollout]) -> list[float]:
+    """Stand-in for any pair evaluator that a setting selects."""
+    return [1 / (1 + math.exp(other - one)) for one, other in zip(_judge(a), _judge(b), strict=True)]
 
 
 def _disturb(roles: Roles, role: str, seed: int) -> None:

@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any, Protocol
 
 import torch
@@ -19,8 +20,12 @@ from alignment_core.models.roles.shared_base import Roles
 from alignment_core.plugin_api import Rollout, Row, TokenLogps, TokenSequence
 from alignment_core.progress import Progress, Stopped
 from alignment_core.seeds import seed_of
-from alignment_core.training.rewards import Rewards, ValueInUnits
+from alignment_core.training.reference import CachedReference
+from alignment_core.training.rewards import Judge, Rewards, ValueInUnits, filled
 from alignment_core.training.sampled_logps import sampled_logps
+from alignment_core.training.snapshots import Snapshots, role_of
+
+PairJudge = Callable[[Sequence[Rollout], Sequence[Rollout]], Sequence[float | None]]
 
 
 class Undeclared:
@@ -86,51 +91,6 @@ class Vocabulary:
     stop_ids: Sequence[int]
 
 
-class CachedReference:
-    """The reference: log-probabilities cached by an earlier stage if they exist, else from a live forward pass."""
-
-    def __init__(self, live: LanguageModel, cached: Mapping[str, float]) -> None:
-        """`cached` maps `TokenSequence.digest()` to a summed log-probability."""
-        self.live, self.cached = live, cached
-        self.missed = 0
-        self.token_logps = live.token_logps
-
-    def logps(self, sequences: Sequence[TokenSequence]) -> Tensor:
-        """Return the summed log-probability of the target tokens, shape (sequences,), float32, nats."""
-        if not self.cached:
-            self.missed += len(sequences)
-            return self.live.logps(sequences)
-        digests = [sequence.digest() for sequence in sequences]
-        missing = [i for i, digest in enumerate(digests) if digest not in self.cached]
-        self.missed += len(missing)
-        values = [self.cached.get(digest, 0.0) for digest in digests]
-        if missing:
-            for i, value in zip(missing, self.live.logps([sequences[i] for i in missing]).tolist(), strict=True):
-                values[i] = value
-        return torch.tensor(values, dtype=torch.float32, device=self.live.roles.device)
-
-
-@dataclass
-class MicroRows:
-    """A micro-batch of a step (`plugin_api.MicroBatch`)."""
-
-    rows: Sequence[Row]
-    denominators: Mapping[str, float]
-    constants: Mapping[str, float]
-    device: torch.device
-
-    def sequences(self, name: str) -> list[TokenSequence]:
-        return [row.sequences[name] for row in self.rows]
-
-    def values(self, name: str) -> Tensor:
-        values = torch.tensor([row.values[name] for row in self.rows], dtype=torch.float32)
-        return values.to(self.device, non_blocking=True)
-
-    def token_values(self, name: str) -> Tensor:
-        columns = [torch.tensor(row.values[name], dtype=torch.float32) for row in self.rows]
-        return torch.nn.utils.rnn.pad_sequence(columns, batch_first=True).to(self.device, non_blocking=True)
-
-
 @dataclass
 class Run:
     """A `plugin_api.AlignmentRun`, created by a stage and driven by the loop."""
@@ -147,21 +107,26 @@ class Run:
     history: list[dict[str, Any]] = field(default_factory=list)
     metrics: Mapping[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
-    judges: dict[str, Callable[[Rollout], float]] = field(default_factory=dict)
+    judges: dict[str, Judge] = field(default_factory=dict)
+    pair_judges: dict[str, PairJudge] = field(default_factory=dict)
     kept: dict[str, Tensor] = field(default_factory=dict)
     external_reward: RewardModel | None = None
     rewarded_by: Rewards | None = None
     engine: Engine | None = None
     logged_fresh_logps: bool = False
+    snapshot_names: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         self.budget.on_halved, self.budget.on_pass = self.warn, self._stop_if_asked
-        self.policy = self.role("policy")
+        self.snapshots = Snapshots(self.roles, self.snapshot_names)
+        self.policy = self._language_model("policy")
         self.reference: Any = Undeclared("reference")
         self.reward: Any = Undeclared("reward")
         self.value: Any = Undeclared("value")
         if self.roles.has("reference"):
-            self.reference = CachedReference(self.role("reference"), self.cached_reference)
+            self.reference = CachedReference(self._language_model("reference"), self.cached_reference)
+        if self.rewarded_by is not None:
+            self.rewarded_by.warn = self.warn
         if self.external_reward is not None:
             self.reward = self.external_reward
         elif self.roles.has("reward"):
@@ -171,11 +136,33 @@ class Run:
             if self.rewarded_by is not None and self.roles.has("reward"):
                 self.value = ValueInUnits(self.value, self.rewarded_by)
 
-    def role(self, name: str) -> LanguageModel:
+    def role(self, name: str) -> Any:
+        """Return the policy, the reference or a snapshot as a `plugin_api.LanguageModelRole`.
+
+        Raises:
+            PluginError: the optimizer did not declare a snapshot of this name.
+        """
+        if name in ("policy", "reference"):
+            return getattr(self, name)
+        if name in self.snapshots.names:
+            return self._language_model(role_of(name))
+        raise PluginError(
+            "the optimizer used a role that it did not declare",
+            where="role",
+            got=name,
+            expected=", ".join(["policy", "reference", *self.snapshots.names]),
+            do=f'Return `Needs(snapshots=("{name}",), …)` from `needs`',
+        )
+
+    def _language_model(self, name: str) -> LanguageModel:
         return LanguageModel(self.roles, name, self.vocabulary.pad_id, self.budget)
 
     def scalar(self, name: str) -> ScalarModel:
         return ScalarModel(self.roles, name, self.vocabulary.pad_id, self.budget)
+
+    @property
+    def parameters(self) -> Mapping[str, Tensor]:
+        return dict(self.roles.extra.items())
 
     @property
     def device(self) -> torch.device:
@@ -234,12 +221,14 @@ class Run:
         """
         if logps and not temperature:
             raise PluginError("greedy responses have no log-probabilities", where="run.generate", got="temperature=0")
+        if isinstance(model := self.role(role), Undeclared):
+            model.generate()
         repeated = [prompt for prompt in prompts for _ in range(samples)]
-        keys = self._noise_keys(repeated)
+        keys = self._noise_keys(repeated, role)
         vocabulary = self.vocabulary
         engine = self.engine or OwnEngine(self.roles, vocabulary.stop_ids, vocabulary.pad_id, self.budget)
         found = engine.generate(
-            role,
+            role_of(role) if role in self.snapshots.names else role,
             [prompt.sequences["prompt"] for prompt in repeated],
             Sampling(max_new_tokens, temperature, top_p, top_k, logps),
             keys,
@@ -266,12 +255,16 @@ class Run:
             self.progress.log(message)
         self.logged_fresh_logps = True
 
-    def _noise_keys(self, prompts: Sequence[Row]) -> list[str]:
-        """Return keys of seed, step, row and its earlier occurrences, so that a repeated prompt gets fresh noise."""
+    def _noise_keys(self, prompts: Sequence[Row], role: str) -> list[str]:
+        """Return keys of seed, step, row and its earlier occurrences, so that a repeated prompt gets fresh noise.
+
+        Other roles than the policy get noise of their own. Otherwise equal weights would give equal responses.
+        """
+        of_role = "" if role == "policy" else f"/{role}"
         seen: Counter[str] = Counter()
         keys = []
         for prompt in prompts:
-            keys.append(f"{self.seed}/{self.step}/{prompt.id}/{seen[prompt.id]}")
+            keys.append(f"{self.seed}/{self.step}/{prompt.id}/{seen[prompt.id]}{of_role}")
             seen[prompt.id] += 1
         return keys
 
@@ -295,7 +288,24 @@ class Run:
                 where=f"optimizer.{setting}",
                 do=f'Declare `evaluators: ClassVar = ("{setting}",)`, and ask only if the setting is not None',
             )
-        return [self.judges[setting](rollout) for rollout in rollouts]
+        return filled(self.judges[setting](rollouts), f"optimizer.{setting}")
+
+    def prefer(self, setting: str, a: Sequence[Rollout], b: Sequence[Rollout]) -> list[float]:
+        """Return the probability that the first response of each pair is better (`plugin_api.AlignmentRun.prefer`).
+
+        Raises:
+            PluginError: the optimizer did not declare that this setting chooses a pair evaluator, or it is None, or the
+                responses of a pair have different prompts.
+        """
+        if setting not in self.pair_judges:
+            raise PluginError(
+                "the optimizer asked for a pair evaluator that it did not declare or that is not set",
+                where=f"optimizer.{setting}",
+                do=f'Declare `pair_evaluators: ClassVar = ("{setting}",)`, and ask only if the setting is not None',
+            )
+        if [rollout.prompt.id for rollout in a] != [rollout.prompt.id for rollout in b]:
+            raise PluginError("the responses of a pair have different prompts", where=f"run.prefer({setting!r})")
+        return [0.5 if found is None else found for found in self.pair_judges[setting](a, b)]
 
     def rewards(self, rollouts: Sequence[Rollout], *, held_out: bool = False) -> Tensor:
         """Return the reward of each response, shape (responses,), float32 (`plugin_api.AlignmentRun.rewards`)."""
@@ -307,6 +317,10 @@ class Run:
     def take_reward_metrics(self) -> dict[str, float]:
         """Return the metrics of the rewards since the last report."""
         return {} if self.rewarded_by is None else self.rewarded_by.take_metrics()
+
+    def snapshot(self, name: str, mix: float = 1.0) -> None:
+        """Move a snapshot towards the policy (`Snapshots.move`)."""
+        self.snapshots.move(name, mix, self.step)
 
     def keep(self) -> None:
         """Copy the current trained weights to the CPU. The previous copy is dropped."""
@@ -328,7 +342,18 @@ class Run:
         return random.Random(seed_of(self.seed, name))
 
     def report(self, metrics: Mapping[str, float]) -> None:
-        entry = {"step": self.step, **self.take_reward_metrics(), **metrics}
+        for name, value in metrics.items():
+            if name == "step" or not isinstance(value, Real):
+                raise PluginError(
+                    f"the metric `{name}` cannot be reported",
+                    got="the name of the step's number" if name == "step" else type(value).__name__,
+                    expected="another name" if name == "step" else "a number, such as `float(scores.mean())`",
+                )
+        entry = {
+            "step": self.step,
+            **self.take_reward_metrics(),
+            **{name: value if isinstance(value, int) else float(value) for name, value in metrics.items()},
+        }
         # A run that was stopped within a step builds that step's batch again, and reports it again.
         if self.history and (last := self.history[-1])["step"] == self.step and last.keys() == entry.keys():
             self.history.pop()

@@ -10,12 +10,16 @@ from typing import Any
 
 import pytest
 from faulty import FAULTS, Sound
+from grouped import Reinforce
 
 from alignment_core.plugin_api import AlignmentOptimizer, Needs
 from alignment_core.testing import check
 from alignment_plugins.dpo import DPO
+from alignment_plugins.grpo import GRPO
 from alignment_plugins.kto import KTO
+from alignment_plugins.online_dpo import OnlineDPO
 from alignment_plugins.ppo import PPO
+from alignment_plugins.rloo import RLOO
 
 ALIGN = [sys.executable, "-c", "from alignment_flows.cli.app import main; main()"]
 
@@ -31,7 +35,7 @@ def cases(optimizers: Iterable[type[AlignmentOptimizer]]) -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize("optimizer", cases([Sound, DPO, KTO, PPO]))
+@pytest.mark.parametrize("optimizer", cases([Sound, DPO, KTO, PPO, GRPO, RLOO, OnlineDPO, Reinforce]))
 def test_correct_optimizer_passes(optimizer: type[AlignmentOptimizer]) -> None:
     report = check(optimizer)
     report.assert_passed()

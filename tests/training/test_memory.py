@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 from runs import GROUP_OBJECTIVES, OBJECTIVES, demonstration_rows, feedback_rows, preference_rows, prompt_rows
 
 from alignment_core.models.memory.architecture import Footprint, Pass
+from alignment_core.plugin_api import LossOutput, Needs
 from alignment_core.training.demand import Demand, Layout, trace_training
 from alignment_core.training.memory import choose_memory_settings
 from alignment_core.training.run import Rows
+from alignment_plugins.dpo import DPO
 
 PACKED = Layout(packs=True, call_cost=0)
 
@@ -123,6 +127,32 @@ def test_demand_of_groups_includes_sampling_and_learning(kind: str, learned: int
     assert found.learned >= 3 * 2 * learned * 6
     assert {one.role for one in found.largest} == {"policy"}
     assert found.steps == 3 * 2 * 2
+
+
+def test_demand_of_snapshots_and_hidden_states() -> None:
+    """Snapshots and hidden states run forward passes, and an optimizer's own weights have their real width."""
+    sequences = [s for row in preference_rows(10) for s in row.sequences.values()]
+    tokens = 2 * sum(len(sequence.ids) for sequence in sequences)
+
+    class Asking(DPO):
+        def needs(self) -> Needs:
+            return Needs(preferences=True, snapshots=("old",))
+
+        def parameters(self, width: int) -> Mapping[str, Any]:
+            return {"head": torch.ones(width)}
+
+        def loss(self, run: Any, micro: Any) -> LossOutput:
+            found = micro.sequences("chosen") + micro.sequences("rejected")
+            gaps = (run.policy.logps(found) - run.role("old").logps(found)).sum()
+            return LossOutput(gaps + (run.policy.hidden(found) @ run.parameters["head"]).sum())
+
+    rows = Rows(preferences=preference_rows(10))
+    layout = Layout(packs=False, call_cost=0, width=24)
+    found = trace_training(Asking(batch_size=4, epochs=2), rows, layout, 10**6, trained=("policy",))
+    assert found.learned >= 2 * tokens  # both passes of the policy, with padding
+    assert found.read == found.learned / 2
+    assert {(one.role, one.hidden) for one in found.largest} == {("policy", False), ("policy", True)}
+    assert [one.role for one in found.reading] == ["snapshot_old"]
 
 
 def test_the_budget_bounds_the_largest_micro_batch() -> None:

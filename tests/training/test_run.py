@@ -13,7 +13,8 @@ from scripted import ScriptedRun, micro
 from alignment_core.errors import PluginError
 from alignment_core.plugin_api import Rollout, Row, TokenSequence
 from alignment_core.progress import Stopped
-from alignment_core.training.run import CachedReference, Run
+from alignment_core.training.reference import CachedReference
+from alignment_core.training.run import Run
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def run(world: World) -> Run:
 def test_cached_reference(run: Run) -> None:
     """A cached sequence needs no forward pass. A missing one is computed live and counted."""
     found = sequences(4)
-    reference = run.role("reference")
+    reference = run.reference.live
     expected = reference.logps(found)
     cached = CachedReference(reference, {found[0].digest(): -123.0, found[2].digest(): float(expected[2])})
     logps = cached.logps(found)

@@ -112,9 +112,9 @@ def tour(
         int, typer.Option(min=1, help="The rule: an answer's first sentence has at most this many words.")
     ] = 10,
     questions: Annotated[int, typer.Option(min=8, max=120, help="Number of questions.")] = 80,
-    port: Annotated[int, typer.Option(help="Port of the page. 0 picks a free port.", min=0, max=65535)] = 7861,
+    port: Annotated[int, typer.Option(help="Port of the pages. 0 picks a free port.", min=0, max=65535)] = 7861,
 ) -> None:
-    """Rank a small chat model's answers, retrain it on that, and see how its answers change. Needs no GPU."""
+    """Talk to a small chat model, rate its answers, retrain it on that, and talk to both models. Needs no GPU."""
     from alignment_flows.cli.tour import run_tour
 
     run_tour(folder, model, auto=auto, words=words, questions=questions, port=port)

@@ -1,6 +1,7 @@
 """Output of the commands: tables, or one JSON object."""
 
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -166,7 +167,8 @@ def show_plugins(registry: Registry, *, as_json: bool) -> None:
         console.print(table)
         console.print()
     for problem in registry.problems:
-        Console(stderr=True).print(f"not usable: {problem}", markup=False, highlight=False)
+        trace = f"\n{problem.trace}" if problem.trace else ""
+        print(f"not usable: {problem}{trace}", file=sys.stderr)
 
 
 def print_json(value: Mapping[str, Any]) -> None:

@@ -68,6 +68,24 @@ class NeverTrainsTheValue(Sound):
         return Needs(preferences=True, reference=True, value=True)
 
 
+class UntrainedParameter(Sound):
+    """Has a weight of its own that its loss does not use."""
+
+    def parameters(self, width: int) -> dict[str, float]:
+        return {"scale": 1.0}
+
+
+class MovesASnapshotInTheLoss(Sound):
+    """Moves a snapshot once per micro-batch."""
+
+    def needs(self) -> Needs:
+        return Needs(preferences=True, reference=True, snapshots=("old",))
+
+    def loss(self, run: Any, micro: Any) -> LossOutput:
+        run.snapshot("old")
+        return super().loss(run, micro)
+
+
 class UndeclaredReference(Sound):
     """Uses the reference without declaring it."""
 
@@ -254,6 +272,8 @@ FAULTS: dict[type[AlignmentOptimizer], tuple[str, str]] = {
     Diverging: ("loss", "no longer finite"),
     TrainsTheReference: ("weights", "the optimizer makes the reference trainable, but `needs` does not ask for it"),
     NeverTrainsTheValue: ("gradient", "no gradient reaches the value"),
+    UntrainedParameter: ("gradient", "no gradient reaches the parameter `scale`"),
+    MovesASnapshotInTheLoss: ("loss", "a snapshot was moved within `loss`"),
     UndeclaredReference: ("declared needs", "Return `Needs(reference=True, …)` from `needs`"),
     UndeclaredRows: ("declared needs", "Return `Needs(feedback=True, …)` from `needs`"),
     MeanOverTheMicroBatch: ("micro-batches and padding", "depends on how it is split"),

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from alignment_core.plugin_api import Rollout, Row, TokenLogps, TokenSequence
 from alignment_core.seeds import seed_of
+from alignment_core.training.micro_rows import MicroRows
 from alignment_core.training.rewards import Rewards
-from alignment_core.training.run import MicroRows, Rows, Run
+from alignment_core.training.run import Rows, Run
 from alignment_core.training.sampled_logps import sampled_logps
 
 Table = Mapping[tuple[int, ...], Sequence[float]]

@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from alignment_core.records import Conversation
-from alignment_plugins.wordlist import WordList
+from alignment_plugins.evaluators.wordlist import WordList
 
 CONVERSATION: Conversation = (
     {"role": "system", "content": "Be brief about cats."},
@@ -39,7 +39,7 @@ CONVERSATION: Conversation = (
     ],
 )
 def test_scores(settings: dict[str, Any], response: str, score: float) -> None:
-    assert WordList.model_validate(settings).score(CONVERSATION, response) == score
+    assert WordList.model_validate(settings).score(CONVERSATION, response, {}) == score
 
 
 @pytest.mark.parametrize("word", ["thank you", "", "don't", "hello!"])

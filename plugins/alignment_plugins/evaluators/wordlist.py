@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field
 
-from alignment_core.plugin_api import Conversation, Evaluator, hookimpl
+from alignment_core.plugin_api import Conversation, Evaluator, Facts, hookimpl
 
 
 def _words(text: str) -> set[str]:
@@ -39,7 +39,7 @@ class WordList(Evaluator):
     first_sentence: int | None = Field(None, ge=1)
     """Maximum number of words of the first sentence. Unset: no limit."""
 
-    def score(self, prompt: Conversation, response: str) -> float:
+    def score(self, prompt: Conversation, response: str, facts: Facts) -> float:
         used, asked = _words(response), _words(_last_user_turn(prompt))
         passes = (
             (not self.wanted or any(word in used for word in self.wanted))

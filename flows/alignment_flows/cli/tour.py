@@ -104,7 +104,7 @@ def tour_settings(folder: Path, model: str, words: int | None) -> dict[str, Any]
         "optimizer": {"name": "kto", "epochs": EPOCHS, "batch_size": BATCH, "learning_rate": 1e-3},
         "evaluation": {"max_prompts": 32, **ANSWERS},
         "gate": {"to_production": True},
-        "chat": {"max_new_tokens": 80, "temperature": 0.3},
+        "chat": {**ANSWERS, "max_new_tokens": 80},
         "store": str(folder / "artifacts"),
         "feedback": feedback,
     }

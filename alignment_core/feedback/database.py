@@ -259,7 +259,7 @@ def _prepare_sqlite(engine: Engine, url: URL) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FeedbackError("the folder cannot be created", where=without_password(url), got=error.strerror) from error
-    read_only = file.is_file() and not (os.access(file, os.W_OK) and os.access(file.parent, os.W_OK))
+    read_only = file.is_file() and not (_writable(file) and _writable(file.parent))
     if read_only:
         engine.update_execution_options(**{READ_ONLY: True})
         _only_read(engine, file)
@@ -280,6 +280,10 @@ def _prepare_sqlite(engine: Engine, url: URL) -> None:
     def _begin(connection: Connection) -> None:
         writes = connection.get_execution_options().get(WRITES)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _writable(path: Path) -> bool:
+    return os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
 
 
 def _only_read(engine: Engine, file: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from faulty import FAULTS, Sound
 
-from alignment_core.plugin_api import AlignmentOptimizer
+from alignment_core.plugin_api import AlignmentOptimizer, Needs
 from alignment_core.testing import check
 from alignment_plugins.dpo import DPO
 from alignment_plugins.kto import KTO
@@ -52,10 +52,11 @@ def test_seeded_fault_is_found(optimizer: type[AlignmentOptimizer]) -> None:
 @pytest.mark.ci
 def test_unused_need_is_a_warning() -> None:
     class Greedy(Sound):
-        reward_model = True
+        def needs(self) -> Needs:
+            return Needs(preferences=True, reference=True, reward=True, snapshots=("old",))
 
     (warning,) = [result for result in check(Greedy).results if result.outcome == "warning"]
-    assert (warning.check, warning.detail) == ("declared needs", "declared but never used: reward_model")
+    assert (warning.check, warning.detail) == ("declared needs", "declared but never used: reward, the snapshot old")
 
 
 @pytest.mark.ci

@@ -59,8 +59,7 @@ def _shapes(model: ModelIdentity) -> dict[str, tuple[int, ...]]:
     except Exception as error:  # no network, no such file; the type depends on the HTTP library of the Hub's client
         logger.warning("the names of the weights of %s cannot be read before the run: %s", model.path, error)
         return {}
-    files = found.files_metadata.values()
-    return {name: tuple(tensor.shape) for file in files for name, tensor in file.tensors.items()}
+    return {name: tuple(tensor.shape) for file in found.files_metadata.values() for name, tensor in file.tensors.items()}
 
 
 @cache

@@ -27,7 +27,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import pluggy
 
-from alignment_core.config import Settings, SourceConfig, StepSettings
+from alignment_core.chat_endpoint import ChatEndpoint
+from alignment_core.config import ChatEndpointSettings, Settings, SourceConfig, StepSettings
 from alignment_core.errors import ConfigError, DataError
 from alignment_core.record_format import BadRow, Dropped, Reading, RecordFormat
 from alignment_core.records import Conversation, Demonstration, Facts, LabelledResponse, PreferencePair, Prompt
@@ -37,10 +38,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
-    "API_VERSION", "AlignmentOptimizer", "AlignmentRun", "BadRow", "ConfigError", "Conversation", "DataError",
-    "Demonstration", "Dropped", "Evaluator", "Facts", "LabelledResponse", "LanguageModelRole", "Listener", "LossOutput",
-    "MicroBatch", "PairEvaluator", "PreferencePair", "Prompt", "Reading", "RecordFormat", "Rollout", "Row",
-    "SourceConfig", "StageInfo", "StepBatch", "TokenLogps", "TokenSequence", "ValueRole", "hookimpl", "hookspec",
+    "API_VERSION", "AlignmentOptimizer", "AlignmentRun", "BadRow", "ChatEndpoint", "ChatEndpointSettings",
+    "ConfigError", "Conversation", "DataError", "Demonstration", "Dropped", "Evaluator", "Facts", "LabelledResponse",
+    "LanguageModelRole", "Listener", "LossOutput", "MicroBatch", "PairEvaluator", "PreferencePair", "Prompt",
+    "Reading", "RecordFormat", "Rollout", "Row", "SourceConfig", "StageInfo", "StepBatch", "TokenLogps",
+    "TokenSequence", "ValueRole", "hookimpl", "hookspec",
 ]  # fmt: skip
 
 API_VERSION = 1

@@ -88,7 +88,7 @@ def _weighted(evaluators: Mapping[str, JsonSchema]) -> dict[str, JsonSchema]:
     """Return the tabs of the judges of a reward: the reward model and every evaluator, each with a weight."""
     weight = {"type": "number", "default": 1.0, "title": "Weight", "description": "Factor on its scores."}
     name = {"type": "string", "const": REWARD_MODEL, "default": REWARD_MODEL, "title": "Name"}
-    model = {"title": "Reward model", "type": "object", "properties": {"name": name}, "required": ["name"]}
+    model: JsonSchema = {"title": "Reward model", "type": "object", "properties": {"name": name}, "required": ["name"]}
     model["additionalProperties"] = False
     tabs = {REWARD_MODEL: model, **evaluators}
     return {key: {**tab, "properties": {**tab["properties"], "weight": weight}} for key, tab in tabs.items()}

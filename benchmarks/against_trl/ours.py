@@ -35,6 +35,7 @@ from alignment_core.plugin_api import Row, TokenSequence
 from alignment_core.stages.reward import BradleyTerry
 from alignment_core.stages.sft import SFT
 from alignment_core.training.loop import train
+from alignment_core.training.rewards import Rewards
 from alignment_core.training.run import Rows, Run, Vocabulary
 from alignment_plugins.dpo import DPO
 from alignment_plugins.kto import KTO
@@ -140,7 +141,8 @@ def open_run(folder: Path, task: str, dtype: str, micro: int, rows: Rows) -> tup
         found = [s for r in (*rows.preferences, *rows.feedback) for s in r.sequences.values()]
         # Values of a uniform model: far from the policy's, the gradient of log-sigmoid is denormal and slow.
         cached = {s.digest(): -math.log(roles.model.config.vocab_size) * (len(s.ids) - s.start) for s in found}
-    run = Run(roles, rows, vocabulary, Budget(micro), 0, Timed(meter), cached)
+    rewards = Rewards() if task == "ppo" else None
+    run = Run(roles, rows, vocabulary, Budget(micro), 0, Timed(meter), cached, rewarded_by=rewards)
     return run, meter
 
 

@@ -89,7 +89,9 @@ def test_each_broken_plugin_is_reported_with_its_version_and_the_rest_works(writ
     done = align("plugins", "list", "--json")
     assert (done.returncode, done.stderr) == (0, "")
     listed = json.loads(done.stdout)
-    assert {"dpo", "kto", "ppo", "wordlist", "jsonl", "tracker", "whole"} == {
+    rules = {"exact_match", "json_schema", "language", "length_band", "llm_judge", "numeric_match", "refusal", "regex"}
+    rules |= {"repetition", "unit_tests", "wordlist"}
+    assert {"dpo", "kto", "ppo", "jsonl", "tracker", "whole"} | rules == {
         plugin["name"] for plugin in listed["plugins"]
     }
     problems = sorted(listed["problems"])

@@ -91,17 +91,19 @@ def settings_for(
     """
     own = [] if config.optimizer.get("name") == name else [f"optimizer={{name: {name}}}"]
     registry = load_registry()
-    if uses_reward_model(config.reward.by) and any(
-        registry.optimizer_class(other).reward_model for other in optimizers
-    ):
-        own.append("evaluation.reward_model=true")
     for change in changes:
         first, dot, rest = change.partition(".")
         if not (dot and first in optimizers):
             own.append(change)
         elif first == name:
             own.append(f"optimizer.{rest}")
-    return check_config(config.model_dump(mode="json"), own)
+    given = config.model_dump(mode="json")
+    changed = check_config(given, own)
+    if uses_reward_model(changed.reward.by) and any(
+        registry.optimizer_class(other).reward_model for other in optimizers
+    ):
+        return check_config(given, ["evaluation.reward_model=true", *own])  # first: a change may turn it off
+    return changed
 
 
 def side_by_side(stage: StageRunner, plans: Mapping[str, Plan]) -> Comparison:

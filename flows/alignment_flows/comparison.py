@@ -108,7 +108,13 @@ def _with_own_settings(
             own.append(change)
         elif first == name:
             own.append(f"optimizer.{rest}")
-    return check_config(config.model_dump(mode="json"), own)
+    given = config.model_dump(mode="json")
+    changed = check_config(given, own)
+    if uses_reward_model(changed.reward.by) and any(
+        registry.optimizer_class(other).reward_model for other in optimizers
+    ):
+        return check_config(given, ["evaluation.reward_model=true", *own])  # first: a change may turn it off
+    return changed
 
 
 def side_by_side(stage: StageRunner, plans: Mapping[str, Plan]) -> Comparison:

@@ -106,8 +106,8 @@ def plugin_api_page() -> Iterator[str]:
     yield ""
     yield (
         "Everything that a plugin imports is in `alignment_core.plugin_api`; the usual losses are in "
-        "`alignment_core.losses`, the base class of on-policy optimizers is in `alignment_core.on_policy` (at the end of "
-        "this page), and the conformance kit is `alignment_core.testing.check`. "
+        "`alignment_core.losses`, the base class of on-policy optimizers is in `alignment_core.on_policy` (at the end "
+        "of this page), and the conformance kit is `alignment_core.testing.check`. "
         "[Write a plugin](../how-to/write-a-plugin.md) is the guide."
     )
     yield ""

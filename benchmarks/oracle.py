@@ -266,6 +266,8 @@ def main() -> None:
             [on_policy("ppo", World(seed), n) for n in ROLLOUTS],
         )
         print(f"world {seed}: start {start:.3f}, dpo {by_pairs}, ppo {by_rollouts}", flush=True)
+        grouped = {name: on_policy(name, World(seed), ROLLOUTS[-1]) for name in ("rloo", "grpo")}
+        print(f"world {seed}, {ROLLOUTS[-1]} rollouts: {grouped}", flush=True)
         data.plot(PAIRS, by_pairs, marker=".", label=f"world {seed}")
         steps.plot((0, *ROLLOUTS), (start, *by_rollouts), marker=".")
         for liked, ratio in kto(World(seed), 3840):

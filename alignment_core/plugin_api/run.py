@@ -120,7 +120,7 @@ class AlignmentRun(Protocol):
         """Return the log-probabilities of responses that the policy has just sampled, without gradient.
 
         Those of the sampling pass are taken if `generate` kept them and those of some of the responses equal
-        `policy.token_logps` within the rounding of a pass. Otherwise the policy reads all responses again.
+        `policy.token_logps` to 0.001 nats. Otherwise, as always in 16 bits, the policy reads all responses again.
         """
 
     def role(self, name: str) -> LanguageModelRole:

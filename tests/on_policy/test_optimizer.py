@@ -53,7 +53,7 @@ def test_policy_is_sampled_with_the_training_settings() -> None:
     next(Reinforce(**GROUPS, temperature=0.8, max_new_tokens=33).batches(run))
     ((names, settings),) = run.asked_to_generate
     assert sorted(names) == ["a", "b"]
-    assert settings == {"max_new_tokens": 33, "temperature": 0.8, "samples": 2}
+    assert settings == {"max_new_tokens": 33, "temperature": 0.8, "samples": 2, "logps": True}
 
 
 def test_penalties_for_length_by_hand() -> None:

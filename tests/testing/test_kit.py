@@ -60,10 +60,10 @@ def test_seeded_fault_is_found(optimizer: type[AlignmentOptimizer]) -> None:
 def test_unused_need_is_a_warning() -> None:
     class Greedy(Sound):
         def needs(self) -> Needs:
-            return Needs(preferences=True, reference=True, reward=True)
+            return Needs(preferences=True, reference=True, reward=True, snapshots=("old",))
 
     (warning,) = [result for result in check(Greedy).results if result.outcome == "warning"]
-    assert (warning.check, warning.detail) == ("declared needs", "declared but never used: reward")
+    assert (warning.check, warning.detail) == ("declared needs", "declared but never used: reward, the snapshot old")
 
 
 class Waits(Sound):

@@ -56,7 +56,7 @@ def _checked(outcome: object, files: Collection[str]) -> Outcome:
             expected="Reading(record), Dropped, Quarantined or Unread",
         )
     if not isinstance(outcome, Reading):
-        return outcome
+        return outcome  # type: ignore[no-any-return]  # mypy does not follow `get_args`
     record = outcome.record
     if not isinstance(record, get_args(Record)):
         raise PluginError(

@@ -113,6 +113,9 @@ def test_errors_in_the_settings(install: Install, raw: dict[str, Any], error: ty
         (HINGE.replace("return [Hinge]", "return Hinge"), "`alignment_optimizers` did not return a list"),
         (HINGE.replace("return [Hinge]", "pass"), "`alignment_optimizers` did not return a list"),
         (HINGE.replace("return [Hinge]", "return [1 / 0]"), "`alignment_optimizers` failed: ZeroDivisionError"),
+        (HINGE.replace("return [Hinge]", "return [Hinge()]"), "it is an instance, and the hook must return classes"),
+        (HINGE.replace("return [Hinge]", "return (Hinge,)"), "did not return a list, but tuple"),
+        (HINGE.replace("slack: float", "evaluators: ClassVar = 'slack'; slack: float"), "is no tuple of names of sett"),
         (HINGE.replace("return [Hinge]", "return [int]"), "int is not a usable optimizer: it is not a subclass"),
         (
             HINGE.replace("slack: float", "api_version: ClassVar[int] = 2; slack: float"),

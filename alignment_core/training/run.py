@@ -223,6 +223,13 @@ class Run:
             raise PluginError("greedy responses have no log-probabilities", where="run.generate", got="temperature=0")
         if isinstance(model := self.role(role), Undeclared):
             model.generate()
+        for prompt in prompts:
+            if "prompt" not in prompt.sequences:
+                raise PluginError(
+                    "a row to sample from has no sequence `prompt`",
+                    got=f"the row {prompt.id} with {', '.join(prompt.sequences)}",
+                    expected="rows of `run.prompts`, or others with such a sequence",
+                )
         repeated = [prompt for prompt in prompts for _ in range(samples)]
         keys = self._noise_keys(repeated, role)
         vocabulary = self.vocabulary

@@ -11,12 +11,13 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from alignment_core.errors import AlignmentError, PluginError, ran_out_of_memory
-from alignment_core.plugin_api import AlignmentOptimizer, Evaluator, Listener, RecordFormat
+from alignment_core.plugin_api import AlignmentOptimizer, Evaluator, Listener, Needs, PairEvaluator, RecordFormat
 
 KINDS: dict[type, str] = {
     AlignmentOptimizer: "optimizer",
     RecordFormat: "record format",
     Evaluator: "evaluator",
+    PairEvaluator: "pair evaluator",
     Listener: "listener",
 }
 """Base class of each kind of plugin, and what messages call it."""
@@ -24,7 +25,7 @@ FRAMES = 3
 """Calls of a traceback that a message shows."""
 ROWS = 4
 """Rows that a message names."""
-OURS = str(Path(__file__).resolve().parent)
+OURS, STANDARD = str(Path(__file__).resolve().parent), str(Path(traceback.__file__).resolve().parent)
 
 
 @contextmanager
@@ -60,6 +61,21 @@ def calling(plugin: object, method: str, place: str | Callable[[], str] = "") ->
         raise raised(error, where()) from error
 
 
+def needs_of(optimizer: AlignmentOptimizer) -> Needs:
+    """Return what the optimizer needs with its settings.
+
+    Raises:
+        PluginError: `needs` raised, or returned something else.
+    """
+    with calling(optimizer, "needs"):
+        needs: object = optimizer.needs()
+        if not isinstance(needs, Needs):
+            raise PluginError(
+                "it does not return what the optimizer needs", got=type(needs).__name__, expected="Needs(…)"
+            )
+    return needs
+
+
 def raised(error: BaseException, where: str) -> PluginError:
     """Return the error for an exception of a plugin's code, with the last lines of its traceback."""
     trace = f"The last lines of the traceback:\n{last_lines(error)}"
@@ -69,7 +85,8 @@ def raised(error: BaseException, where: str) -> PluginError:
 def method_of(plugin: object, method: str, place: str = "") -> str:
     """Return how a message names a method of a plugin: the method, the plugin, its module and the place."""
     kind = _kind(plugin)
-    name = f"the {kind} `{plugin.name}` ({type(plugin).__module__})" if kind else type(plugin).__name__  # type: ignore[attr-defined]
+    cls = plugin.__class__
+    name = f"the {kind} `{plugin.name}` ({cls.__module__})" if kind else cls.__name__  # type: ignore[attr-defined]
     return f"`{method}` of {name}" + (f", {place}" if place else "")
 
 
@@ -92,11 +109,15 @@ def summary(error: BaseException) -> str:
 def last_lines(error: BaseException) -> str:
     """Return the end of the traceback, indented: the first call in the plugin, and the last ones."""
     frames = list(traceback.extract_tb(error.__traceback__))
-    first = next((i for i, frame in enumerate(frames) if not frame.filename.startswith(OURS)), len(frames) - 1)
+    first = next((i for i, frame in enumerate(frames) if _is_theirs(frame.filename)), len(frames) - 1)
     last = max(first + 1, len(frames) - (FRAMES - 1))
     shown = traceback.format_list(frames[first : first + 1])
     shown += ["  …\n"] * (last > first + 1) + traceback.format_list(frames[last:])
     return "\n".join(f"  {line}" for line in [*"".join(shown).splitlines(), summary(error)])
+
+
+def _is_theirs(file: str) -> bool:
+    return not file.startswith(OURS) and (not file.startswith(STANDARD) or "site-packages" in file)
 
 
 def _hint(error: BaseException) -> str:

@@ -88,7 +88,7 @@ def references(rule: Array, reward: Array, lines: list[dict[str, Any]]) -> dict[
         line["model"]: {
             "rule": asdict(by_rule.at_kl(line["kl"])),
             "reward": asdict(by_reward.at_kl(line["kl"])),
-            "same_share": asdict(by_rule.at_value(line["rule"])),
+            "least_kl": by_rule.least_kl(line["rule"]),
             "halved": {name: asdict(f.at_kl(line["kl"])) for name, f in (("rule", half_rule), ("reward", half_reward))},
         }
         for line in lines

@@ -21,7 +21,7 @@ from demo_optimum import OPTIMUM
 
 COLUMNS = (
     *("seed", "model", "true rule, % (95 % CI)", "best at this KL, %", "best by the reward model, %"),
-    *("KL, nats", "KL of the best with this share", "reward model agrees, %", "length, tokens", "seconds", "peak, MiB"),
+    *("KL, nats", "least KL for this share", "reward model agrees, %", "length, tokens", "seconds", "peak, MiB"),
 )
 NOTES = """
 **Best at this KL** is the share of the best policy with the same KL from the SFT model: SFT's distribution times
@@ -29,11 +29,13 @@ exp(λ · rule), normalized for each prompt, with the λ that gives this KL. It 
 responses of the SFT model to each of the {prompts} prompts. **Best by the reward model** is the same with the reward
 model's score in place of the rule: what optimizing this reward model as well as possible at this KL would give. In
 brackets: 95 % bootstrap interval over prompts, and the effective number of responses per prompt that carry the weight.
-`max` marks a KL that no weighting of the responses reaches. **KL of the best with this share** is the least KL with
-which any policy reaches the model's own share.
+`max` marks a KL that no weighting of the responses reaches. **Least KL for this share** is the KL of the best
+policy whose share is the model's own.
 
-Too few responses make the first two too low. With half of the responses they change by at most {rule_bias:.1f} points
-(rule) and {reward_bias:.1f} points (reward model). For {never_good} of the prompts, no response was good.
+{samples} responses per prompt cannot spend more KL than the logarithm of their number. Near that, the best share by the
+rule comes out too low. By the reward model it may err either way, because the share falls again where that model is
+optimized too far. With half of the responses, the columns change by at most {rule_bias:.1f} points (rule) and
+{reward_bias:.1f} points (reward model). For {never_good} of the prompts, no response was good.
 
 Seconds are those of the stage that trained the model.
 
@@ -66,7 +68,7 @@ def _cells(line: dict[str, Any], optimum: dict[str, Any]) -> tuple[str, ...]:
         _point(optimum["rule"]),
         _point(optimum["reward"]),
         f"{line['kl']:.2f}",
-        f"{optimum['same_share']['kl']:.2f}",
+        f"{optimum['least_kl']:.2f}",
         agrees,
         f"{line['length']:.1f}",
         f"{line['seconds']:.0f}",

@@ -27,12 +27,12 @@ RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class Point:
-    """The optimum at one KL, or the optimum that reaches one value.
+    """The optimum at one KL.
 
     Attributes:
         value: mean value over prompts.
         low, high: 95 % bootstrap interval over prompts (percentiles), each resample with a lambda of its own.
-        kl: KL from the reference in nats per response.
+        kl: KL from the reference in nats per response: the budget, or less if `saturated`.
         multiplier: lambda.
         effective: mean effective sample size, 1 / sum of squared weights, per prompt.
         saturated: whether the budget exceeds what any reweighting of these samples spends.
@@ -63,23 +63,19 @@ class Frontier:
 
     def at_kl(self, kl: float, seed: int = 0) -> Point:
         """Return the optimum whose KL is `kl`."""
-        return self._point(self.kl, kl, seed)
-
-    def at_value(self, value: float, seed: int = 0) -> Point:
-        """Return the optimum whose mean value is `value`: the smallest KL that reaches it if value is the score."""
-        return self._point(self.value, value, seed)
-
-    def _point(self, curves: Array, target: float, seed: int) -> Point:
-        """Return the optimum at which the mean of `curves`, shape (prompts, multipliers), is `target`."""
-        means = curves.mean(axis=0)
-        value, kl, multiplier, effective = (
-            float(np.interp(target, means, each))
-            for each in (self.value.mean(axis=0), self.kl.mean(axis=0), self.multipliers, self.effective.mean(axis=0))
+        means = self.kl.mean(axis=0)
+        value, spent, multiplier, effective = (
+            float(np.interp(kl, means, each))
+            for each in (self.value.mean(axis=0), means, self.multipliers, self.effective.mean(axis=0))
         )
-        drawn = np.random.default_rng(seed).integers(len(curves), size=(RESAMPLES, len(curves)))
-        resampled = [np.interp(target, curves[rows].mean(axis=0), self.value[rows].mean(axis=0)) for rows in drawn]
+        drawn = np.random.default_rng(seed).integers(len(self.kl), size=(RESAMPLES, len(self.kl)))
+        resampled = [np.interp(kl, self.kl[rows].mean(axis=0), self.value[rows].mean(axis=0)) for rows in drawn]
         low, high = np.percentile(resampled, [2.5, 97.5])
-        return Point(value, float(low), float(high), kl, multiplier, effective, bool(target > means[-1]))
+        return Point(value, float(low), float(high), spent, multiplier, effective, bool(kl > means[-1]))
+
+    def least_kl(self, value: float) -> float:
+        """Return the least KL with which any policy has this mean value. For a frontier whose values are its scores."""
+        return float(np.interp(value, self.value.mean(axis=0), self.kl.mean(axis=0)))
 
 
 def _tilted(scores: Array, values: Array, multiplier: float) -> tuple[Array, Array, Array]:

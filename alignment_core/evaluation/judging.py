@@ -9,6 +9,7 @@ from typing import Any
 
 from alignment_core.errors import AlignmentError, PluginError
 from alignment_core.plugin_api import Conversation, Evaluator, Facts, PairEvaluator
+from alignment_core.plugin_calls import last_lines
 from alignment_core.progress import Stopped
 
 SHOWN = 80
@@ -94,7 +95,7 @@ def _answers(name: str, ask: Callable[[Cases], Sequence[Any]], cases: Cases) -> 
         return []
     try:
         found = list(ask(cases))
-    except (AlignmentError, Stopped):
+    except Stopped:
         raise
     except Exception as error:
         raise _failed(name, ask, cases, error) from error
@@ -105,15 +106,20 @@ def _answers(name: str, ask: Callable[[Cases], Sequence[Any]], cases: Cases) -> 
     return found
 
 
-def _failed(name: str, ask: Callable[[Cases], Sequence[Any]], cases: Cases, error: Exception) -> PluginError:
+def _failed(name: str, ask: Callable[[Cases], Sequence[Any]], cases: Cases, error: Exception) -> AlignmentError:
     """Return the error of a failed evaluator. It names the first response on which the evaluator fails alone."""
+    where = name
     for index in range(len(cases)):
         try:
             ask(cases.only(index))
         except Exception as alone:
-            got = f"{type(alone).__name__}: {alone}"
-            return PluginError("an evaluator failed", where=f"{name}, row {cases.rows[index]}", got=got)
-    return PluginError("an evaluator failed", where=name, got=f"{type(error).__name__}: {error}")
+            error, where = alone, f"{name}, row {cases.rows[index]}"
+            break
+    if isinstance(error, AlignmentError):
+        return type(error)(error.what, where=where, got=error.got, expected=error.expected, do=error.do)
+    got = f"{type(error).__name__}: {error}"
+    do = f"The last lines of the traceback:\n{last_lines(error)}"
+    return PluginError("an evaluator failed", where=where, got=got, do=do)
 
 
 def _number(name: str, value: Any, cases: Cases, index: int) -> float:

@@ -1,4 +1,8 @@
-"""Loss functions on tensors. `from alignment_core import losses` does not import torch until a function is used."""
+"""Loss functions on tensors: pure functions that return one number per row or token, which `loss` sums.
+
+`from alignment_core import losses` does not import torch until a function is used, so that `losses.dpo(...)` in a
+plugin's `loss` costs nothing before a run. `help(losses)` shows every function, and `dir(losses)` their names.
+"""
 
 from __future__ import annotations
 
@@ -36,8 +40,14 @@ _HOME = {
     "whiten": "policy_gradient",
 }
 
+__all__ = sorted(_HOME)  # `help` lists these, although none is loaded yet
+
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

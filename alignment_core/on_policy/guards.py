@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from alignment_core.plugin_api import AlignmentOptimizer, AlignmentRun, Needs
+from alignment_core.plugin_api import AlignmentOptimizer, AlignmentRun, Needs, Rollout
 
 SURE = 2.0
 """A measure has fallen significantly if its mean paired difference exceeds this many standard errors."""
@@ -41,6 +41,11 @@ class GuardedOptimizer(AlignmentOptimizer):
 
     def needs(self) -> Needs:
         return Needs(prompts=True, reward=True, reference=True)
+
+    def rate(self, run: AlignmentRun, rollouts: Sequence[Rollout], *, held_out: bool) -> Sequence[float]:
+        """Return how good each response is, by default its reward. A higher mean on held-out prompts is better."""
+        rewards: list[float] = run.rewards(rollouts, held_out=held_out).tolist()
+        return rewards
 
     def watch(self, run: AlignmentRun, *, score: float, kl: float | None, length: float) -> dict[str, float]:
         """Check a new rollout by its means, and set `run.state["stopped"]` if training must stop.
@@ -80,7 +85,7 @@ class GuardedOptimizer(AlignmentOptimizer):
             return {}
         rollouts = run.generate(prompts, max_new_tokens=self.max_new_tokens, temperature=self.temperature, logps=True)
         sequences = [rollout.sequence for rollout in rollouts]
-        scores: list[float] = run.rewards(rollouts, held_out=True).tolist()
+        scores = self.rate(run, rollouts, held_out=True)
         found = {
             "held_out_score": fmean(scores),
             "held_out_length": fmean(len(sequence.completion) for sequence in sequences),

@@ -17,7 +17,8 @@ from alignment_core.plugin_api import AlignmentRun, Rollout, Row, StepBatch
 class OnPolicyOptimizer(GuardedOptimizer):
     """Samples rollouts from the policy, scores them with the reward, and learns from each in several passes.
 
-    A subclass defines `experience` (what is learned from a rollout, such as advantages) and `loss`. If its loss reports
+    A subclass defines `experience` (what is learned from a rollout, such as advantages) and `loss`. It may override
+    `rate` (what is maximized, if not the reward), `after_rollout` and `rows_per_rollout`. If its loss reports
     the metric `step_kl`, passes end early at the setting of that name. Everything that is needed to resume within a
     rollout is in `run.state`.
     """
@@ -107,7 +108,7 @@ class OnPolicyOptimizer(GuardedOptimizer):
         old = run.sampled_logps(rollouts, self.temperature)
         needs_reference = self.needs().reference
         reference = run.reference.token_logps(sequences, self.temperature) if needs_reference else old
-        scores = run.rewards(rollouts)
+        scores = old.logps.new_tensor(self.rate(run, rollouts, held_out=False))
         scores = scores - scores.new_tensor([self._penalty(rollout) for rollout in rollouts])
         sampled = Sampled(rollouts, self.samples, old, reference.logps, scores)
         experience = self.experience(run, sampled)

@@ -18,6 +18,8 @@ class Evaluator(Settings):
 
     example: ClassVar[Mapping[str, Any]] = {}
     """Settings that describe and check the evaluator where no user has chosen any, as for an optimizer."""
+    example_facts: ClassVar[Facts] = {}
+    """Facts with which it is checked, such as those that `needed_facts` names."""
 
     name: str
 
@@ -53,6 +55,8 @@ class PairEvaluator(Settings):
 
     example: ClassVar[Mapping[str, Any]] = {}
     """Settings that describe and check the evaluator where no user has chosen any, as for an optimizer."""
+    example_facts: ClassVar[Facts] = {}
+    """Facts with which it is checked, such as those that `needed_facts` names."""
 
     name: str
 

@@ -98,8 +98,8 @@ def open_run(optimizer: AlignmentOptimizer, progress: Watch | None = None, budge
         budget=Budget(budget),
         seed=5,
         progress=progress or Watch(),
-        judges=dict.fromkeys(optimizer.evaluators, _judge),
-        pair_judges=dict.fromkeys(optimizer.pair_evaluators, _pair_judge),
+        judges=dict.fromkeys(_chosen(optimizer, optimizer.evaluators), _judge),
+        pair_judges=dict.fromkeys(_chosen(optimizer, optimizer.pair_evaluators), _pair_judge),
         rewarded_by=Rewards() if needs.reward else None,
         snapshot_names=needs.snapshots,
     )
@@ -152,6 +152,11 @@ def _model() -> Any:
     model: Any = LlamaForCausalLM(config).eval().requires_grad_(False)
     model.name_or_path = "tiny-llama"  # otherwise PEFT warns that the base model has no name
     return model
+
+
+def _chosen(optimizer: AlignmentOptimizer, settings: Sequence[str]) -> list[str]:
+    """Return the settings that select an evaluator. In a run, the others have none either."""
+    return [setting for setting in settings if getattr(optimizer, setting) is not None]
 
 
 def _judge(rollouts: Sequence[Rollout]) -> list[float]:

@@ -136,7 +136,8 @@ def loss_of(objective: Objective, run: Run, micro: MicroBatch) -> LossOutput:
     with calling(objective, "loss", place):
         output: object = objective.loss(run, micro)
     where = method_of(objective, "loss", place)
-    if _gradients(run) != before:
+    after = _gradients(run)
+    if any(after[name] != gradient for name, gradient in before.items() if name in after):
         raise PluginError(
             "it calls `backward`, but only the training loop may do so",
             where=where,
@@ -159,10 +160,12 @@ def place_of(run: Run, micro: MicroBatch) -> str:
     return f"step {run.step + 1}, {named([row.id for row in micro.rows])}"
 
 
-def _gradients(run: Run) -> list[tuple[int, int]]:
+def _gradients(run: Run) -> dict[str, tuple[int, int]]:
     """Return what changes if a gradient is written: the tensor, and its count of changes in place."""
-    weights = run.roles.parameters().values()
-    return [(0, 0) if weight.grad is None else (id(weight.grad), weight.grad._version) for weight in weights]
+    return {
+        name: (0, 0) if weight.grad is None else (id(weight.grad), weight.grad._version)
+        for name, weight in run.roles.parameters().items()
+    }
 
 
 def _check_loss(loss: object, where: str) -> None:

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
 from alignment_core import losses
 from alignment_core.on_policy import Experience, OnPolicyOptimizer, Sampled
-from alignment_core.plugin_api import AlignmentOptimizer, AlignmentRun, LossOutput, MicroBatch, Row, hookimpl
+from alignment_core.plugin_api import (
+    AlignmentOptimizer,
+    AlignmentRun,
+    LossOutput,
+    MicroBatch,
+    Needs,
+    Rollout,
+    Row,
+    TokenSequence,
+    hookimpl,
+)
 
 SIDES = ("chosen", "rejected")
 
@@ -17,6 +29,7 @@ class OnlineDPO(OnPolicyOptimizer):
     """Samples responses, pairs the best with the worst of each prompt, and learns from the pairs as DPO does."""
 
     model_config = ConfigDict(title="Online DPO")
+    pair_evaluators: ClassVar[tuple[str, ...]] = ("judge",)
 
     name: Literal["online_dpo"] = "online_dpo"
     samples: int = Field(4, ge=2)
@@ -25,6 +38,41 @@ class OnlineDPO(OnPolicyOptimizer):
     """Pairs per optimizer step (a minibatch of the rollout)."""
     beta: float = Field(0.1, gt=0)
     """Strength of the KL penalty. Larger values stay closer to the SFT model."""
+
+    judge: dict[str, Any] | None = None
+    """Pair evaluator that compares the responses to a prompt: its `name` and settings. null: the reward decides."""
+
+    def needs(self) -> Needs:
+        return Needs(prompts=True, reward=self.judge is None, reference=True)
+
+    def rate(self, run: AlignmentRun, rollouts: Sequence[Rollout], *, held_out: bool) -> Sequence[float]:
+        """Return rewards, or with a judge how often each response is preferred.
+
+        It is compared with the other responses to its prompt, and on held-out prompts with the SFT model's response.
+        """
+        if self.judge is None:
+            return super().rate(run, rollouts, held_out=held_out)
+        if held_out:
+            return self._over_first(run, rollouts)
+        groups = range(0, len(rollouts), self.samples)
+        pairs = [(first + i, first + j) for first in groups for i, j in combinations(range(self.samples), 2)]
+        found = run.prefer("judge", [rollouts[i] for i, _ in pairs], [rollouts[j] for _, j in pairs])
+        rates = [0.0] * len(rollouts)
+        for (i, j), preference in zip(pairs, found, strict=True):
+            rates[i] += preference / (self.samples - 1)
+            rates[j] += (1 - preference) / (self.samples - 1)
+        return rates
+
+    def _over_first(self, run: AlignmentRun, rollouts: Sequence[Rollout]) -> Sequence[float]:
+        """Compare with the responses at the first call, which is before the first step."""
+        if "first" not in run.state:
+            run.state["first"] = [[r.sequence.ids, r.sequence.start, r.finished, r.text] for r in rollouts]
+            return [0.5] * len(rollouts)
+        first = [
+            Rollout(rollout.prompt, TokenSequence(tuple(ids), start), finished, text)
+            for rollout, (ids, start, finished, text) in zip(rollouts, run.state["first"], strict=True)
+        ]
+        return run.prefer("judge", rollouts, first)
 
     def rows_per_rollout(self) -> int:
         return self.rollout_size // self.samples

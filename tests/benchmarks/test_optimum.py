@@ -21,7 +21,7 @@ def test_binary_rule_by_hand() -> None:
     # Weights of 3 to 1 on 50 responses each: (50 · 3 + 50)² / (50 · 9 + 50) = 80.
     assert found.effective == pytest.approx(80, abs=0.5)
     assert not found.saturated
-    assert Frontier(scores, scores).at_value(0.75).kl == pytest.approx(kl, abs=1e-3)
+    assert Frontier(scores, scores).least_kl(0.75) == pytest.approx(kl, abs=1e-3)
 
 
 def test_a_budget_that_cannot_be_spent_is_said() -> None:

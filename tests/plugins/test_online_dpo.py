@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import replace
 
 import pytest
 from grouped import CUT, GROUPS, LONG, OTHER, SHORT, grouped_run
 from scripted import Model, ScriptedRun, micro
 
-from alignment_core.plugin_api import Row, TokenSequence
+from alignment_core.plugin_api import Needs, Row, TokenSequence
 from alignment_plugins.online_dpo import OnlineDPO
 
 PLAIN = GROUPS | {"missing_end_penalty": 0.0}
@@ -44,6 +46,41 @@ def test_equal_rewards_make_no_pair() -> None:
     (batch,) = OnlineDPO(**PLAIN).batches(run)
     assert [row.sequences["chosen"] for row in batch.rows] == [SHORT]
     assert (run.reports[0]["equal_groups"], run.reports[0]["score_gap"]) == (1, 1.0)
+
+
+JUDGE = {"judge": {"name": "longer"}}
+
+
+def test_a_judge_needs_no_reward() -> None:
+    assert OnlineDPO(**JUDGE).needs() == Needs(prompts=True, reference=True)
+    assert OnlineDPO().needs() == Needs(prompts=True, reward=True, reference=True)
+
+
+def test_a_judge_compares_the_responses_to_a_prompt() -> None:
+    """It prefers the longer response. The rewards, by which the shorter ones are better, do not count."""
+    run = grouped_run((4.0, 2.0, 3.0, 1.0))
+    (batch,) = OnlineDPO(**PLAIN, **JUDGE).batches(run)
+    pairs = {(row.sequences["chosen"], row.sequences["rejected"]) for row in batch.rows}
+    assert pairs == {(LONG, SHORT), (CUT, OTHER)}
+    assert (run.reports[0]["score"], run.reports[0]["score_gap"]) == (0.5, 0.5)
+    assert "raw_score" not in run.reports[0]
+
+
+def test_a_judge_rates_by_the_mean_over_the_group() -> None:
+    """Lengths 2, 3, 2, 3: a short one ties once and loses twice, (0.5 + 2 · 0.25) / 3, and a long one 1 minus that."""
+    objective = OnlineDPO(**PLAIN | {"samples": 4}, **JUDGE)
+    run = grouped_run((0.0, 0.0, 0.0, 0.0))
+    rates = objective.rate(run, run.rollouts, held_out=False)  # type: ignore[arg-type]
+    assert rates == pytest.approx([1 / 3, 2 / 3, 1 / 3, 2 / 3])
+
+
+def test_held_out_responses_are_compared_with_those_before_training() -> None:
+    objective, run = OnlineDPO(**PLAIN, **JUDGE), grouped_run((0.0, 0.0, 0.0, 0.0))
+    short, long, *_ = run.rollouts
+    first = [short, replace(long, prompt=short.prompt)]
+    assert objective.rate(run, first, held_out=True) == [0.5, 0.5]  # type: ignore[arg-type]
+    run.state = json.loads(json.dumps(run.state))
+    assert objective.rate(run, first[::-1], held_out=True) == [0.75, 0.25]  # type: ignore[arg-type]
 
 
 def test_total_steps_count_pairs() -> None:

@@ -66,7 +66,7 @@ def _check(outcome: object, files: Collection[str]) -> None:
         )
     for name in CONVERSATIONS:
         turns = getattr(record, name, ())
-        if not isinstance(turns, tuple) or not all(isinstance(turn, Mapping) and "role" in turn for turn in turns):
+        if not isinstance(turns, tuple) or not all(map(_is_message, turns)):
             raise PluginError(
                 f"`{name}` of a record is not a conversation",
                 got=repr(turns)[:80],
@@ -79,3 +79,10 @@ def _check(outcome: object, files: Collection[str]) -> None:
             expected="the `origin` of the row that it was read from",
             do="Give it to the record: `Prompt(messages, origin=origin)`",
         )
+
+
+def _is_message(turn: object) -> bool:
+    """Whether it has a role and a text. A turn that only calls a tool has none."""
+    return (
+        isinstance(turn, Mapping) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str | None)
+    )

@@ -180,9 +180,9 @@ def show_check(report: "Report", *, as_json: bool) -> None:
     """Print the results of the conformance kit."""
     if as_json:
         results = [asdict(result) for result in report.results]
-        print_json({"optimizer": report.optimizer, "passed": report.passed, "results": results})
+        print_json({"plugin": report.plugin, "passed": report.passed, "results": results})
         return
-    table = Table("check", "", "", title=report.optimizer, title_justify="left")
+    table = Table("check", "", "", title=report.plugin, title_justify="left")
     colours = {"passed": "green", "warning": "yellow", "failed": "red", "not run": "red"}
     for result in report.results:
         table.add_row(result.check, f"[{colours[result.outcome]}]{result.outcome}[/]", escape(result.detail))

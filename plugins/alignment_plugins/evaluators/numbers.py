@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -48,11 +49,6 @@ class Number:
         return any(abs(value - other.value) <= abs(other.value) * Fraction(tolerance) for value in values)
 
 
-def numbers_in(text: str) -> list[Number | None]:
-    """Return the numbers in a text, in order. None: digits that stand for no usable number, such as 1/0."""
-    return [_number(match) for match in _NUMBER.finditer(text)]
-
-
 def answer_in(text: str, marker: str) -> Number | None:
     r"""Return the number that a text gives as its answer, or None if there is none.
 
@@ -61,10 +57,11 @@ def answer_in(text: str, marker: str) -> Number | None:
     _, found, after = text.rpartition(marker) if marker else ("", "", text)
     if found:
         line = after.strip().split("\n", 1)[0]
-        return next(iter(numbers_in(line)), None)
+        first = _NUMBER.search(line)
+        return None if first is None else _number(first)
     _, found, boxed = text.rpartition("\\boxed{")
-    numbers = numbers_in(_to_closing_brace(boxed) if found else text)
-    return numbers[-1] if numbers else None
+    last = deque(_NUMBER.finditer(_to_closing_brace(boxed) if found else text), maxlen=1)
+    return _number(last[0]) if last else None
 
 
 def _to_closing_brace(text: str) -> str:
@@ -78,6 +75,7 @@ def _to_closing_brace(text: str) -> str:
 
 
 def _number(match: re.Match[str]) -> Number | None:
+    """Return the number, or None if the digits stand for no usable number, such as 1/0."""
     if len(match[0]) > LONGEST:
         return None
     percent = match["percent"] is not None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -143,6 +146,17 @@ def test_hostile_text_takes_little_time(text: str) -> None:
     start = perf_counter()
     assert numeric(text, "72") == 0
     assert perf_counter() - start < 3
+
+
+def test_verdicts_on_gsm8k_are_those_of_its_authors(shared_data: Path) -> None:
+    """900 problems with four solutions each, which the authors of GSM8K checked with their own program."""
+    rule, seen = NumericMatch(fact="ground_truth", marker="A:"), Counter[bool]()
+    with (shared_data / "feedback_unpaired" / "gsm8k_model_solutions.rows0000-0899.jsonl").open() as file:
+        for row in map(json.loads, file):
+            for solution in (value for value in row.values() if isinstance(value, dict)):
+                assert rule.score((), solution["solution"], row) == solution["is_correct"], row["question"]
+                seen[solution["is_correct"]] += 1
+    assert seen == {True: 1392, False: 2208}
 
 
 EXACT = [

@@ -98,6 +98,11 @@ class ScriptedRun:
         """Return the next of the scripted judgements."""
         return self.judgements.pop(0)
 
+    def prefer(self, setting: str, a: Sequence[Rollout], b: Sequence[Rollout]) -> list[float]:
+        """Prefer the longer response by 0.75 to 0.25."""
+        lengths = [(len(one.sequence.ids), len(other.sequence.ids)) for one, other in zip(a, b, strict=True)]
+        return [0.5 + 0.25 * ((one > other) - (one < other)) for one, other in lengths]
+
     def keep(self) -> None:
         self.kept_at.append(self.state["rollouts_done"])
 

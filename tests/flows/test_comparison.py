@@ -145,11 +145,12 @@ def test_change_applies_to_all_optimizers_or_to_one(write: Write) -> None:
 
 
 def test_optimizers_share_every_stage_that_does_not_depend_on_them(write: Write) -> None:
-    plans = plans_of(settings_of(load_config(write()), ["dpo", "kto", "ppo"], []))
+    names = ["ppo", "grpo", "rloo", "online_dpo", "dpo", "kto"]
+    plans = plans_of(settings_of(load_config(write()), names, []))
     keys = {name: {stage: call.key for stage, call in plan.calls().items()} for name, plan in plans.items()}
     for stage in ("ingest", "sft", "evaluate_sft"):
         assert len({stages[stage] for stages in keys.values()}) == 1, stage
-    assert len({stages["optimize"] for stages in keys.values()}) == 3
+    assert len({stages["optimize"] for stages in keys.values()}) == len(names)
 
 
 @pytest.mark.parametrize(

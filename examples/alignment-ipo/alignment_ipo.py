@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import ConfigDict, Field
 
-from alignment_core.plugin_api import AlignmentOptimizer, AlignmentRun, LossOutput, MicroBatch, StepBatch, hookimpl
+from alignment_core.plugin_api import (
+    AlignmentOptimizer,
+    AlignmentRun,
+    LossOutput,
+    MicroBatch,
+    Needs,
+    StepBatch,
+    hookimpl,
+)
 
 
 class IPO(AlignmentOptimizer):
     """Learns from preference pairs with a squared loss, which avoids overfitting to pairs that all raters agree on."""
 
     model_config = ConfigDict(title="IPO")
-    preferences: ClassVar[bool] = True
-    reference: ClassVar[bool] = True
 
     name: Literal["ipo"] = "ipo"
     tau: float = Field(0.1, gt=0)
     """τ of equation 17. The target margin is 1/(2τ) nats per token. Larger values stay closer to the SFT model."""
+
+    def needs(self) -> Needs:
+        return Needs(preferences=True, reference=True)
 
     def batches(self, run: AlignmentRun) -> Iterator[StepBatch]:
         for rows in run.shuffled(run.preferences, self.batch_size, self.epochs):

@@ -171,12 +171,12 @@ def test_errors_are_raised_before_anything_runs(
 # --- complete runs ------------------------------------------------------------------------------------------------
 
 SICK = """
-    from typing import ClassVar, Literal
-    from alignment_core.plugin_api import AlignmentOptimizer, DataError, hookimpl
+    from typing import Literal
+    from alignment_core.plugin_api import AlignmentOptimizer, DataError, Needs, hookimpl
 
     class Sick(AlignmentOptimizer):
         name: Literal["sick"] = "sick"
-        preferences: ClassVar[bool] = True
+        def needs(self): return Needs(preferences=True)
         def batches(self, run):
             raise DataError("feeling ill")
             yield

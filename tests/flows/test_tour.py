@@ -24,7 +24,7 @@ from alignment_core.errors import ConfigError, ModelError
 from alignment_core.feedback import Rater, open_feedback
 from alignment_flows.cli import tour
 from alignment_flows.reports.tour import share
-from alignment_plugins.wordlist import WordList
+from alignment_plugins.evaluators.wordlist import WordList
 
 expect.set_options(timeout=1000 * PATIENCE)
 
@@ -46,7 +46,7 @@ def test_tour_ranks_retrains_and_compares(tiny_model: Path, tmp_path: Path) -> N
     assert 0 < of < 30
     assert report["before"]["of"] == report["after"]["of"] == of
     for moment in ("before", "after"):
-        follow = [WordList(first_sentence=4).score((), one[moment]) == 1 for one in report["answers"]]
+        follow = [WordList(first_sentence=4).score((), one[moment], {}) == 1 for one in report["answers"]]
         assert [one[f"{moment}_follows"] for one in report["answers"]] == follow
         assert report[moment]["count"] == sum(follow)
         assert f"{sum(follow)} of {of} (" in printed

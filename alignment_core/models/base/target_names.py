@@ -59,8 +59,8 @@ def _shapes(model: ModelIdentity) -> dict[str, tuple[int, ...]]:
     except Exception as error:  # no network, no such file; the type depends on the HTTP library of the Hub's client
         logger.warning("the names of the weights of %s cannot be read before the run: %s", model.path, error)
         return {}
-    files = found.files_metadata.values()
-    return {name: tuple(tensor.shape) for file in files for name, tensor in file.tensors.items()}
+    headers = found.files_metadata.values()
+    return {name: tuple(tensor.shape) for header in headers for name, tensor in header.tensors.items()}
 
 
 @cache

@@ -12,6 +12,7 @@ import random
 import shutil
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -209,8 +210,10 @@ def run_at_once(world: World, stage: str, count: int) -> dict[str, int]:
     ended = [finish(run) for run in [start(config) for _ in range(count)]]
     assert [code for code, *_ in ended] == [0] * count, [errors for _, _, errors in ended]
     check_same(world, calls)
-    stages = [json.loads(out)["stages"] for _, out, _ in ended]
-    return {name: sum(not run[name]["cached"] for run in stages) for name in stages[0]}
+    built: Counter[str] = Counter()
+    for _, out, _ in ended:
+        built.update({stage["name"]: not stage["cached"] for stage in json.loads(out)["stages"]})
+    return dict(built)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -36,7 +37,8 @@ def export(store: FeedbackStore, folder: Path, *, history: bool = False) -> dict
         The number of votes in each file.
 
     Raises:
-        FeedbackError: the folder exists or cannot be written.
+        FeedbackError: the folder exists or cannot be created.
+        OSError: the disk is full. The folder is removed.
     """
     try:
         folder.mkdir(parents=True)
@@ -44,7 +46,11 @@ def export(store: FeedbackStore, folder: Path, *, history: bool = False) -> dict
         raise FeedbackError(
             "the folder cannot be created", where=str(folder), got=error.strerror, do="Choose a new folder"
         ) from error
-    return _write(folder, store.rows_to_export(history=history))
+    try:
+        return _write(folder, store.rows_to_export(history=history))
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)  # half of the votes would look like all of them
+        raise
 
 
 def write_training_rows(rows: Iterable[tuple[str, str]], folder: Path) -> dict[str, int]:

@@ -15,16 +15,15 @@ from campaign import (
     KINDS,
     World,
     check_same,
-    enlarge,
     finish,
     finish_whole,
     kill_once,
     make_world,
     megabytes_of,
     run_at_once,
-    small_disk,
     start,
 )
+from small_disk import enlarge, small_disk
 
 SEED = os.environ.get("KILL_SEED", "0")
 pytestmark = [pytest.mark.timeout(3600)]

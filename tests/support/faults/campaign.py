@@ -13,13 +13,12 @@ import shutil
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
 from identical import digests
 from served import ALIGN, PATIENCE, alive, kill, until
 
@@ -214,23 +213,6 @@ def run_at_once(world: World, stage: str, count: int) -> dict[str, int]:
     for _, out, _ in ended:
         built.update({stage["name"]: not stage["cached"] for stage in json.loads(out)["stages"]})
     return dict(built)
-
-
-@contextmanager
-def small_disk(folder: Path, megabytes: float) -> Iterator[Path]:
-    """Mount a disk of this size, which is removed after the block. Skip the test where that is not allowed."""
-    folder.mkdir()
-    size = f"size={int(megabytes * 1024)}k"
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(folder)], check=False).returncode != 0:
-        pytest.skip("a small disk cannot be mounted here")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-def enlarge(folder: Path) -> None:
-    subprocess.run(["mount", "-o", "remount,size=1g", str(folder)], check=True)
 
 
 def megabytes_of(folder: Path) -> float:

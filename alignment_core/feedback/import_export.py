@@ -66,9 +66,9 @@ def write_training_rows(rows: Iterable[tuple[str, str]], folder: Path) -> dict[s
 def _write(folder: Path, rows: Iterable[tuple[str, str]]) -> dict[str, int]:
     counts = {THUMBS: 0, RANKINGS: 0}
     with (folder / THUMBS).open("w", encoding="utf-8") as thumbs, (folder / RANKINGS).open("w", encoding="utf-8") as k:
-        files = {THUMBS: thumbs, RANKINGS: k}
+        write = {THUMBS: thumbs.write, RANKINGS: k.write}
         for name, line in rows:
-            files[name].write(line + "\n")
+            write[name](f"{line}\n")
             counts[name] += 1
     for name in [name for name, count in counts.items() if not count]:
         (folder / name).unlink()  # a file without rows has no detectable format

@@ -33,7 +33,8 @@ FORK_SERVER = b"alignment_core.processes.fork_server"
 SAMPLING = {"responses_per_prompt": 2, "max_prompts": 4, "max_new_tokens": 6}
 KINDS: Mapping[str, dict[str, Any]] = {
     "dpo": {"sample": SAMPLING, "rank": {"by": {"name": "wordlist"}}, "reward": {"batch_size": 6}},
-    "kto": {"gate": {"win_rate_over_sft": None, "win_rate_over_production": None, "to_production": True}},
+    # Nothing is promoted: the plan of the next run would compare with the production model.
+    "kto": {"gate": {"win_rate_over_sft": None, "win_rate_over_production": None}},
     "ppo": {},
 }
 """Settings of the runs, which have every stage between them."""

@@ -1,6 +1,6 @@
 """Inject faults, one after another, and write the table of what was injected, how often and what was lost.
 
-    python benchmarks/faults.py [--rounds 1] [--minutes 600] [--only WORDS] [--log LOG] [--out results/faults.md]
+    python benchmarks/faults.py [--rounds 1] [--minutes 600] [--only WORD ...] [--log LOG] [--out results/faults.md]
 
 Each case is a test of the fault suite. A round runs each of them once, with other random moments than the round before.
 What ran is noted in the log (`faults.jsonl`) and is not repeated when the script is started again: delete the log to
@@ -121,9 +121,18 @@ def table(found: Sequence[dict[str, Any]]) -> str:
         result = "not run" if not ran else f"{len(lost)} of {len(ran)} tests failed" if lost else "nothing"
         lines.append(f"| {what} | {place} | {times} | {result} |")
     total = sum(fault["faults"] for fault in found if fault["outcome"] != "not run")
-    ran_at_all = {(fault["what"], fault["where"]) for fault in found}
-    left = [f"{case.what} ({case.where})" for case in cases() if (case.what, case.where) not in ran_at_all]
-    lines += ["", f"{total} faults in all." + (f" Not injected yet: {'; '.join(left)}." if left else "")]
+    tried = {(fault["what"], fault["where"]) for fault in found}
+    left: dict[str, list[str]] = {}
+    for case in cases():
+        if (case.what, case.where) not in tried and case.where not in left.setdefault(case.what, []):
+            left[case.what].append(case.where)
+    lines += ["", f"{total} faults in all."]
+    lines += [
+        "",
+        "Not injected yet:",
+        "",
+        *(f"- {what}: {', '.join(places)}" for what, places in left.items() if places),
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -131,7 +140,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=600)
-    parser.add_argument("--only", default="", help="only cases whose name contains this")
+    parser.add_argument("--only", nargs="+", default=[""], help="only tests whose name contains one of these words")
     parser.add_argument("--log", type=Path, default=Path("faults.jsonl"))
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/faults.md")
     arguments = parser.parse_args()
@@ -140,7 +149,7 @@ def main() -> None:
         done = {fault["test"] for fault in read(arguments.log) if fault["round"] == number}
         files: dict[str, list[Case]] = {}
         for case in cases():
-            if case.test not in done and arguments.only in case.test:
+            if case.test not in done and any(word in case.test for word in arguments.only):
                 files.setdefault(case.test.partition("::")[0], []).append(case)
         for together in files.values():
             if time.monotonic() > deadline:

@@ -65,7 +65,7 @@ def speed(roles: Roles, found: list[TokenSequence], longest: int, *, ends: int, 
             roles, "policy", found, noise_keys=[str(i) for i in range(len(found))], sampling=Sampling(longest),
             stop_ids=list(stops), pad_id=0, budget=Budget(budget), on_step=lambda _: None,
         )  # fmt: skip
-        rates.append(sum(len(result.completion) for result in results) / (clock() - started))
+        rates.append(sum(len(result.sequence.completion) for result in results) / (clock() - started))
     return f"{statistics.median(rates):.0f} tokens/s ({min(rates):.0f} to {max(rates):.0f})"
 
 

@@ -90,10 +90,12 @@ def served_from(bin_folder: Path, folder: Path) -> Iterator[Served]:
         yield served
 
 
-def run_deployed(served: Served, deployment: str, name: str) -> None:
+def run_deployed(served: Served, deployment: str, name: str, more: str = "") -> None:
     """Run a deployment with the optimizer and settings that are not cached. The run must end as Completed."""
     given = served.deployment(deployment)["parameters"]["config"]
-    flow_run = served.start(deployment, {"config": given, "changes": [f"optimizer={{name: {name}, batch_size: 4}}"]})
+    flow_run = served.start(
+        deployment, {"config": given, "changes": [f"optimizer={{name: {name}, batch_size: 4{more}}}"]}
+    )
     ended = served.ended(flow_run)
     assert ended["type"] == "COMPLETED", served.state_and_log(flow_run)
     assert {served.tasks(flow_run)[stage]["state"]["name"] for stage in (name, f"evaluate {name}")} == {"Completed"}
@@ -171,12 +173,12 @@ def test_every_optimizer_of_the_zoo(install_example: Callable[[str], Path], conf
 
 
 @pytest.mark.slow
-def test_rloo(install_example: Callable[[str], Path], config: Path, tmp_path: Path) -> None:
-    bin_folder = install_example("alignment-rloo")
-    run_tests(bin_folder, "alignment-rloo", tmp_path)
-    changes = ("optimizer.batch_size=4", "optimizer.max_new_tokens=8")
-    manifest = installed_and_run(bin_folder, "alignment_rloo", "rloo", config, tmp_path, *changes)
-    assert manifest["config"]["plugin"].items() > {"package": "alignment-rloo", "version": "1.0.0"}.items()
+def test_reinforce(install_example: Callable[[str], Path], config: Path, tmp_path: Path) -> None:
+    bin_folder = install_example("alignment-reinforce")
+    run_tests(bin_folder, "alignment-reinforce", tmp_path)
+    changes = ("optimizer.rollouts=2", "optimizer.rollout_size=8", "optimizer.max_new_tokens=8")
+    manifest = installed_and_run(bin_folder, "alignment_reinforce", "reinforce", config, tmp_path, *changes)
+    assert manifest["config"]["plugin"].items() > {"package": "alignment-reinforce", "version": "1.0.0"}.items()
     assert manifest["metrics"]["steps"] > 0
 
 
@@ -184,14 +186,14 @@ def test_rloo(install_example: Callable[[str], Path], config: Path, tmp_path: Pa
 @pytest.mark.timeout(1800)
 def test_both_through_a_deployment(wheel: Path, config: Path, tmp_path: Path) -> None:
     """Two third-party optimizers in one environment are in the form of one deployment, and its worker runs them."""
-    wheels = [build_wheel(EXAMPLES / f"alignment-{name}", tmp_path / f"dist-{name}") for name in ("zoo", "rloo")]
+    wheels = [build_wheel(EXAMPLES / f"alignment-{name}", tmp_path / f"dist-{name}") for name in ("zoo", "reinforce")]
     with served_from(make_environment(tmp_path / "env", wheel, *wheels), tmp_path) as served:
         deployment = served.deploy(config)
         form = json.dumps(served.deployment(deployment)["parameter_openapi_schema"], ensure_ascii=False)
         assert "The target margin is 1/(2τ) nats per token." in form
-        assert "Responses per prompt." in form
-        for name in ("ipo", "rloo"):
-            run_deployed(served, deployment, name)
+        assert "β, the weight of the KL penalty per token in the reward." in form
+        run_deployed(served, deployment, "ipo")
+        run_deployed(served, deployment, "reinforce", ", rollouts: 2, rollout_size: 8, max_new_tokens: 8")
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from strangers import HINGE, RUDE
 
 from alignment_core.artifacts.source_digest import source_digest
 from alignment_core.errors import ConfigError, PluginError
@@ -17,39 +18,6 @@ from alignment_core.plugin_api import Needs
 from alignment_core.registry import Registry, load_registry
 
 Install = Callable[..., None]
-
-HINGE = """
-    from typing import ClassVar, Literal
-    from pydantic import Field
-    from alignment_core.plugin_api import AlignmentOptimizer, Needs, hookimpl
-
-    class Hinge(AlignmentOptimizer):
-        'Learns by a hinge.'
-        name: Literal["hinge"] = "hinge"
-        slack: float = Field(1.0, gt=0, le=3)
-        '''Width of the hinge.'''
-
-        def needs(self): return Needs(preferences=True)
-        def batches(self, run): yield from ()
-        def loss(self, run, micro): ...
-
-    @hookimpl
-    def alignment_optimizers():
-        return [Hinge]
-"""
-
-RUDE = """
-    from typing import Literal
-    from alignment_core.plugin_api import Evaluator, hookimpl
-
-    class Polite(Evaluator):
-        name: Literal["polite"] = "polite"
-        def score(self, prompt, response): return float("please" in response)
-
-    @hookimpl
-    def alignment_evaluators():
-        return [Polite]
-"""
 
 
 def names(registry: Registry, kind: str) -> set[str]:
@@ -59,7 +27,7 @@ def names(registry: Registry, kind: str) -> set[str]:
 def test_built_in_plugins_are_found_through_the_entry_points() -> None:
     registry = load_registry()
     assert registry.problems == []
-    assert {"dpo", "kto", "ppo"} <= names(registry, "optimizer")
+    assert {"dpo", "grpo", "kto", "online_dpo", "ppo", "rloo"} <= names(registry, "optimizer")
     assert "wordlist" in names(registry, "evaluator")
 
 
@@ -71,7 +39,7 @@ def test_third_party_plugin_is_selected_by_name(install: Install) -> None:
     hinge = registry.optimizer({"name": "hinge", "slack": "2"})
     assert (type(hinge).__name__, hinge.model_dump()["slack"]) == ("Hinge", 2.0)
     assert registry.identity(hinge) == {"package": "stranger-hinge", "version": "1.2"}
-    assert registry.evaluator({"name": "polite"}).score((), "yes please") == 1.0
+    assert registry.evaluator({"name": "polite"}).score((), "yes please", {}) == 1.0
 
 
 def test_output_of_a_plugin_stays_out_of_stdout(install: Install, capfd: pytest.CaptureFixture[str]) -> None:
@@ -112,7 +80,7 @@ def test_description_of_a_plugin(install: Install) -> None:
             {"name": "hing"},
             PluginError,
             "optimizer.name: no installed optimizer has this name. got hing,"
-            " expected one of dpo, hinge, kto, ppo. Did you mean `hinge`?",
+            " expected one of dpo, grpo, hinge, kto, online_dpo, ppo, rloo. Did you mean `hinge`?",
         ),
         (
             {"name": "hinge", "slack": 4},
@@ -120,7 +88,11 @@ def test_description_of_a_plugin(install: Install) -> None:
             "optimizer.slack: invalid value. got 4, expected less than or equal to 3.",
         ),
         ({"name": "hinge", "slak": 1}, ConfigError, "optimizer.slak: unknown setting. Did you mean `slack`?"),
-        ({"slack": 1}, ConfigError, "optimizer.name: this setting is missing. expected dpo, hinge, kto, ppo."),
+        (
+            {"slack": 1},
+            ConfigError,
+            "optimizer.name: this setting is missing. expected dpo, grpo, hinge, kto, online_dpo, ppo, rloo.",
+        ),
     ],
 )
 def test_errors_in_the_settings(install: Install, raw: dict[str, Any], error: type[Exception], paragraph: str) -> None:
@@ -165,7 +137,18 @@ def test_errors_in_the_settings(install: Install, raw: dict[str, Any], error: ty
             HINGE.replace("slack: float", "evaluators: ClassVar = ('judge',); slack: float"),
             "evaluators` contains judge",
         ),
-        (RUDE.replace("def score", "def skore"), "it does not define `score`"),
+        (RUDE.replace("def score", "def skore"), "it defines neither `score` nor `scores`"),
+        (RUDE.replace("def score", "async def score"), "its `score` is `async`, but it is called without `await`"),
+        (
+            HINGE.replace("def loss(self, run, micro)", "def loss(self, micro)"),
+            "its `loss` takes (micro), but it is called with (run, micro)",
+        ),
+        (HINGE.replace("def batches(self, run): yield from ()", "batches: ClassVar = 3"), "is not a method, but int"),
+        (
+            HINGE.replace("slack: float", "example: ClassVar = ['slack']; slack: float"),
+            "its `example` is list, but it must map settings to values",
+        ),
+        (HINGE.replace("Field(1.0,", "Field(default_factory=lambda: 1 / 0,"), "described: ZeroDivisionError: division"),
     ],
 )
 def test_broken_plugin_is_reported_and_the_rest_works(install: Install, source: str, fault: str) -> None:
@@ -173,7 +156,7 @@ def test_broken_plugin_is_reported_and_the_rest_works(install: Install, source: 
     registry = load_registry()
     assert [fault in str(problem) for problem in registry.problems] == [True], registry.problems
     assert str(registry.problems[0]).startswith("plugin `stranger_broken_entry` of stranger-broken 1.2: ")
-    assert {"dpo", "kto", "ppo"} <= names(registry, "optimizer")
+    assert {"dpo", "grpo", "kto", "online_dpo", "ppo", "rloo"} <= names(registry, "optimizer")
     assert "hinge" not in names(registry, "optimizer")
     with pytest.raises(PluginError, match=r"Not usable: plugin `stranger_broken_entry` of stranger-broken 1\.2"):
         registry.optimizer({"name": "hinge"})
@@ -197,7 +180,7 @@ def test_settings_may_choose_evaluators(install: Install) -> None:
     registry = load_registry()
     assert registry.evaluators_of(registry.optimizer({"name": "hinge"})) == {}
     chosen = registry.optimizer({"name": "hinge", "judge": {"name": "polite"}})
-    assert registry.evaluators_of(chosen)["judge"].score((), "please") == 1.0
+    assert registry.evaluators_of(chosen)["judge"].score((), "please", {}) == 1.0
     with pytest.raises(PluginError, match=r"optimizer\.judge\.name: no installed evaluator has this name"):
         registry.evaluators_of(registry.optimizer({"name": "hinge", "judge": {"name": "rude"}}))
     with pytest.raises(ConfigError, match=r"optimizer\.held_out_measure\.wantd"):

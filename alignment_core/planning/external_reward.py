@@ -13,7 +13,7 @@ from alignment_core.models.base.identity import ModelIdentity, check_classifier,
 
 FIELDS = ("model", "revision", "chat_template")
 """Fields of `RewardConfig` that name an existing model."""
-MIXED = ("normalise", "clip")
+MIXED = ("by", "normalise", "clip")
 """Fields of `RewardConfig` that say how judgements become rewards. The remaining ones train a reward model."""
 
 

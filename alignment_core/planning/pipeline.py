@@ -17,6 +17,8 @@ from alignment_core.execution.stage import StageCall
 from alignment_core.feedback.data_source import pin_data
 from alignment_core.planning.evaluations import Evaluations, plan_evaluations
 from alignment_core.planning.external_reward import FIELDS, MIXED
+from alignment_core.planning.kept_facts import check_facts
+from alignment_core.planning.reward_parts import reward_parts, uses_reward_model
 from alignment_core.planning.stage_calls import VERSIONS, StageCalls
 from alignment_core.plugin_api import AlignmentOptimizer, Needs
 from alignment_core.registry import Registry
@@ -119,7 +121,8 @@ class _Planner:
         votes, older_votes = self._votes()
         rows = {"data": ingest, "ranked": rank, "votes": votes, "older_votes": older_votes}
         needs = optimizer.needs()
-        scored = needs.reward or config.evaluation.reward_model
+        scored = self._modelled(needs) or config.evaluation.reward_model
+        check_facts(config, optimizer, self.registry)
         reward = self._reward(rows, start, "rest") if scored and self.calls.external is None else None
         judge = self._reward(rows, start, "judge") if config.evaluation.judge_fraction is not None else None
         reference = self._reference(needs, rows, start)
@@ -210,11 +213,17 @@ class _Planner:
         config = self.calls.model_settings(rows=kinds, **self._fold("rest"), **self._mixed())
         return self.calls.call("reference", config, {**rows, "sft": start}, standing=standing)
 
+    def _modelled(self, needs: Needs) -> bool:
+        """Return whether the reward model rewards the responses of the optimizer."""
+        return needs.reward and uses_reward_model(self.config.reward.by)
+
     def _rewarded(self, needs: Needs) -> dict[str, Any]:
-        """Return how judgements become rewards, if the optimizer needs rewards."""
+        """Return what rewards responses, if the optimizer needs rewards."""
         if not needs.reward:
             return {}
-        return {"reward": self.config.reward.model_dump(mode="json", include=set(MIXED))}
+        settings = self.config.reward.model_dump(mode="json", include=set(MIXED))
+        parts = reward_parts(self.config.reward.by, self.registry)
+        return {"reward": settings | {"by": [part.to_json(self.registry) for part in parts]}}
 
     def _optimize(
         self,
@@ -231,7 +240,10 @@ class _Planner:
             plugin=self.registry.identity(optimizer),
             evaluators={
                 setting: self.registry.identity(evaluator)
-                for setting, evaluator in self.registry.evaluators_of(optimizer).items()
+                for setting, evaluator in (
+                    *self.registry.evaluators_of(optimizer).items(),
+                    *self.registry.pair_evaluators_of(optimizer).items(),
+                )
             },
             **sampled,
             **self._rewarded(needs),
@@ -239,11 +251,12 @@ class _Planner:
             **self._mixed(),
         )
         start, standing = self._start(sft)
-        external = self.calls.external if needs.reward else None
+        modelled = self._modelled(needs)
+        external = self.calls.external if modelled else None
         parents = {
             **rows,
             "sft": start,
-            "reward": reward if needs.reward else None,
+            "reward": reward if modelled else None,
             "reference": reference,
         }
         return self.calls.call(

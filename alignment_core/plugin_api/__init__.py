@@ -31,19 +31,20 @@ This package does not import torch. Tensors appear only in annotations.
 
 from alignment_core.config import SourceConfig
 from alignment_core.errors import ConfigError, DataError
-from alignment_core.plugin_api.evaluator import Evaluator
+from alignment_core.plugin_api.evaluator import Evaluator, PairEvaluator
 from alignment_core.plugin_api.hooks import hookimpl, hookspec
 from alignment_core.plugin_api.listener import Listener, StageInfo
 from alignment_core.plugin_api.optimizer import API_VERSION, AlignmentOptimizer, Needs
 from alignment_core.plugin_api.run import AlignmentRun, LanguageModelRole, TokenLogps, ValueRole
 from alignment_core.plugin_api.steps import LossOutput, MicroBatch, Rollout, StepBatch
-from alignment_core.record_format import BadRow, Dropped, Reading, RecordFormat
-from alignment_core.records import Conversation, Demonstration, LabelledResponse, PreferencePair, Prompt
+from alignment_core.record_format import BadRow, Dropped, Quarantined, Reading, RecordFormat, Unread
+from alignment_core.records import Conversation, Demonstration, Facts, LabelledResponse, PreferencePair, Prompt, RawRow
 from alignment_core.token_rows import Row, TokenSequence
 
 __all__ = [
-    "API_VERSION", "AlignmentOptimizer", "AlignmentRun", "BadRow", "ConfigError", "Conversation", "DataError",
-    "Demonstration", "Dropped", "Evaluator", "LabelledResponse", "LanguageModelRole", "Listener", "LossOutput",
-    "MicroBatch", "Needs", "PreferencePair", "Prompt", "Reading", "RecordFormat", "Rollout", "Row", "SourceConfig",
-    "StageInfo", "StepBatch", "TokenLogps", "TokenSequence", "ValueRole", "hookimpl", "hookspec",
+    "API_VERSION", "AlignmentOptimizer", "AlignmentRun", "BadRow", "ConfigError", "Conversation",
+    "DataError", "Demonstration", "Dropped", "Evaluator", "Facts", "LabelledResponse", "LanguageModelRole",
+    "Listener", "LossOutput", "MicroBatch", "Needs", "PairEvaluator", "PreferencePair", "Prompt", "Quarantined",
+    "RawRow", "Reading", "RecordFormat", "Rollout", "Row", "SourceConfig", "StageInfo", "StepBatch", "TokenLogps",
+    "TokenSequence", "Unread", "ValueRole", "hookimpl", "hookspec",
 ]  # fmt: skip

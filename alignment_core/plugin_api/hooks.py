@@ -6,7 +6,7 @@ from typing import Protocol
 
 import pluggy
 
-from alignment_core.plugin_api.evaluator import Evaluator
+from alignment_core.plugin_api.evaluator import Evaluator, PairEvaluator
 from alignment_core.plugin_api.listener import Listener
 from alignment_core.plugin_api.optimizer import AlignmentOptimizer
 from alignment_core.record_format import RecordFormat
@@ -29,7 +29,11 @@ class Hooks(Protocol):
 
     @hookspec
     def alignment_evaluators(self) -> list[type[Evaluator]]:
-        """Return evaluators. Users select them by `name` in `rank.by` and `evaluation.evaluators`."""
+        """Return evaluators. Users select them by `name` in `reward.by`, `rank.by` and `evaluation.evaluators`."""
+
+    @hookspec
+    def alignment_pair_evaluators(self) -> list[type[PairEvaluator]]:
+        """Return pair evaluators. Users select them by `name` in the settings of optimizers that compare responses."""
 
     @hookspec
     def alignment_listeners(self) -> list[type[Listener]]:

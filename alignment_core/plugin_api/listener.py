@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from alignment_core.config import Settings
 
@@ -37,6 +37,9 @@ class Listener(Settings):
     Listeners run in the flow's process, with one instance per stage. If one raises an exception, a warning is shown,
     and that instance receives no more events.
     """
+
+    example: ClassVar[Mapping[str, Any]] = {}
+    """Settings that describe and check the listener where no user has chosen any, as for an optimizer."""
 
     name: str
 

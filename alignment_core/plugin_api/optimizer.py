@@ -69,6 +69,8 @@ class AlignmentOptimizer(StepSettings):
     """Version of the plugin API that the optimizer was written for."""
     evaluators: ClassVar[tuple[str, ...]] = ()
     """Names of settings of type `dict[str, Any] | None` that select an installed evaluator for `run.judge`."""
+    pair_evaluators: ClassVar[tuple[str, ...]] = ()
+    """Names of settings of type `dict[str, Any] | None` that select an installed pair evaluator for `run.prefer`."""
     example: ClassVar[Mapping[str, Any]] = {}
     """Settings that describe and check the optimizer where no user has chosen any: values of settings without a
     default, and others that the optimizer cannot do without."""

@@ -107,11 +107,20 @@ class AlignmentRun(Protocol):
         top_p: float = 1.0,
         top_k: int = 0,
         samples: int = 1,
+        logps: bool = False,
         role: str = "policy",
     ) -> list[Rollout]:
         """Sample from a role (see `role`) and return `samples` responses per prompt, adjacent in the list.
 
-        The random numbers depend only on the seed, the step, the row and the role.
+        The random numbers depend only on the seed, the step, the row and the role. With `logps`, the rollouts have the
+        log-probabilities that they were sampled with, if the engine knows them.
+        """
+
+    def sampled_logps(self, rollouts: Sequence[Rollout], temperature: float = 1.0) -> TokenLogps:
+        """Return the log-probabilities of responses that the policy has just sampled, without gradient.
+
+        Those of the sampling pass are taken if `generate` kept them and those of some of the responses equal
+        `policy.token_logps` to 0.001 nats. Otherwise, as always in 16 bits, the policy reads all responses again.
         """
 
     def role(self, name: str) -> LanguageModelRole:
@@ -142,6 +151,13 @@ class AlignmentRun(Protocol):
 
     def judge(self, setting: str, rollouts: Sequence[Rollout]) -> list[float]:
         """Score responses with the evaluator that `setting` selects; see `AlignmentOptimizer.evaluators`."""
+
+    def prefer(self, setting: str, a: Sequence[Rollout], b: Sequence[Rollout]) -> list[float]:
+        """Compare responses to the same prompts with the pair evaluator that `setting` selects.
+
+        Returns the probability that the response in `a` is better than the one in `b`, for each pair. A pair without a
+        verdict is a tie, 0.5. See `AlignmentOptimizer.pair_evaluators`.
+        """
 
     def keep(self) -> None:
         """Keep a copy of the current trained weights. It replaces the previous copy and is saved in checkpoints."""

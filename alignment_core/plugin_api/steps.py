@@ -62,3 +62,8 @@ class Rollout:
     """True if the response ended with a stop token, false if it reached the length limit."""
     text: str
     """The response, decoded without special tokens."""
+    logps: tuple[float, ...] | None = None
+    """Log-probability of each response token at the temperature that sampled it, in nats. None if not asked for, or
+    not known."""
+    entropies: tuple[float, ...] | None = None
+    """Entropy of the distribution of each response token, in nats. None like `logps`."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from alignment_core.data.ingestion.write_records import Records, write_dataset
+from alignment_core.evaluation.judging import Cases, scores_of
 from alignment_core.execution.stage import Job, Stage
 from alignment_core.planning.pipeline import VERSIONS
 from alignment_core.plugin_api import Evaluator
@@ -34,7 +35,7 @@ def run(job: Job) -> dict[str, Any]:
                 raise Stopped(f"stopped after {number - 1} prompts")
             sampled = json.loads(line)
             prompt, origin, split = tuple(sampled["prompt"]), f"{RESPONSES}:{number}", sampled["split"]
-            scores = rater.scores(prompt, sampled["responses"])
+            scores = rater.scores(origin, prompt, sampled)
             preferred = list(rater.pairs(prompt, scores, origin))
             pairs[split] += preferred
             labels[split] += rater.labels(prompt, scores, origin)
@@ -52,9 +53,14 @@ class _Rater:
     noise: random.Random
     label_noise: float
 
-    def scores(self, prompt: Conversation, responses: list[str]) -> dict[str, float]:
-        """Return the score of each distinct response that is not blank."""
-        return {text: self.evaluator.score(prompt, text) for text in responses if text.strip()}
+    def scores(self, origin: str, prompt: Conversation, sampled: Mapping[str, Any]) -> dict[str, float]:
+        """Return the score of each distinct response that is not blank and that the evaluator scores."""
+        cases = Cases()
+        for text in dict.fromkeys(sampled["responses"]):
+            if text.strip():
+                cases.add(origin, prompt, sampled["facts"], text)
+        found = zip(cases.responses, scores_of(self.evaluator, cases), strict=True)
+        return {text: score for text, score in found if score is not None}
 
     def pairs(self, prompt: Conversation, scores: dict[str, float], origin: str) -> Iterator[PreferencePair]:
         """Yield a pair for every two responses with different scores."""

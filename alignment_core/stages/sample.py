@@ -44,7 +44,7 @@ def run(job: Job) -> dict[str, Any]:
             part = todo[start : start + batch]
             answers = _responses(training, [prompt for _, _, prompt in part], settings, context)
             for (name, split, prompt), texts in zip(part, answers, strict=True):
-                line = {"split": name, "prompt": _messages(split, prompt), "responses": texts}
+                line = {"split": name, "prompt": _messages(split, prompt), "responses": texts, "facts": prompt.facts}
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
             file.flush()
     job.progress.step(len(todo), len(todo))

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import nn
 
 from alignment_core.plugin_api import AlignmentOptimizer, LossOutput, MicroBatch, StepBatch
+from alignment_core.plugin_calls import method_of
+from alignment_core.testing.limits import CALL_SECONDS, time_limit
 from alignment_core.testing.report import Fault
+from alignment_core.training.contract import batches_of, loss_of, steps_of
 from alignment_core.training.run import Run
 from alignment_core.training.snapshots import role_of
 
@@ -60,6 +62,10 @@ class Observer:
             if getattr(self.needed, kind):
                 setattr(run.rows, kind, _RecordedRows(getattr(run.rows, kind), kind, self._used))
 
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:  # so that errors of the loop name the optimizer
+        return type(self.optimizer)
+
     def _recorded(self, method: Any, need: str) -> Any:
         """Return the method of a run, which then records that the need is used."""
 
@@ -73,10 +79,11 @@ class Observer:
         return getattr(self.optimizer, name)
 
     def batches(self, run: Any) -> Iterator[StepBatch]:
-        made = self.optimizer.batches(run)
+        made = batches_of(self.optimizer, run)
         while True:
             before = self._sums(snapshots=False)
-            batch = next(made, None)
+            with time_limit(CALL_SECONDS, method_of(self.optimizer, "batches", f"step {run.step + 1}")):
+                batch = next(made, None)
             if before != self._sums(snapshots=False) and not self._restored:
                 self._faults.append("`batches` changes the weights, but only the training loop may do so")
             if batch is None:
@@ -90,13 +97,16 @@ class Observer:
             }
 
     def loss(self, run: Any, micro: MicroBatch) -> LossOutput:
-        weights, gradients = self._sums(), self._gradients()
-        output = self.optimizer.loss(run, micro)
-        if weights != self._sums():
+        before = self._sums()
+        with time_limit(CALL_SECONDS, method_of(self.optimizer, "loss", f"step {run.step + 1}")):
+            output = loss_of(self.optimizer, run, micro)
+        if before != self._sums():
             self._faults.append("`loss` changes the weights, but only the training loop may do so")
-        if gradients != self._gradients():
-            self._faults.append("`loss` calls `backward`, but only the training loop may do so")
         return output
+
+    def total_steps(self, run: Any) -> int:
+        with time_limit(CALL_SECONDS, method_of(self.optimizer, "total_steps")):
+            return steps_of(self.optimizer, run)
 
     # --- results --------------------------------------------------------------------------------------------------
 
@@ -143,12 +153,6 @@ class Observer:
             return []
         looked_at = (weight for name, weight in self._parameters.items() if snapshots or not _is_snapshot(name))
         return [float(weight.detach().double().sum()) for weight in looked_at]
-
-    def _gradients(self) -> list[float | None]:
-        def total(weight: nn.Parameter) -> float | None:
-            return None if weight.grad is None else float(weight.grad.double().abs().sum())
-
-        return [] if len(self.batches_seen) > LOOKED_AT else [total(weight) for weight in self._parameters.values()]
 
 
 class _Recorded:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -19,7 +20,8 @@ from alignment_core.models.roles.logps import Budget
 from alignment_core.models.roles.shared_base import Roles
 from alignment_core.plugin_api import AlignmentOptimizer, Needs, Rollout, Row, TokenSequence
 from alignment_core.progress import Stopped
-from alignment_core.training.loop import Objective, train
+from alignment_core.training.contract import Objective
+from alignment_core.training.loop import train
 from alignment_core.training.parameters import initial_parameters
 from alignment_core.training.rewards import Rewards
 from alignment_core.training.run import Rows, Run, Vocabulary
@@ -96,7 +98,8 @@ def open_run(optimizer: AlignmentOptimizer, progress: Watch | None = None, budge
         budget=Budget(budget),
         seed=5,
         progress=progress or Watch(),
-        judges=dict.fromkeys(optimizer.evaluators, _judge),
+        judges=dict.fromkeys(_chosen(optimizer, optimizer.evaluators), _judge),
+        pair_judges=dict.fromkeys(_chosen(optimizer, optimizer.pair_evaluators), _pair_judge),
         rewarded_by=Rewards() if needs.reward else None,
         snapshot_names=needs.snapshots,
     )
@@ -151,9 +154,19 @@ def _model() -> Any:
     return model
 
 
-def _judge(rollout: Rollout) -> float:
+def _chosen(optimizer: AlignmentOptimizer, settings: Sequence[str]) -> list[str]:
+    """Return the settings that select an evaluator. In a run, the others have none either."""
+    return [setting for setting in settings if getattr(optimizer, setting) is not None]
+
+
+def _judge(rollouts: Sequence[Rollout]) -> list[float]:
     """Stand-in for any evaluator that a setting selects."""
-    return float(sum(rollout.sequence.completion) % 7)
+    return [float(sum(rollout.sequence.completion) % 7) for rollout in rollouts]
+
+
+def _pair_judge(a: Sequence[Rollout], b: Sequence[Rollout]) -> list[float]:
+    """Stand-in for any pair evaluator that a setting selects."""
+    return [1 / (1 + math.exp(other - one)) for one, other in zip(_judge(a), _judge(b), strict=True)]
 
 
 def _disturb(roles: Roles, role: str, seed: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -133,27 +133,53 @@ def _number(checkpoint: Path) -> int:
 
 def _to_json(saved: TrainingState) -> str:
     plain = {name: value for name, value in saved.state.items() if not isinstance(value, Tensor)}
-    try:
-        return json.dumps(
-            {
-                "step": saved.step,
-                "budget": saved.budget,
-                "state": plain,
-                "metrics": dict(saved.metrics),
-                "history": saved.history,
-                "warnings": saved.warnings,
-                "loss_scale": saved.loss_scale,
-                "reward_units": saved.reward_units,
-                "moved": saved.moved,
-            }
-        )
-    except TypeError as error:
-        raise PluginError(
-            "the optimizer's state cannot be saved",
-            where="run.state",
-            got=error,
-            expected="tensors at the top level, and otherwise plain JSON",
-        ) from error
+    _check_plain(plain)
+    return json.dumps(
+        {
+            "step": saved.step,
+            "budget": saved.budget,
+            "state": plain,
+            "metrics": dict(saved.metrics),
+            "history": saved.history,
+            "warnings": saved.warnings,
+            "loss_scale": saved.loss_scale,
+            "reward_units": saved.reward_units,
+            "moved": saved.moved,
+        }
+    )
+
+
+def _check_plain(state: Mapping[Any, object]) -> None:
+    """Check that each entry of the state is JSON, and the same when it is read again.
+
+    Raises:
+        PluginError: one is not.
+    """
+    for name, value in state.items():
+        try:
+            json.dumps(value)
+            fault = _key_that_changes({name: value})
+        except (TypeError, ValueError) as error:
+            fault = str(error)
+        if fault is not None:
+            raise PluginError(
+                "the optimizer's state cannot be saved",
+                where=f"run.state[{name!r}]",
+                got=fault,
+                expected="tensors at the top level, and otherwise plain JSON",
+            )
+
+
+def _key_that_changes(value: object) -> str | None:
+    """Return the first key of a mapping in `value` that is not text, because it would be read as text."""
+    if isinstance(value, Mapping):
+        wrong = next((key for key in value if not isinstance(key, str)), None)
+        inner: Iterable[object] = value.values()
+    else:
+        wrong, inner = None, value if isinstance(value, list | tuple) else ()
+    if wrong is not None:
+        return f"the key {wrong!r}, which is not text"
+    return next((fault for one in inner if (fault := _key_that_changes(one)) is not None), None)
 
 
 def load_checkpoint(

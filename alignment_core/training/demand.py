@@ -22,9 +22,10 @@ from alignment_core.models.passes.reach import EVERY_LENGTH, Reach
 from alignment_core.models.roles.logps import Budget, completion_mask, split_into_passes, target_mask
 from alignment_core.plugin_api import AlignmentOptimizer, Rollout, Row, TokenLogps, TokenSequence
 from alignment_core.progress import Silent
-from alignment_core.training.loop import Objective
+from alignment_core.training.contract import Objective, batches_of, loss_of, steps_of
+from alignment_core.training.micro_rows import MicroRows
 from alignment_core.training.parameters import initial_parameters
-from alignment_core.training.run import MicroRows, Rows, Run, Vocabulary
+from alignment_core.training.run import Rows, Run, Vocabulary
 from alignment_core.training.snapshots import role_of
 
 REHEARSED_STEPS = 32
@@ -77,28 +78,30 @@ def trace_training(
     trained: Sequence[str],
     seed: int = 0,
     cached_reference: bool = False,
+    rewarded: bool = True,
 ) -> Demand:
     """Return the demand of an objective on its rows at a token budget.
 
-    The first `REHEARSED_STEPS` steps are run, and the rest are assumed to be like them.
+    The first `REHEARSED_STEPS` steps are run, and the rest are assumed to be like them. `rewarded` says whether a
+    reward model scores the responses.
 
     Raises:
         AlignmentError: the objective rejects its rows.
     """
     notes = _Notes(layout, tokens, tuple(trained))
-    run = _Rehearsal(notes, rows, seed, cached_reference)
+    run = _Rehearsal(notes, rows, seed, cached_reference, rewarded)
     if isinstance(objective, AlignmentOptimizer):
         run.own = initial_parameters(objective, layout.width, seed)
-    total = objective.total_steps(run)
+    total = steps_of(objective, run)
     done = 0
-    for batch in objective.batches(run):
+    for batch in batches_of(objective, run):
         denominators = {"rows": float(len(batch.rows)), **batch.denominators}
         metrics: dict[str, float] = {"loss": 0.0}
         groups = (pack_by_budget if layout.packs else group_by_budget)(batch.rows, tokens, row_sequences)
         for group in groups:
             notes.micro = []
             micro = MicroRows([batch.rows[i] for i in group], denominators, batch.constants, CPU)
-            output = objective.loss(run, micro)
+            output = loss_of(objective, run, micro)
             for name, value in output.metrics.items():
                 number = float(value.detach()) if isinstance(value, Tensor) else value
                 metrics[name] = metrics.get(name, 0.0) + number
@@ -114,7 +117,7 @@ def trace_training(
 def trace_inference(work: Callable[[Run], object], layout: Layout, tokens: int) -> Demand:
     """Return the demand of work without gradients on a run, at a token budget."""
     notes = _Notes(layout, tokens, ())
-    work(_Rehearsal(notes, Rows(), 0, cached_reference=False))
+    work(_Rehearsal(notes, Rows(), 0, cached_reference=False, rewarded=True))
     return notes.demand(0, 1)
 
 
@@ -182,11 +185,11 @@ def _packed_tokens(sequences: Sequence[TokenSequence]) -> int:
 class _Rehearsal(Run):
     """A run without models, which records the calls to its roles."""
 
-    def __init__(self, notes: _Notes, rows: Rows, seed: int, cached_reference: bool) -> None:
-        self.notes, self.cached = notes, cached_reference
+    def __init__(self, notes: _Notes, rows: Rows, seed: int, cached_reference: bool, rewarded: bool) -> None:
+        self.notes, self.cached, self.rewarded = notes, cached_reference, rewarded
         self.own: dict[str, Tensor] = {}
         tokenizer = SimpleNamespace(decode=lambda *_, **__: "")
-        stub: Any = SimpleNamespace(device=CPU)
+        stub: Any = SimpleNamespace(device=CPU, parameters=dict)
         super().__init__(stub, rows, Vocabulary(tokenizer, 0, ()), Budget(notes.tokens), seed, Silent())
 
     def __post_init__(self) -> None:
@@ -216,7 +219,15 @@ class _Rehearsal(Run):
         return found
 
     def rewards(self, rollouts: Sequence[Rollout], *, held_out: bool = False) -> Tensor:
-        return self.reward.scores([rollout.sequence for rollout in rollouts])  # type: ignore[no-any-return]
+        # Neighbors differ, because optimizers that compare responses to a prompt learn nothing from equal rewards.
+        apart = torch.arange(len(rollouts)) % 2
+        if not self.rewarded:
+            return apart.float()
+        scores: Tensor = self.reward.scores([rollout.sequence for rollout in rollouts])
+        return scores + apart
+
+    def prefer(self, setting: str, a: Sequence[Rollout], b: Sequence[Rollout]) -> list[float]:
+        return [0.5] * len(a)
 
     def judge(self, setting: str, rollouts: Sequence[Rollout]) -> list[float]:
         return [0.0] * len(rollouts)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from alignment_core.config.training import REWARD_MODEL
+from alignment_core.errors import PluginError
 from alignment_core.plugin_api import Rollout
 
-Judge = Callable[[Sequence[Rollout]], Sequence[float]]
-"""Scores responses, in order. The scores are finite."""
+Judge = Callable[[Sequence[Rollout]], Sequence[float | None]]
+"""Scores responses, in order. The scores are finite. None: it gave no score."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class Rewards:
         clip: rewards are clipped to ± this, after normalization. None: not clipped.
         units: the numbers of the normalization, once there are any. They are saved with every checkpoint.
         unreported: sums of metrics since the last report, with the number of responses in each.
+        warn: shows a warning.
+        warned: what has been warned of.
     """
 
     parts: Sequence[Part] = (Part(),)
@@ -52,6 +56,8 @@ class Rewards:
     clip: float | None = None
     units: dict[str, float] = field(default_factory=dict)
     unreported: dict[str, tuple[float, int]] = field(default_factory=dict)
+    warn: Callable[[str], None] = field(default=lambda message: None)
+    warned: set[str] = field(default_factory=set)
 
     def __call__(self, model: Any, rollouts: Sequence[Rollout], device: torch.device, *, prefix: str = "") -> Tensor:
         """Return the reward of each response, shape (responses,), float32, on `device`.
@@ -69,7 +75,8 @@ class Rewards:
                 scores = model.scores([rollout.sequence for rollout in rollouts])
                 modelled = float((part.weight * scores).mean())
             else:
-                scores = torch.tensor(part.judge(rollouts), dtype=torch.float32, device=device)
+                found = self._complete(part, part.judge(rollouts), prefix)
+                scores = torch.tensor(found, dtype=torch.float32, device=device)
             if len(self.parts) > 1:
                 self._note(f"{prefix}raw_score_{part.name}", scores)
             total = total + part.weight * scores
@@ -84,6 +91,11 @@ class Rewards:
 
     def _first_units(self, total: Tensor, modelled: float) -> dict[str, float]:
         deviation = float(total.std(correction=0)) if self.normalise else 0.0
+        if self.normalise and deviation == 0:
+            self._warn_once(
+                f"all {len(total)} responses of the first rollout have the same reward ({float(total[0]):g}), so "
+                "rewards are not normalized. Nothing can be learned from equal rewards"
+            )
         if deviation == 0:
             return {"mean": 0.0, "deviation": 1.0, "value_mean": 0.0}
         return {"mean": float(total.mean()), "deviation": deviation, "value_mean": modelled}
@@ -98,6 +110,21 @@ class Rewards:
             return weight * values
         return (weight * values - self.units["value_mean"]) / self.units["deviation"]
 
+    def _complete(self, part: Part, found: Sequence[float | None], prefix: str) -> list[float]:
+        missing = [score is None for score in found]
+        if any(missing):
+            self._note(f"{prefix}unscored_share_{part.name}", torch.tensor(missing).float())
+            self._warn_once(
+                f"`{part.name}` gave no score to some responses. They get the mean of the others, and "
+                f"`unscored_share_{part.name}` says how many there are"
+            )
+        return filled(found, part.name)
+
+    def _warn_once(self, message: str) -> None:
+        if message not in self.warned:
+            self.warned.add(message)
+            self.warn(message)
+
     def _note(self, name: str, scores: Tensor) -> None:
         total, count = self.unreported.get(name, (0.0, 0))
         self.unreported[name] = (total + float(scores.sum()), count + len(scores))
@@ -107,6 +134,23 @@ class Rewards:
         taken = {name: total / count for name, (total, count) in self.unreported.items() if count}
         self.unreported.clear()
         return taken
+
+
+def filled(scores: Sequence[float | None], name: str) -> list[float]:
+    """Return scores in which the mean of the others stands for each one that is missing.
+
+    Raises:
+        PluginError: more than half of them are missing.
+    """
+    given = [score for score in scores if score is not None]
+    if 2 * len(given) < len(scores):
+        raise PluginError(
+            "an evaluator gave no score to most responses",
+            where=name,
+            got=f"{len(given)} scores of {len(scores)} responses",
+            do="Check that the service behind the evaluator works",
+        )
+    return [fmean(given) if score is None else score for score in scores]
 
 
 class ValueInUnits:

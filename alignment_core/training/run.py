@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any, Protocol
 
 import torch
@@ -16,12 +17,15 @@ from alignment_core.models.generation.choice import Sampling
 from alignment_core.models.generation.engine import Engine, OwnEngine
 from alignment_core.models.roles.logps import Budget, LanguageModel, ScalarModel
 from alignment_core.models.roles.shared_base import Roles
-from alignment_core.plugin_api import Rollout, Row, TokenSequence
+from alignment_core.plugin_api import Rollout, Row, TokenLogps, TokenSequence
 from alignment_core.progress import Progress, Stopped
 from alignment_core.seeds import seed_of
 from alignment_core.training.reference import CachedReference
-from alignment_core.training.rewards import Rewards, ValueInUnits
+from alignment_core.training.rewards import Judge, Rewards, ValueInUnits, filled
+from alignment_core.training.sampled_logps import sampled_logps
 from alignment_core.training.snapshots import Snapshots, role_of
+
+PairJudge = Callable[[Sequence[Rollout], Sequence[Rollout]], Sequence[float | None]]
 
 
 class Undeclared:
@@ -88,27 +92,6 @@ class Vocabulary:
 
 
 @dataclass
-class MicroRows:
-    """A micro-batch of a step (`plugin_api.MicroBatch`)."""
-
-    rows: Sequence[Row]
-    denominators: Mapping[str, float]
-    constants: Mapping[str, float]
-    device: torch.device
-
-    def sequences(self, name: str) -> list[TokenSequence]:
-        return [row.sequences[name] for row in self.rows]
-
-    def values(self, name: str) -> Tensor:
-        values = torch.tensor([row.values[name] for row in self.rows], dtype=torch.float32)
-        return values.to(self.device, non_blocking=True)
-
-    def token_values(self, name: str) -> Tensor:
-        columns = [torch.tensor(row.values[name], dtype=torch.float32) for row in self.rows]
-        return torch.nn.utils.rnn.pad_sequence(columns, batch_first=True).to(self.device, non_blocking=True)
-
-
-@dataclass
 class Run:
     """A `plugin_api.AlignmentRun`, created by a stage and driven by the loop."""
 
@@ -124,11 +107,13 @@ class Run:
     history: list[dict[str, Any]] = field(default_factory=list)
     metrics: Mapping[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
-    judges: dict[str, Callable[[Rollout], float]] = field(default_factory=dict)
+    judges: dict[str, Judge] = field(default_factory=dict)
+    pair_judges: dict[str, PairJudge] = field(default_factory=dict)
     kept: dict[str, Tensor] = field(default_factory=dict)
     external_reward: RewardModel | None = None
     rewarded_by: Rewards | None = None
     engine: Engine | None = None
+    logged_fresh_logps: bool = False
     snapshot_names: Sequence[str] = ()
 
     def __post_init__(self) -> None:
@@ -140,6 +125,8 @@ class Run:
         self.value: Any = Undeclared("value")
         if self.roles.has("reference"):
             self.reference = CachedReference(self._language_model("reference"), self.cached_reference)
+        if self.rewarded_by is not None:
+            self.rewarded_by.warn = self.warn
         if self.external_reward is not None:
             self.reward = self.external_reward
         elif self.roles.has("reward"):
@@ -224,19 +211,26 @@ class Run:
         top_p: float = 1.0,
         top_k: int = 0,
         samples: int = 1,
+        logps: bool = False,
         role: str = "policy",
     ) -> list[Rollout]:
-        """Sample responses of a role, `samples` per prompt, next to each other."""
+        """Sample responses of a role, `samples` per prompt, next to each other.
+
+        Raises:
+            PluginError: log-probabilities are asked for at temperature 0.
+        """
+        if logps and not temperature:
+            raise PluginError("greedy responses have no log-probabilities", where="run.generate", got="temperature=0")
         if isinstance(model := self.role(role), Undeclared):
             model.generate()
         repeated = [prompt for prompt in prompts for _ in range(samples)]
         keys = self._noise_keys(repeated, role)
         vocabulary = self.vocabulary
         engine = self.engine or OwnEngine(self.roles, vocabulary.stop_ids, vocabulary.pad_id, self.budget)
-        sequences = engine.generate(
+        found = engine.generate(
             role_of(role) if role in self.snapshots.names else role,
             [prompt.sequences["prompt"] for prompt in repeated],
-            Sampling(max_new_tokens, temperature, top_p, top_k),
+            Sampling(max_new_tokens, temperature, top_p, top_k, logps),
             keys,
             on_step=lambda done: self._report_sampled("responses", done, len(repeated)),
         )
@@ -244,12 +238,22 @@ class Run:
         return [
             Rollout(
                 prompt,
-                sequence,
-                finished=sequence.ids[-1] in stops,
-                text=self.tokenizer.decode(list(sequence.completion), skip_special_tokens=True),
+                one.sequence,
+                finished=one.sequence.ids[-1] in stops,
+                text=self.tokenizer.decode(list(one.sequence.completion), skip_special_tokens=True),
+                logps=one.logps,
+                entropies=one.entropies,
             )
-            for prompt, sequence in zip(repeated, sequences, strict=True)
+            for prompt, one in zip(repeated, found, strict=True)
         ]
+
+    def sampled_logps(self, rollouts: Sequence[Rollout], temperature: float = 1.0) -> TokenLogps:
+        return sampled_logps(self.policy, rollouts, temperature, self._log_fresh_logps)
+
+    def _log_fresh_logps(self, message: str) -> None:
+        if not self.logged_fresh_logps:
+            self.progress.log(message)
+        self.logged_fresh_logps = True
 
     def _noise_keys(self, prompts: Sequence[Row], role: str) -> list[str]:
         """Return keys of seed, step, row and its earlier occurrences, so that a repeated prompt gets fresh noise.
@@ -284,7 +288,24 @@ class Run:
                 where=f"optimizer.{setting}",
                 do=f'Declare `evaluators: ClassVar = ("{setting}",)`, and ask only if the setting is not None',
             )
-        return [self.judges[setting](rollout) for rollout in rollouts]
+        return filled(self.judges[setting](rollouts), f"optimizer.{setting}")
+
+    def prefer(self, setting: str, a: Sequence[Rollout], b: Sequence[Rollout]) -> list[float]:
+        """Return the probability that the first response of each pair is better (`plugin_api.AlignmentRun.prefer`).
+
+        Raises:
+            PluginError: the optimizer did not declare that this setting chooses a pair evaluator, or it is None, or the
+                responses of a pair have different prompts.
+        """
+        if setting not in self.pair_judges:
+            raise PluginError(
+                "the optimizer asked for a pair evaluator that it did not declare or that is not set",
+                where=f"optimizer.{setting}",
+                do=f'Declare `pair_evaluators: ClassVar = ("{setting}",)`, and ask only if the setting is not None',
+            )
+        if [rollout.prompt.id for rollout in a] != [rollout.prompt.id for rollout in b]:
+            raise PluginError("the responses of a pair have different prompts", where=f"run.prefer({setting!r})")
+        return [0.5 if found is None else found for found in self.pair_judges[setting](a, b)]
 
     def rewards(self, rollouts: Sequence[Rollout], *, held_out: bool = False) -> Tensor:
         """Return the reward of each response, shape (responses,), float32 (`plugin_api.AlignmentRun.rewards`)."""
@@ -321,7 +342,18 @@ class Run:
         return random.Random(seed_of(self.seed, name))
 
     def report(self, metrics: Mapping[str, float]) -> None:
-        entry = {"step": self.step, **self.take_reward_metrics(), **metrics}
+        for name, value in metrics.items():
+            if name == "step" or not isinstance(value, Real):
+                raise PluginError(
+                    f"the metric `{name}` cannot be reported",
+                    got="the name of the step's number" if name == "step" else type(value).__name__,
+                    expected="another name" if name == "step" else "a number, such as `float(scores.mean())`",
+                )
+        entry = {
+            "step": self.step,
+            **self.take_reward_metrics(),
+            **{name: value if isinstance(value, int) else float(value) for name, value in metrics.items()},
+        }
         # A run that was stopped within a step builds that step's batch again, and reports it again.
         if self.history and (last := self.history[-1])["step"] == self.step and last.keys() == entry.keys():
             self.history.pop()

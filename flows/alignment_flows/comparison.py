@@ -13,6 +13,7 @@ from alignment_core.errors import AlignmentError, ConfigError
 from alignment_core.execution.build import hold_leases
 from alignment_core.execution.stage import StageCall
 from alignment_core.planning.pipeline import Plan, plan_pipeline
+from alignment_core.planning.reward_parts import uses_reward_model
 from alignment_core.planning.unpacked_base import base_of_run
 from alignment_core.registry import load_registry
 from alignment_flows.form.parameters import secret_flow
@@ -86,11 +87,12 @@ def settings_for(
 ) -> PipelineConfig:
     """Return the settings for one optimizer: those in the config file if the file chooses it, else its defaults.
 
-    If any optimizer needs a reward model, the reward model scores the responses of all optimizers.
+    If the reward model rewards the responses of any optimizer, it scores the responses of all optimizers.
     """
     registry = load_registry()
     chosen = {each: _with_own_settings(config, each, optimizers, changes) for each in optimizers}
-    if not any(registry.optimizer(each.optimizer).needs().reward for each in chosen.values()):
+    by_model = uses_reward_model(config.reward.by)
+    if not (by_model and any(registry.optimizer(each.optimizer).needs().reward for each in chosen.values())):
         return chosen[name]
     return _with_own_settings(config, name, optimizers, ["evaluation.reward_model=true", *changes])
 

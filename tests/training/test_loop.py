@@ -199,7 +199,7 @@ class Broken(AlignmentOptimizer):
                 return loss
             elif self.fault == "state":
                 run.state["set"] = {1, 2}
-        return LossOutput(loss, {"loss": torch.tensor(-1.0), "chosen": logps.sum() / micro.denominators["rows"]})
+        return LossOutput(loss, {"chosen": logps.sum() / micro.denominators["rows"]})
 
 
 @pytest.mark.parametrize("fault", ["nan", "infinite gradient"])
@@ -236,7 +236,7 @@ def test_loss_that_violates_the_contract_is_an_error(world: World, tmp_path: Pat
         learn(Broken(fault=fault, at=1), run, tmp_path)
 
 
-def test_plugin_cannot_override_metrics_of_the_loop(world: World, tmp_path: Path) -> None:
+def test_history_holds_the_metrics_of_the_plugin_and_of_the_loop(world: World, tmp_path: Path) -> None:
     progress = Listener()
     run = learn(
         Broken(at=99, batch_size=2),

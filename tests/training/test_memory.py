@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from runs import OBJECTIVES, demonstration_rows, feedback_rows, preference_rows, prompt_rows
+from runs import GROUP_OBJECTIVES, OBJECTIVES, demonstration_rows, feedback_rows, preference_rows, prompt_rows
 
 from alignment_core.models.memory.architecture import Footprint, Pass
 from alignment_core.plugin_api import LossOutput, Needs
@@ -92,7 +92,9 @@ def test_loaded_weights_are_not_counted_twice() -> None:
 def demand(kind: str, budget: int = 10**6, *, cached: bool = False) -> Demand:
     rows = Rows(demonstration_rows(10), preference_rows(10), feedback_rows(5, 5), prompt_rows(10))
     trained = {"reward": ("reward",), "ppo": ("policy", "value")}.get(kind, ("policy",))
-    return trace_training(OBJECTIVES[kind](), rows, PACKED, budget, trained=trained, cached_reference=cached)
+    return trace_training(
+        (OBJECTIVES | GROUP_OBJECTIVES)[kind](), rows, PACKED, budget, trained=trained, cached_reference=cached
+    )
 
 
 def test_demand_counts_learned_and_read_tokens() -> None:
@@ -115,6 +117,16 @@ def test_demand_of_ppo_includes_sampling() -> None:
     assert found.response_tokens == 6
     assert {one.role for one in found.largest} == {"policy", "value"}
     assert found.room == 6 + max(len(row.sequences["prompt"].ids) for row in prompt_rows(10)[:9] + prompt_rows(10))
+
+
+@pytest.mark.parametrize(("kind", "learned"), [("grpo", 8), ("rloo", 8), ("online_dpo", 4)])
+def test_demand_of_groups_includes_sampling_and_learning(kind: str, learned: int) -> None:
+    """Three rollouts of eight responses of six tokens, in groups of four. Online DPO learns from two of each group."""
+    found = demand(kind)
+    assert found.responses == 3 * 8
+    assert found.learned >= 3 * 2 * learned * 6
+    assert {one.role for one in found.largest} == {"policy"}
+    assert found.steps == 3 * 2 * 2
 
 
 def test_demand_of_snapshots_and_hidden_states() -> None:

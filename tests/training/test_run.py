@@ -174,7 +174,7 @@ def test_evaluator_scores_rollouts(world: World) -> None:
     run = world.open("dpo")
     (prompt,) = prompt_rows(1)
     rollouts = [Rollout(prompt, prompt.sequences["prompt"], True, text) for text in ("a", "abc")]
-    run.judges["measure"] = lambda rollout: float(len(rollout.text))
+    run.judges["measure"] = lambda found: [float(len(rollout.text)) for rollout in found]
     assert run.judge("measure", rollouts) == [1.0, 3.0]
     with pytest.raises(PluginError, match="evaluator that it did not declare") as error:
         run.judge("other", rollouts)

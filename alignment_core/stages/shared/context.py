@@ -31,7 +31,8 @@ from alignment_core.models.roles.shared_base import Roles
 from alignment_core.plugin_api import Conversation, Row, TokenSequence
 from alignment_core.stages.shared.card import use_card
 from alignment_core.stages.shared.memory_fit import fit_to_memory, initial_token_budget
-from alignment_core.training.loop import Objective, train
+from alignment_core.training.contract import Objective
+from alignment_core.training.loop import train
 from alignment_core.training.rewards import Rewards
 from alignment_core.training.run import Rows, Run, Vocabulary
 

@@ -18,8 +18,8 @@ from alignment_core.models.passes.batching import largest_setting
 from alignment_core.models.roles.classifier import ClassifierReward
 from alignment_core.models.roles.shared_base import Roles
 from alignment_core.training.checkpoint import saved_budget
+from alignment_core.training.contract import Objective
 from alignment_core.training.demand import Layout, trace_training
-from alignment_core.training.loop import Objective
 from alignment_core.training.memory import AUTO_BUDGET, MemorySettings, available_memory, choose_memory_settings
 from alignment_core.training.run import Run
 from alignment_core.training.snapshots import role_of
@@ -124,6 +124,7 @@ def choose_for_run(
         trained=roles.trained,
         seed=run.seed,
         cached_reference=bool(run.cached_reference),
+        rewarded=roles.has("reward") or run.external_reward is not None,
     )
     return choose_memory_settings(
         dry_run,

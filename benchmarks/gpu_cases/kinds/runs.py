@@ -18,7 +18,7 @@ from alignment_core.progress import Progress
 from alignment_core.registry import load_registry
 from alignment_core.stages.reward import BradleyTerry
 from alignment_core.stages.sft import SFT
-from alignment_core.training.loop import Objective
+from alignment_core.training.contract import Objective
 from alignment_core.training.run import Rows, Run
 from gpu_cases.inputs.token_data import NEVER, vocabulary
 

@@ -177,6 +177,39 @@ class CallsBackward(Sound):
         return super().loss(run, micro)
 
 
+class ReturnsItsBatches(Sound):
+    """Computes all batches before the first step."""
+
+    def batches(self, run: Any) -> Any:
+        return list(super().batches(run))
+
+
+class Misspells(Sound):
+    """Asks for a value that its rows do not have."""
+
+    def loss(self, run: Any, micro: Any) -> LossOutput:
+        return LossOutput(super().loss(run, micro).loss + micro.values("magrin").sum())
+
+
+class KeepsATensor(Sound):
+    """Stores a tensor of one step in itself and uses it in the next."""
+
+    kept: ClassVar[list[Any]] = []
+
+    def loss(self, run: Any, micro: Any) -> LossOutput:
+        errors = self.errors(run, micro)
+        loss = errors.sum() + 0.1 * sum(self.kept)
+        self.kept[:] = [errors.mean()]
+        return LossOutput(loss / micro.denominators["rows"])
+
+
+class NeedsNothing(Sound):
+    """Fails in `needs` with the checked settings only."""
+
+    def needs(self) -> Needs:
+        return Needs(preferences=True, reference=True) if self.batch_size != 4 else {}  # type: ignore[return-value]
+
+
 class KeepsTheGraph(Sound):
     """Puts a tensor into the state that keeps every step's graph alive."""
 
@@ -283,7 +316,11 @@ FAULTS: dict[type[AlignmentOptimizer], tuple[str, str]] = {
     ForgetsWithinTheGenerator: ("resumes", "differs from an uninterrupted one"),
     Unseeded: ("repeats", "two runs with the same seed differ"),
     StepsByItself: ("weights", "`batches` changes the weights"),
-    CallsBackward: ("weights", "`loss` calls `backward`"),
+    CallsBackward: ("loss", "it calls `backward`, but only the training loop may do so"),
+    ReturnsItsBatches: ("loss", "it does not yield its batches. got list, expected a generator. `yield` each"),
+    Misspells: ("loss", "has no value of this name. got magrin, expected one of margin. Did you mean `margin`?"),
+    KeepsATensor: ("loss", "that of an earlier step, if it uses a tensor that was stored without `detach()`"),
+    NeedsNothing: ("declared needs", "it does not return what the optimizer needs. got dict, expected Needs(…)"),
     KeepsTheGraph: ("resumes", "keeps the autograd graph of last"),
     Spendthrift: ("cost", "× its memory"),
     Sluggish: ("cost", "× DPO's time"),

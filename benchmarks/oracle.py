@@ -30,7 +30,8 @@ from alignment_core.plugin_api import AlignmentOptimizer, Row, TokenSequence
 from alignment_core.progress import Silent
 from alignment_core.training.loop import train
 from alignment_core.training.rewards import Rewards
-from alignment_core.training.run import Rows, Run, Vocabulary
+from alignment_core.training.rows import Rows, Vocabulary
+from alignment_core.training.run import Run
 
 PICTURE = Path(__file__).resolve().parent.parent / "docs/optimizers/oracle.svg"
 PROMPTS, LEAVES, BRANCHES, TWIGS = 3, 2, 2, 3

@@ -14,7 +14,7 @@ from alignment_core.plugin_api import AlignmentOptimizer, LossOutput, Needs, Row
 from alignment_core.testing.tiny_run import Watch, open_run, train_until_end
 from alignment_core.training.demand import Layout, trace_training
 from alignment_core.training.loop import train
-from alignment_core.training.run import Rows
+from alignment_core.training.rows import Rows
 
 Batches = Callable[[Any], Any]
 Loss = Callable[[Any, Any], Any]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -109,6 +109,8 @@ class RecordFormat:
     """Columns that change nothing in rows of this format, although their names may suggest that they do."""
     turn_keys: ClassVar[frozenset[str]] = TURN_KEYS
     """Keys of a turn that the format reads."""
+    example: ClassVar[Sequence[Fields]] = ()
+    """Rows in this format, as in one file, with which it is checked and described."""
 
     def matches(self, row: Fields) -> bool:
         """Return whether a row has this format. It must be false for the rows of any other format."""

@@ -49,11 +49,12 @@ class Row:
 
     Rows of the data set use the names below. An optimizer may build rows with other names.
 
-    | data          | sequences              | values                                            |
-    |---------------|------------------------|---------------------------------------------------|
-    | `preferences` | `chosen`, `rejected`   | `margin` (0 if unknown)                           |
-    | `feedback`    | `response`, `mismatched` | `desirable` (1 or 0), `weight`                  |
-    | `prompts`     | `prompt` (no completion) | –                                               |
+    | data             | sequences                | values                        |
+    |------------------|--------------------------|-------------------------------|
+    | `preferences`    | `chosen`, `rejected`     | `margin` (0 if unknown)       |
+    | `feedback`       | `response`, `mismatched` | `desirable` (1 or 0), `weight` |
+    | `demonstrations` | `demonstration`          | –                             |
+    | `prompts`        | `prompt` (no completion) | –                             |
 
     `mismatched` is this row's prompt with the response to another prompt (for KTO's z0), fixed by a hash of the row.
 

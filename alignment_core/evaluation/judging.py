@@ -9,6 +9,7 @@ from typing import Any
 
 from alignment_core.errors import AlignmentError, PluginError
 from alignment_core.plugin_api import Conversation, Evaluator, Facts, PairEvaluator
+from alignment_core.plugin_calls import last_lines
 from alignment_core.progress import Stopped
 
 SHOWN = 80
@@ -116,7 +117,9 @@ def _failed(name: str, ask: Callable[[Cases], Sequence[Any]], cases: Cases, erro
             break
     if isinstance(error, AlignmentError):
         return type(error)(error.what, where=where, got=error.got, expected=error.expected, do=error.do)
-    return PluginError("an evaluator failed", where=where, got=f"{type(error).__name__}: {error}")
+    got = f"{type(error).__name__}: {error}"
+    do = f"The last lines of the traceback:\n{last_lines(error)}"
+    return PluginError("an evaluator failed", where=where, got=got, do=do)
 
 
 def _number(name: str, value: Any, cases: Cases, index: int) -> float:

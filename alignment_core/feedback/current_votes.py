@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import JSON, Connection, Row, Select, Text, case, cast, func, literal, select
+from sqlalchemy import JSON, Connection, Row, Select, Table, Text, cast, func, literal, select
 
 from alignment_core.feedback.database import prompts, ranking_tasks, responses, votes
-from alignment_core.feedback.votes import RankingTask, Rater, Response, Vote
+from alignment_core.feedback.votes import RankingTask, Rater, RaterKind, Response, Vote
 from alignment_core.records import Conversation
 
 WITHDRAWN: Mapping[str, Any] = {"withdrawn": True}
@@ -19,103 +19,123 @@ BATCH = 2000
 """Rows that are read at once."""
 
 
-@dataclass(slots=True)  # a frozen one takes four times as long to make
+# Rows are unpacked, because access to a column by name takes longer than all else.
+_Row = tuple[int, str, str, str, RaterKind, str, str, float]
+"""A row of the table of votes."""
+_Answer = tuple[str, str, str]
+"""Id of the prompt, text and model of a response."""
+_THUMBS: Mapping[str, Mapping[str, Any]] = {json.dumps({"up": up}): {"up": up} for up in (True, False, None)}
+
+
+@dataclass(frozen=True, slots=True)
 class Judged:
-    """A row of the table of votes, with what it judges.
+    """Rows of the table of votes, with what they judge.
 
     Attributes:
-        row: the row.
-        prompt: the messages of the prompt, as JSON.
-        answers: id, text and model of the response that got the thumb, or of the responses of the ranking task.
+        rows: each row, with what its value says and the ids of the responses that it judges. If one of them was
+            deleted, the row is left out.
+        answers: the responses by id.
+        messages: the messages of the prompts as JSON, by id.
     """
 
-    row: Row[Any]
-    prompt: str
-    answers: Sequence[Sequence[str]]
+    rows: Sequence[tuple[_Row, Mapping[str, Any], Sequence[str]]]
+    answers: Mapping[str, _Answer]
+    messages: Mapping[str, str]
 
-    def vote(self) -> Vote | None:
-        """Return the vote, or None if it was withdrawn."""
-        row, value = self.row, json.loads(self.row.value)
-        if value == WITHDRAWN:
-            return None
-        judged = tuple(Response(*answer) for answer in self.answers)
-        ranks = tuple(value["ranks"][response.id] for response in judged) if "ranks" in value else ()
-        up = value["up"] if row.kind == "thumb" else None
-        rater, prompt = Rater(row.rater, row.rater_kind), _conversation(self.prompt)
-        return Vote(row.id, rater, prompt, judged, ranks, up, row.comment, row.time)
+    def votes(self) -> Iterator[Vote]:
+        """Yield the votes that were not withdrawn."""
+        for (number, kind, _, name, rater_kind, _, comment, time), said, names in self.rows:
+            if said == WITHDRAWN:
+                continue
+            ranks = tuple(said["ranks"][name] for name in names) if "ranks" in said else ()
+            up = said["up"] if kind == "thumb" else None
+            prompt = _conversation(self.messages[self.answers[names[0]][0]])
+            judged = tuple(_response(name, self.answers[name]) for name in names)
+            yield Vote(number, Rater(name, rater_kind), prompt, judged, ranks, up, comment, time)
 
 
 def read_judged(connection: Connection, query: Select[Any]) -> Iterator[Judged]:
-    """Yield the votes that a query selects, in its order.
+    """Yield the rows that a query selects, in its order and a few at once.
 
     Args:
         connection: an open transaction.
-        query: selects from the table of votes, all columns of it among others.
+        query: selects all columns of the table of votes.
     """
-    asked = func.coalesce(responses.c.prompt, ranking_tasks.c.prompt)
-    joined = (
-        # NULL if the vote is of the other kind: nothing is looked up then.
-        query.outerjoin(responses, responses.c.id == case((votes.c.kind == "thumb", votes.c.subject)))
-        .outerjoin(ranking_tasks, ranking_tasks.c.id == case((votes.c.kind == "ranking", votes.c.subject)))
-        .join(prompts, prompts.c.id == asked)
-        .add_columns(prompts.c.messages, responses.c.text, responses.c.model, ranking_tasks.c.responses)
-    )
-    for rows in _batches(connection, joined):
-        ranked = {row.subject: json.loads(row.responses) for row in rows if row.kind == "ranking"}
-        answers = _answers(connection, {name for names in ranked.values() for name in names})
-        for row in rows:
-            if row.kind == "thumb":
-                yield Judged(row, row.messages, ((row.subject, row.text, row.model),))
-            else:
-                yield Judged(row, row.messages, [answers[name] for name in ranked[row.subject]])
+    for rows in _batches(connection, query):
+        said = [_THUMBS.get(row[5]) or json.loads(row[5]) for row in rows]
+        # A ranking names its responses in the order of its task.
+        named = [tuple(value["ranks"]) if "ranks" in value else () for value in said]
+        others = {row[2] for row, names in zip(rows, named, strict=True) if row[1] == "ranking" and not names}
+        tasks = {name: tuple(json.loads(listed)) for _, name, _, listed in _with_ids(connection, ranking_tasks, others)}
+        named = [
+            names or ((row[2],) if row[1] == "thumb" else tasks.get(row[2], ()))
+            for row, names in zip(rows, named, strict=True)
+        ]
+        answers, messages = _answers(connection, {name for names in named for name in names})
+        together = zip(rows, said, named, strict=True)
+        yield Judged(
+            [(row._t, value, names) for row, value, names in together if names and answers.keys() >= {*names}],
+            answers,
+            messages,
+        )
 
 
 def read_ranking_tasks(connection: Connection) -> Iterator[RankingTask]:
     """Yield all ranking tasks, oldest first."""
-    query = select(ranking_tasks, prompts.c.messages).join(prompts, prompts.c.id == ranking_tasks.c.prompt)
-    for rows in _batches(connection, query.order_by(ranking_tasks.c.number)):
-        names = {row.id: json.loads(row.responses) for row in rows}
-        answers = _answers(connection, {name for listed in names.values() for name in listed})
-        for row in rows:
-            made = tuple(Response(*answers[name]) for name in names[row.id])
-            yield RankingTask(row.id, _conversation(row.messages), made)
+    for rows in _batches(connection, select(ranking_tasks).order_by(ranking_tasks.c.number)):
+        named = {name: json.loads(listed) for _, name, _, listed in rows}
+        answers, messages = _answers(connection, {name for names in named.values() for name in names})
+        for task, names in named.items():
+            prompt = _conversation(messages[answers[names[0]][0]])
+            yield RankingTask(task, prompt, tuple(_response(name, answers[name]) for name in names))
+
+
+def _answers(connection: Connection, names: Iterable[str]) -> tuple[dict[str, _Answer], dict[str, str]]:
+    """Return the responses with these ids, and the messages of their prompts, each by id."""
+    answers: dict[str, _Answer] = {
+        name: (prompt, text, model) for name, prompt, text, model in _with_ids(connection, responses, names)
+    }
+    asked = {prompt for prompt, _, _ in answers.values()}
+    messages = {name: text for name, text in _with_ids(connection, prompts, asked)}  # noqa: C416
+    return answers, messages
+
+
+def _response(name: str, answer: _Answer) -> Response:
+    return Response(name, *answer[1:])
 
 
 def _batches(connection: Connection, query: Select[Any]) -> Iterator[Sequence[Row[Any]]]:
     yield from connection.execute(query.execution_options(yield_per=BATCH)).partitions()
 
 
-def _answers(connection: Connection, names: Iterable[str]) -> dict[str, Sequence[str]]:
-    """Return id, text and model of the responses with these ids."""
+def _with_ids(connection: Connection, table: Table, ids: Iterable[str]) -> Sequence[Row[Any]]:
+    """Return the rows of a table with these ids."""
     # One parameter for all ids: thousands of them would have a limit and take longer than the query.
-    listed = literal(json.dumps(sorted(names)), Text)  # sorted: neighbors in the index
+    listed = literal(json.dumps(sorted(ids)), Text)  # sorted: neighbors in the index
     if connection.dialect.name == "postgresql":
         wanted = func.json_array_elements_text(cast(listed, JSON)).table_valued("value")
     else:
         wanted = func.json_each(listed).table_valued("value")
-    query = select(responses.c.id, responses.c.text, responses.c.model)
-    rows = connection.execute(query.join(wanted, responses.c.id == wanted.c.value)).all()
-    return {row[0]: row for row in rows}
+    return connection.execute(select(table).join(wanted, table.c.id == wanted.c.value)).all()
 
 
 def _conversation(messages: str) -> Conversation:
     return tuple(json.loads(messages))
 
 
-def current_votes(after: int, upto: int | None, before: int | None = None) -> Select[Any]:
+def current_votes(after: int, upto: int | None, before: int | None = None, *, rater: str | None = None) -> Select[Any]:
     """Return a query for the last vote of each rater on each response or ranking task, oldest first.
 
     Args:
         after: only votes with a higher number are selected.
         upto: votes with a higher number are ignored; None for no limit.
         before: only votes up to this number are selected; None for no limit.
+        rater: only votes of this rater are selected; None for all.
     """
-    later = votes.alias("later")
-    same = [later.c[name] == votes.c[name] for name in ("rater", "kind", "subject")]
-    supersedes = select(later.c.id).where(*same, later.c.id > votes.c.id).correlate(votes)
-    if upto is not None:
-        supersedes = supersedes.where(later.c.id <= upto)
-    found = select(votes).where(votes.c.id > after, ~supersedes.exists()).order_by(votes.c.id)
-    for last in (upto, before):
-        found = found if last is None else found.where(votes.c.id <= last)
-    return found
+    # Without a condition on the number, the index alone is read.
+    last = select(func.max(votes.c.id)).group_by(votes.c.rater, votes.c.kind, votes.c.subject)
+    last = last.where(votes.c.id > after) if after else last
+    last = last if upto is None else last.where(votes.c.id <= upto)
+    last = last if rater is None else last.where(votes.c.rater == rater)
+    found = select(votes).where(votes.c.id > after, votes.c.id.in_(last)).order_by(votes.c.id)
+    return found if before is None else found.where(votes.c.id <= before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from sqlalchemy import (
     Text,
     create_engine,
     event,
+    inspect,
     make_url,
     select,
     text,
@@ -36,7 +38,10 @@ BUSY_SECONDS = 120
 """How long a writer waits for other writers: SQLite allows only one at a time."""
 LOCK = 0x616C69676E
 """Number of the PostgreSQL advisory lock (`align` in ASCII) held while votes are appended."""
-WRITES = "alignment_writes"
+WRITES, READ_ONLY = "alignment_writes", "alignment_read_only"
+"""Execution options of SQLAlchemy."""
+CACHE_KB = 16_384
+"""Memory for pages of an SQLite file."""
 
 metadata = MetaData()
 about = Table("about", metadata, Column("name", Text, primary_key=True), Column("value", Text, nullable=False))
@@ -100,7 +105,7 @@ def open_engine(place: str) -> Engine:
     if url.get_backend_name() == "sqlite":
         _prepare_sqlite(engine, url)
     try:
-        version = _make_tables(engine)
+        version = _version(engine) if _found_read_only(engine) else _make_tables(engine)
     except FeedbackError:
         engine.dispose()
         raise
@@ -114,6 +119,20 @@ def open_engine(place: str) -> Engine:
     return engine
 
 
+def is_read_only(engine: Engine) -> bool:
+    """Return whether the database can only be read: its medium, its permissions or its server allow nothing else."""
+    return bool(engine.get_execution_options().get(READ_ONLY))
+
+
+def _found_read_only(engine: Engine) -> bool:
+    """Find out whether a PostgreSQL database can only be read. Return whether a database of any kind can."""
+    if engine.dialect.name == "postgresql":
+        with read_transaction(engine) as connection:
+            if connection.execute(text("SHOW transaction_read_only")).scalar() == "on":
+                engine.update_execution_options(**{READ_ONLY: True})
+    return is_read_only(engine)
+
+
 def _make_tables(engine: Engine) -> str | None:
     """Create missing tables. Return the schema version that was stored before, or None for a new database."""
     with write_transaction(engine) as connection:
@@ -122,6 +141,20 @@ def _make_tables(engine: Engine) -> str | None:
         if version is None:
             connection.execute(about.insert().values(name="version", value=str(VERSION)))
         return version
+
+
+def _version(engine: Engine) -> str | None:
+    """Return the schema version of a database that can only be read."""
+    with read_transaction(engine) as connection:
+        missing = metadata.tables.keys() - set(inspect(connection).get_table_names())
+        if not missing:
+            return connection.execute(select(about.c.value).where(about.c.name == "version")).scalar()
+    raise FeedbackError(
+        "the feedback store lacks tables, and they cannot be added because it can only be read",
+        where=without_password(engine.url),
+        got=f"no {', '.join(sorted(missing))}",
+        do="Run `align feedback show` on it once where it can be written",
+    )
 
 
 def database_url(place: str) -> URL:
@@ -190,6 +223,13 @@ def write_transaction(engine: Engine) -> Iterator[Connection]:
     Raises:
         FeedbackError: the database cannot be written.
     """
+    if is_read_only(engine):
+        raise FeedbackError(
+            "the feedback store can only be read",
+            where=without_password(engine.url),
+            got="a read-only medium, or no permission to write to the file and its folder or to the database",
+            do="Copy the store to where you can write, or ask for the permission",
+        )
     try:
         with engine.execution_options(**{WRITES: True}).begin() as connection:
             if connection.dialect.name == "postgresql":
@@ -214,18 +254,25 @@ def read_transaction(engine: Engine) -> Iterator[Connection]:
 
 
 def _prepare_sqlite(engine: Engine, url: URL) -> None:
+    file = Path(url.database or "")
     try:
-        Path(url.database or "").parent.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FeedbackError("the folder cannot be created", where=without_password(url), got=error.strerror) from error
+    read_only = file.is_file() and not (_writable(file) and _writable(file.parent))
+    if read_only:
+        engine.update_execution_options(**{READ_ONLY: True})
+        _only_read(engine, file)
 
     @event.listens_for(engine, "connect")
     def _connected(connection: Any, _: Any) -> None:
         connection.isolation_level = None  # we send BEGIN: the driver would do so too late to wait for writers
         cursor = connection.cursor()
         cursor.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
-        cursor.execute("PRAGMA journal_mode = WAL")
-        cursor.execute("PRAGMA synchronous = FULL")  # an acknowledged vote survives a power failure
+        cursor.execute(f"PRAGMA cache_size = {-CACHE_KB}")
+        if not read_only:
+            cursor.execute("PRAGMA journal_mode = WAL")
+            cursor.execute("PRAGMA synchronous = FULL")  # an acknowledged vote survives a power failure
         cursor.execute("PRAGMA foreign_keys = ON")
         cursor.close()
 
@@ -233,3 +280,29 @@ def _prepare_sqlite(engine: Engine, url: URL) -> None:
     def _begin(connection: Connection) -> None:
         writes = connection.get_execution_options().get(WRITES)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _writable(path: Path) -> bool:
+    return os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
+
+
+def _only_read(engine: Engine, file: Path) -> None:
+    """Let SQLite open the file where it can create no files beside it.
+
+    Raises:
+        FeedbackError: the newest votes are in a second file, which SQLite reads only with the help of a third one.
+    """
+    log, index = (file.with_name(file.name + ending) for ending in ("-wal", "-shm"))
+    logged = log.is_file() and log.stat().st_size > 0
+    if logged and not index.is_file():
+        raise FeedbackError(
+            "the newest votes are in a log beside the feedback store, which cannot be read on a read-only medium",
+            where=str(file),
+            got=str(log),
+            do=f"Copy {file.name} and {log.name} together to a folder that can be written, and use that copy",
+        )
+
+    @event.listens_for(engine, "do_connect")
+    def _connect(_: Any, __: Any, arguments: list[Any], options: dict[str, Any]) -> None:
+        arguments[0] = f"{file.as_uri()}?mode=ro" + ("" if logged else "&immutable=1")
+        options["uri"] = True

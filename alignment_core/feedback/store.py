@@ -25,6 +25,7 @@ from alignment_core.feedback.current_votes import (
     read_ranking_tasks,
 )
 from alignment_core.feedback.database import (
+    is_read_only,
     open_engine,
     prompts,
     ranking_tasks,
@@ -33,12 +34,12 @@ from alignment_core.feedback.database import (
     votes,
     write_transaction,
 )
-from alignment_core.feedback.training_rows import training_row
+from alignment_core.feedback.training_rows import training_rows
 from alignment_core.feedback.votes import RankingTask, Rater, Response, Vote
 from alignment_core.records import Conversation
 
-VOTES_AT_ONCE = 20_000
-"""Votes that one transaction adds to the sums of a store that has none yet."""
+VOTES_AT_ONCE = 1_000_000
+"""Votes that one transaction adds to the sums of a store that has none yet. Who votes meanwhile waits some seconds."""
 
 
 def open_feedback(place: str, recorded: Callable[[int], None] = lambda count: None) -> FeedbackStore:
@@ -231,7 +232,7 @@ class FeedbackStore:
             after, upto: as for `votes`.
             before: only votes up to this number; None for no limit.
         """
-        yield from self._rows(current_votes(after, upto, before), metadata=False)
+        return self._rows(current_votes(after, upto, before), metadata=False)
 
     def rows_to_export(self, *, history: bool) -> Iterator[tuple[str, str]]:
         """Yield the file and the line of each current vote, with rater, time, model and comment, oldest first.
@@ -239,15 +240,16 @@ class FeedbackStore:
         Args:
             history: also yield superseded votes.
         """
-        yield from self._rows(select(votes).order_by(votes.c.id) if history else current_votes(0, None), metadata=True)
+        return self._rows(select(votes).order_by(votes.c.id) if history else current_votes(0, None), metadata=True)
 
     def digest(self, after: int = 0, upto: int | None = None, before: int | None = None) -> str:
         """Return a hash of what `training_rows` yields, in any order."""
         with read_transaction(self._engine) as connection:
             behind = vote_sums.is_behind(connection)
-        while behind:  # in parts, so that nobody who votes waits for long
+        while behind and not is_read_only(self._engine):
             with write_transaction(self._engine) as connection:
-                behind = vote_sums.extend(connection, VOTES_AT_ONCE)
+                vote_sums.extend(connection, VOTES_AT_ONCE)
+                behind = vote_sums.is_behind(connection)
         with read_transaction(self._engine) as connection:
             last = int(connection.execute(select(func.max(votes.c.id))).scalar() or 0)
             return vote_sums.votes_digest(connection, after, last if upto is None else min(upto, last), before)
@@ -276,19 +278,17 @@ class FeedbackStore:
     def _votes(self, query: Select[Any]) -> Iterator[Vote]:
         with read_transaction(self._engine) as connection:
             for judged in read_judged(connection, query):
-                if (vote := judged.vote()) is not None:
-                    yield vote
+                yield from judged.votes()
 
     def _rows(self, query: Select[Any], *, metadata: bool) -> Iterator[tuple[str, str]]:
         with read_transaction(self._engine) as connection:
             for judged in read_judged(connection, query):
-                if (row := training_row(judged, judged.row.value, metadata=metadata)) is not None:
-                    yield row
+                yield from training_rows(judged, metadata=metadata)
 
     def judged_by(self, rater: Rater) -> set[str]:
         """Return the ids of the ranking tasks that this rater has ranked or skipped."""
         with read_transaction(self._engine) as connection:
-            mine = current_votes(0, None).where(votes.c.rater == rater.name.strip(), votes.c.kind == "ranking")
+            mine = current_votes(0, None, rater=rater.name.strip()).where(votes.c.kind == "ranking")
             rows = connection.execute(mine)
             return {row.subject for row in rows if json.loads(row.value) != WITHDRAWN}
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from json.encoder import encode_basestring as quoted
 
 from alignment_core.feedback.current_votes import Judged
@@ -11,37 +11,31 @@ from alignment_core.feedback.current_votes import Judged
 THUMBS, RANKINGS = "thumbs.jsonl", "rankings.jsonl"
 """Two files, because each has one record format: labelled responses and K-way rankings."""
 
-_LABELS = {json.dumps({"up": up}): json.dumps(up) for up in (True, False, None)}
+_LABELS = {True: "true", False: "false", None: "null"}
+_quoted = lru_cache(1024)(quoted)
 
 
-def training_row(judged: Judged, value: str, *, metadata: bool = False) -> tuple[str, str] | None:
-    """Return the file of a vote and its line there, or None if the vote was withdrawn or skips a ranking.
+def training_rows(judged: Judged, *, metadata: bool = False) -> Iterator[tuple[str, str]]:
+    """Yield the file and the line of each vote. A withdrawn vote and a skipped ranking have none.
 
     Args:
-        judged: the vote.
-        value: what it says, as the table of votes stores it. It may be that of an earlier vote on the same.
+        judged: the votes.
         metadata: whether to add rater, time, model and comment.
     """
-    row = judged.row
-    if (label := _LABELS.get(value)) is not None:
-        ((_, text, model),) = judged.answers
-        line = f'{{"prompt": {judged.prompt}, "completion": {quoted(text)}, "label": {label}'
-        line += f', "model": {quoted(model)}' if metadata else ""
-        file = THUMBS
-    elif "ranks" in (said := json.loads(value)):
-        ranks: Mapping[str, int] = said["ranks"]
-        completions = ", ".join(
-            [
-                f'{{"completion": {quoted(text)}, "rank": {ranks[name]}'
-                + (f', "model": {quoted(model)}}}' if metadata else "}")
-                for name, text, model in judged.answers
-            ]
-        )
-        line = f'{{"prompt": {judged.prompt}, "completions": [{completions}]'
-        file = RANKINGS
-    else:
-        return None
-    if metadata:
-        rater = f'"rater": {quoted(row.rater)}, "rater_kind": {quoted(row.rater_kind)}'
-        line += f', {rater}, "time": {row.time!r}, "comment": {quoted(row.comment)}'
-    return file, line + "}"
+    texts = {name: quoted(text) for name, (_, text, _) in judged.answers.items()}
+    models = {name: f', "model": {_quoted(model)}' * metadata for name, (_, _, model) in judged.answers.items()}
+    rest = ""
+    for (_, _, _, rater, kind, _, comment, time), said, names in judged.rows:
+        prompt = judged.messages[judged.answers[names[0]][0]]
+        if metadata:
+            rest = f', "rater": {_quoted(rater)}, "rater_kind": "{kind}", "time": {time!r}'
+            rest += f', "comment": {_quoted(comment)}'
+        if "ranks" in said:
+            ranks: Mapping[str, int] = said["ranks"]
+            completions = ", ".join(
+                [f'{{"completion": {texts[name]}, "rank": {ranks[name]}{models[name]}}}' for name in names]
+            )
+            yield RANKINGS, f'{{"prompt": {prompt}, "completions": [{completions}]{rest}}}'
+        elif "up" in said:
+            (name,), label = names, _LABELS[said["up"]]
+            yield THUMBS, f'{{"prompt": {prompt}, "completion": {texts[name]}, "label": {label}{models[name]}{rest}}}'

@@ -16,6 +16,7 @@ from alignment_core.models.base.base_checks import (
     rows_to_add,
 )
 from alignment_core.models.base.identity import ModelIdentity, model_identity
+from alignment_core.models.base.target_names import check_target_names
 from alignment_core.planning.unpacked_base import WHERE, UnpackedBase, unpacked_base
 
 
@@ -64,6 +65,8 @@ def find_base(settings: ModelConfig, store: Path) -> Base:
         lora = _shape_of(start, settings.lora)
     elif settings.adapter_revision is not None:
         raise ConfigError("this setting needs `model.adapter`, which is not set", where="model.adapter_revision")
+    else:
+        check_target_names(model, lora.target_modules)
     rows = rows_to_add(model, template, WHERE, resize=settings.resize_embeddings)
     return Base(model, start, lora, template, rows, unpacked)
 

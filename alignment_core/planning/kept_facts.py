@@ -33,7 +33,7 @@ def check_facts(config: PipelineConfig, optimizer: AlignmentOptimizer, registry:
 def _evaluators(
     config: PipelineConfig, optimizer: AlignmentOptimizer, registry: Registry
 ) -> Iterator[tuple[str, Evaluator | PairEvaluator]]:
-    if optimizer.reward_model:
+    if optimizer.needs().reward:
         for index, part in enumerate(reward_parts(config.reward.by, registry)):
             if part.evaluator is not None:
                 yield f"reward.by.{index}", part.evaluator

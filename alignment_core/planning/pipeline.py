@@ -20,7 +20,7 @@ from alignment_core.planning.external_reward import FIELDS, MIXED
 from alignment_core.planning.kept_facts import check_facts
 from alignment_core.planning.reward_parts import reward_parts, uses_reward_model
 from alignment_core.planning.stage_calls import VERSIONS, StageCalls
-from alignment_core.plugin_api import AlignmentOptimizer
+from alignment_core.plugin_api import AlignmentOptimizer, Needs
 from alignment_core.registry import Registry
 
 DATA_STAGES = ("ingest", "votes", "older_votes")
@@ -120,11 +120,12 @@ class _Planner:
         rank = self._rank(sample)
         votes, older_votes = self._votes()
         rows = {"data": ingest, "ranked": rank, "votes": votes, "older_votes": older_votes}
-        scored = self._modelled(optimizer) or config.evaluation.reward_model
+        needs = optimizer.needs()
+        scored = self._modelled(needs) or config.evaluation.reward_model
         check_facts(config, optimizer, self.registry)
         reward = self._reward(rows, start, "rest") if scored and self.calls.external is None else None
         judge = self._reward(rows, start, "judge") if config.evaluation.judge_fraction is not None else None
-        reference = self._reference(optimizer, rows, start)
+        reference = self._reference(needs, rows, start)
         optimize = self._optimize(optimizer, rows, start, reward, reference)
         external = self.calls.external if scored else None
         made = Evaluations(data, ingest, start, reward, external, optimize, judge, votes)
@@ -204,23 +205,21 @@ class _Planner:
         fraction = self.config.evaluation.judge_fraction
         return {} if fraction is None else {"fold": {"judge_fraction": fraction, "part": part}}
 
-    def _reference(
-        self, optimizer: AlignmentOptimizer, rows: Mapping[str, StageCall | None], sft: StageCall | None
-    ) -> StageCall | None:
-        kinds = [name for name in ("preferences", "feedback") if getattr(optimizer, name)]
-        if not (optimizer.reference and kinds):
+    def _reference(self, needs: Needs, rows: Mapping[str, StageCall | None], sft: StageCall | None) -> StageCall | None:
+        kinds = [name for name in ("preferences", "feedback", "demonstrations") if getattr(needs, name)]
+        if not (needs.reference and kinds):
             return None
         start, standing = self._start(sft)
         config = self.calls.model_settings(rows=kinds, **self._fold("rest"), **self._mixed())
         return self.calls.call("reference", config, {**rows, "sft": start}, standing=standing)
 
-    def _modelled(self, optimizer: AlignmentOptimizer) -> bool:
+    def _modelled(self, needs: Needs) -> bool:
         """Return whether the reward model rewards the responses of the optimizer."""
-        return optimizer.reward_model and uses_reward_model(self.config.reward.by)
+        return needs.reward and uses_reward_model(self.config.reward.by)
 
-    def _rewarded(self, optimizer: AlignmentOptimizer) -> dict[str, Any]:
+    def _rewarded(self, needs: Needs) -> dict[str, Any]:
         """Return what rewards responses, if the optimizer needs rewards."""
-        if not optimizer.reward_model:
+        if not needs.reward:
             return {}
         settings = self.config.reward.model_dump(mode="json", include=set(MIXED))
         parts = reward_parts(self.config.reward.by, self.registry)
@@ -234,7 +233,8 @@ class _Planner:
         reward: StageCall | None,
         reference: StageCall | None,
     ) -> StageCall:
-        sampled, sampled_at = (self.calls.sampled(), self.calls.sampled_at()) if optimizer.prompts else ({}, {})
+        needs = optimizer.needs()
+        sampled, sampled_at = (self.calls.sampled(), self.calls.sampled_at()) if needs.prompts else ({}, {})
         config = self.calls.training_settings(
             optimizer=optimizer.model_dump(mode="json"),
             plugin=self.registry.identity(optimizer),
@@ -246,12 +246,12 @@ class _Planner:
                 )
             },
             **sampled,
-            **self._rewarded(optimizer),
+            **self._rewarded(needs),
             **self._fold("rest"),
             **self._mixed(),
         )
         start, standing = self._start(sft)
-        modelled = self._modelled(optimizer)
+        modelled = self._modelled(needs)
         external = self.calls.external if modelled else None
         parents = {
             **rows,

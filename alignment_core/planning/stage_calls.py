@@ -9,7 +9,8 @@ from typing import Any
 from alignment_core.artifacts import Artifact, key_of
 from alignment_core.config import DataConfig, LoraConfig, PipelineConfig
 from alignment_core.data.rendering.builtin_templates import TEMPLATE_DATE
-from alignment_core.data.sources.inputs import find_inputs
+from alignment_core.data.sources.inputs import check_hub, find_inputs
+from alignment_core.data.sources.locate import is_hub
 from alignment_core.errors import ConfigError
 from alignment_core.execution.stage import Runtime, StageCall
 from alignment_core.feedback.data_source import is_store, source_key
@@ -138,7 +139,8 @@ class StageCalls:
         """Return the call that ingests `data` with the tokenizer of the model. The sources must be pinned.
 
         Raises:
-            DataError: a source does not exist, or the format or a column that the settings name does not.
+            DataError: a source does not exist, or the format or a column that the settings name does not. A data set on
+                the Hub that is still to be ingested cannot be read, or has no known format.
         """
         by_hand = [source for source in data.sources if (source.format or source.columns) and not is_store(source)]
         find_inputs(by_hand, self.registry.formats())
@@ -152,7 +154,12 @@ class StageCalls:
         if plugins := self._format_plugins(data):
             config["plugins"] = plugins
         inputs = {"sources": [source.model_dump(mode="json") for source in data.sources]}
-        return self.call("ingest", config, {}, name=name, inputs=inputs)
+        call = self.call("ingest", config, {}, name=name, inputs=inputs)
+        if not (self.config.store / call.stage / call.key).is_dir():
+            for source in data.sources:
+                if is_hub(source.path):
+                    check_hub(source, self.registry.formats())
+        return call
 
     def adapter(self) -> StageCall | None:
         """Return the call that takes the adapter that the run goes on from into the store, or None if there is none."""

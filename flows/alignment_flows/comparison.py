@@ -89,8 +89,19 @@ def settings_for(
 
     If the reward model rewards the responses of any optimizer, it scores the responses of all optimizers.
     """
-    own = [] if config.optimizer.get("name") == name else [f"optimizer={{name: {name}}}"]
     registry = load_registry()
+    chosen = {each: _with_own_settings(config, each, optimizers, changes) for each in optimizers}
+    by_model = (each for each in chosen.values() if uses_reward_model(each.reward.by))
+    if not any(registry.optimizer(each.optimizer).needs().reward for each in by_model):
+        return chosen[name]
+    return _with_own_settings(config, name, optimizers, ["evaluation.reward_model=true", *changes])
+
+
+def _with_own_settings(
+    config: PipelineConfig, name: str, optimizers: Sequence[str], changes: Sequence[str]
+) -> PipelineConfig:
+    """Return the settings with this optimizer, and with those changes that are for it or for every optimizer."""
+    own = [] if config.optimizer.get("name") == name else [f"optimizer={{name: {name}}}"]
     for change in changes:
         first, dot, rest = change.partition(".")
         if not (dot and first in optimizers):
@@ -98,12 +109,7 @@ def settings_for(
         elif first == name:
             own.append(f"optimizer.{rest}")
     given = config.model_dump(mode="json")
-    changed = check_config(given, own)
-    if uses_reward_model(changed.reward.by) and any(
-        registry.optimizer_class(other).reward_model for other in optimizers
-    ):
-        return check_config(given, ["evaluation.reward_model=true", *own])  # first: a change may turn it off
-    return changed
+    return check_config(given, own)
 
 
 def side_by_side(stage: StageRunner, plans: Mapping[str, Plan]) -> Comparison:

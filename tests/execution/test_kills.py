@@ -19,8 +19,8 @@ from typing import Any
 
 import dies
 import pytest
+from identical import digests
 
-from alignment_core.artifacts import ArtifactStore
 from alignment_core.config import PipelineConfig
 from alignment_core.errors import StageCrashed
 from alignment_core.execution.build import build
@@ -162,21 +162,6 @@ def world(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield World(stages(tiny_model, folder, "whole"), stages(tiny_model, folder, "broken"), folder)
 
 
-def digests(call: StageCall) -> dict[str, Any]:
-    """Return the digest of every file of the stage's artifact (weights, settings, training history) and its metrics."""
-    artifact = ArtifactStore(call.runtime.store).find(call.key)
-    assert artifact is not None
-    manifest = artifact.manifest()
-    found: dict[str, Any] = {name: record.sha256 for name, record in manifest.files.items()}
-    if call.stage == "ingest":
-        # The report correctly marks files that were read before the kill and not read again.
-        report = json.loads((artifact.path / "report.json").read_text())
-        for file in report["files"]:
-            del file["reused"]
-        found |= {"report.json": report, "report.md": None, "report.html": None}
-    return found | {"metrics": manifest.metrics}
-
-
 def checkpoints(call: StageCall) -> list[Path]:
     """Return the checkpoints that a killed build left."""
     return list((call.runtime.store / ".building" / call.key / "checkpoints").glob("checkpoint-*"))
@@ -249,7 +234,7 @@ def test_a_stop_is_prompt_writes_a_checkpoint_and_does_not_change_the_result(
     recorder = world.kill(call, kind, number, signal.SIGTERM)
     sent_at = (world.folder / "counts.sent").stat().st_mtime
     assert time.time() - sent_at < 20
-    saved = [json.loads((path / "snapshot.json").read_text())["step"] for path in checkpoints(call)]
+    saved = [json.loads((path / "state.json").read_text())["step"] for path in checkpoints(call)]
     assert saved == ([recorder.done] if name in TRAINED else [])
     last = world.build(call)
     assert last.resumed == (name in TRAINED)

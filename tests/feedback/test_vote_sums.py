@@ -6,6 +6,7 @@ import hashlib
 import random
 import threading
 from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from sqlalchemy import select, text
 
 from alignment_core.feedback import FeedbackStore, Rater, open_feedback, vote_sums
 from alignment_core.feedback.database import read_transaction, write_transaction
+from alignment_core.feedback.vote_sums import kept_sums
 
 BLOCK = 8
 
@@ -55,17 +57,26 @@ def vote(store: FeedbackStore, count: int, seed: int = 0) -> None:
 
 
 def added_up(store: FeedbackStore, after: int = 0, upto: int | None = None, before: int | None = None) -> str:
-    """Return the digest from the definition: the numbers of all lines, added up."""
-    lines = store.training_rows(after, upto, before)
-    numbers = [int.from_bytes(hashlib.shake_256("\n".join(line).encode()).digest(256), "little") for line in lines]
+    """Return the digest from the definition: the numbers of all current votes, added up."""
+    with read_transaction(store._engine) as connection:
+        rows = connection.execute(text("SELECT id, rater, kind, subject, value FROM votes ORDER BY id")).all()
+    current = {row[1:4]: row for row in rows if upto is None or row.id <= upto}
+    said = [
+        f"{row.kind}\n{row.subject}\n{row.value}"
+        for row in current.values()
+        if after < row.id and (before is None or row.id <= before) and not row.value.startswith(('{"wi', '{"sk'))
+    ]
+    numbers = [int.from_bytes(hashlib.shake_256(vote.encode()).digest(256), "little") for vote in said]
     return hashlib.sha256((sum(numbers) % (1 << 2048)).to_bytes(256, "little")).hexdigest()
+
+
+def lines(store: FeedbackStore, after: int, upto: int) -> list[tuple[str, str]]:
+    return sorted(store.training_rows(after, upto))
 
 
 def kept(store: FeedbackStore) -> list[int]:
     with read_transaction(store._engine) as connection:
-        return list(
-            connection.execute(select(vote_sums.vote_sums.c.upto).order_by(vote_sums.vote_sums.c.upto)).scalars()
-        )
+        return list(connection.execute(select(kept_sums.c.upto).order_by(kept_sums.c.upto)).scalars())
 
 
 def test_any_range_of_votes(store: FeedbackStore) -> None:
@@ -79,37 +90,94 @@ def test_any_range_of_votes(store: FeedbackStore) -> None:
     assert store.digest(0, 90, 60) != store.digest(0, 60), "later votes superseded some of them"
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        "UPDATE votes SET value = '{\"up\": true}' WHERE id = (SELECT max(id) FROM votes WHERE value LIKE '%false%')",
-        "DELETE FROM votes WHERE id = (SELECT max(id) FROM votes WHERE value LIKE '%ranks%')",
-        "UPDATE responses SET text = 'five' WHERE text = 'four'",
-        "UPDATE prompts SET messages = '[]'",
-        "INSERT INTO votes (id, kind, subject, rater, rater_kind, value, comment, time) "
-        "SELECT -1, kind, subject, 'D', 'human', value, '', 0 FROM votes WHERE value LIKE '%ranks%' LIMIT 1",
-    ],
-)
-def test_rows_changed_by_hand_change_the_digest(store: FeedbackStore, change: str) -> None:
-    before = store.digest()
+def test_ranges_have_the_same_digest_exactly_if_they_have_the_same_training_data(store: FeedbackStore) -> None:
+    ranges = [(after, upto) for upto in range(0, 101, 5) for after in range(0, upto + 1, 5)]
+    found = {chosen: (store.digest(*chosen), lines(store, *chosen)) for chosen in ranges}
+    same = 0
+    for one, other in combinations(ranges, 2):
+        assert (found[one][0] == found[other][0]) == (found[one][1] == found[other][1]), (one, other)
+        same += found[one][0] == found[other][0] and bool(found[one][1])
+    assert same > 0
+
+
+def test_bulk_insert_gets_its_sums_at_the_first_digest(store: FeedbackStore) -> None:
+    """The numbers have a gap that is longer than a block, and some supersede earlier votes."""
     with write_transaction(store._engine) as connection:
-        assert connection.execute(text(change)).rowcount > 0
+        for number in (*range(500, 540), 10_000, 10_001):
+            connection.execute(
+                text(
+                    f"INSERT INTO votes (id, kind, subject, rater, rater_kind, value, comment, time) SELECT {number}, "
+                    f"kind, subject, rater, rater_kind, value, '', 0 FROM votes WHERE id = {1 + number % 97}"
+                )
+            )
     assert store.digest() == added_up(store)
-    assert (store.digest() != before) == ("-1" not in change), "votes are numbered from 1"
+    assert kept(store)[-1] == 10_000
+    assert store.digest(0, 520) == added_up(store, 0, 520)
+    assert store.digest(30, 10_000) == added_up(store, 30, 10_000)
+
+
+CHANGES = {
+    "a vote": "UPDATE votes SET value = '{\"up\": true}' "
+    "WHERE id = (SELECT max(id) FROM votes WHERE value LIKE '%false%')",
+    "a vote is deleted": "DELETE FROM votes WHERE id = (SELECT max(id) FROM votes WHERE value LIKE '%ranks%')",
+    "a response": "UPDATE responses SET text = 'five' WHERE text = 'four'",
+    "a prompt": "UPDATE prompts SET messages = '[]'",
+    "a response is deleted": "DELETE FROM responses WHERE text = 'four'",
+    "a late vote": "INSERT INTO votes (id, kind, subject, rater, rater_kind, value, comment, time) "
+    "SELECT 0, kind, subject, 'D', 'human', value, '', 0 FROM votes WHERE value LIKE '%ranks%' LIMIT 1",
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_rows_changed_by_hand_change_the_digest(store: FeedbackStore, what: str) -> None:
+    before, unbroken = store.digest(), lines(store, 0, 100)
+    with write_transaction(store._engine) as connection:
+        assert connection.execute(text(CHANGES[what])).rowcount > 0
+    assert (store.digest() != before) == (what != "a late vote"), "votes are numbered from 1"
+    assert (lines(store, 0, 100) != unbroken) == (what != "a late vote")
+    if "vote" in what:
+        assert store.digest() == added_up(store)
+
+
+def test_replaced_and_foreign_rows_enter_the_digest_with_their_content(tmp_path: Path) -> None:
+    """`INSERT OR REPLACE` of SQLite is neither an update nor a deletion. `a` is no hash of any content."""
+    digests = set()
+    for content in ("one", "two"):
+        with open_feedback(str(tmp_path / f"{content}.db")) as opened:
+            response = opened.add_response(({"role": "user", "content": "Hi"},), "same", "m")
+            opened.thumb(Rater("Ann"), response, True)
+            digests.add(opened.digest())
+            for name in (response.id, "a"):
+                with write_transaction(opened._engine) as connection:
+                    connection.execute(text("PRAGMA defer_foreign_keys = ON"))
+                    row = f"SELECT '{name}', prompt, '{content}', 'm' FROM responses LIMIT 1"
+                    connection.execute(text(f"INSERT OR REPLACE INTO responses {row}"))
+                digests.add(opened.digest())
+    assert len(digests) == 5
+
+
+def test_truncated_table_changes_the_digest(postgres: str) -> None:
+    with open_feedback(postgres) as store:
+        vote(store, 10)
+        before = store.digest()
+        with write_transaction(store._engine) as connection:
+            connection.execute(text("TRUNCATE responses"))
+        assert store.digest() != before
 
 
 def test_store_of_an_earlier_version_gets_its_sums(place: str, store: FeedbackStore) -> None:
     before = store.digest()
     with write_transaction(store._engine) as connection:
         if connection.dialect.name == "postgresql":
-            connection.execute(text("DROP FUNCTION forget_vote_sums CASCADE"))
-            connection.execute(text("DROP FUNCTION forget_vote_sums_if_late CASCADE"))
+            for name in ("forget_kept_sums", "forget_kept_sums_if_late", "note_row_by_hand", "note_table_by_hand"):
+                connection.execute(text(f"DROP FUNCTION {name} CASCADE"))
         else:
             for name in (
                 connection.execute(text("SELECT name FROM sqlite_master WHERE type = 'trigger'")).scalars().all()
             ):
                 connection.execute(text(f"DROP TRIGGER {name}"))
-        connection.execute(text("DROP TABLE vote_sums"))
+        for table in ("kept_sums", "by_hand"):
+            connection.execute(text(f"DROP TABLE {table}"))
     with open_feedback(place) as opened:
         assert kept(opened) == []
         assert opened.digest() == before
@@ -123,8 +191,8 @@ def test_equal_votes_in_any_order_give_the_same_digest(tmp_path: Path, store: Fe
     with open_feedback(str(tmp_path / "other.db")) as other:
         for place in (1, 0):
             other.add_response(({"role": "user", "content": "Hi"},), "two", "m")
-            copied = other.add_response(({"role": "user", "content": "Hi"},), ("one", "two")[place], "other model")
-            other.thumb(Rater("E", "ai"), copied, True, comment="another rater, model and time", when=1.0)
+            copied = other.add_response(({"role": "user", "content": "Hi"},), ("one", "two")[place], "m")
+            other.thumb(Rater("E", "ai"), copied, True, comment="another rater and time", when=1.0)
         assert other.digest() == store.digest(after=100)
         other.thumb(Rater("E"), copied, False)
         assert other.digest() != store.digest(after=100)

@@ -5,10 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from pydantic import ValidationError
-from runs import prompt_rows
 from scripted import Model, ScriptedRun, micro
 
 from alignment_core.plugin_api import Rollout, Row, TokenSequence
@@ -87,33 +83,6 @@ def test_missing_end_penalty_and_clip() -> None:
     assert values(batch)[3]["returns"][-1] == pytest.approx(-0.5)
     assert run.reports[0]["score"] == pytest.approx((2.0 - 0.5) / 2)
     assert run.reports[0]["reward_clipped_share"] == 1
-
-
-def test_policy_is_sampled_with_the_training_settings() -> None:
-    run = scripted()
-    next(PPO(**SETTINGS, temperature=0.8, max_new_tokens=33).batches(run))
-    ((names, settings),) = run.asked_to_generate
-    assert sorted(names) == ["a", "b"]
-    assert settings == {"max_new_tokens": 33, "temperature": 0.8}
-
-
-def generated_prompts(seed: int, *, backwards: bool = False) -> list[str]:
-    """Return the prompts of four rollouts of three, drawn from five, in the order of generation."""
-    run = scripted()
-    run.seed, run.prompts = seed, prompt_rows(5)[:: -1 if backwards else 1]
-    for _ in PPO(**SETTINGS | {"rollout_size": 3, "rollouts": 4, "batch_size": 3}).batches(run):
-        run.step += 1
-    return [name for names, _ in run.asked_to_generate for name in names]
-
-
-def test_each_pass_uses_each_prompt_once() -> None:
-    """Each pass uses each prompt once, even if it ends within a rollout. The order depends only on the seed."""
-    generated = generated_prompts(seed=0)
-    assert sorted(generated[:5]) == sorted(generated[5:10]) == [f"prompt-{i}" for i in range(5)]
-    assert len(set(generated[10:])) == 2
-    assert generated[:5] != generated[5:10]
-    assert generated == generated_prompts(seed=0, backwards=True)
-    assert len({tuple(generated_prompts(seed)) for seed in range(5)}) == 5
 
 
 def test_scores_are_normalized_by_the_first_rollout() -> None:
@@ -195,53 +164,6 @@ def test_padding_does_not_affect_the_loss() -> None:
     torch.testing.assert_close(together, alone[0] + alone[1])
 
 
-@given(size=st.integers(1, 9), batch_size=st.integers(1, 5), epochs=st.integers(1, 3), rollouts=st.integers(1, 3))
-def test_each_pass_uses_each_response_once(size: int, batch_size: int, epochs: int, rollouts: int) -> None:
-    run = scripted()
-    run.rollouts = [run.rollouts[i % 2] for i in range(size)]
-    settings = {"rollout_size": size, "batch_size": batch_size, "epochs": epochs, "rollouts": rollouts, "step_kl": None}
-    objective = PPO(**settings)
-    batches: list[list[str]] = []
-    for batch in objective.batches(run):
-        batches.append([row.id for row in batch.rows])
-        run.step += 1
-    assert len(batches) == objective.total_steps(run)
-    per_pass = math.ceil(size / batch_size)
-    for start in range(0, len(batches), per_pass):
-        seen = [row for batch in batches[start : start + per_pass] for row in batch]
-        assert sorted(seen) == sorted(map(str, range(size)))
-    assert len(run.asked_to_generate) == rollouts
-
-
-def test_every_pass_is_reshuffled() -> None:
-    run = scripted()
-    run.rollouts = [run.rollouts[i % 2] for i in range(12)]
-    objective = PPO(rollout_size=12, batch_size=12, epochs=2, rollouts=2, step_kl=None)
-    orders = []
-    for batch in objective.batches(run):
-        orders.append(tuple(row.id for row in batch.rows))
-        run.step += 1
-    assert len(set(orders)) == len(orders) == 4
-
-
-def steps(objective: PPO, run: ScriptedRun, step_kl: list[float]) -> int:
-    """Return the number of steps that the objective takes with these KLs per step."""
-    taken = 0
-    for _ in objective.batches(run):
-        run.metrics = {"step_kl": step_kl[taken]}
-        run.step += 1
-        taken += 1
-    return taken
-
-
-def test_step_kl_ends_the_passes_over_its_rollout() -> None:
-    """Two rollouts of up to four steps: the first ends after its second step, which does not affect the second."""
-    objective = PPO(**SETTINGS | {"batch_size": 1, "epochs": 2, "rollouts": 2}, step_kl=0.1)
-    assert steps(objective, scripted(), [0.05, 0.11, 0.0, 0.0, 0.1, 0.05]) == 6  # 0.1 itself is still allowed
-    assert steps(objective, scripted(), [0.0] * 8) == 8
-    assert steps(PPO(**objective.model_dump() | {"step_kl": None}), scripted(), [9.0] * 8) == 8
-
-
 @pytest.mark.parametrize(
     ("kl_target", "expected"),
     [
@@ -260,10 +182,3 @@ def test_adaptive_kl_coef_moves_towards_its_target(kl_target: float | None, expe
         run.step += 1
     assert run.reports[0]["kl_coef"] == 0.5
     assert run.reports[1]["kl_coef"] == pytest.approx(expected)
-
-
-@pytest.mark.parametrize("settings", [{"top_p": 0.9}, {"top_k": 50}])
-def test_a_truncated_distribution_is_refused(settings: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError, match="whole distribution"):
-        PPO(**settings)
-    assert PPO(top_p=1, top_k=0) == PPO()

@@ -15,10 +15,11 @@ from alignment_core.artifacts import ArtifactStore, Manifest, key_of
 from alignment_core.data.ingestion.kept_columns import Kept
 from alignment_core.data.ingestion.shards import ShardWriter
 from alignment_core.data.rendering.renderer import Renderer
-from alignment_core.data.sources.formats import NO_PLUGINS, SAMPLE, UNREAD, Detection, Plugged, detect
+from alignment_core.data.sources.formats import NO_PLUGINS, SAMPLE, UNREAD, Detection, Plugged
 from alignment_core.data.sources.identity import UNIDENTIFYING
-from alignment_core.data.sources.inputs import Input, unwrap_quarantined
+from alignment_core.data.sources.inputs import Input, detect_first, unwrap_quarantined
 from alignment_core.data.sources.readers import RawRow, Unreadable
+from alignment_core.data.sources.reading import outcomes_of
 from alignment_core.progress import Progress, Stopped
 from alignment_core.record_format import Dropped, Outcome, Quarantined, Reading, RecordFormat, Unread, is_kept
 
@@ -103,7 +104,7 @@ def _make(
     detection = item.detection
     if detection is None and not item.files:
         first = list(islice(rows, SAMPLE))
-        detection = detect([row.value for row in first if isinstance(row, RawRow)], item.source, item.name, plugged)
+        detection = detect_first(first, item.source, item.name, plugged)
         rows = chain(first, rows)
     counts: dict[str, Counter[str]] = {"dropped": Counter(), "quarantined": Counter(), "ignored": Counter()}
     joins = detection is not None and type(detection.format).records is not RecordFormat.records
@@ -172,7 +173,7 @@ class _Read:
             reason = "unread_column" if error is not None and error.what == UNREAD else "unknown_format"
             outcomes: Iterator[Outcome] = (Quarantined(r.origin, reason, problem, r.value) for r in self)
         else:
-            outcomes = self.kept.attach(detection.format.records(self, item.source))
+            outcomes = self.kept.attach(outcomes_of(detection.format, self, item.source, item.names))
         for outcome in outcomes:
             yield from self._bad()
             yield outcome

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
@@ -16,6 +17,8 @@ from alignment_core.errors import DataError
 from alignment_core.records import RawRow
 
 QUARANTINE_KEYS = {"origin", "reason", "detail", "row"}
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,34 @@ def find_inputs(sources: Sequence[SourceConfig], plugged: Plugged = NO_PLUGINS, 
                 raise problems[0]
             found += [replace(item, other_splits=tuple(others)) for item in _joined(items)]
     return sorted(found, key=lambda item: (item.index, item.content, item.names))
+
+
+def check_hub(source: SourceConfig, plugged: Plugged = NO_PLUGINS) -> None:
+    """Check the subset, split, format and columns of a Hub data set by its first rows, if the Hub can be reached.
+
+    Raises:
+        DataError: it cannot be read, its `format` or `columns` does not exist, or no format matches.
+    """
+    import httpx
+
+    name = source.path.removeprefix(HUB)
+    try:
+        first = list(islice(read_hub(source, hub_commit(source)), SAMPLE))
+    except DataError as error:
+        if not isinstance(error.__cause__, ConnectionError | httpx.TransportError):
+            raise
+        logger.warning("the rows of %s are not checked before the run: %s", source.path, error.got)
+        return
+    detect_first(first, source, name, plugged)
+
+
+def detect_first(first: Sequence[RawRow | Unreadable], source: SourceConfig, name: str, plugged: Plugged) -> Detection:
+    """Detect the format of a Hub data set from its first rows.
+
+    Raises:
+        DataError: as for `detect`.
+    """
+    return detect([row.value for row in first if isinstance(row, RawRow)], source, name, plugged)
 
 
 def _input(file: SourceFile, source: SourceConfig, index: int, plugged: Plugged) -> Input:

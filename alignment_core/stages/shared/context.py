@@ -31,9 +31,11 @@ from alignment_core.models.roles.shared_base import Roles
 from alignment_core.plugin_api import Conversation, Row, TokenSequence
 from alignment_core.stages.shared.card import use_card
 from alignment_core.stages.shared.memory_fit import fit_to_memory, initial_token_budget
-from alignment_core.training.loop import Objective, train
+from alignment_core.training.contract import Objective
+from alignment_core.training.loop import train
 from alignment_core.training.rewards import Rewards
-from alignment_core.training.run import Rows, Run, Vocabulary
+from alignment_core.training.rows import Rows, Vocabulary
+from alignment_core.training.run import Run
 
 DATA = ("data", "ranked", "votes", "older_votes")
 """The parent roles that are data sets."""
@@ -196,7 +198,11 @@ class StageContext:
         (folder / "chat_template.jinja").write_text(self.renderer.template, encoding="utf-8")
 
     def run(
-        self, rows: Rows, cached_reference: Mapping[str, float] | None = None, rewarded_by: Rewards | None = None
+        self,
+        rows: Rows,
+        cached_reference: Mapping[str, float] | None = None,
+        rewarded_by: Rewards | None = None,
+        snapshots: Sequence[str] = (),
     ) -> Run:
         """Return the run on these rows. Add all roles first."""
         tokenizer = self.renderer.tokenizer
@@ -213,6 +219,7 @@ class StageContext:
             external_reward=None if self.external is None else self.external.role(budget),
             rewarded_by=rewarded_by,
             engine=self._engine(),
+            snapshot_names=snapshots,
         )
 
     def _engine(self) -> VllmEngine | None:

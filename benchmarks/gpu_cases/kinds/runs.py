@@ -18,9 +18,10 @@ from alignment_core.progress import Progress
 from alignment_core.registry import load_registry
 from alignment_core.stages.reward import BradleyTerry
 from alignment_core.stages.sft import SFT
-from alignment_core.training.loop import Objective
+from alignment_core.training.contract import Objective
 from alignment_core.training.rewards import Rewards
-from alignment_core.training.run import Rows, Run
+from alignment_core.training.rows import Rows
+from alignment_core.training.run import Run
 from gpu_cases.inputs.token_data import NEVER, vocabulary
 
 TASKS = ("sft", "reward", "dpo", "kto", "ppo")

@@ -78,3 +78,57 @@ def test_unreachable_hub_is_a_data_error(monkeypatch: pytest.MonkeyPatch) -> Non
         hub_commit(SourceConfig(path="hf://org/name"))
     assert "\n" not in str(problem.value)
     assert hub_commit(SourceConfig(path="hf://org/name", revision=NEW)) == NEW
+
+
+PLAN = """
+import json, sys
+from alignment_core.config_file import check_config
+from alignment_core.errors import DataError
+from alignment_core.planning.pipeline import plan_pipeline
+from alignment_core.registry import load_registry
+
+model, store, cases = json.loads(sys.argv[1])
+for settings in cases:
+    try:
+        config = {
+            "model": {"base": model, "load_in": "fp32", "max_length": 128},
+            "data": {"sources": [{"path": "hf://org/name", **settings}]},
+            "optimizer": {"name": "dpo"},
+            "store": store,
+        }
+        print(json.dumps({"key": plan_pipeline(check_config(config), load_registry()).calls()["ingest"].key}))
+    except DataError as error:
+        print(json.dumps(error.to_json()))
+"""
+
+
+@pytest.mark.ci
+def test_plan_reads_the_first_rows_of_a_hub_data_set(tmp_path: Path, tiny_model: Path) -> None:
+    """Nothing is read once the data set is ingested, and nothing is checked if the Hub cannot be reached."""
+    pairs = [{"a": f"{n}?", "b": "Yes.", "c": "No."} for n in range(3)]
+    files = {"data.jsonl": "\n".join(map(json.dumps, pairs))}
+    columns = {"prompt": "a", "chosen": "b", "rejected": "c"}
+    cases = [
+        {"columns": columns}, {"columns": columns | {"prompt": "query"}}, {}, {"format": "nope"}, {"split": "test"},
+        {"columns": columns, "subset": "other"}, {"columns": columns, "revision": NEW},
+    ]  # fmt: skip
+    environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"}
+
+    def plan(store: Path, cases: list[dict[str, object]]) -> list[dict[str, str]]:
+        command = [sys.executable, "-c", PLAN, json.dumps([str(tiny_model), str(store), cases])]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    with served("org/name", {"main": (NEW, files)}) as (address, requested):
+        environment["HF_ENDPOINT"] = address
+        good, column, unknown, format, split, subset, pinned = plan(tmp_path / "store", cases)
+        assert "query" in column["what"] + column.get("got", "")
+        assert unknown["what"] == "no known format matches these rows"
+        assert "nope" in format["got"]
+        assert "Bad split" in split["got"]
+        assert "other" in subset["got"]
+        (tmp_path / "store" / "ingest" / good["key"]).mkdir(parents=True)
+        requested.clear()
+        assert plan(tmp_path / "store", cases[:1]) == [good]
+        assert not any("data.jsonl" in path for path in requested)
+    assert plan(tmp_path / "new", cases[-1:]) == [pinned]

@@ -17,6 +17,7 @@ from alignment_core.models.roles.logps import Budget
 from alignment_core.models.roles.shared_base import Roles
 from alignment_core.plugin_api import Row, TokenSequence
 from alignment_core.progress import Silent
+from alignment_core.training.rewards import Rewards
 from alignment_core.training.rows import Rows, Vocabulary
 from alignment_core.training.run import Run
 from on_smollm2.opening_rule import Comparison, Thumb, strangers
@@ -54,7 +55,9 @@ class ChatModel:
     def run(self, rows: Rows, seed: int) -> Run:
         """Return a run. All roles must have been added."""
         vocabulary = Vocabulary(self.renderer.tokenizer, self.renderer.pad_id, tuple(self.renderer.stop_ids))
-        return Run(self.roles, rows, vocabulary, Budget(4096), seed, Silent())
+        # TRL does not normalize scores by itself.
+        rewards = Rewards(normalise=False) if self.roles.has("reward") else None
+        return Run(self.roles, rows, vocabulary, Budget(4096), seed, Silent(), rewarded_by=rewards)
 
     def prompt(self, text: str) -> TokenSequence:
         return self.renderer.prompt(_asked(text))

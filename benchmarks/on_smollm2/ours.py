@@ -47,11 +47,10 @@ def objective_of(cell: Cell) -> Any:
     if cell.optimizer in ("sft", "reward"):
         return {"sft": SFT, "reward": BradleyTerry}[cell.optimizer](**given)
     if cell.optimizer == "ppo":
-        # TRL takes one optimizer step per pass over a rollout, and does not normalize or penalize scores by itself.
+        # TRL takes one optimizer step per pass over a rollout, and does not penalize scores by itself.
         given |= {
             "batch_size": settings["rollout_size"],
             "max_new_tokens": cell.data.new_tokens,
-            "normalise_scores": False,
             "missing_end_penalty": 0.0,
             "step_kl": None,
         }

@@ -62,13 +62,13 @@ class CrossTokenizer:
         if prompt is None:
             raise PluginError(
                 "an external reward model needs the text of the prompt, but no record has the prompt of this sequence",
-                where="run.reward.scores",
+                where="run.rewards",
                 expected="a prompt from `run.prompts`, `run.preferences` or `run.feedback`, followed by any response",
             )
         if sequence.mask is not None and not all(sequence.mask):
             raise PluginError(
                 "an external reward model can only score a completion of one turn",
-                where="run.reward.scores",
+                where="run.rewards",
                 got="a completion with other turns between the assistant turns",
             )
         return self.encode_response(prompt, self._renderer.decode(sequence.completion))

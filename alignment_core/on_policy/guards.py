@@ -22,6 +22,8 @@ class GuardedOptimizer(AlignmentOptimizer):
     """
 
     evaluators: ClassVar[tuple[str, ...]] = ("held_out_measure",)
+    kl_setting: ClassVar[str] = "kl_coef"
+    """Name of the setting that holds the policy to the reference, for messages."""
 
     max_new_tokens: int = Field(128, ge=1)
     """Maximum length of a response, in tokens."""
@@ -61,12 +63,12 @@ class GuardedOptimizer(AlignmentOptimizer):
         """
         first_length = run.state.setdefault("first_length", length)
         if kl is not None:
-            limit = f"(kl_ceiling {self.kl_ceiling:g}). Raise kl_coef or lower learning_rate"
+            limit = f"(kl_ceiling {self.kl_ceiling:g}). Raise {self.kl_setting} or lower learning_rate"
             self._judge(run, "KL", kl / self.kl_ceiling, f"KL is {kl:.1f} nats per response {limit}")
         if self.length_drift is not None:
             message = (
                 f"responses have {length:.1f} tokens, those of the SFT model {first_length:.1f} "
-                f"(length_drift {self.length_drift:g}). Raise kl_coef, or train the reward model on pairs in which "
+                f"(length_drift {self.length_drift:g}). Raise {self.kl_setting}, or use a reward in which "
                 "length does not decide"
             )
             # In logarithms, half of the limit is its square root: twice as long for a limit of four times.
@@ -113,7 +115,7 @@ class GuardedOptimizer(AlignmentOptimizer):
             elif run.state["best"]["after"] == 0:
                 run.warn(
                     "no policy scored higher than the SFT model on held-out prompts, so the SFT model is kept. Check "
-                    "the reward model's held-out accuracy, lower kl_coef, or raise rollouts or learning_rate"
+                    f"the reward on held-out data, lower {self.kl_setting}, or raise rollouts or learning_rate"
                 )
         if "best" in run.state:
             run.restore()
@@ -130,8 +132,8 @@ class GuardedOptimizer(AlignmentOptimizer):
             errors = fmean(fallen) / max(stdev(fallen) / math.sqrt(len(fallen)), 1e-12)
             message = (
                 f"the score rose from {best['score']:.2f} to {score:.2f} while the held-out measure fell from "
-                f"{fmean(best['measured']):.2f} to {fmean(measured):.2f}. Raise kl_coef, or train the reward model on "
-                "more pairs"
+                f"{fmean(best['measured']):.2f} to {fmean(measured):.2f}. Raise "
+                f"{self.kl_setting}, or use a better reward, such as a reward model of more pairs"
             )
             self._judge(run, "held-out measure", errors / SURE, message)
 

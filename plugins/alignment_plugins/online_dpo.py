@@ -29,6 +29,7 @@ class OnlineDPO(OnPolicyOptimizer):
     """Samples responses, pairs the best with the worst of each prompt, and learns from the pairs as DPO does."""
 
     model_config = ConfigDict(title="Online DPO")
+    kl_setting: ClassVar[str] = "beta"
     pair_evaluators: ClassVar[tuple[str, ...]] = ("judge",)
 
     name: Literal["online_dpo"] = "online_dpo"

@@ -88,6 +88,13 @@ def test_total_steps_count_pairs() -> None:
     assert objective.total_steps(grouped_run((0.0, 0.0, 0.0, 0.0))) == 3 * 2 * 2
 
 
+def test_messages_name_its_own_setting() -> None:
+    """The mean KL of the rollout is 0.25 nats, over a limit of 0.2."""
+    run = grouped_run((4.0, 2.0, 1.0, 3.0))
+    assert list(OnlineDPO(**PLAIN, kl_ceiling=0.2).batches(run)) == []
+    assert "Raise beta or lower learning_rate" in run.warnings[0]
+
+
 def test_the_loss_by_hand() -> None:
     """Log-ratios -3 + 3.5 and -0.5 + 0.25 with beta 0.4: u = 0.4 · 0.75. The sides differ in length."""
     two, one = TokenSequence((5, 6, 2), 1), TokenSequence((5, 2), 1)

@@ -104,7 +104,7 @@ class _Loop:
 
     def _next(self, batches: Iterator[StepBatch]) -> StepBatch | None:
         # Without gradients: everything in a batch is constant within its step.
-        lower = "Lower `model.max_length` or the number of rows per step (`batch_size`, or `rollout_size` in PPO)"
+        lower = "Lower `model.max_length`, `batch_size` or, if the optimizer samples, `rollout_size`"
         with torch.no_grad(), self._in_memory("building the batch of a step", lower):
             return next(batches, None)
 

@@ -56,6 +56,15 @@ def test_policy_is_sampled_with_the_training_settings() -> None:
     assert settings == {"max_new_tokens": 33, "temperature": 0.8, "samples": 2, "logps": True}
 
 
+def test_responses_to_a_prompt_are_learned_from_together() -> None:
+    """Rows 0 and 1 have one prompt, 2 and 3 another. In each pass a step has both rows of one of them, in any order."""
+    run = grouped_run(SCORES)
+    steps = learned(Reinforce(**GROUPS | {"batch_size": 2, "epochs": 12}), run)
+    assert {tuple(sorted(step)) for step in steps} == {("0", "1"), ("2", "3")}
+    first = [step[0] for step in steps[::2]]
+    assert {"0", "2"} <= set(first), "passes begin with different prompts"
+
+
 def test_penalties_for_length_by_hand() -> None:
     """Limit 4 and buffer 2: 2 tokens cost nothing, 3 half of the penalty of 1, a missing end all of it.
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from grouped import CUT, GROUPS, LONG, OTHER, SHORT, grouped_run
 from scripted import Model, ScriptedRun, micro
 
-from alignment_core.plugin_api import Row, TokenSequence
+from alignment_core.plugin_api import Needs, Row, TokenSequence
 from alignment_plugins.grpo import GRPO
 
 PLAIN = GROUPS | {"missing_end_penalty": 0.0}
@@ -61,6 +62,24 @@ def test_unfinished_responses_count_in_their_group_but_are_not_learned_from() ->
 def test_reference_is_kept_only_for_the_kl_in_the_loss(kl_in: Any, kl_coef: float) -> None:
     (batch,) = GRPO(**PLAIN, kl_in=kl_in, kl_coef=kl_coef).batches(grouped_run((4.0, 2.0, 1.0, 3.0)))
     assert set(batch.rows[0].values) == {"advantage", "old_logps"}
+
+
+def test_without_kl_the_reference_is_not_needed_nor_used() -> None:
+    objective = GRPO(**PLAIN, kl_coef=0.0)
+    assert objective.needs() == Needs(prompts=True, reward=True)
+    run = grouped_run((4.0, 2.0, 1.0, 3.0))
+    run.reference = Model({})
+    short, _, other, _ = run.rollouts
+    run.held_out_rollouts = [
+        replace(rollout, prompt=Row(f"held-out-{rollout.prompt.id}", rollout.prompt.sequences))
+        for rollout in (short, other)
+    ]
+    for _ in objective.batches(run):
+        run.step += 1
+    reported = {name for report in run.reports for name in report}
+    assert "held_out_score" in reported
+    assert not {"kl", "held_out_kl"} & reported
+    assert run.kept_at[0] == 0
 
 
 def step() -> tuple[ScriptedRun, list[Row]]:

@@ -15,7 +15,7 @@ from alignment_core.plugin_api import AlignmentOptimizer, LossOutput, Row, StepB
 from alignment_core.testing.tiny_run import open_run
 from alignment_core.training.demand import Layout, trace_training
 from alignment_core.training.loop import train
-from alignment_core.training.run import Rows
+from alignment_core.training.rows import Rows
 
 
 def error_of(optimizer: AlignmentOptimizer, folder: Path) -> str:

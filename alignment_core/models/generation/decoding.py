@@ -79,8 +79,9 @@ def choose_decoding(model: PreTrainedModel, reach: Reach) -> Decoding:
     argument = cache_argument(model)
     ways = [replace(way, argument=argument) for way in WAYS if argument or not way.cached]
     found = next((way for way in ways if all(_agrees(*trial, way) for trial in trials)), ways[-1].alone())
-    if argument and not found.cached:
-        logger.warning("responses of %s are slow: they are generated without its cache", type(model).__name__)
+    if argument and not (found.cached and found.equal):
+        how = "one by one" if found.cached else "without its cache"
+        logger.warning("responses of %s are slow: they are generated %s", type(model).__name__, how)
     return found
 
 

@@ -46,7 +46,9 @@ def test_slow_generation_is_said(
     assert "LlamaForCausalLM are slow" in caplog.text
 
 
-def test_rows_that_change_each_other_are_read_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_that_change_each_other_are_read_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     roles = open_roles(save_small("llama", tmp_path))
     forward = roles.model.forward
 
@@ -57,6 +59,7 @@ def test_rows_that_change_each_other_are_read_one_by_one(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(roles.model, "forward", mixed)
     assert choose_decoding(roles.model, roles.reach) == Decoding(together=False, equal=False, argument=CACHE)
+    assert "LlamaForCausalLM are slow: they are generated one by one" in caplog.text
 
 
 def test_padding_is_tried_at_the_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -102,7 +103,7 @@ def named(rows: Sequence[str]) -> str:
 
 def summary(error: BaseException) -> str:
     """Return type and text of an exception, on one line."""
-    text = " ".join(str(error).split())
+    text = " ".join(re.sub(r"For further information visit \S+", "", str(error)).split())  # of pydantic
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

@@ -74,7 +74,7 @@ def _settings_flaw(cls: type[Any]) -> str | None:
 def _optimizer_flaw(cls: type[AlignmentOptimizer]) -> str | None:
     if cls.api_version != API_VERSION:
         return (
-            f"it was written for plugin API {cls.api_version}, but alignment-flows has plugin API {API_VERSION}. "
+            f"it was written for plugin API {cls.api_version!r}, but alignment-flows has plugin API {API_VERSION}. "
             "Update the older of the two"
         )
     for listed in ("evaluators", "pair_evaluators"):

@@ -26,6 +26,22 @@ class LibreChat(RecordFormat):
     name: ClassVar[str] = "librechat"
     shape: ClassVar[str] = "{conversationId, messages | messagesTree: [{messageId, parentMessageId, feedback}]}"
 
+    example: ClassVar = (
+        {
+            "conversationId": "c1",
+            "messages": [
+                {"messageId": "m1", "parentMessageId": "", "isCreatedByUser": True, "text": "How long does tea take?"},
+                {
+                    "messageId": "m2",
+                    "parentMessageId": "m1",
+                    "isCreatedByUser": False,
+                    "text": "Three minutes.",
+                    "feedback": {"rating": "thumbsUp"},
+                },
+            ],
+        },
+    )
+
     def matches(self, row: Mapping[str, Any]) -> bool:
         messages = row.get("messages") or row.get("messagesTree")
         first = messages[0] if isinstance(messages, list) else None

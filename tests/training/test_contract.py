@@ -4,61 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import pytest
 import torch
+from misfit import LONE, Batches, Loss, Misfit, good_batches, good_loss, misfit, steps
 
 from alignment_core.errors import PluginError
-from alignment_core.plugin_api import AlignmentOptimizer, LossOutput, Needs, Row, StepBatch, TokenSequence
-from alignment_core.testing.tiny_run import Watch, open_run, train_until_end
+from alignment_core.plugin_api import AlignmentOptimizer, LossOutput, Row, StepBatch, TokenSequence
+from alignment_core.testing.tiny_run import open_run
 from alignment_core.training.demand import Layout, trace_training
 from alignment_core.training.loop import train
 from alignment_core.training.rows import Rows
-
-Batches = Callable[[Any], Any]
-Loss = Callable[[Any, Any], Any]
-
-
-class Misfit(AlignmentOptimizer):
-    """An optimizer whose methods a test replaces."""
-
-    name: Literal["misfit"] = "misfit"
-    yielded: ClassVar[Batches]
-    returned: ClassVar[Loss]
-    announced: ClassVar[Any]
-
-    def needs(self) -> Needs:
-        return Needs(preferences=True)
-
-    def batches(self, run: Any) -> Any:
-        return type(self).yielded(run)
-
-    def loss(self, run: Any, micro: Any) -> Any:
-        return type(self).returned(run, micro)
-
-    def total_steps(self, run: Any) -> Any:
-        return type(self).announced
-
-
-def good_batches(run: Any) -> Iterator[StepBatch]:
-    for rows in run.shuffled(run.preferences, 4, 1):
-        yield StepBatch(rows)
-
-
-def good_loss(run: Any, micro: Any) -> LossOutput:
-    return LossOutput(-run.policy.logps(micro.sequences("chosen")).sum() / micro.denominators["rows"])
-
-
-@pytest.fixture
-def misfit(monkeypatch: pytest.MonkeyPatch) -> Callable[..., type[Misfit]]:
-    def make(yielded: Batches = good_batches, returned: Loss = good_loss, announced: Any = 3) -> type[Misfit]:
-        for name, value in {"yielded": yielded, "returned": returned}.items():
-            monkeypatch.setattr(Misfit, name, staticmethod(value), raising=False)
-        monkeypatch.setattr(Misfit, "announced", announced, raising=False)
-        return Misfit
-
-    return make
 
 
 def error_of(optimizer: AlignmentOptimizer, folder: Path) -> str:
@@ -79,13 +36,8 @@ def reading(read: Callable[[Any], Any]) -> Loss:
     return loss
 
 
-def steps(*made: Any) -> Batches:
-    return lambda run: iter(made)
-
-
-LONE = Row("lone", {"chosen": TokenSequence((1, 2, 3), 1)}, {"margin": 1.0, "steps": (1.0, 2.0)})
-LOSS = f"`loss` of the optimizer `misfit` ({__name__}), step 1, row"
-BATCHES = f"`batches` of the optimizer `misfit` ({__name__})"
+LOSS = "`loss` of the optimizer `misfit` (misfit), step 1, row"
+BATCHES = "`batches` of the optimizer `misfit` (misfit)"
 FIRST = f"{BATCHES}, step 1: "
 
 
@@ -112,12 +64,12 @@ FIRST = f"{BATCHES}, step 1: "
         (reading(lambda micro: micro.token_values("margin")), ["one number per row", 'micro.values("margin")']),
     ],
 )  # fmt: skip
-def test_loss(misfit: Callable[..., type[Misfit]], tmp_path: Path, returned: Loss, parts: list[str]) -> None:
+def test_loss(tmp_path: Path, returned: Loss, parts: list[str]) -> None:
     message = error_of(misfit(returned=returned)(), tmp_path)
     assert [part for part in parts if part not in message] == [], message
 
 
-def test_value_per_token_is_not_read_as_a_value(misfit: Callable[..., type[Misfit]], tmp_path: Path) -> None:
+def test_value_per_token_is_not_read_as_a_value(tmp_path: Path) -> None:
     made = misfit(steps(StepBatch([LONE])), reading(lambda micro: micro.values("steps")))
     assert 'one number per token, not one per row. Read it with `micro.token_values("steps")`' in error_of(
         made(), tmp_path
@@ -136,13 +88,13 @@ def backward_of_another(run: Any, micro: Any) -> LossOutput:
 
 
 @pytest.mark.parametrize("returned", [backward_and_again, backward_of_another])
-def test_backward_inside_the_loss(misfit: Callable[..., type[Misfit]], tmp_path: Path, returned: Loss) -> None:
+def test_backward_inside_the_loss(tmp_path: Path, returned: Loss) -> None:
     message = error_of(misfit(returned=returned)(), tmp_path)
     assert message.startswith(LOSS)
     assert ": it calls `backward`, but only the training loop may do so. Return the loss in a `LossOutput`" in message
 
 
-def test_tensor_of_an_earlier_step(misfit: Callable[..., type[Misfit]], tmp_path: Path) -> None:
+def test_tensor_of_an_earlier_step(tmp_path: Path) -> None:
     kept: list[torch.Tensor] = []
 
     def keeping(run: Any, micro: Any) -> LossOutput:
@@ -206,7 +158,7 @@ def moving_the_step(run: Any) -> Iterator[StepBatch]:
         (lambda run: iter([run.feedback[0]]), [f"{BATCHES}: ", "it did not declare", "feedback"]),
     ],
 )  # fmt: skip
-def test_batches(misfit: Callable[..., type[Misfit]], tmp_path: Path, yielded: Batches, parts: list[str]) -> None:
+def test_batches(tmp_path: Path, yielded: Batches, parts: list[str]) -> None:
     message = error_of(misfit(yielded)(), tmp_path)
     assert [part for part in parts if part not in message] == [], message
 
@@ -214,9 +166,9 @@ def test_batches(misfit: Callable[..., type[Misfit]], tmp_path: Path, yielded: B
 @pytest.mark.parametrize(
     ("announced", "got"), [(2.5, "got 2.5"), (None, "got None"), (-1, "got -1"), (True, "got True")]
 )
-def test_total_steps(misfit: Callable[..., type[Misfit]], tmp_path: Path, announced: Any, got: str) -> None:
+def test_total_steps(tmp_path: Path, announced: Any, got: str) -> None:
     message = error_of(misfit(announced=announced)(), tmp_path)
-    where = f"`total_steps` of the optimizer `misfit` ({__name__}): it does not return a number of steps. "
+    where = "`total_steps` of the optimizer `misfit` (misfit): it does not return a number of steps. "
     assert message.startswith(f"{where}got {announced}")
 
 
@@ -229,7 +181,7 @@ def test_total_steps(misfit: Callable[..., type[Misfit]], tmp_path: Path, announ
         ({7: 1.0}, "run.state[7]: the optimizer's state cannot be saved. got the key 7"),
     ],
 )  # fmt: skip
-def test_state(misfit: Callable[..., type[Misfit]], tmp_path: Path, state: dict[Any, Any], part: str) -> None:
+def test_state(tmp_path: Path, state: dict[Any, Any], part: str) -> None:
     def batches(run: Any) -> Iterator[StepBatch]:
         run.state.update(state)
         yield from good_batches(run)
@@ -244,9 +196,7 @@ def test_state(misfit: Callable[..., type[Misfit]], tmp_path: Path, state: dict[
         ({"step": 3.0}, "the metric `step` cannot be reported. got the name of the step's number"),
     ],
 )
-def test_reported_metrics(
-    misfit: Callable[..., type[Misfit]], tmp_path: Path, reported: dict[str, Any], part: str
-) -> None:
+def test_reported_metrics(tmp_path: Path, reported: dict[str, Any], part: str) -> None:
     def batches(run: Any) -> Iterator[StepBatch]:
         run.report(reported)
         yield from good_batches(run)
@@ -264,59 +214,10 @@ def test_reported_metrics(
         ({"announced": "3"}, "it does not return a number of steps. got '3'"),
     ],
 )
-def test_the_forecast_says_the_same(misfit: Callable[..., type[Misfit]], broken: dict[str, Any], part: str) -> None:
+def test_the_forecast_says_the_same(broken: dict[str, Any], part: str) -> None:
     """`align plan` runs `batches` and `loss` without models, and an error in them has the same form."""
     optimizer = misfit(**broken)()
     rows = Rows(preferences=open_run(optimizer).preferences)
     with pytest.raises(PluginError) as error:
         trace_training(optimizer, rows, Layout(packs=True, call_cost=0), 100, trained=("policy",))
     assert part in str(error.value)
-
-
-def rates(run: Any) -> list[float]:
-    return [entry["learning_rate"] for entry in run.history]
-
-
-@pytest.mark.parametrize(
-    ("schedule", "expected"),
-    [("constant", [1.0, 1.0, 1.0, 1.0]), ("linear", [1.0, 0.5, 0.0, 0.0]), ("cosine", [1.0, 0.55, 0.1, 0.1])],
-)
-def test_batches_may_go_on_after_the_announced_steps(
-    misfit: Callable[..., type[Misfit]], tmp_path: Path, schedule: str, expected: list[float]
-) -> None:
-    """Two steps are announced and four are yielded. The learning rate stays at the end of its schedule."""
-    four = [StepBatch([LONE])] * 4
-    optimizer = misfit(steps(*four), announced=2)(schedule=schedule, warmup_fraction=0, learning_rate=1.0)
-    run = open_run(optimizer)
-    train(optimizer, run, tmp_path, 1e9)
-    assert run.step == 4
-    assert rates(run) == pytest.approx(expected)
-
-
-def test_batches_may_end_before_the_announced_steps(misfit: Callable[..., type[Misfit]], tmp_path: Path) -> None:
-    """Four steps are announced and two are yielded. The learning rate is then halfway."""
-    optimizer = misfit(steps(*[StepBatch([LONE])] * 2), announced=4)(schedule="linear", warmup_fraction=0)
-    run = open_run(optimizer)
-    train(optimizer, run, tmp_path, 1e9)
-    assert run.step == 2
-    assert rates(run) == pytest.approx([optimizer.learning_rate, 0.75 * optimizer.learning_rate])
-    assert list(tmp_path.glob("checkpoint-*"))
-
-
-def test_metrics_of_the_step_before_survive_a_resume(misfit: Callable[..., type[Misfit]], tmp_path: Path) -> None:
-    seen: list[dict[str, float]] = []
-
-    def looking(run: Any) -> Iterator[StepBatch]:
-        for batch in good_batches(run):
-            seen.append(dict(run.metrics))
-            yield batch
-
-    optimizer = misfit(looking)(batch_size=4, epochs=1)
-    train_until_end(optimizer, open_run(optimizer, Watch(die_after=2)), tmp_path, save_every_step=True)
-    resumed = open_run(optimizer)
-    train_until_end(optimizer, resumed, tmp_path)
-    # The killed process built the batches of steps 1 and 2, and was killed when step 2 was done but not saved.
-    before_first, before_second, again, before_third = seen
-    assert before_first == {}
-    assert before_second == again == {name: value for name, value in resumed.history[0].items() if name != "step"}
-    assert before_third == {name: value for name, value in resumed.history[1].items() if name != "step"}

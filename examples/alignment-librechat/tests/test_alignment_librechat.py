@@ -2,6 +2,7 @@ import pytest
 from alignment_librechat import LibreChat
 
 from alignment_core.plugin_api import BadRow, Dropped, SourceConfig
+from alignment_core.testing import check_format
 
 SOURCE = SourceConfig(path="export.json")
 
@@ -78,3 +79,7 @@ def test_broken_conversations_are_quarantined_with_a_reason(messages, reason):
 def test_other_formats_do_not_match():
     assert not LibreChat().matches({"messages": [{"role": "user", "content": "Hi"}]})
     assert not LibreChat().matches({"prompt": "Hi", "completion": "Hello."})
+
+
+def test_conformance():
+    check_format(LibreChat).assert_passed()

@@ -187,6 +187,7 @@ def _answers(hook: pluggy.HookCaller, faults: list[str]) -> list[Any]:
         faults.append(f"`{hook.name}` failed: {summary(error)}\n{last_lines(error)}")
         return []
     if len(answers) < len(hook.get_hookimpls()) or not all(isinstance(answer, list) for answer in answers):
-        faults.append(f"`{hook.name}` did not return a list")
+        got = ", ".join(type(answer).__name__ for answer in answers) or "None"
+        faults.append(f"`{hook.name}` did not return a list, but {got}")
         return []
     return [settings for answer in answers for settings in answer]

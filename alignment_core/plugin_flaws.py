@@ -34,6 +34,8 @@ def name_of(cls: type[Any]) -> Any:
 
 def flaw_of(cls: Any, base: type[Any]) -> str | None:
     """Return why the class cannot be used, or None if it can."""
+    if isinstance(cls, base):
+        return "it is an instance, and the hook must return classes"
     if not (inspect.isclass(cls) and issubclass(cls, base)):
         return f"it is not a subclass of {base.__name__}"
     if not isinstance(name_of(cls), str):
@@ -76,6 +78,8 @@ def _optimizer_flaw(cls: type[AlignmentOptimizer]) -> str | None:
             "Update the older of the two"
         )
     for listed in ("evaluators", "pair_evaluators"):
+        if not isinstance(getattr(cls, listed), tuple):
+            return f'its `{listed}` is no tuple of names of settings, such as `("judge",)`'
         if unknown_settings := [name for name in getattr(cls, listed) if name not in cls.model_fields]:
             return f"its `{listed}` contains {', '.join(unknown_settings)}, but it has no such setting"
     return _missing(cls, AlignmentOptimizer, "needs", "batches", "loss") or _clash(cls)

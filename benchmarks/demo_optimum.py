@@ -29,7 +29,7 @@ from alignment_core.progress import Silent
 from alignment_core.registry import load_registry
 from alignment_core.stages.shared.context import StageContext, open_data
 from alignment_core.stages.shared.demo_texts import TRUE_RULE
-from alignment_core.training.run import Rows
+from alignment_core.training.rows import Rows
 from alignment_flows.demo import demo_config, world_call
 
 PROMPTS_AT_ONCE = 8

@@ -30,7 +30,8 @@ from alignment_core.plugin_api import AlignmentOptimizer, Row, TokenSequence
 from alignment_core.progress import Silent
 from alignment_core.training.loop import train
 from alignment_core.training.rewards import Rewards
-from alignment_core.training.run import Rows, Run, Vocabulary
+from alignment_core.training.rows import Rows, Vocabulary
+from alignment_core.training.run import Run
 
 PICTURE = Path(__file__).resolve().parent.parent / "docs/optimizers/oracle.svg"
 PROMPTS, LEAVES, BRANCHES, TWIGS = 3, 2, 2, 3
@@ -266,6 +267,8 @@ def main() -> None:
             [on_policy("ppo", World(seed), n) for n in ROLLOUTS],
         )
         print(f"world {seed}: start {start:.3f}, dpo {by_pairs}, ppo {by_rollouts}", flush=True)
+        grouped = {name: on_policy(name, World(seed), ROLLOUTS[-1]) for name in ("rloo", "grpo")}
+        print(f"world {seed}, {ROLLOUTS[-1]} rollouts: {grouped}", flush=True)
         data.plot(PAIRS, by_pairs, marker=".", label=f"world {seed}")
         steps.plot((0, *ROLLOUTS), (start, *by_rollouts), marker=".")
         for liked, ratio in kto(World(seed), 3840):

@@ -1,6 +1,6 @@
-"""Run GRPO, RLOO and online DPO with their defaults on a rule as the reward, with five seeds, in the demo's world.
+"""Run on-policy optimizers with their defaults on a rule as the reward, with five seeds, in the demo's world.
 
-python benchmarks/rule_vetting.py --store STORE [--optimizers grpo,rloo]
+python benchmarks/rule_vetting.py --store STORE [--optimizers grpo,online_dpo]
 
 Builds the chain (world, SFT, optimizer) for every seed. The reward is the demo's true rule, which says of each response
 whether it is good. There is no reward model. Writes `benchmarks/results/rule_vetting.md`. Cached stages are reused. The
@@ -32,7 +32,7 @@ from alignment_core.stages.shared.demo_texts import TRUE_RULE
 from alignment_flows.demo import LENGTH, demo_config, world_call
 
 RESULT = Path(__file__).resolve().parent.parent / "benchmarks/results/rule_vetting.md"
-OPTIMIZERS = ("grpo", "rloo", "online_dpo")
+OPTIMIZERS = ("grpo", "rloo")
 SEEDS = range(5)
 COLUMNS = (
     "optimizer", "seed", "prompts", "good before, %", "good after, %", "gain, 95 % lower bound", "KL, nats",

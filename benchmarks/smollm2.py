@@ -14,8 +14,8 @@ TRL 1.16 (`--trl FOLDER` if it is not installed) and, for PPO, a folder with TRL
 Each run is a separate process and one line of `results/smollm2/results.jsonl`, and is not repeated when the command
 runs again. The table of all runs is `results/smollm2/README.md`; `--only-table` writes it without running anything.
 
-`--sweep` compares learning rates and β on the validation prompts, and `--z0` follows KTO's reference
-point (`results/smollm2/z0.json`).
+`--sweep` compares learning rates and values of β; settings that are chosen by it should be chosen with
+`--split validation`. `--z0` follows KTO's reference point (`results/smollm2/z0.json`).
 """
 
 from __future__ import annotations
@@ -35,12 +35,11 @@ from on_smollm2.table import page
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "smollm2"
 LEARNED = ("reward", "dpo", "kto", "ppo")
+RATES = ({"learning_rate": 1e-4}, {"learning_rate": 3e-4}, {"learning_rate": 1e-3}, {"learning_rate": 3e-3})
+BETAS = ({"beta": 0.03}, {"beta": 0.3})
 SWEPT: dict[str, tuple[dict[str, float], ...]] = {
-    "dpo": ({"learning_rate": 1e-4}, {"learning_rate": 5e-4}, {"learning_rate": 2e-3}, {"beta": 0.03}, {"beta": 0.3}),
-    "kto": ({"learning_rate": 1e-4}, {"learning_rate": 5e-4}, {"learning_rate": 2e-3}, {"beta": 0.03}, {"beta": 0.3}),
-    "sft": ({"learning_rate": 5e-5}, {"learning_rate": 2e-4}, {"learning_rate": 1e-3}),
-    "reward": ({"learning_rate": 1e-4}, {"learning_rate": 5e-4}, {"learning_rate": 2e-3}),
-}
+    "dpo": (*RATES, *BETAS), "kto": (*RATES, *BETAS), "sft": RATES, "reward": RATES
+}  # fmt: skip
 
 
 def main() -> None:
@@ -50,12 +49,12 @@ def main() -> None:
         with results.locked():
             runner = Runner(arguments, results)
             if arguments.z0:
-                follow_z0(runner, data_of(arguments, "opening", arguments.seeds[0], "test"))
+                follow_z0(runner, data_of(arguments, "opening", arguments.seeds[0]))
             else:
                 for cell in swept(arguments) if arguments.sweep else planned(arguments):
                     runner.line(cell)
             runner.end()
-    text = page(results.read(), sys.argv)
+    text = page(results.read())
     (RESULTS / "README.md").write_text(text)
     print(text)
 
@@ -64,24 +63,25 @@ def planned(arguments: argparse.Namespace) -> Iterator[Cell]:
     """Return the cells of the table, seed by seed, so that a run that is stopped has complete seeds."""
     for task in arguments.tasks:
         for seed in arguments.seeds:
-            data = data_of(arguments, task, seed, "test")
+            data = data_of(arguments, task, seed)
             if task == "opening":
                 yield Cell(data, "ours", "untouched")
             for optimizer in arguments.optimizers:
                 if task == "helpful" and optimizer == "ppo":
                     continue  # no judge of its answers is held out
                 for side in arguments.sides:
-                    if side == "ours" or (optimizer not in arguments.trl_first_seed or seed == arguments.seeds[0]):
-                        yield Cell(data, side, optimizer)
+                    yield Cell(data, side, optimizer)
 
 
 def swept(arguments: argparse.Namespace) -> Iterator[Cell]:
-    """Return the cells of the sweep: one setting at a time, judged on the validation prompts."""
-    data = data_of(arguments, "opening", arguments.seeds[0], "validation")
-    yield Cell(data, "ours", "untouched")
-    for optimizer in arguments.optimizers:
-        for settings in SWEPT.get(optimizer, ()):
-            yield Cell(data, "ours", optimizer, tuple(settings.items()))
+    """Return the cells of the sweep: one setting at a time, the same one of every optimizer next to each other."""
+    for seed in arguments.seeds:
+        data = data_of(arguments, "opening", seed)
+        yield Cell(data, "ours", "untouched")
+        for settings in (*RATES, *BETAS):
+            for optimizer in arguments.optimizers:
+                if settings in SWEPT.get(optimizer, ()):
+                    yield Cell(data, "ours", optimizer, tuple(settings.items()))
 
 
 def follow_z0(runner: Runner, data: Data) -> None:
@@ -94,9 +94,9 @@ def follow_z0(runner: Runner, data: Data) -> None:
         print(f"{name}: min {min(values):.3f}, mean {fmean(values):.3f}, max {max(values):.3f}")
 
 
-def data_of(arguments: argparse.Namespace, task: str, seed: int, split: str) -> Data:
+def data_of(arguments: argparse.Namespace, task: str, seed: int) -> Data:
     noise = arguments.noise if task == "opening" else 0.0
-    return Data(task, arguments.pairs, noise, arguments.judged, split, arguments.new_tokens, seed)
+    return Data(task, arguments.pairs, noise, arguments.judged, arguments.split, arguments.new_tokens, seed)
 
 
 def parse() -> argparse.Namespace:
@@ -108,10 +108,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--optimizers", nargs="+", default=list(LEARNED), choices=[*LEARNED, "sft"])
     parser.add_argument("--sides", nargs="+", default=["ours", "trl"], choices=["ours", "trl"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--trl-first-seed", nargs="*", default=[], choices=LEARNED, help="TRL runs these with one seed")
     parser.add_argument("--pairs", type=int, default=64)
     parser.add_argument("--noise", type=float, default=0.15)
     parser.add_argument("--judged", type=int, default=64, help="held-out prompts")
+    parser.add_argument("--split", default="test", choices=["test", "validation"], help="which held-out prompts")
     parser.add_argument("--new-tokens", type=int, default=24)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)

@@ -25,7 +25,7 @@ def test_optimum_maximizes_the_objective() -> None:
 
 
 def test_untrained_policy_is_the_reference() -> None:
-    from alignment_core.training.run import Rows
+    from alignment_core.training.rows import Rows
 
     world = World(0)
     run = world.open(Rows())

@@ -113,6 +113,9 @@ def test_errors_in_the_settings(install: Install, raw: dict[str, Any], error: ty
         (HINGE.replace("return [Hinge]", "return Hinge"), "`alignment_optimizers` did not return a list"),
         (HINGE.replace("return [Hinge]", "pass"), "`alignment_optimizers` did not return a list"),
         (HINGE.replace("return [Hinge]", "return [1 / 0]"), "`alignment_optimizers` failed: ZeroDivisionError"),
+        (HINGE.replace("return [Hinge]", "return [Hinge()]"), "it is an instance, and the hook must return classes"),
+        (HINGE.replace("return [Hinge]", "return (Hinge,)"), "did not return a list, but tuple"),
+        (HINGE.replace("slack: float", "evaluators: ClassVar = 'slack'; slack: float"), "is no tuple of names of sett"),
         (HINGE.replace("return [Hinge]", "return [int]"), "int is not a usable optimizer: it is not a subclass"),
         (
             HINGE.replace("slack: float", "api_version: ClassVar[int] = 2; slack: float"),
@@ -190,6 +193,7 @@ def test_settings_may_choose_evaluators(install: Install) -> None:
 
 
 def test_two_plugins_with_one_name_are_both_refused(install: Install) -> None:
+    built_in = names(load_registry(), "optimizer")
     install("stranger-hinge", HINGE)
     install("other-hinge", HINGE, version="3")
     install("stranger-dpo", HINGE.replace('"hinge"', '"dpo"'))
@@ -200,7 +204,7 @@ def test_two_plugins_with_one_name_are_both_refused(install: Install) -> None:
         "stranger-dpo",
         "alignment-flows",
     }
-    assert names(registry, "optimizer") == {"kto", "ppo"}
+    assert names(registry, "optimizer") == built_in - {"dpo"}
     with pytest.raises(PluginError) as caught:
         registry.optimizer({"name": "hinge"})
     assert str(caught.value) == (
@@ -254,3 +258,20 @@ def test_source_digest_follows_imports_inside_the_package(tmp_path: Path, monkey
 def test_finding_plugins_loads_no_torch() -> None:
     code = "import sys, alignment_core.registry as r; r.load_registry(); print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+
+
+def test_plugin_of_any_kind_is_found_by_its_name(install: Install) -> None:
+    install("stranger-rude", RUDE.replace('"polite"', '"hinge"'))
+    assert load_registry().plugin("hinge").kind == "evaluator"
+    install("stranger-hinge", HINGE)
+    registry = load_registry()
+    with pytest.raises(ConfigError) as error:
+        registry.plugin("hinge")
+    assert str(error.value) == (
+        "NAME: plugins of several kinds have this name. got hinge, expected --kind, one of evaluator, optimizer."
+    )
+    assert registry.plugin("hinge", "optimizer").package == "stranger-hinge"
+    with pytest.raises(
+        PluginError, match=r"NAME: no installed listener has this name\. got hinge, expected one of jsonl"
+    ):
+        registry.plugin("hinge", "listener")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -37,7 +38,8 @@ def export(store: FeedbackStore, folder: Path, *, history: bool = False) -> dict
         The number of votes in each file.
 
     Raises:
-        FeedbackError: the folder exists or cannot be written.
+        FeedbackError: the folder exists or cannot be created.
+        OSError: the disk is full. The folder is removed.
     """
     try:
         folder.mkdir(parents=True)
@@ -45,7 +47,11 @@ def export(store: FeedbackStore, folder: Path, *, history: bool = False) -> dict
         raise FeedbackError(
             "the folder cannot be created", where=str(folder), got=error.strerror, do="Choose a new folder"
         ) from error
-    return _write(folder, store.rows_to_export(history=history))
+    try:
+        return _write(folder, store.rows_to_export(history=history))
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)  # half of the votes would look like all of them
+        raise
 
 
 def write_training_rows(rows: Iterable[tuple[str, str]], folder: Path) -> dict[str, int]:
@@ -61,9 +67,9 @@ def write_training_rows(rows: Iterable[tuple[str, str]], folder: Path) -> dict[s
 def _write(folder: Path, rows: Iterable[tuple[str, str]]) -> dict[str, int]:
     counts = {THUMBS: 0, RANKINGS: 0}
     with (folder / THUMBS).open("w", encoding="utf-8") as thumbs, (folder / RANKINGS).open("w", encoding="utf-8") as k:
-        files = {THUMBS: thumbs, RANKINGS: k}
+        write = {THUMBS: thumbs.write, RANKINGS: k.write}
         for name, line in rows:
-            files[name].write(line + "\n")
+            write[name](f"{line}\n")
             counts[name] += 1
     for name in [name for name, count in counts.items() if not count]:
         (folder / name).unlink()  # a file without rows has no detectable format

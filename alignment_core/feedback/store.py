@@ -232,7 +232,7 @@ class FeedbackStore:
             after, upto: as for `votes`.
             before: only votes up to this number; None for no limit.
         """
-        yield from self._rows(current_votes(after, upto, before), metadata=False)
+        return self._rows(current_votes(after, upto, before), metadata=False)
 
     def rows_to_export(self, *, history: bool) -> Iterator[tuple[str, str]]:
         """Yield the file and the line of each current vote, with rater, time, model and comment, oldest first.
@@ -240,7 +240,7 @@ class FeedbackStore:
         Args:
             history: also yield superseded votes.
         """
-        yield from self._rows(select(votes).order_by(votes.c.id) if history else current_votes(0, None), metadata=True)
+        return self._rows(select(votes).order_by(votes.c.id) if history else current_votes(0, None), metadata=True)
 
     def digest(self, after: int = 0, upto: int | None = None, before: int | None = None) -> str:
         """Return a hash of what `training_rows` yields, in any order."""

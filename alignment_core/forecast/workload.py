@@ -23,7 +23,8 @@ from alignment_core.stages.sft import SFT
 from alignment_core.training.contract import Objective
 from alignment_core.training.demand import Demand, Layout, trace_inference, trace_training
 from alignment_core.training.parameters import initial_parameters
-from alignment_core.training.run import Rows, Run
+from alignment_core.training.rows import Rows
+from alignment_core.training.run import Run
 from alignment_core.training.snapshots import role_of
 
 LAYOUT = Layout(packs=True, call_cost=0)

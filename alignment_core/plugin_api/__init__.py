@@ -29,7 +29,8 @@ formats, evaluators and listeners are registered in the same way.
 This package does not import torch. Tensors appear only in annotations.
 """
 
-from alignment_core.config import SourceConfig
+from alignment_core.chat_endpoint import ChatEndpoint
+from alignment_core.config import ChatEndpointSettings, SourceConfig
 from alignment_core.errors import ConfigError, DataError
 from alignment_core.plugin_api.evaluator import Evaluator, PairEvaluator
 from alignment_core.plugin_api.hooks import hookimpl, hookspec
@@ -42,9 +43,10 @@ from alignment_core.records import Conversation, Demonstration, Facts, LabelledR
 from alignment_core.token_rows import Row, TokenSequence
 
 __all__ = [
-    "API_VERSION", "AlignmentOptimizer", "AlignmentRun", "BadRow", "ConfigError", "Conversation",
-    "DataError", "Demonstration", "Dropped", "Evaluator", "Facts", "LabelledResponse", "LanguageModelRole",
-    "Listener", "LossOutput", "MicroBatch", "Needs", "PairEvaluator", "PreferencePair", "Prompt", "Quarantined",
-    "RawRow", "Reading", "RecordFormat", "Rollout", "Row", "SourceConfig", "StageInfo", "StepBatch", "TokenLogps",
-    "TokenSequence", "Unread", "ValueRole", "hookimpl", "hookspec",
+    "API_VERSION", "AlignmentOptimizer", "AlignmentRun", "BadRow", "ChatEndpoint", "ChatEndpointSettings",
+    "ConfigError", "Conversation", "DataError", "Demonstration", "Dropped", "Evaluator", "Facts",
+    "LabelledResponse", "LanguageModelRole", "Listener", "LossOutput", "MicroBatch", "Needs", "PairEvaluator",
+    "PreferencePair", "Prompt", "Quarantined", "RawRow", "Reading", "RecordFormat", "Rollout", "Row",
+    "SourceConfig", "StageInfo", "StepBatch", "TokenLogps", "TokenSequence", "Unread", "ValueRole", "hookimpl",
+    "hookspec",
 ]  # fmt: skip

@@ -27,7 +27,8 @@ from alignment_core.plugin_api import Conversation, Rollout, Row, TokenSequence
 from alignment_core.registry import load_registry
 from alignment_core.stages.head_to_head import RESPONSES, SAFETY
 from alignment_core.stages.shared.context import StageContext, open_data, require_rows
-from alignment_core.training.run import Rows, Run
+from alignment_core.training.rows import Rows
+from alignment_core.training.run import Run
 
 NEW_VOTES = "new_votes"
 """Role of the new votes in a retraining run. The model is evaluated on those whose prompts are held out."""

@@ -18,7 +18,8 @@ from alignment_core.stages.shared.context import StageContext, open_data, requir
 from alignment_core.training.parameters import FILE, initial_parameters
 from alignment_core.training.reference import CachedReference
 from alignment_core.training.rewards import Judge, Part, Rewards
-from alignment_core.training.run import PairJudge, Rows
+from alignment_core.training.rows import Rows
+from alignment_core.training.run import PairJudge
 from alignment_core.training.snapshots import role_of
 
 

@@ -13,7 +13,8 @@ from alignment_core.planning.pipeline import VERSIONS
 from alignment_core.plugin_api import Row
 from alignment_core.stages.shared.context import StageContext, open_data, require_rows
 from alignment_core.stages.shared.resume import complete_lines
-from alignment_core.training.run import Rows, Run
+from alignment_core.training.rows import Rows
+from alignment_core.training.run import Run
 
 RESPONSES = "responses.jsonl"
 BATCH = 64

@@ -24,7 +24,8 @@ from alignment_core.training.contract import Objective
 from alignment_core.training.loop import train
 from alignment_core.training.parameters import initial_parameters
 from alignment_core.training.rewards import Rewards
-from alignment_core.training.run import Rows, Run, Vocabulary
+from alignment_core.training.rows import Rows, Vocabulary
+from alignment_core.training.run import Run
 from alignment_core.training.snapshots import role_of
 
 ENOUGH = 1_000_000

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from alignment_core.config import Moments
 from alignment_core.errors import PluginError
-from alignment_core.plugin_api import LossOutput, MicroBatch, Row, StepBatch
+from alignment_core.plugin_api import LossOutput, MicroBatch, Row, StepBatch, TokenSequence
 from alignment_core.plugin_calls import calling, method_of, named
 from alignment_core.training.run import Run
 
@@ -79,9 +79,11 @@ def batches_of(objective: Objective, run: Run) -> Iterator[StepBatch]:
             do="`yield` each `StepBatch` when it is needed: what is computed earlier does not see the updated weights",
         )
     while True:
-        place = f"step {run.step + 1}"
+        step, place = run.step, f"step {run.step + 1}"
         with calling(objective, "batches", place):
             batch = next(made, ENDED)
+            if run.step != step:
+                raise PluginError("it changes `run.step`, which only the training loop may do")
         if batch is ENDED:
             return
         yield _checked(batch, method_of(objective, "batches", place))
@@ -99,18 +101,34 @@ def _checked(batch: object, where: str) -> StepBatch:
             expected="at least one row",
             do="Leave the step out, and count it in `total_steps` only if it is yielded",
         )
-    wrong = next((row for row in batch.rows if not isinstance(row, Row) or not row.sequences), None)
+    wrong = next((flaw for row in batch.rows if (flaw := _row_flaw(row)) is not None), None)
     if wrong is not None:
         raise PluginError(
             "it yields something else than rows with sequences",
             where=where,
-            got=f"a row {wrong.id!r} without sequences" if isinstance(wrong, Row) else type(wrong).__name__,
-            expected="Row(id, sequences, values), as in `run.preferences`",
+            got=wrong,
+            expected="Row(id, {name: TokenSequence(ids, start)}, {name: number}), as in `run.preferences`",
         )
     for kind, numbers in (("denominator", batch.denominators), ("constant", batch.constants)):
         for name, number in numbers.items():
             _check_number(kind, name, number, where)
     return batch
+
+
+def _row_flaw(row: object) -> str | None:
+    if not isinstance(row, Row):
+        return type(row).__name__
+    if not row.sequences:
+        return f"a row {row.id!r} without sequences"
+    for name, sequence in row.sequences.items():
+        if not isinstance(sequence, TokenSequence):
+            return f"{type(sequence).__name__} as the sequence `{name}` of the row {row.id!r}"
+        if not isinstance(sequence.ids, tuple):
+            return (
+                f"{type(sequence.ids).__name__} as the ids of the sequence `{name}` of the row {row.id!r}, not a tuple"
+            )
+    text = next((name for name, value in row.values.items() if isinstance(value, str)), None)
+    return None if text is None else f"text as the value `{text}` of the row {row.id!r}"
 
 
 def _check_number(kind: str, name: str, number: object, where: str) -> None:

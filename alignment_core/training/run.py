@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,78 +17,16 @@ from alignment_core.models.generation.choice import Sampling
 from alignment_core.models.generation.engine import Engine, OwnEngine
 from alignment_core.models.roles.logps import Budget, LanguageModel, ScalarModel
 from alignment_core.models.roles.shared_base import Roles
-from alignment_core.plugin_api import Rollout, Row, TokenLogps, TokenSequence
+from alignment_core.plugin_api import Rollout, Row, TokenLogps
 from alignment_core.progress import Progress, Stopped
 from alignment_core.seeds import seed_of
 from alignment_core.training.reference import CachedReference
 from alignment_core.training.rewards import Judge, Rewards, ValueInUnits, filled
+from alignment_core.training.rows import RewardModel, Rows, Undeclared, Vocabulary
 from alignment_core.training.sampled_logps import sampled_logps
 from alignment_core.training.snapshots import Snapshots, role_of
 
 PairJudge = Callable[[Sequence[Rollout], Sequence[Rollout]], Sequence[float | None]]
-
-
-class Undeclared:
-    """Replaces a role or rows that were not declared. Any use raises an error that names the need."""
-
-    def __init__(self, need: str) -> None:
-        self._need = need
-
-    def __getattr__(self, name: str) -> Any:
-        raise PluginError(
-            f"the optimizer used a role or rows that it did not declare: {name}",
-            do=f"Return `Needs({self._need}=True, …)` from `needs`",
-        )
-
-    def __len__(self) -> int:
-        return int(self.__getattr__("len"))
-
-    def __getitem__(self, index: Any) -> Any:
-        return self.__getattr__("rows")
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self.__getattr__("rows"))
-
-
-class RewardModel(Protocol):
-    """A reward model that is a separate model."""
-
-    def scores(self, sequences: Sequence[TokenSequence]) -> Tensor:
-        """Return the score at the last token of each sequence: shape (sequences,), float32."""
-
-
-@dataclass
-class Rows:
-    """The data rows of a run."""
-
-    demonstrations: Sequence[Row] = ()
-    preferences: Sequence[Row] = ()
-    feedback: Sequence[Row] = ()
-    prompts: Sequence[Row] = ()
-    held_out_prompts: Sequence[Row] = ()
-
-    @classmethod
-    def undeclared(cls) -> Rows:
-        """Return rows that are marked as undeclared. The rows that an optimizer declares are filled in later."""
-        absent: dict[str, Any] = {
-            name: Undeclared(name) for name in ("preferences", "feedback", "demonstrations", "prompts")
-        }
-        return cls(**absent, held_out_prompts=absent["prompts"])
-
-
-@dataclass
-class Vocabulary:
-    """What generation needs to know about the tokenizer.
-
-    Attributes:
-        tokenizer: the tokenizer itself.
-        pad_id: padding token; never a stop id that can occur in a sequence.
-        stop_ids: tokens that end a response.
-    """
-
-    tokenizer: Any
-    pad_id: int
-    stop_ids: Sequence[int]
 
 
 @dataclass
@@ -223,6 +161,13 @@ class Run:
             raise PluginError("greedy responses have no log-probabilities", where="run.generate", got="temperature=0")
         if isinstance(model := self.role(role), Undeclared):
             model.generate()
+        for prompt in prompts:
+            if "prompt" not in prompt.sequences:
+                raise PluginError(
+                    "a row to sample from has no sequence `prompt`",
+                    got=f"the row {prompt.id} with {', '.join(prompt.sequences)}",
+                    expected="rows of `run.prompts`, or others with such a sequence",
+                )
         repeated = [prompt for prompt in prompts for _ in range(samples)]
         keys = self._noise_keys(repeated, role)
         vocabulary = self.vocabulary

@@ -19,7 +19,7 @@ EQUAL: dict[str, Any] = {
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "untouched": {},
     "sft": {"learning_rate": 2e-4, "batch_size": 8, "epochs": 1},
-    "reward": {"learning_rate": 5e-4, "batch_size": 8, "epochs": 2},
+    "reward": {"learning_rate": 1e-3, "batch_size": 8, "epochs": 4},
     "dpo": {"learning_rate": 1e-3, "batch_size": 8, "epochs": 1, "beta": 0.1},
     "kto": {"learning_rate": 1e-3, "batch_size": 16, "epochs": 1, "beta": 0.1},
     "ppo": {"learning_rate": 1e-3, "rollouts": 5, "rollout_size": 32, "epochs": 2, "kl_coef": 0.05},
@@ -73,10 +73,10 @@ class Cell:
     @property
     def case(self) -> str:
         """Return what the results file calls this cell: everything that determines its result, readable."""
-        data = asdict(self.data)
-        return json.dumps(
-            {**data, "side": self.side, "optimizer": self.optimizer, "settings": self.all_settings}, sort_keys=True
-        )
+        found = {**asdict(self.data), "side": self.side, "optimizer": self.optimizer, "settings": self.all_settings}
+        if self.optimizer == "ppo":
+            found["reward"] = OPTIMIZERS["reward"]
+        return json.dumps(found, sort_keys=True)
 
     @property
     def folder(self) -> str:

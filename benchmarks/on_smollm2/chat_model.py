@@ -17,7 +17,8 @@ from alignment_core.models.roles.logps import Budget
 from alignment_core.models.roles.shared_base import Roles
 from alignment_core.plugin_api import Row, TokenSequence
 from alignment_core.progress import Silent
-from alignment_core.training.run import Rows, Run, Vocabulary
+from alignment_core.training.rows import Rows, Vocabulary
+from alignment_core.training.run import Run
 from on_smollm2.opening_rule import Comparison, Thumb, strangers
 
 MAX_LENGTH = 256

@@ -94,7 +94,7 @@ def _compared(
     model: ChatModel, prompts: list[str], new_tokens: int, count: int | None, noise: float, seed: int
 ) -> list[Comparison]:
     """Return comparisons of the untouched model's answers."""
-    from alignment_core.training.run import Rows
+    from alignment_core.training.rows import Rows
     from on_smollm2.chat_model import sample
 
     if not model.roles.has("policy"):

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from against_trl.world import serve
 
-from alignment_core.training.run import Rows, Run
+from alignment_core.training.rows import Rows
+from alignment_core.training.run import Run
 from on_smollm2.chat_model import ChatModel
 from on_smollm2.opening_rule import follows
 from on_smollm2.request import Request, answering

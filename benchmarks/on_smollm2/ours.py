@@ -13,7 +13,7 @@ from alignment_core.registry import load_registry
 from alignment_core.stages.reward import BradleyTerry
 from alignment_core.stages.sft import SFT
 from alignment_core.training.loop import train
-from alignment_core.training.run import Rows
+from alignment_core.training.rows import Rows
 from on_smollm2.cells import Cell
 from on_smollm2.chat_model import ChatModel
 from on_smollm2.data_sets import DataSet

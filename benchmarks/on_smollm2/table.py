@@ -84,7 +84,8 @@ def ratio(one: Found, other: Found, name: str) -> float | None:
     return median(one.lines[seed][name] / other.lines[seed][name] for seed in both) if both else None
 
 
-def page(lines: Lines, command: Sequence[str]) -> str:
+def page(lines: Lines) -> str:
+    """Return the page: one section per data, with a table of all models and one against TRL."""
     text = ["# Optimizers on SmolLM2-135M-Instruct", "", ABOUT, ""]
     for data, group in found_in(lines).items():
         text += section(data, group)
@@ -92,10 +93,10 @@ def page(lines: Lines, command: Sequence[str]) -> str:
     for line in failed:
         cell = Cell.from_json(line["cell"])
         text += [f"Failed: {NAMES[cell.side]} {cell.optimizer}, seed {cell.data.seed}: {line['error']}", ""]
-    return "\n".join(text).rstrip() + "\n" + footer(lines, command)
+    return "\n".join(text).rstrip() + "\n" + footer(lines)
 
 
-def footer(lines: Lines, command: Sequence[str]) -> str:
+def footer(lines: Lines) -> str:
     if not lines:
         return ""
     dates = sorted(line["date"][:10] for line in lines if "date" in line)

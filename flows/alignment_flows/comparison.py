@@ -91,8 +91,8 @@ def settings_for(
     """
     registry = load_registry()
     chosen = {each: _with_own_settings(config, each, optimizers, changes) for each in optimizers}
-    by_model = uses_reward_model(config.reward.by)
-    if not (by_model and any(registry.optimizer(each.optimizer).needs().reward for each in chosen.values())):
+    by_model = (each for each in chosen.values() if uses_reward_model(each.reward.by))
+    if not any(registry.optimizer(each.optimizer).needs().reward for each in by_model):
         return chosen[name]
     return _with_own_settings(config, name, optimizers, ["evaluation.reward_model=true", *changes])
 
@@ -108,7 +108,8 @@ def _with_own_settings(
             own.append(change)
         elif first == name:
             own.append(f"optimizer.{rest}")
-    return check_config(config.model_dump(mode="json"), own)
+    given = config.model_dump(mode="json")
+    return check_config(given, own)
 
 
 def side_by_side(stage: StageRunner, plans: Mapping[str, Plan]) -> Comparison:

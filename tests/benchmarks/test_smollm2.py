@@ -192,7 +192,7 @@ def test_the_page_shows_every_model_once_with_all_its_seeds() -> None:
         line("trl", "dpo", 0, [1, 0, 0, 0], cpu=50.0),
         {**line("trl", "kto", 0, []), "ok": False, "error": "out of memory"},
     ]
-    text = page(lines, [])
+    text = page(lines)
     (ours,) = [row for row in text.splitlines() if row.startswith("| dpo, ours |")]
     cells = [cell.strip() for cell in ours.strip("|").split("|")]
     assert cells[1] == "0, 1"

@@ -19,8 +19,8 @@ from typing import Any
 
 import dies
 import pytest
+from identical import digests
 
-from alignment_core.artifacts import ArtifactStore
 from alignment_core.config import PipelineConfig
 from alignment_core.errors import StageCrashed
 from alignment_core.execution.build import build
@@ -160,21 +160,6 @@ def world(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         patch.setenv("PYTHONPATH", str(folder / "site"), prepend=os.pathsep)
         patch.setenv(dies.VARIABLE, str(folder / "order"))
         yield World(stages(tiny_model, folder, "whole"), stages(tiny_model, folder, "broken"), folder)
-
-
-def digests(call: StageCall) -> dict[str, Any]:
-    """Return the digest of every file of the stage's artifact (weights, settings, training history) and its metrics."""
-    artifact = ArtifactStore(call.runtime.store).find(call.key)
-    assert artifact is not None
-    manifest = artifact.manifest()
-    found: dict[str, Any] = {name: record.sha256 for name, record in manifest.files.items()}
-    if call.stage == "ingest":
-        # The report correctly marks files that were read before the kill and not read again.
-        report = json.loads((artifact.path / "report.json").read_text())
-        for file in report["files"]:
-            del file["reused"]
-        found |= {"report.json": report, "report.md": None, "report.html": None}
-    return found | {"metrics": manifest.metrics}
 
 
 def checkpoints(call: StageCall) -> list[Path]:

@@ -144,6 +144,18 @@ def test_change_applies_to_all_optimizers_or_to_one(write: Write) -> None:
     assert (dpo.seed, kto.seed) == (7, 7)
 
 
+def test_the_reward_model_scores_all_responses_if_it_rewards_those_of_any_optimizer(write: Write) -> None:
+    config, rules = load_config(write()), "reward.by=[{name: repetition}]"
+
+    def scored(names: list[str], *changes: str) -> list[bool]:
+        return [settings_for(config, name, names, changes).evaluation.reward_model for name in names]
+
+    assert scored(["dpo", "ppo"]) == [True, True]
+    assert scored(["dpo", "kto"]) == [False, False]
+    assert scored(["dpo", "ppo"], rules) == [False, False]
+    assert scored(["dpo", "ppo"], "evaluation.reward_model=false") == [False, False]
+
+
 def test_optimizers_share_every_stage_that_does_not_depend_on_them(write: Write) -> None:
     names = ["ppo", "grpo", "rloo", "online_dpo", "dpo", "kto"]
     plans = plans_of(settings_of(load_config(write()), names, []))

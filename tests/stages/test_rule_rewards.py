@@ -12,6 +12,7 @@ from runs import Listener
 from safetensors.torch import load_file
 
 from alignment_core.config_file import load_config
+from alignment_core.data.dataset.splits import read_dataset
 from alignment_core.execution.build import build_here
 from alignment_core.planning.pipeline import plan_pipeline
 from alignment_core.registry import load_registry
@@ -97,6 +98,21 @@ def test_a_row_without_the_answer_is_named(config: Path, tmp_path: Path) -> None
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(DataError, match=r"numeric_match, row [0-9a-f]{16}: the fact `answer` gives no number"):
         built(config)
+
+
+def test_ranked_responses_keep_the_facts(config: Path) -> None:
+    ranked = "sample: {responses_per_prompt: 4, max_new_tokens: 8, max_prompts: 8}\n"
+    ranked += "rank: {by: {name: regex, pattern: '[a-f]'}}\noptimizer: {name: dpo}\n"
+    text = config.read_text()
+    config.write_text(text[: text.index("reward:")] + ranked + text[text.index("store:") :])
+    plan, progress = plan_pipeline(load_config(config), load_registry()), Listener()
+    assert plan.sample is not None
+    assert plan.rank is not None
+    for call in (plan.ingest, plan.sample, plan.rank):
+        folder = build_here(call, progress)[0].path
+    rows = read_dataset(folder).train.preferences
+    assert len(rows) > 0
+    assert all(row.facts.keys() == {"answer"} for row in rows)
 
 
 @pytest.mark.ci

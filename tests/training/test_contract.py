@@ -14,7 +14,7 @@ from alignment_core.plugin_api import AlignmentOptimizer, LossOutput, Needs, Row
 from alignment_core.testing.tiny_run import Watch, open_run, train_until_end
 from alignment_core.training.demand import Layout, trace_training
 from alignment_core.training.loop import train
-from alignment_core.training.run import Rows
+from alignment_core.training.rows import Rows
 
 Batches = Callable[[Any], Any]
 Loss = Callable[[Any, Any], Any]
@@ -178,6 +178,12 @@ def failing_later(run: Any) -> Iterator[StepBatch]:
     raise KeyError("rollout")
 
 
+def moving_the_step(run: Any) -> Iterator[StepBatch]:
+    for batch in good_batches(run):
+        yield batch
+        run.step += 1
+
+
 @pytest.mark.parametrize(
     ("yielded", "parts"),
     [
@@ -188,6 +194,11 @@ def failing_later(run: Any) -> Iterator[StepBatch]:
         (steps(StepBatch([])), [FIRST + "a step without rows. expected at least one row. Leave the step out"]),
         (steps(StepBatch(["row"])), [FIRST + "it yields something else than rows with sequences. got str"]),  # type: ignore[list-item]
         (steps(StepBatch([Row("bare", {})])), ["got a row 'bare' without sequences"]),
+        (steps(StepBatch([Row("r", {"chosen": (1, 2)})])), ["got tuple as the sequence `chosen` of the row 'r'"]),  # type: ignore[dict-item]
+        (steps(StepBatch([Row("r", {"chosen": TokenSequence([1, 2], 1)})])), ["got list as the ids of the sequence"]),  # type: ignore[arg-type]
+        (steps(StepBatch([Row("r", LONE.sequences, {"margin": "big"})])), ["got text as the value `margin` of"]),  # type: ignore[dict-item]
+        (lambda run: iter(run.generate(run.preferences, max_new_tokens=3)), ["has no sequence `prompt`. got the row"]),
+        (moving_the_step, [f"{BATCHES}, step 2: it changes `run.step`, which only the training loop may do"]),
         (steps(StepBatch([LONE], {"tokens": 0.0})), ["`tokens` of a step is not usable. got 0.0", "number above 0"]),
         (steps(StepBatch([LONE], {"tokens": float("nan")})), ["the denominator `tokens`", "got nan"]),
         (steps(StepBatch([LONE], {}, {"z0": torch.ones(())})), ["`z0`", "got Tensor", "Use `float(…)` of a tensor"]),  # type: ignore[dict-item]

@@ -32,7 +32,8 @@ from alignment_core.models.roles.shared_base import Roles
 from alignment_core.plugin_api import AlignmentOptimizer, LossOutput, MicroBatch, Needs, StepBatch
 from alignment_core.stages.sft import SFT
 from alignment_core.training.loop import has_diverged, learning_rate_factor
-from alignment_core.training.run import Rows, Run
+from alignment_core.training.rows import Rows
+from alignment_core.training.run import Run
 from alignment_plugins.ppo import PPO
 
 

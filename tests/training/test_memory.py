@@ -14,7 +14,7 @@ from alignment_core.models.memory.architecture import Footprint, Pass
 from alignment_core.plugin_api import LossOutput, Needs
 from alignment_core.training.demand import Demand, Layout, trace_training
 from alignment_core.training.memory import choose_memory_settings
-from alignment_core.training.run import Rows
+from alignment_core.training.rows import Rows
 from alignment_plugins.dpo import DPO
 
 PACKED = Layout(packs=True, call_cost=0)

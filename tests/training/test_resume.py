@@ -33,7 +33,8 @@ from alignment_core.stages.sft import SFT
 from alignment_core.training import checkpoint
 from alignment_core.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
 from alignment_core.training.contract import Objective
-from alignment_core.training.run import Rows, Run
+from alignment_core.training.rows import Rows
+from alignment_core.training.run import Run
 from alignment_plugins.dpo import DPO
 from alignment_plugins.kto import KTO
 from alignment_plugins.ppo import PPO

@@ -12,7 +12,8 @@ from scripted import Model, ScriptedRun
 from alignment_core.errors import PluginError
 from alignment_core.plugin_api import Rollout, Row, TokenSequence
 from alignment_core.training.rewards import Part, Rewards, ValueInUnits, filled
-from alignment_core.training.run import Rows, Run
+from alignment_core.training.rows import Rows
+from alignment_core.training.run import Run
 
 SEQUENCES = [TokenSequence((5, 6 + i), 1) for i in range(4)]
 ROLLOUTS = [Rollout(Row(f"row-{i}", {}), sequence, True, f"text {i}") for i, sequence in enumerate(SEQUENCES)]

@@ -9,7 +9,7 @@ from alignment_core.config import SourceConfig
 from alignment_core.errors import PluginError
 from alignment_core.plugin_api import RecordFormat
 from alignment_core.plugin_calls import calling
-from alignment_core.record_format import Outcome, Reading
+from alignment_core.record_format import Outcome, Quarantined, Reading
 from alignment_core.records import RawRow, Record
 
 CONVERSATIONS = ("messages", "prompt", "chosen", "rejected", "response")
@@ -31,24 +31,24 @@ def outcomes_of(
         PluginError: the format raised, or yielded something that is not an outcome.
     """
     method = "read" if type(format_).records is RecordFormat.records else "records"
-    last = ""
+    last = RawRow(None, "")
 
     def noted() -> Iterator[RawRow]:
         nonlocal last
         for row in rows:
-            last = row.origin
+            last = row
             yield row
 
-    with calling(format_, method, lambda: last):
+    with calling(format_, method, lambda: last.origin):
         made: object = format_.records(noted(), source)
         if not isinstance(made, Iterable):
             raise PluginError("it yields no outcomes", got=type(made).__name__, expected="a generator of outcomes")
         for outcome in made:
-            _check(outcome, files)
-            yield outcome
+            wrong = _not_text(_checked(outcome, files))
+            yield outcome if wrong is None else Quarantined(last.origin, "not_text", wrong, last.value)
 
 
-def _check(outcome: object, files: Collection[str]) -> None:
+def _checked(outcome: object, files: Collection[str]) -> Outcome:
     if not isinstance(outcome, get_args(Outcome)):
         raise PluginError(
             "it yields something that is not an outcome",
@@ -56,7 +56,7 @@ def _check(outcome: object, files: Collection[str]) -> None:
             expected="Reading(record), Dropped, Quarantined or Unread",
         )
     if not isinstance(outcome, Reading):
-        return
+        return outcome  # type: ignore[no-any-return]  # mypy does not follow `get_args`
     record = outcome.record
     if not isinstance(record, get_args(Record)):
         raise PluginError(
@@ -79,10 +79,19 @@ def _check(outcome: object, files: Collection[str]) -> None:
             expected="the `origin` of the row that it was read from",
             do="Give it to the record: `Prompt(messages, origin=origin)`",
         )
+    return outcome
+
+
+def _not_text(outcome: Outcome) -> str | None:
+    """Return which turn of a record has a content that is no text, as in the one row in a thousand. None: none has."""
+    if isinstance(outcome, Reading):
+        for name in CONVERSATIONS:
+            for turn in getattr(outcome.record, name, ()):
+                content = turn.get("content")
+                if not isinstance(content, str | None):  # a turn that only calls a tool has none
+                    return f"the content of a turn in `{name}` is {type(content).__name__}, expected text"
+    return None
 
 
 def _is_message(turn: object) -> bool:
-    """Whether it has a role and a text. A turn that only calls a tool has none."""
-    return (
-        isinstance(turn, Mapping) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str | None)
-    )
+    return isinstance(turn, Mapping) and isinstance(turn.get("role"), str)

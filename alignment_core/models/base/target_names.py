@@ -59,8 +59,8 @@ def _shapes(model: ModelIdentity) -> dict[str, tuple[int, ...]]:
     except Exception as error:  # no network, no such file; the type depends on the HTTP library of the Hub's client
         logger.warning("the names of the weights of %s cannot be read before the run: %s", model.path, error)
         return {}
-    weights = [weight for file in found.files_metadata.values() for weight in file.tensors.items()]
-    return {name: tuple(weight.shape) for name, weight in weights}
+    headers = found.files_metadata.values()
+    return {name: tuple(tensor.shape) for header in headers for name, tensor in header.tensors.items()}
 
 
 @cache

@@ -34,7 +34,8 @@ from alignment_core.stages.shared.memory_fit import fit_to_memory, initial_token
 from alignment_core.training.contract import Objective
 from alignment_core.training.loop import train
 from alignment_core.training.rewards import Rewards
-from alignment_core.training.run import Rows, Run, Vocabulary
+from alignment_core.training.rows import Rows, Vocabulary
+from alignment_core.training.run import Run
 
 DATA = ("data", "ranked", "votes", "older_votes")
 """The parent roles that are data sets."""

@@ -1,5 +1,6 @@
 """Options and error handling shared by the `align` commands."""
 
+import errno
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -36,6 +37,13 @@ def command(run: Callable[Parameters, None]) -> Callable[Parameters, None]:
         except AlignmentError as error:
             typer.echo(f"align: {error}", err=True)
             raise typer.Exit(error.exit_code) from error
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+                raise
+            # What a command writes outside the store and the database: exports, reports, new projects.
+            place = error.filename or "a file that this command writes"
+            typer.echo(f"align: {place}: {error.strerror}. Free some disk space, or choose another folder.", err=True)
+            raise typer.Exit(AlignmentError.exit_code) from error
         except KeyboardInterrupt as interrupt:
             typer.echo("align: interrupted. Run the same command again to resume from the last checkpoint.", err=True)
             raise typer.Exit(INTERRUPTED) from interrupt

@@ -41,7 +41,8 @@ FAST_16_BITS = ("avx512_bf16", "amx_bf16")
 """Names of the instructions of a CPU that computes faster in bfloat16 than in float32."""
 HELD_OUT, EPOCHS, BATCH = 0.3, 2, 16
 LEAST_STEPS = 12
-"""With the four steps that two epochs of 34 rated answers give, a wish showed in half as many answers."""
+"""When 34 answers were ranked by how short the first sentence is, the average first sentence of other answers shrank
+from 16.6 words to 13.1 with four steps (two epochs), and to 9.6 with twelve."""
 ENOUGH_ANSWERS = 20
 SHOWN = 6
 KEY_LENGTH = 8

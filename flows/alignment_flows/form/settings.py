@@ -108,9 +108,10 @@ def _tab(plugin: Plugin, handler: GetJsonSchemaHandler) -> JsonSchema:
     own = [name for name in body["properties"] if name != "name" and name not in StepSettings.model_fields]
     body["properties"] = {name: body["properties"][name] for name in ("name", *own, *body["properties"])}
     annotate_fields(body, handler.resolve_ref_schema)
-    for setting in getattr(plugin.cls, "evaluators", ()):
-        evaluators = plugin_tabs(load_registry(), "evaluator", handler)
-        body["properties"][setting] = with_off_tab(body["properties"][setting], list(evaluators.values()))
+    for kind in ("evaluator", "pair_evaluator"):
+        for setting in getattr(plugin.cls, f"{kind}s", ()):
+            tabs = plugin_tabs(load_registry(), kind, handler)
+            body["properties"][setting] = with_off_tab(body["properties"][setting], list(tabs.values()))
     return body
 
 

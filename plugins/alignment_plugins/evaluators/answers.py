@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -18,6 +18,7 @@ class NumericMatch(Evaluator):
     """Scores 1 if the response gives the right number, else 0. Made for answers as in GSM8K."""
 
     model_config = ConfigDict(title="Numeric match")
+    example_facts: ClassVar[Facts] = {"answer": "42"}
 
     name: Literal["numeric_match"] = "numeric_match"
     fact: str = "answer"
@@ -52,6 +53,7 @@ class ExactMatch(Evaluator):
     """Scores 1 if the response is the right answer, else 0. Spaces around the answer do not count."""
 
     model_config = ConfigDict(title="Exact match")
+    example_facts: ClassVar[Facts] = {"answer": "42"}
 
     name: Literal["exact_match"] = "exact_match"
     fact: str = "answer"

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, field_validator
 
@@ -20,6 +20,7 @@ class Regex(Evaluator):
     """Scores 1 if the response matches a regular expression, else 0."""
 
     model_config = ConfigDict(title="Regular expression")
+    example: ClassVar[dict[str, Any]] = {"pattern": "[0-9]+"}
 
     name: Literal["regex"] = "regex"
     pattern: str = Field(min_length=1)

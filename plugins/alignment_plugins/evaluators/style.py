@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -91,6 +91,7 @@ class Language(Evaluator):
     """Scores 1 if the response is in a language, judging by its script and its most frequent words, else 0."""
 
     model_config = ConfigDict(title="Language")
+    example: ClassVar[dict[str, Any]] = {"language": "en"}
 
     name: Literal["language"] = "language"
     language: Literal[LANGUAGES]  # type: ignore[valid-type]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -36,7 +35,7 @@ class UnitTests(Evaluator):
     """Time limit of one test."""
     memory_mb: int = Field(512, ge=64)
     """Memory limit of one test in MiB of address space."""
-    parallel: int = Field(default_factory=lambda: min(4, os.cpu_count() or 1), ge=1)
+    parallel: int = Field(4, ge=1)
     """Number of responses that are tested at a time."""
 
     def scores(self, prompts: Sequence[Conversation], responses: Sequence[str], facts: Sequence[Facts]) -> list[float]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from small_disk import small_disk
 from typer.testing import CliRunner
 
 from alignment_core.feedback import Rater, open_feedback
@@ -75,3 +76,14 @@ def test_chat_without_a_model_offers_the_base_model(write: Callable[..., Path], 
     (tmp_path / "store").mkdir()
     assert "with `align promote`, or open the base model with `--model base`" in align("chat", config)[2]
     assert "both models are the same" in align("chat", config, "--beside", "production")[2]
+
+
+def test_export_to_a_full_disk_is_one_paragraph_and_leaves_nothing(place: str, tmp_path: Path) -> None:
+    with open_feedback(place) as store:
+        store.thumb(Rater("Eve"), store.add_response(PROMPT, "x" * 100_000, "m"), True)
+    with small_disk(tmp_path / "disk", 0.05) as disk:
+        code, _, errors = align("feedback", "export", str(disk / "out"), "--store", place)
+        assert code == 2
+        assert errors.startswith("align: ")
+        assert "No space left on device. Free some disk space" in " ".join(errors.split())
+        assert list(disk.iterdir()) == []

@@ -167,7 +167,10 @@ FORMAT_FAULTS: dict[type[RecordFormat], tuple[str, str]] = {
     Random: ("repeats", "the same rows give other records when they are read again"),
     ChangesRows: ("repeats", "it changes the rows that it reads"),
     EndsOnBadRows: ("bad rows", "(faulty_kinds), rows.jsonl:1: it raised KeyError: 'flavour'"),
-    OddContent: ("reads its rows", "`messages` of a record is not a conversation. got ({'role': 'user', 'content': {"),
+    OddContent: (
+        "reads its rows",
+        "rows.jsonl:1 is quarantined: not_text, the content of a turn in `messages` is dict",
+    ),
 }
 """The check that must find each fault, and part of its message."""
 

@@ -19,7 +19,8 @@ from alignment_core.stages.sft import SFT
 from alignment_core.training.contract import Objective
 from alignment_core.training.loop import train
 from alignment_core.training.rewards import Rewards
-from alignment_core.training.run import Rows, Run, Vocabulary
+from alignment_core.training.rows import Rows, Vocabulary
+from alignment_core.training.run import Run
 from alignment_plugins.dpo import DPO
 from alignment_plugins.grpo import GRPO
 from alignment_plugins.kto import KTO

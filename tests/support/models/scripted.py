@@ -13,7 +13,8 @@ from alignment_core.plugin_api import Rollout, Row, TokenLogps, TokenSequence
 from alignment_core.seeds import seed_of
 from alignment_core.training.micro_rows import MicroRows
 from alignment_core.training.rewards import Rewards
-from alignment_core.training.run import Rows, Run
+from alignment_core.training.rows import Rows
+from alignment_core.training.run import Run
 from alignment_core.training.sampled_logps import sampled_logps
 
 Table = Mapping[tuple[int, ...], Sequence[float]]

@@ -1,24 +1,19 @@
-"""Identity preference optimization (arXiv 2310.12036): regress the log-ratio margin to a fixed target."""
+"""Identity preference optimization (IPO, arXiv 2310.12036): regress the log-ratio margin to a fixed target."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import ConfigDict, Field
 
-from alignment_core.plugin_api import (
-    AlignmentOptimizer,
-    AlignmentRun,
-    LossOutput,
-    MicroBatch,
-    Needs,
-    StepBatch,
-    hookimpl,
-)
+from alignment_core.plugin_api import AlignmentRun, LossOutput, MicroBatch, Needs
+from alignment_zoo.pairs import PairOptimizer, per_token
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
-class IPO(AlignmentOptimizer):
+class IPO(PairOptimizer):
     """Learns from preference pairs with a squared loss, which avoids overfitting to pairs that all raters agree on."""
 
     model_config = ConfigDict(title="IPO")
@@ -30,21 +25,16 @@ class IPO(AlignmentOptimizer):
     def needs(self) -> Needs:
         return Needs(preferences=True, reference=True)
 
-    def batches(self, run: AlignmentRun) -> Iterator[StepBatch]:
-        for rows in run.shuffled(run.preferences, self.batch_size, self.epochs):
-            yield StepBatch(rows)
-
     def loss(self, run: AlignmentRun, micro: MicroBatch) -> LossOutput:
         sequences = micro.sequences("chosen") + micro.sequences("rejected")
         ratios = run.policy.logps(sequences) - run.reference.logps(sequences)
         # Per token, as in the authors' code. Otherwise long completions reach the margin with little effort.
-        chosen, rejected = (ratios / ratios.new_tensor([s.targets for s in sequences])).chunk(2)
-        errors = (chosen - rejected - 1 / (2 * self.tau)) ** 2
+        chosen, rejected = per_token(ratios, sequences).chunk(2)
         pairs = micro.denominators["rows"]
         metrics = {"accuracy": (chosen > rejected).sum() / pairs, "margin": (chosen - rejected).sum() / pairs}
-        return LossOutput(errors.sum() / pairs, metrics)
+        return LossOutput(ipo(chosen, rejected, tau=self.tau).sum() / pairs, metrics)
 
 
-@hookimpl
-def alignment_optimizers() -> list[type[AlignmentOptimizer]]:
-    return [IPO]
+def ipo(chosen: Tensor, rejected: Tensor, *, tau: float) -> Tensor:
+    """Return (r_c - r_r - 1/(2τ))², shape (pairs,), where r is the log-ratio per token (equation 17)."""
+    return (chosen - rejected - 1 / (2 * tau)) ** 2

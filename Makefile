@@ -1,5 +1,6 @@
 # Needs Python >= 3.11 and make. Packages are installed into .venv, and again when pyproject.toml or constraints.txt changes.
 #
+#   make tour           talk to a small chat model, rate its answers, retrain it, talk to both; TOUR=--auto: a rule rates
 #   make demo           the complete pipeline in a small synthetic world, on the CPU, in minutes
 #   make test           lint, types, import layers and the default tests
 #   make test-ci        the tests that also have to pass before a change lands
@@ -19,10 +20,14 @@ BIN := $(VENV)/bin
 # Sums over several threads differ from run to run, and the tests compare exactly: one thread each, several processes.
 RUN_TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(PYTEST)
 
+TOUR ?=
 UPGRADE ?=
 
-.PHONY: demo test test-ci verify lint docs reference constraints clean
+.PHONY: tour demo test test-ci verify lint docs reference constraints clean
 .DELETE_ON_ERROR:
+
+tour: $(VENV)/.installed-smollm2 $(VENV)/smollm2
+	$(BIN)/align tour $(TOUR) --model "package:$$(ls $(VENV)/smollm2/*.whl)"
 
 demo: $(VENV)/.installed
 	$(BIN)/align demo

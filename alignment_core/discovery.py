@@ -10,40 +10,37 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import redirect_stdout
-from dataclasses import dataclass
-from functools import reduce
+from dataclasses import dataclass, fields
 from importlib.metadata import Distribution, EntryPoint, entry_points
-from operator import or_
-from types import ModuleType, UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from types import ModuleType
+from typing import Any
 
 import pluggy
-from pydantic import TypeAdapter, ValidationError
-from pydantic_core import to_jsonable_python
 
 from alignment_core.artifacts.source_digest import source_digest
-from alignment_core.config import Settings
 from alignment_core.config_file import did_you_mean
-from alignment_core.data.sources.formats import FORMATS
+from alignment_core.misplaced_plugins import misplaced_plugins
 from alignment_core.plugin_api import (
-    API_VERSION,
-    PROJECT,
     AlignmentOptimizer,
     Evaluator,
-    Hooks,
     Listener,
+    Needs,
+    PairEvaluator,
     RecordFormat,
 )
+from alignment_core.plugin_api.hooks import PROJECT, Hooks
+from alignment_core.plugin_calls import last_lines, summary
+from alignment_core.plugin_flaws import flaw_of, name_of
+from alignment_core.plugin_settings import describe_settings, example_of
 
 KINDS: dict[str, tuple[type, str]] = {
     "optimizer": (AlignmentOptimizer, "alignment_optimizers"),
     "format": (RecordFormat, "alignment_formats"),
     "evaluator": (Evaluator, "alignment_evaluators"),
+    "pair_evaluator": (PairEvaluator, "alignment_pair_evaluators"),
     "listener": (Listener, "alignment_listeners"),
 }
 """Base class and hook of each kind of plugin."""
-NEEDS = ("preferences", "feedback", "prompts", "reward_model", "reference")
-ROLES = ("policy", "value")
 
 
 @dataclass(frozen=True)
@@ -55,12 +52,14 @@ class Problem:
         package: distribution that provides it.
         version: version of the distribution.
         what: the problem.
+        trace: the last lines of the traceback, if the plugin raised.
     """
 
     plugin: str
     package: str
     version: str
     what: str
+    trace: str = ""
 
     def __str__(self) -> str:
         return f"plugin `{self.plugin}` of {self.package} {self.version}: {self.what}"
@@ -104,34 +103,39 @@ class Plugin:
             "version": self.version,
             "package": self.package,
             "description": inspect.getdoc(self.cls) or "",
-            "needs": [need for need in NEEDS if getattr(self.cls, need, False)],
-            "trains": list(getattr(self.cls, "trains", ())),
+            "needs": needs_of(self.cls) if self.kind == "optimizer" else [],
             "settings": [setting for setting in describe_settings(self.cls) if setting["name"] != "name"],
         }
 
 
-def describe_settings(model: type) -> Iterator[dict[str, Any]]:
-    """Describe each field of a model as plain JSON: name, type with bounds, default and description."""
-    for name, field in getattr(model, "model_fields", {}).items():
-        default = None if field.is_required() else field.get_default(call_default_factory=True, validated_data={})
-        yield {
-            "name": name,
-            "type": ", ".join([_type_name(field.annotation), *map(_bound, field.metadata)]),
-            "required": field.is_required(),
-            "default": to_jsonable_python(default, fallback=str),
-            "description": field.description or "",
-        }
+def needs_of(cls: type[AlignmentOptimizer]) -> list[str]:
+    """Return the names of what the optimizer needs with its defaults and `example`, in the order of `Needs`."""
+    needs = example_of(cls).needs()
+    return [field.name for field in fields(Needs) if getattr(needs, field.name)]
 
 
 def find_plugins() -> tuple[list[Plugin], list[Problem]]:
     """Import every installed plugin. Return the usable plugins and the problems of the others."""
     plugins: list[Plugin] = []
     problems: list[Problem] = []
-    for entry in sorted(entry_points(group=PROJECT), key=lambda entry: entry.name):
+    installed: Any = entry_points()  # in Python 3.11 not yet `EntryPoints`, but with the same methods
+    for entry in sorted(installed.select(group=PROJECT), key=lambda entry: entry.name):
         assert entry.dist is not None
         faults: list[str] = []
         plugins.extend(_load(entry, entry.dist, faults))
-        problems.extend(Problem(entry.name, entry.dist.name, entry.dist.version, fault) for fault in faults)
+        problems.extend(
+            Problem(entry.name, entry.dist.name, entry.dist.version, *fault.split("\n", 1)) for fault in faults
+        )
+    problems.extend(
+        Problem(
+            entry.name,
+            distribution.name,
+            distribution.version,
+            f"it is registered in the group `{entry.group}` of entry points, so it is not found. Rename the group to "
+            f"`{PROJECT}` in the package's pyproject.toml, and install the package again",
+        )
+        for entry, distribution in misplaced_plugins(installed)
+    )
     return plugins, problems
 
 
@@ -142,7 +146,7 @@ def _load(entry: EntryPoint, distribution: Distribution, faults: list[str]) -> I
             warnings.filterwarnings("ignore", "Field name .* shadows an attribute", UserWarning)
             module = entry.load()
     except (Exception, SystemExit) as error:
-        faults.append(f"it cannot be imported: {type(error).__name__}: {error}")
+        faults.append(f"it cannot be imported: {summary(error)}\n{last_lines(error)}")
         return
     # With a separate manager for each plugin, a faulty plugin cannot affect the others.
     manager = pluggy.PluginManager(PROJECT)
@@ -159,7 +163,7 @@ def _load(entry: EntryPoint, distribution: Distribution, faults: list[str]) -> I
             if flaw is not None:
                 faults.append(f"{getattr(cls, '__name__', repr(cls))} is not a usable {kind}: {flaw}")
                 continue
-            yield Plugin(_name(cls), kind, distribution.name, distribution.version, cls, distribution, entry)
+            yield Plugin(name_of(cls), kind, distribution.name, distribution.version, cls, distribution, entry)
 
 
 def _check_names(manager: pluggy.PluginManager, module: ModuleType, faults: list[str]) -> None:
@@ -180,102 +184,10 @@ def _answers(hook: pluggy.HookCaller, faults: list[str]) -> list[Any]:
         with redirect_stdout(sys.stderr):
             answers = hook()
     except (Exception, SystemExit) as error:
-        faults.append(f"`{hook.name}` failed: {type(error).__name__}: {error}")
+        faults.append(f"`{hook.name}` failed: {summary(error)}\n{last_lines(error)}")
         return []
     if len(answers) < len(hook.get_hookimpls()) or not all(isinstance(answer, list) for answer in answers):
-        faults.append(f"`{hook.name}` did not return a list")
+        got = ", ".join(type(answer).__name__ for answer in answers) or "None"
+        faults.append(f"`{hook.name}` did not return a list, but {got}")
         return []
     return [settings for answer in answers for settings in answer]
-
-
-def _name(cls: type[Any]) -> Any:
-    """Return the fixed name of a plugin class. The result is not a string if the class does not fix its name."""
-    if not issubclass(cls, Settings):
-        return getattr(cls, "name", None)
-    field = cls.model_fields["name"]
-    return field.default if get_args(field.annotation) == (field.default,) else None
-
-
-def flaw_of(cls: Any, base: type[Any]) -> str | None:
-    """Return why the class cannot be used, or None if it can."""
-    if not (inspect.isclass(cls) and issubclass(cls, base)):
-        return f"it is not a subclass of {base.__name__}"
-    if not isinstance(_name(cls), str):
-        fixed = 'name: ClassVar[str] = "mine"' if base is RecordFormat else 'name: Literal["mine"] = "mine"'
-        return f"it has no fixed name, such as `{fixed}`"
-    if issubclass(cls, AlignmentOptimizer):
-        return _optimizer_flaw(cls)
-    if issubclass(cls, RecordFormat):
-        return _format_flaw(cls)
-    if issubclass(cls, Evaluator):
-        return _missing(cls, Evaluator, "score")
-    events = ("started", "step", "finished", "failed")
-    ignores_all = all(getattr(cls, name) is getattr(Listener, name) for name in events)
-    return f"it defines none of `{'`, `'.join(events)}`" if ignores_all else None
-
-
-def _optimizer_flaw(cls: type[AlignmentOptimizer]) -> str | None:
-    if cls.api_version != API_VERSION:
-        return (
-            f"it was written for plugin API {cls.api_version}, but alignment-flows has plugin API {API_VERSION}. "
-            "Update the older of the two"
-        )
-    if unknown := set(cls.trains) - set(ROLES):
-        return f"it trains {', '.join(sorted(unknown))}, but only {' and '.join(ROLES)} can be trained"
-    if unknown_settings := [name for name in cls.evaluators if name not in cls.model_fields]:
-        return f"its `evaluators` contains {', '.join(unknown_settings)}, but it has no such setting"
-    return _missing(cls, AlignmentOptimizer, "batches", "loss") or _clash(cls)
-
-
-def _format_flaw(cls: type[RecordFormat]) -> str | None:
-    if cls.name in {known.name for known in FORMATS}:
-        return f"`{cls.name}` is the name of a built-in record format"
-    if not isinstance(getattr(cls, "shape", None), str):
-        return "it has no `shape: ClassVar[str]`, which describes its rows"
-    if cls.records is not RecordFormat.records:
-        return _missing(cls, RecordFormat, "matches")
-    return _missing(cls, RecordFormat, "matches", "read")
-
-
-def _missing(cls: type[Any], base: type[Any], *names: str) -> str | None:
-    missing = [name for name in names if getattr(cls, name) is getattr(base, name)]
-    return f"it does not define `{'` and `'.join(missing)}`" if missing else None
-
-
-def _clash(cls: type[AlignmentOptimizer]) -> str | None:
-    """Describe the first setting whose name has another meaning in the base class. Return None if there is none."""
-    for name, field in cls.model_fields.items():
-        known = AlignmentOptimizer.model_fields.get(name)
-        if known is None and hasattr(AlignmentOptimizer, name):
-            return f"its setting `{name}` conflicts with the base class's attribute of that name. Rename the setting"
-        if known is None or field.is_required():
-            continue
-        try:
-            TypeAdapter(known.rebuild_annotation()).validate_python(field.get_default(call_default_factory=True))
-        except ValidationError:
-            expected = ", ".join([_type_name(known.annotation), *map(_bound, known.metadata)])
-            return f"its setting `{name}` has the default {field.default!r}, but every optimizer needs {expected}"
-    return None
-
-
-def _type_name(annotation: Any) -> str:
-    return inspect.formatannotation(_bare(annotation)).replace("typing.", "")
-
-
-def _bare(annotation: Any) -> Any:
-    """Return the type with all `Annotated` metadata removed, also from its type arguments."""
-    origin, parts = get_origin(annotation), get_args(annotation)
-    if origin is Annotated:
-        return _bare(parts[0])
-    if origin in (list, dict, tuple, set):
-        return origin[tuple(map(_bare, parts))]
-    return reduce(or_, map(_bare, parts)) if origin in (Union, UnionType) else annotation
-
-
-def _bound(constraint: Any) -> str:
-    """Format a constraint of annotated-types, for example `> 0`."""
-    signs = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
-    for attribute, sign in signs.items():
-        if hasattr(constraint, attribute):
-            return f"{sign} {getattr(constraint, attribute):g}"
-    return str(constraint)

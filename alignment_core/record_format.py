@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -109,6 +109,8 @@ class RecordFormat:
     """Columns that change nothing in rows of this format, although their names may suggest that they do."""
     turn_keys: ClassVar[frozenset[str]] = TURN_KEYS
     """Keys of a turn that the format reads."""
+    example: ClassVar[Sequence[Fields]] = ()
+    """Rows in this format, as in one file, with which it is checked and described."""
 
     def matches(self, row: Fields) -> bool:
         """Return whether a row has this format. It must be false for the rows of any other format."""
@@ -162,7 +164,12 @@ class RecordFormat:
         Raises:
             BadRow: one of them may change what the row means, and the user named neither the format nor the columns.
         """
-        left = [(name, value) for name, value in fields.unread(self.turn_keys) if name not in self.unused]
+        kept = set(source.keep) - fields.read  # what a format leaves out of a column that it reads is still reported
+        left = [
+            (name, value)
+            for name, value in fields.unread(self.turn_keys)
+            if name not in self.unused and not is_kept(name, kept)
+        ]
         records = [outcome.record for outcome in found if isinstance(outcome, Reading)] if left else []
         if not records:
             return []
@@ -230,6 +237,11 @@ def unread_besides(known: Collection[str], row: RawRow) -> Iterator[Unread]:
     left = {str(name): value for name, value in row.value.items() if name not in known and not is_missing(value)}
     if counted := {name: value for name, value in left.items() if meaning(name) != HARMLESS}:
         yield Unread(row.origin, counted)
+
+
+def is_kept(name: str, columns: Collection[str]) -> bool:
+    """Return whether an unread column, or a key inside one (`column.key`), is in `columns`."""
+    return name in columns or name.split(".")[0].removesuffix("[]") in columns
 
 
 class UnreadColumn(BadRow):

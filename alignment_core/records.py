@@ -1,16 +1,20 @@
 """The canonical records that every source of feedback is converted to before tokenization.
 
 A conversation is a tuple of `{role, content, …}` messages. Other keys (tool calls, names) are kept unchanged.
+
+`facts` of a record are the columns of its row that `data.sources[].keep` names, as plain JSON. The model does not see
+them. Evaluators do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 Message = Mapping[str, Any]
 Conversation = tuple[Message, ...]
+Facts = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +26,7 @@ class Demonstration:
 
     messages: Conversation
     origin: str = ""
+    facts: Facts = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +41,7 @@ class PreferencePair:
     rejected: Conversation
     margin: float | None = None
     origin: str = ""
+    facts: Facts = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +53,7 @@ class LabelledResponse:
     desirable: bool
     weight: float = 1.0
     origin: str = ""
+    facts: Facts = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +62,7 @@ class Prompt:
 
     messages: Conversation
     origin: str = ""
+    facts: Facts = field(default_factory=dict)
 
 
 Record = Demonstration | PreferencePair | LabelledResponse | Prompt

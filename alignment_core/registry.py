@@ -8,12 +8,14 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from alignment_core.config import Settings
 from alignment_core.config_file import did_you_mean, settings_error
 from alignment_core.discovery import Plugin, Problem, find_plugins
 from alignment_core.errors import ConfigError, PluginError
-from alignment_core.plugin_api import AlignmentOptimizer, Evaluator, Listener, RecordFormat
+from alignment_core.plugin_api import AlignmentOptimizer, Evaluator, Listener, PairEvaluator, RecordFormat
+from alignment_core.plugin_calls import needs_of, raised
 
-Kind = TypeVar("Kind", AlignmentOptimizer, Evaluator, Listener)
+Kind = TypeVar("Kind", AlignmentOptimizer, Evaluator, PairEvaluator, Listener)
 
 
 class Registry:
@@ -32,7 +34,8 @@ class Registry:
                 plugin.entry_point.name,
                 plugin.package,
                 plugin.version,
-                f"the {plugin.kind} `{plugin.name}` is defined more than once, so none is used. Uninstall all but one",
+                f"the {_spoken(plugin.kind)} `{plugin.name}` is defined more than once, so none is used. "
+                "Uninstall all but one",
             )
             for plugin in clashing
         ]
@@ -41,21 +44,30 @@ class Registry:
         """Return the optimizer named `raw["name"]`, with the rest of `raw` as its settings.
 
         Raises:
-            PluginError: no optimizer with this name is installed, or several are.
+            PluginError: no optimizer with this name is installed, or several are, or its own code fails.
             ConfigError: a setting is missing, misspelled or out of range.
         """
-        return self._make(AlignmentOptimizer, "optimizer", raw, "optimizer")
+        made = self._make(AlignmentOptimizer, "optimizer", raw, "optimizer")
+        needs_of(made)  # once here, so that later calls need not expect an error
+        return made
 
-    def optimizer_class(self, name: str) -> type[AlignmentOptimizer]:
-        """Return the class of the optimizer with this name.
+    def plugin(self, name: str, kind: str | None = None) -> Plugin:
+        """Return the plugin with this name, of any kind or of the given one.
 
         Raises:
-            PluginError: no optimizer with this name is installed, or several are.
+            PluginError: no plugin with this name is installed, or several are.
+            ConfigError: plugins of several kinds have this name, and no kind is given.
         """
-        known: dict[str, type[AlignmentOptimizer]] = self._known("optimizer")
-        if name not in known:
-            raise self._unknown("optimizer", name, list(known), "optimizer")
-        return known[name]
+        known = [plugin for plugin in self.plugins if kind in (None, plugin.kind)]
+        found = [plugin for plugin in known if plugin.name == name]
+        if not found:
+            raise self._unknown(kind or "plugin", name, [plugin.name for plugin in known], "NAME")
+        if len(found) > 1:
+            kinds = ", ".join(plugin.kind for plugin in found)
+            raise ConfigError(
+                "plugins of several kinds have this name", where="NAME", got=name, expected=f"--kind, one of {kinds}"
+            )
+        return found[0]
 
     def evaluator(self, raw: Mapping[str, Any], where: str = "evaluator") -> Evaluator:
         """Return the evaluator named `raw["name"]`, with the rest of `raw` as its settings.
@@ -82,6 +94,19 @@ class Registry:
             if raw is not None
         }
 
+    def pair_evaluators_of(self, optimizer: AlignmentOptimizer) -> dict[str, PairEvaluator]:
+        """Return the pair evaluators that the settings of the optimizer select, by setting.
+
+        Raises:
+            PluginError, ConfigError: as for `optimizer`.
+        """
+        chosen = {setting: getattr(optimizer, setting) for setting in optimizer.pair_evaluators}
+        return {
+            setting: self._make(PairEvaluator, "pair_evaluator", raw, f"optimizer.{setting}")
+            for setting, raw in chosen.items()
+            if raw is not None
+        }
+
     def listener(self, raw: Mapping[str, Any], where: str = "listeners") -> Listener:
         """Return the listener named `raw["name"]`, with the rest of `raw` as its settings.
 
@@ -94,7 +119,7 @@ class Registry:
         """Return the record formats of plugins, each with the identity of its plugin."""
         return {plugin.cls(): plugin.identity() for plugin in self.plugins if plugin.kind == "format"}
 
-    def identity(self, instance: AlignmentOptimizer | Evaluator) -> dict[str, str]:
+    def identity(self, instance: Settings) -> dict[str, str]:
         """Return the package, the version and, if installed from source, a digest of the code behind `instance`."""
         return next(plugin for plugin in self.plugins if plugin.cls is type(instance)).identity()
 
@@ -105,11 +130,13 @@ class Registry:
         name = str(raw["name"])
         settings = known.get(name)
         if settings is None:
-            raise self._unknown(kind, name, list(known), where)
+            raise self._unknown(kind, name, list(known), f"{where}.name")
         try:
             made = settings.model_validate({**raw, "name": name})
         except ValidationError as error:
             raise settings_error(error, settings, prefix=where) from error
+        except Exception as error:  # from a validator of the plugin
+            raise raised(error, f"{where}, checked by the {kind} `{name}` ({settings.__module__})") from error
         assert isinstance(made, base)
         return made
 
@@ -120,20 +147,24 @@ class Registry:
         if name in self._clashes:
             packages = " and ".join(sorted({f"{p.package} {p.version}" for p in self._clashes[name]}))
             return PluginError(
-                f"the {kind} `{name}` is defined more than once",
-                where=f"{where}.name",
+                f"the {_spoken(kind)} `{name}` is defined more than once",
+                where=where,
                 got=packages,
                 do="Uninstall all but one",
             )
         hint = did_you_mean(name, known) or "Install the package that provides it, then check `align plugins list`"
         broken = f" Not usable: {'; '.join(map(str, self.problems))}" if self.problems else ""
         return PluginError(
-            f"no installed {kind} has this name",
-            where=f"{where}.name",
+            f"no installed {_spoken(kind)} has this name",
+            where=where,
             got=name,
             expected=f"one of {', '.join(known)}",
             do=hint + broken,
         )
+
+
+def _spoken(kind: str) -> str:
+    return kind.replace("_", " ")
 
 
 def load_registry() -> Registry:

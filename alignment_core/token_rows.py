@@ -6,6 +6,7 @@ import hashlib
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +49,12 @@ class Row:
 
     Rows of the data set use the names below. An optimizer may build rows with other names.
 
-    | data          | sequences              | values                                            |
-    |---------------|------------------------|---------------------------------------------------|
-    | `preferences` | `chosen`, `rejected`   | `margin` (0 if unknown)                           |
-    | `feedback`    | `response`, `mismatched` | `desirable` (1 or 0), `weight`                  |
-    | `prompts`     | `prompt` (no completion) | –                                               |
+    | data             | sequences                | values                        |
+    |------------------|--------------------------|-------------------------------|
+    | `preferences`    | `chosen`, `rejected`     | `margin` (0 if unknown)       |
+    | `feedback`       | `response`, `mismatched` | `desirable` (1 or 0), `weight` |
+    | `demonstrations` | `demonstration`          | –                             |
+    | `prompts`        | `prompt` (no completion) | –                             |
 
     `mismatched` is this row's prompt with the response to another prompt (for KTO's z0), fixed by a hash of the row.
 
@@ -60,11 +62,13 @@ class Row:
         id: stable name of the row, a hash of its content.
         sequences: token sequences by name.
         values: by name, one number or one number per completion token.
+        facts: what the record knows beside the conversation (`data.sources[].keep`), as plain JSON.
     """
 
     id: str
     sequences: Mapping[str, TokenSequence]
     values: Mapping[str, float | Sequence[float]] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     def number(self, name: str) -> float:
         """Return a value that is a single number."""

@@ -22,10 +22,10 @@ from alignment_core.models.memory.architecture import Architecture
 from alignment_core.models.memory.dry_run import DryRun
 from alignment_core.plugin_api import Row, TokenSequence
 from alignment_core.stages.sft import SFT
+from alignment_core.training.contract import Objective
 from alignment_core.training.demand import Layout, trace_training
-from alignment_core.training.loop import Objective
 from alignment_core.training.memory import MemorySettings, choose_memory_settings, share_of
-from alignment_core.training.run import Rows
+from alignment_core.training.rows import Rows
 from alignment_plugins.dpo import DPO
 from alignment_plugins.kto import KTO
 from alignment_plugins.ppo import PPO

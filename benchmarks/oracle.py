@@ -1,4 +1,4 @@
-"""Compare DPO, PPO and KTO with the exact optimum in a tiny world.
+"""Compare DPO, PPO, RLOO, GRPO and KTO with the exact optimum in a tiny world.
 
 python benchmarks/oracle.py
 
@@ -29,7 +29,9 @@ from alignment_core.models.roles.shared_base import Roles
 from alignment_core.plugin_api import AlignmentOptimizer, Row, TokenSequence
 from alignment_core.progress import Silent
 from alignment_core.training.loop import train
-from alignment_core.training.run import Rows, Run, Vocabulary
+from alignment_core.training.rewards import Rewards
+from alignment_core.training.rows import Rows, Vocabulary
+from alignment_core.training.run import Run
 
 PICTURE = Path(__file__).resolve().parent.parent / "docs/optimizers/oracle.svg"
 PROMPTS, LEAVES, BRANCHES, TWIGS = 3, 2, 2, 3
@@ -168,7 +170,9 @@ class World:
         roles.add_new("value", full, seed)
         roles.add_head("value")
         ends = {response.ids[-1] for responses in self.responses for response in responses}
-        return Run(roles, rows, Vocabulary(Numbers(), 0, sorted(ends)), Budget(1_000_000), seed, Silent())
+        vocabulary, budget = Vocabulary(Numbers(), 0, sorted(ends)), Budget(1_000_000)
+        # The optimum is defined for r itself; normalized rewards would change the meaning of beta.
+        return Run(roles, rows, vocabulary, budget, seed, Silent(), rewarded_by=Rewards(normalise=False))
 
     def policy(self, run: Run) -> list[Tensor]:
         """Return the exact probabilities of the responses to each prompt under the current policy."""
@@ -192,7 +196,7 @@ def distance(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
 
 
 def learn(optimizer: AlignmentOptimizer, run: Run) -> Run:
-    run.roles.train_only(optimizer.trains)
+    run.roles.train_only(optimizer.needs().trained)
     with TemporaryDirectory() as folder:
         train(optimizer, run, Path(folder), 1e9)
     return run
@@ -208,8 +212,8 @@ STEPS, BATCH = 200, 128
 PAIRS = (60, 240, 960, 3840, 15360)
 ROLLOUTS = (1, 2, 5, 10, 20)
 TABLE: dict[str, Any] = {"learning_rate": 0.03, "warmup_fraction": 0.0}
-PPO_RATE = 0.01
-"""Every PPO step contains sampling noise. A third of the learning rate averages it out."""
+ROLLOUT_RATE = 0.01
+"""Every on-policy step contains sampling noise. A third of the learning rate averages it out."""
 
 
 def dpo(world: World, pairs: int) -> float:
@@ -221,13 +225,21 @@ def dpo(world: World, pairs: int) -> float:
     return distance(world.policy(run), world.optimum(BETA))
 
 
-def ppo(world: World, rollouts: int) -> float:
+ON_POLICY: dict[str, dict[str, Any]] = {
+    "ppo": {},
+    "rloo": {},
+    # Divided advantages weigh prompts differently, and the k3 term has another optimum (see its page).
+    "grpo": {"kl_in": "reward", "divide_by_deviation": False, "loss_mean": "constant"},
+}
+"""On-policy optimizers that maximize E[r] - beta KL, with the settings for it."""
+
+
+def on_policy(name: str, world: World, rollouts: int) -> float:
     """Return the distance from the optimum after `rollouts` rollouts of 256 responses."""
     run = world.open(Rows(prompts=world.prompts()))
     settings: dict[str, Any] = {"rollout_size": 256, "batch_size": 64, "max_new_tokens": 2, "length_drift": None}
-    # The optimum is defined for r itself; normalized scores would change the meaning of beta.
-    settings |= {"kl_coef": BETA, "normalise_scores": False}
-    learn(optimizer("ppo", rollouts=rollouts, **settings, **TABLE | {"learning_rate": PPO_RATE}), run)
+    settings |= {"kl_coef": BETA, "rollouts": rollouts, **TABLE, "learning_rate": ROLLOUT_RATE, **ON_POLICY[name]}
+    learn(optimizer(name, **settings), run)
     return distance(world.policy(run), world.optimum(BETA))
 
 
@@ -250,8 +262,13 @@ def main() -> None:
     figure, (data, steps, thumbs) = pyplot.subplots(1, 3, figsize=(10, 3.2), layout="constrained")
     for seed in range(2):
         start = distance(World(seed).reference(), World(seed).optimum(BETA))
-        by_pairs, by_rollouts = [dpo(World(seed), n) for n in PAIRS], [ppo(World(seed), n) for n in ROLLOUTS]
+        by_pairs, by_rollouts = (
+            [dpo(World(seed), n) for n in PAIRS],
+            [on_policy("ppo", World(seed), n) for n in ROLLOUTS],
+        )
         print(f"world {seed}: start {start:.3f}, dpo {by_pairs}, ppo {by_rollouts}", flush=True)
+        grouped = {name: on_policy(name, World(seed), ROLLOUTS[-1]) for name in ("rloo", "grpo")}
+        print(f"world {seed}, {ROLLOUTS[-1]} rollouts: {grouped}", flush=True)
         data.plot(PAIRS, by_pairs, marker=".", label=f"world {seed}")
         steps.plot((0, *ROLLOUTS), (start, *by_rollouts), marker=".")
         for liked, ratio in kto(World(seed), 3840):

@@ -1,4 +1,4 @@
-"""Time the sampling of responses: full batches, responses of uneven length, and several responses to each prompt.
+"""Time the sampling of responses: full batches, uneven lengths, several responses to a prompt, a recurrent model.
 
 OMP_NUM_THREADS=1 python benchmarks/sampling.py
 """
@@ -10,7 +10,7 @@ import statistics
 import tempfile
 import time
 
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, MambaConfig, MambaForCausalLM, PreTrainedModel
 
 from alignment_core.config import LoraConfig
 from alignment_core.models.base.loading import choose_device, load_base
@@ -26,18 +26,30 @@ CONFIG = LlamaConfig(
     num_key_value_heads=4, max_position_embeddings=2048, pad_token_id=0, bos_token_id=1, eos_token_id=2,
 )  # fmt: skip
 """A random model of 10 million weights."""
+RECURRENT = MambaConfig(
+    vocab_size=VOCABULARY, hidden_size=256, num_hidden_layers=8, pad_token_id=0, bos_token_id=1, eos_token_id=2
+)
+"""A random model of 6 million weights that has no slots."""
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        LlamaForCausalLM(CONFIG).save_pretrained(folder)
-        device = choose_device("auto")
-        roles = Roles(load_base(folder, revision=None, load_in="fp32", device=device), folder)
-    roles.add_new("policy", LoraConfig(), 0)
+    roles = opened(LlamaForCausalLM(CONFIG))
     print("16 prompts of 32 tokens, 64 tokens each:", speed(roles, prompts(16, 32), 64, ends=0, together=16))
     print("96 responses of uneven length, 16 at a time:", speed(roles, prompts(96, 32), 192, ends=40, together=16))
     repeated = [prompt for prompt in prompts(8, 256) for _ in range(8)]
     print("8 responses to each of 8 prompts of 256 tokens:", speed(roles, repeated, 32, ends=0, together=64))
+    print("the same of uneven length, 16 at a time:", speed(roles, repeated, 64, ends=20, together=16))
+    roles, repeated = opened(MambaForCausalLM(RECURRENT)), [prompt for prompt in prompts(4, 64) for _ in range(8)]
+    print("8 responses to each of 4 prompts, recurrent:", speed(roles, repeated, 32, ends=0, together=32))
+
+
+def opened(model: PreTrainedModel) -> Roles:
+    """Return roles with a new adapter as the policy."""
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        roles = Roles(load_base(folder, revision=None, load_in="fp32", device=choose_device("auto")), folder)
+    roles.add_new("policy", LoraConfig(), 0)
+    return roles
 
 
 def prompts(count: int, length: int) -> list[TokenSequence]:
@@ -65,7 +77,7 @@ def speed(roles: Roles, found: list[TokenSequence], longest: int, *, ends: int, 
             roles, "policy", found, noise_keys=[str(i) for i in range(len(found))], sampling=Sampling(longest),
             stop_ids=list(stops), pad_id=0, budget=Budget(budget), on_step=lambda _: None,
         )  # fmt: skip
-        rates.append(sum(len(result.completion) for result in results) / (clock() - started))
+        rates.append(sum(len(result.sequence.completion) for result in results) / (clock() - started))
     return f"{statistics.median(rates):.0f} tokens/s ({min(rates):.0f} to {max(rates):.0f})"
 
 

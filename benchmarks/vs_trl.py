@@ -36,6 +36,8 @@ from alignment_core.processes.start import ENVIRONMENT
 HERE = Path(__file__).parent
 SIDES, RESULTS = HERE / "against_trl", HERE / "results"
 ROWS = 64
+ON_POLICY = ("ppo", "grpo")
+"""Tasks of which one update is timed."""
 
 
 class Contest(NamedTuple):
@@ -54,7 +56,8 @@ class Contest(NamedTuple):
 
 
 CONTESTS = {
-    "ppo": Contest("ppo", "ppo", budget=1024, faster=2, memory=0.4),
+    "grpo": Contest("grpo", "grpo", faster=2, memory=0.4),
+    "ppo": Contest("ppo", "ppo", budget=1024, faster=3, memory=0.4),
     "ppo, our token budget 4096": Contest("ppo", "ppo"),
     "sft": Contest("sft", "sft", faster=1.5, memory=0.6),
     "reward": Contest("reward", "reward", faster=1.3, memory=0.6),
@@ -145,7 +148,7 @@ class Side:
             )
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        steps = 1 if run["task"] == "ppo" else steps
+        steps = 1 if run["task"] in ON_POLICY else steps
         asked = {"folder": folder, "task": run["task"], "dtype": run["dtype"], "steps": steps, "micro": run["micro"]}
         print(json.dumps(asked), file=self.process.stdin, flush=True)
         answer: dict[str, Any] = json.loads(self.process.stdout.readline())
@@ -167,8 +170,10 @@ def table(runs: list[dict[str, Any]], threads: int) -> str:
         f"{date.today()}; {versions} (PPO: trl 1.12.0); {threads} thread{'s' * (threads != 1)}, with other load on",
         "the machine. Made by `python benchmarks/vs_trl.py`.",
         "",
-        "`ours` and `TRL` are tokens per second of CPU time, without padding. For PPO they are CPU seconds per update",
-        "of 32 episodes with 64 new tokens. Speedups are medians over the rounds of TRL's time / our time.",
+        "`ours` and `TRL` are tokens per second of CPU time, without padding. For PPO and GRPO they are CPU seconds",
+        "per update of 32 responses with 64 tokens: in PPO to 32 prompts, with 4 passes over them; in GRPO 8 responses",
+        "to each of 4 prompts, with 1 pass and, on both sides, a KL penalty in the loss. Speedups are medians over the",
+        "rounds of TRL's time / our time.",
         "`ours / bare` is our CPU time as a multiple of that of the bare passes (`against_trl/bare.py`), which",
         "compute a shared prompt once per completion. Memory is the peak above the memory after loading the models.",
         "Targets are in parentheses.",
@@ -202,11 +207,11 @@ def line(runs: list[dict[str, Any]], model: str, dtype: str, name: str) -> str |
         return None
 
     def each(run: dict[str, Any], clock: str) -> float:
-        return float(run[clock] / (1 if contest.ours == "ppo" else run["tokens"]))
+        return float(run[clock] / (1 if contest.ours in ON_POLICY else run["tokens"]))
 
     def shown(side: dict[int, dict[str, Any]]) -> str:
         cost = statistics.median(each(side[i], "cpu") for i in rounds)
-        return f"{cost:.1f} s" if contest.ours == "ppo" else f"{1 / cost:.0f}"
+        return f"{cost:.1f} s" if contest.ours in ON_POLICY else f"{1 / cost:.0f}"
 
     def ratio(one: dict[int, dict[str, Any]], other: dict[int, dict[str, Any]], clock: str) -> str:
         both = sorted(one.keys() & other.keys())

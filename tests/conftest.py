@@ -210,13 +210,22 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., No
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")])))
 
-    def put(package: str, source: str, *, version: str = "1.2", direct_url: str | None = None) -> None:
+    def put(
+        package: str,
+        source: str,
+        *,
+        version: str = "1.2",
+        direct_url: str | None = None,
+        group: str = "alignment_core",
+        requires: str | None = None,
+    ) -> None:
         module = package.replace("-", "_")
         (tmp_path / f"{module}.py").write_text(textwrap.dedent(source))
         info = tmp_path / f"{module}-{version}.dist-info"
         info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n")
-        (info / "entry_points.txt").write_text(f"[alignment_core]\n{module}_entry = {module}\n")
+        needed = f"Requires-Dist: {requires}\n" if requires else ""
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n{needed}")
+        (info / "entry_points.txt").write_text(f"[{group}]\n{module}_entry = {module}\n")
         if direct_url is not None:
             (info / "direct_url.json").write_text(direct_url)
         monkeypatch.delitem(sys.modules, module, raising=False)

@@ -60,20 +60,27 @@ def config(tmp_path: Path, tiny_model: Path) -> Path:
     return path
 
 
-def installed_and_run(bin_folder: Path, name: str, config: Path, folder: Path, *changes: str) -> dict[str, Any]:
-    """Run the conformance kit, the example's tests and the pipeline. Return the optimizer's manifest."""
+def installed_and_run(
+    bin_folder: Path, package: str, name: str, config: Path, folder: Path, *changes: str
+) -> dict[str, Any]:
+    """Run the conformance kit and the pipeline with an optimizer of the example. Return the optimizer's manifest."""
     align = bin_folder / "align"
-    place = run(folder, bin_folder / "python", "-c", f"import alignment_{name}; print(alignment_{name}.__file__)")
+    place = run(folder, bin_folder / "python", "-c", f"import {package} as plugin; print(plugin.__file__)")
     assert Path(place.strip()).is_relative_to(folder)
     checked = json.loads(run(folder, align, "plugins", "check", name, "--json"))
     assert {result["outcome"] for result in checked["results"]} == {"passed"}
-    tests = EXAMPLES / f"alignment-{name}" / "tests"
-    run(folder, bin_folder / "python", "-m", "pytest", "-q", "--import-mode=importlib", "--rootdir", folder, tests)
     options = [word for change in changes for word in ("--set", change)]
     done = json.loads(run(folder, align, "run", config, "--json", "--set", f"optimizer.name={name}", *options))
     assert (Path(done["policy"]) / "adapter_model.safetensors").is_file()
     manifest: dict[str, Any] = json.loads((Path(done["policy"]) / "manifest.json").read_text())
     return manifest
+
+
+def run_tests(bin_folder: Path, package: str, folder: Path, *options: str) -> None:
+    """Run the example's own tests in the environment."""
+    tests = EXAMPLES / package / "tests"
+    pytest_of_environment = [bin_folder / "python", "-m", "pytest", "-q", "--import-mode=importlib"]
+    run(folder, *pytest_of_environment, "--rootdir", folder, tests, *options)
 
 
 @contextmanager
@@ -83,10 +90,12 @@ def served_from(bin_folder: Path, folder: Path) -> Iterator[Served]:
         yield served
 
 
-def run_deployed(served: Served, deployment: str, name: str) -> None:
+def run_deployed(served: Served, deployment: str, name: str, more: str = "") -> None:
     """Run a deployment with the optimizer and settings that are not cached. The run must end as Completed."""
     given = served.deployment(deployment)["parameters"]["config"]
-    flow_run = served.start(deployment, {"config": given, "changes": [f"optimizer={{name: {name}, batch_size: 4}}"]})
+    flow_run = served.start(
+        deployment, {"config": given, "changes": [f"optimizer={{name: {name}, batch_size: 4{more}}}"]}
+    )
     ended = served.ended(flow_run)
     assert ended["type"] == "COMPLETED", served.state_and_log(flow_run)
     assert {served.tasks(flow_run)[stage]["state"]["name"] for stage in (name, f"evaluate {name}")} == {"Completed"}
@@ -129,20 +138,47 @@ def test_nightly_assistant(tiny_model: Path, tmp_path: Path) -> None:
 
 @pytest.mark.ci
 @pytest.mark.timeout(1800)
-def test_ipo(install_example: Callable[[str], Path], config: Path, tmp_path: Path) -> None:
-    bin_folder = install_example("alignment-ipo")
-    manifest = installed_and_run(bin_folder, "ipo", config, tmp_path, "optimizer.batch_size=8")
+def test_zoo(install_example: Callable[[str], Path], config: Path, tmp_path: Path) -> None:
+    bin_folder = install_example("alignment-zoo")
+    run_tests(bin_folder, "alignment-zoo", tmp_path, "-k", "not conformance")
+    manifest = installed_and_run(bin_folder, "alignment_zoo", "ipo", config, tmp_path, "optimizer.batch_size=8")
     # Not installed from an index, where a version is published once, so the manifest also contains a source digest.
-    assert manifest["config"]["plugin"].items() > {"package": "alignment-ipo", "version": "1.0.0"}.items()
+    assert manifest["config"]["plugin"].items() > {"package": "alignment-zoo", "version": "1.0.0"}.items()
     with served_from(bin_folder, tmp_path) as served:
         run_deployed(served, served.deploy(config), "ipo")
 
 
 @pytest.mark.slow
-def test_rloo(install_example: Callable[[str], Path], config: Path, tmp_path: Path) -> None:
-    changes = ("optimizer.batch_size=4", "optimizer.max_new_tokens=8")
-    manifest = installed_and_run(install_example("alignment-rloo"), "rloo", config, tmp_path, *changes)
-    assert manifest["config"]["plugin"].items() > {"package": "alignment-rloo", "version": "1.0.0"}.items()
+@pytest.mark.timeout(1800)
+def test_every_optimizer_of_the_zoo(install_example: Callable[[str], Path], config: Path, tmp_path: Path) -> None:
+    """Each learns from the kind of rows that it needs, with the stages that it needs."""
+    bin_folder = install_example("alignment-zoo")
+    run_tests(bin_folder, "alignment-zoo", tmp_path, "-k", "conformance")
+    thumbs = [{"prompt": f"What is {n}?", "completion": f"It is {n}.", "label": n % 3 > 0} for n in range(24)]
+    (tmp_path / "thumbs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in thumbs))
+    changes = {
+        "tr_dpo": ["optimizer.every=1"],
+        "orpo": ["sft=null"],
+        "spin": ["optimizer.max_new_tokens=8", "optimizer.epochs=2"],
+        **{name: [f"data.sources.0.path={tmp_path / 'thumbs.jsonl'}"] for name in ("bco", "dro", "rmu")},
+    }
+    listed = json.loads(run(tmp_path, bin_folder / "align", "plugins", "list", "--json"))["plugins"]
+    names = [plugin["name"] for plugin in listed if plugin["package"] == "alignment-zoo"]
+    assert len(names) == 9
+    for name in names:
+        own = ["optimizer.batch_size=8", *changes.get(name, [])]
+        manifest = installed_and_run(bin_folder, "alignment_zoo", name, config, tmp_path, *own)
+        assert manifest["metrics"]["steps"] > 1, name
+        assert ("reference" in manifest["parents"]) == (name in ("ipo", "bco", "dro", "rmu")), name
+
+
+@pytest.mark.slow
+def test_reinforce(install_example: Callable[[str], Path], config: Path, tmp_path: Path) -> None:
+    bin_folder = install_example("alignment-reinforce")
+    run_tests(bin_folder, "alignment-reinforce", tmp_path)
+    changes = ("optimizer.rollouts=2", "optimizer.rollout_size=8", "optimizer.max_new_tokens=8")
+    manifest = installed_and_run(bin_folder, "alignment_reinforce", "reinforce", config, tmp_path, *changes)
+    assert manifest["config"]["plugin"].items() > {"package": "alignment-reinforce", "version": "1.0.0"}.items()
     assert manifest["metrics"]["steps"] > 0
 
 
@@ -150,20 +186,19 @@ def test_rloo(install_example: Callable[[str], Path], config: Path, tmp_path: Pa
 @pytest.mark.timeout(1800)
 def test_both_through_a_deployment(wheel: Path, config: Path, tmp_path: Path) -> None:
     """Two third-party optimizers in one environment are in the form of one deployment, and its worker runs them."""
-    wheels = [build_wheel(EXAMPLES / f"alignment-{name}", tmp_path / f"dist-{name}") for name in ("ipo", "rloo")]
+    wheels = [build_wheel(EXAMPLES / f"alignment-{name}", tmp_path / f"dist-{name}") for name in ("zoo", "reinforce")]
     with served_from(make_environment(tmp_path / "env", wheel, *wheels), tmp_path) as served:
         deployment = served.deploy(config)
         form = json.dumps(served.deployment(deployment)["parameter_openapi_schema"], ensure_ascii=False)
         assert "The target margin is 1/(2τ) nats per token." in form
-        assert "Responses per prompt." in form
-        for name in ("ipo", "rloo"):
-            run_deployed(served, deployment, name)
+        assert "β, the weight of the KL penalty per token in the reward." in form
+        run_deployed(served, deployment, "ipo")
+        run_deployed(served, deployment, "reinforce", ", rollouts: 2, rollout_size: 8, max_new_tokens: 8")
 
 
 @pytest.mark.slow
 def test_librechat(install_example: Callable[[str], Path], tmp_path: Path) -> None:
     bin_folder = install_example("alignment-librechat")
-    tests = EXAMPLES / "alignment-librechat" / "tests"
-    run(tmp_path, bin_folder / "python", "-m", "pytest", "-q", "--import-mode=importlib", "--rootdir", tmp_path, tests)
+    run_tests(bin_folder, "alignment-librechat", tmp_path)
     listed = json.loads(run(tmp_path, bin_folder / "align", "plugins", "list", "--json"))
     assert ("format", "librechat") in {(plugin["kind"], plugin["name"]) for plugin in listed["plugins"]}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from oracle import BETA, PROMPTS, World, distance, dpo, kto, ppo
+from oracle import BETA, ON_POLICY, PROMPTS, World, distance, dpo, kto, on_policy
 
 
 def test_optimum_maximizes_the_objective() -> None:
@@ -25,7 +25,7 @@ def test_optimum_maximizes_the_objective() -> None:
 
 
 def test_untrained_policy_is_the_reference() -> None:
-    from alignment_core.training.run import Rows
+    from alignment_core.training.rows import Rows
 
     world = World(0)
     run = world.open(Rows())
@@ -45,9 +45,10 @@ def test_dpo_approaches_the_optimum_with_the_data(seed: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
-def test_ppo_approaches_the_optimum_with_the_steps(seed: int) -> None:
+@pytest.mark.parametrize("name", ON_POLICY)
+def test_on_policy_optimizers_approach_the_optimum_with_the_steps(name: str, seed: int) -> None:
     start = distance(World(seed).reference(), World(seed).optimum(BETA))
-    few, many = ppo(World(seed), 2), ppo(World(seed), 20)
+    few, many = (on_policy(name, World(seed), rollouts) for rollouts in (2, 20))
     assert many < 0.06
     assert many < few < start
 

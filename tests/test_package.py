@@ -133,7 +133,7 @@ def test_wheel_works_outside_the_checkout(wheel: Path, tmp_path: Path) -> None:
     assert Path(place.strip()).is_relative_to(tmp_path), place
     listed = run(tmp_path, bin_folder / "align", "plugins", "list", "--json")
     plugins = {plugin["name"]: plugin for plugin in json.loads(listed)["plugins"]}
-    assert {"dpo", "kto", "ppo"} <= set(plugins)
+    assert {"dpo", "grpo", "kto", "online_dpo", "ppo", "rloo"} <= set(plugins)
     assert plugins["dpo"]["package"] == project()["name"]
     assert re.fullmatch(r"\d+\.\d+\.\d+.*", plugins["dpo"]["version"])
 

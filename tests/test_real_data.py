@@ -146,5 +146,6 @@ def our_scores(reward: Path, base: Path, pad: int, sequences: list[TokenSequence
 
 def test_this_file_runs_every_recipe_for_real_data() -> None:
     recipes = {path.stem for path in CONFIGS.glob("*.yaml") if "ALIGN_SHARED_DATA" in path.read_text()}
-    assert recipes == {"ppo-stories260k", "hh-dpo-stories260k", "kto-stories260k"}
+    elsewhere = {"gsm8k-ppo-stories260k"}  # tests/stages/test_rule_rewards.py
+    assert recipes == {"ppo-stories260k", "hh-dpo-stories260k", "kto-stories260k"} | elsewhere
     assert {load_config(CONFIGS / f"{name}.yaml").model.load_in for name in recipes} == {"nf4"}

@@ -10,45 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from strangers import HINGE, RUDE
 
 from alignment_core.artifacts.source_digest import source_digest
 from alignment_core.errors import ConfigError, PluginError
+from alignment_core.plugin_api import Needs
 from alignment_core.registry import Registry, load_registry
 
 Install = Callable[..., None]
-
-HINGE = """
-    from typing import ClassVar, Literal
-    from pydantic import Field
-    from alignment_core.plugin_api import AlignmentOptimizer, hookimpl
-
-    class Hinge(AlignmentOptimizer):
-        'Learns by a hinge.'
-        preferences: ClassVar[bool] = True
-        name: Literal["hinge"] = "hinge"
-        slack: float = Field(1.0, gt=0, le=3)
-        '''Width of the hinge.'''
-
-        def batches(self, run): yield from ()
-        def loss(self, run, micro): ...
-
-    @hookimpl
-    def alignment_optimizers():
-        return [Hinge]
-"""
-
-RUDE = """
-    from typing import Literal
-    from alignment_core.plugin_api import Evaluator, hookimpl
-
-    class Polite(Evaluator):
-        name: Literal["polite"] = "polite"
-        def score(self, prompt, response): return float("please" in response)
-
-    @hookimpl
-    def alignment_evaluators():
-        return [Polite]
-"""
 
 
 def names(registry: Registry, kind: str) -> set[str]:
@@ -58,7 +27,7 @@ def names(registry: Registry, kind: str) -> set[str]:
 def test_built_in_plugins_are_found_through_the_entry_points() -> None:
     registry = load_registry()
     assert registry.problems == []
-    assert {"dpo", "kto", "ppo"} <= names(registry, "optimizer")
+    assert {"dpo", "grpo", "kto", "online_dpo", "ppo", "rloo"} <= names(registry, "optimizer")
     assert "wordlist" in names(registry, "evaluator")
 
 
@@ -70,7 +39,7 @@ def test_third_party_plugin_is_selected_by_name(install: Install) -> None:
     hinge = registry.optimizer({"name": "hinge", "slack": "2"})
     assert (type(hinge).__name__, hinge.model_dump()["slack"]) == ("Hinge", 2.0)
     assert registry.identity(hinge) == {"package": "stranger-hinge", "version": "1.2"}
-    assert registry.evaluator({"name": "polite"}).score((), "yes please") == 1.0
+    assert registry.evaluator({"name": "polite"}).score((), "yes please", {}) == 1.0
 
 
 def test_output_of_a_plugin_stays_out_of_stdout(install: Install, capfd: pytest.CaptureFixture[str]) -> None:
@@ -92,7 +61,6 @@ def test_description_of_a_plugin(install: Install) -> None:
         "package": "stranger-hinge",
         "description": "Learns by a hinge.",
         "needs": ["preferences"],
-        "trains": ["policy"],
     }
     assert settings["slack"] == {
         "name": "slack",
@@ -112,7 +80,7 @@ def test_description_of_a_plugin(install: Install) -> None:
             {"name": "hing"},
             PluginError,
             "optimizer.name: no installed optimizer has this name. got hing,"
-            " expected one of dpo, hinge, kto, ppo. Did you mean `hinge`?",
+            " expected one of dpo, grpo, hinge, kto, online_dpo, ppo, rloo. Did you mean `hinge`?",
         ),
         (
             {"name": "hinge", "slack": 4},
@@ -120,7 +88,11 @@ def test_description_of_a_plugin(install: Install) -> None:
             "optimizer.slack: invalid value. got 4, expected less than or equal to 3.",
         ),
         ({"name": "hinge", "slak": 1}, ConfigError, "optimizer.slak: unknown setting. Did you mean `slack`?"),
-        ({"slack": 1}, ConfigError, "optimizer.name: this setting is missing. expected dpo, hinge, kto, ppo."),
+        (
+            {"slack": 1},
+            ConfigError,
+            "optimizer.name: this setting is missing. expected dpo, grpo, hinge, kto, online_dpo, ppo, rloo.",
+        ),
     ],
 )
 def test_errors_in_the_settings(install: Install, raw: dict[str, Any], error: type[Exception], paragraph: str) -> None:
@@ -141,6 +113,9 @@ def test_errors_in_the_settings(install: Install, raw: dict[str, Any], error: ty
         (HINGE.replace("return [Hinge]", "return Hinge"), "`alignment_optimizers` did not return a list"),
         (HINGE.replace("return [Hinge]", "pass"), "`alignment_optimizers` did not return a list"),
         (HINGE.replace("return [Hinge]", "return [1 / 0]"), "`alignment_optimizers` failed: ZeroDivisionError"),
+        (HINGE.replace("return [Hinge]", "return [Hinge()]"), "it is an instance, and the hook must return classes"),
+        (HINGE.replace("return [Hinge]", "return (Hinge,)"), "did not return a list, but tuple"),
+        (HINGE.replace("slack: float", "evaluators: ClassVar = 'slack'; slack: float"), "is no tuple of names of sett"),
         (HINGE.replace("return [Hinge]", "return [int]"), "int is not a usable optimizer: it is not a subclass"),
         (
             HINGE.replace("slack: float", "api_version: ClassVar[int] = 2; slack: float"),
@@ -148,12 +123,35 @@ def test_errors_in_the_settings(install: Install, raw: dict[str, Any], error: ty
         ),
         (HINGE.replace('Literal["hinge"]', "str"), "it has no fixed name"),
         (HINGE.replace("def loss", "def lost"), "it does not define `loss`"),
-        (HINGE.replace("slack: float", "trains: ClassVar = ('critic',); slack: float"), "it trains critic"),
+        (HINGE.replace("def needs", "def need"), "it does not define `needs`"),
+        (
+            HINGE.replace("return Needs(preferences=True)", "return ['preferences']"),
+            "`needs` returned list, not `Needs`",
+        ),
+        (
+            HINGE.replace("preferences=True", "preferences=self.slack > 1").replace("1.0, gt", "gt"),
+            "`needs` failed with the default settings and those in `example`: AttributeError: 'Hinge' object has no",
+        ),
+        (
+            HINGE.replace("slack: float", "example: ClassVar = {'slak': 2}; slack: float"),
+            "its `example` contains slak, but it has no such setting",
+        ),
         (
             HINGE.replace("slack: float", "evaluators: ClassVar = ('judge',); slack: float"),
             "evaluators` contains judge",
         ),
-        (RUDE.replace("def score", "def skore"), "it does not define `score`"),
+        (RUDE.replace("def score", "def skore"), "it defines neither `score` nor `scores`"),
+        (RUDE.replace("def score", "async def score"), "its `score` is `async`, but it is called without `await`"),
+        (
+            HINGE.replace("def loss(self, run, micro)", "def loss(self, micro)"),
+            "its `loss` takes (micro), but it is called with (run, micro)",
+        ),
+        (HINGE.replace("def batches(self, run): yield from ()", "batches: ClassVar = 3"), "is not a method, but int"),
+        (
+            HINGE.replace("slack: float", "example: ClassVar = ['slack']; slack: float"),
+            "its `example` is list, but it must map settings to values",
+        ),
+        (HINGE.replace("Field(1.0,", "Field(default_factory=lambda: 1 / 0,"), "described: ZeroDivisionError: division"),
     ],
 )
 def test_broken_plugin_is_reported_and_the_rest_works(install: Install, source: str, fault: str) -> None:
@@ -161,10 +159,20 @@ def test_broken_plugin_is_reported_and_the_rest_works(install: Install, source: 
     registry = load_registry()
     assert [fault in str(problem) for problem in registry.problems] == [True], registry.problems
     assert str(registry.problems[0]).startswith("plugin `stranger_broken_entry` of stranger-broken 1.2: ")
-    assert {"dpo", "kto", "ppo"} <= names(registry, "optimizer")
+    assert {"dpo", "grpo", "kto", "online_dpo", "ppo", "rloo"} <= names(registry, "optimizer")
     assert "hinge" not in names(registry, "optimizer")
     with pytest.raises(PluginError, match=r"Not usable: plugin `stranger_broken_entry` of stranger-broken 1\.2"):
         registry.optimizer({"name": "hinge"})
+
+
+def test_settings_decide_what_is_needed(install: Install) -> None:
+    """The description shows the needs of the defaults, or of `example` where a setting has no default."""
+    source = HINGE.replace("preferences=True", "preferences=True, reference=self.slack > 1").replace("1.0, gt", "gt")
+    install("stranger-hinge", source.replace("slack: float", "example: ClassVar = {'slack': 2}; slack: float"))
+    registry = load_registry()
+    described = next(plugin for plugin in registry.plugins if plugin.name == "hinge").to_json()
+    assert described["needs"] == ["preferences", "reference"]
+    assert registry.optimizer({"name": "hinge", "slack": 0.5}).needs() == Needs(preferences=True)
 
 
 def test_settings_may_choose_evaluators(install: Install) -> None:
@@ -175,7 +183,7 @@ def test_settings_may_choose_evaluators(install: Install) -> None:
     registry = load_registry()
     assert registry.evaluators_of(registry.optimizer({"name": "hinge"})) == {}
     chosen = registry.optimizer({"name": "hinge", "judge": {"name": "polite"}})
-    assert registry.evaluators_of(chosen)["judge"].score((), "please") == 1.0
+    assert registry.evaluators_of(chosen)["judge"].score((), "please", {}) == 1.0
     with pytest.raises(PluginError, match=r"optimizer\.judge\.name: no installed evaluator has this name"):
         registry.evaluators_of(registry.optimizer({"name": "hinge", "judge": {"name": "rude"}}))
     with pytest.raises(ConfigError, match=r"optimizer\.held_out_measure\.wantd"):
@@ -185,6 +193,7 @@ def test_settings_may_choose_evaluators(install: Install) -> None:
 
 
 def test_two_plugins_with_one_name_are_both_refused(install: Install) -> None:
+    built_in = names(load_registry(), "optimizer")
     install("stranger-hinge", HINGE)
     install("other-hinge", HINGE, version="3")
     install("stranger-dpo", HINGE.replace('"hinge"', '"dpo"'))
@@ -195,7 +204,7 @@ def test_two_plugins_with_one_name_are_both_refused(install: Install) -> None:
         "stranger-dpo",
         "alignment-flows",
     }
-    assert names(registry, "optimizer") == {"kto", "ppo"}
+    assert names(registry, "optimizer") == built_in - {"dpo"}
     with pytest.raises(PluginError) as caught:
         registry.optimizer({"name": "hinge"})
     assert str(caught.value) == (
@@ -249,3 +258,20 @@ def test_source_digest_follows_imports_inside_the_package(tmp_path: Path, monkey
 def test_finding_plugins_loads_no_torch() -> None:
     code = "import sys, alignment_core.registry as r; r.load_registry(); print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+
+
+def test_plugin_of_any_kind_is_found_by_its_name(install: Install) -> None:
+    install("stranger-rude", RUDE.replace('"polite"', '"hinge"'))
+    assert load_registry().plugin("hinge").kind == "evaluator"
+    install("stranger-hinge", HINGE)
+    registry = load_registry()
+    with pytest.raises(ConfigError) as error:
+        registry.plugin("hinge")
+    assert str(error.value) == (
+        "NAME: plugins of several kinds have this name. got hinge, expected --kind, one of evaluator, optimizer."
+    )
+    assert registry.plugin("hinge", "optimizer").package == "stranger-hinge"
+    with pytest.raises(
+        PluginError, match=r"NAME: no installed listener has this name\. got hinge, expected one of jsonl"
+    ):
+        registry.plugin("hinge", "listener")

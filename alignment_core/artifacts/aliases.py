@@ -26,6 +26,8 @@ from alignment_core.errors import ArtifactError
 
 NAME = re.compile(r"[a-z][a-z0-9]*([._-][a-z0-9]+)*")
 PRODUCTION, CANDIDATE = "production", "candidate"
+RESERVED = ("latest", "base")
+"""Names of models that are not aliases: the newest one, and the base model of the settings."""
 
 
 class Change(BaseModel):
@@ -163,7 +165,7 @@ class Aliases:
             raise ArtifactError(
                 "this is not a valid alias",
                 got=name,
-                expected="lower-case words joined by `.`, `-` or `_`, such as production, but not `latest` or a key",
+                expected="lower-case words joined by . - or _, such as production, but not `latest`, `base` or a key",
             )
         return self._folder / f"{name}.jsonl"
 
@@ -194,7 +196,7 @@ class Aliases:
 
 def _is_valid(name: str) -> bool:
     # A name of hexadecimal digits could be the prefix of a key.
-    return bool(NAME.fullmatch(name)) and name != "latest" and not re.fullmatch(r"[0-9a-f]+", name)
+    return bool(NAME.fullmatch(name)) and name not in RESERVED and not re.fullmatch(r"[0-9a-f]+", name)
 
 
 def _damaged(path: Path, got: str) -> ArtifactError:

@@ -10,16 +10,17 @@ from pathlib import Path
 
 from alignment_core.artifacts.digest import file_digest
 
-LOSSES = "alignment_core.losses"
+OURS = ("alignment_core.losses", "alignment_core.on_policy")
+"""Packages of this library whose code is part of an optimizer."""
 
 
 def source_digest(module: str) -> str:
-    """Return the SHA-256 of an imported module and its direct and indirect imports from its package and our losses.
+    """Return the SHA-256 of an imported module and its direct and indirect imports from its package and `OURS`.
 
     Imports are read from the source without running it, so imports inside functions count as well.
     """
     package = module.partition(".")[0]
-    roots = {package: _root(module), LOSSES: Path(__file__).parents[2]}
+    roots = {package: _root(module), **dict.fromkeys(OURS, Path(__file__).parents[2])}
     files: dict[str, Path] = {}
     todo = [module]
     while todo:

@@ -5,7 +5,13 @@ The docstring under a field is its description in the Prefect run form, in `alig
 
 from alignment_core.config.base import Fraction, LoadIn, Moments, Settings, Supervision
 from alignment_core.config.data import DataConfig, SourceConfig
-from alignment_core.config.evaluation import EndpointConfig, EvaluationConfig, GateConfig, LmEvalConfig
+from alignment_core.config.evaluation import (
+    ChatEndpointSettings,
+    EndpointConfig,
+    EvaluationConfig,
+    GateConfig,
+    LmEvalConfig,
+)
 from alignment_core.config.feedback import ChatConfig, RetrainConfig
 from alignment_core.config.model import LoraConfig, ModelConfig
 from alignment_core.config.pipeline import PipelineConfig
@@ -14,6 +20,7 @@ from alignment_core.config.training import RewardConfig, SFTConfig, StepSettings
 
 __all__ = [
     "ChatConfig",
+    "ChatEndpointSettings",
     "DataConfig",
     "EndpointConfig",
     "EvaluationConfig",

@@ -26,6 +26,9 @@ class SourceConfig(Settings):
     columns: dict[str, str] = Field(default_factory=dict)
     """For any table: maps standard columns (`prompt`, `completion`, `chosen`, `rejected`, `label`, …) to the file's
     columns."""
+    keep: list[str] = Field(default_factory=list)
+    """Columns that evaluators see as the facts of a prompt, for example its right answer or its tests. The model does
+    not see them, unless the format reads them as well."""
     threshold: float | None = None
     """Scalar ratings at or above this value count as thumbs up, lower ones as thumbs down. Unset: rows that need a
     threshold are quarantined."""

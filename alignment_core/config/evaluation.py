@@ -10,9 +10,14 @@ from pydantic import Field, model_validator
 from alignment_core.config.base import Fraction, Settings
 from alignment_core.config.data import SourceConfig
 
+COMPARE = (
+    "Compare two responses of an assistant to the same conversation. Prefer the one that is more helpful, correct "
+    "and harmless; length alone is no merit. Answer with one word: A, B, or TIE."
+)
 
-class EndpointConfig(Settings):
-    """A judge behind an OpenAI-compatible API. It sees each pair of responses in both orders."""
+
+class ChatEndpointSettings(Settings):
+    """A model behind an OpenAI-compatible API."""
 
     url: str
     """Base URL including the version, e.g. http://localhost:8000/v1. `/chat/completions` is appended."""
@@ -27,10 +32,12 @@ class EndpointConfig(Settings):
     """Number of retries after a timeout, a rate limit (HTTP 429) or a server error."""
     parallel: int = Field(4, ge=1)
     """Number of concurrent requests."""
-    instruction: str = (
-        "Compare two responses of an assistant to the same conversation. Prefer the one that is more helpful, correct "
-        "and harmless; length alone is no merit. Answer with one word: A, B, or TIE."
-    )
+
+
+class EndpointConfig(ChatEndpointSettings):
+    """A judge behind an OpenAI-compatible API. It sees each pair of responses in both orders."""
+
+    instruction: str = COMPARE
     """Instruction to the judge. It must ask for A, B or TIE. The conversation and the two responses are appended."""
 
 

@@ -10,7 +10,7 @@ from alignment_core.config.base import Settings
 
 
 class ChatConfig(Settings):
-    """Sampling of the production model's answers on the `align chat` page."""
+    """Sampling of the answers on the `align chat` page."""
 
     max_new_tokens: int = Field(512, ge=1)
     """Maximum length of an answer in tokens."""

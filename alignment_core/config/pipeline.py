@@ -43,7 +43,8 @@ class PipelineConfig(Settings):
     rank: RankConfig | None = None
     """Ranking of the sampled responses. Needs `sample`. Null: none."""
     reward: RewardConfig = RewardConfig()
-    """The reward model. It is trained only if something needs it and `reward.model` is unset."""
+    """The reward that optimizers maximize, and the reward model. It is trained only if something needs it and
+    `reward.model` is unset."""
     optimizer: dict[str, Any] = Field(default_factory=lambda: {"name": "dpo"})
     """`name` selects an installed optimizer. The other keys are its settings."""
     vllm: VllmConfig | None = None

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from alignment_core.config.base import Fraction, Moments, Settings
+
+REWARD_MODEL = "reward_model"
+"""The judge that is the reward model, in `reward.by` and in the names of metrics."""
 
 
 class StepSettings(Settings):
@@ -42,7 +45,7 @@ class SFTConfig(StepSettings):
 
 
 class RewardConfig(StepSettings):
-    """The reward model: trained on preference pairs with the Bradley–Terry loss, or an existing one (`model`)."""
+    """The reward of responses, and the reward model: trained with the Bradley–Terry loss, or an existing one."""
 
     model: str | None = None
     """Existing reward model: a sequence classifier with one label, as a folder in Hugging Face format or a Hub id.
@@ -53,6 +56,16 @@ class RewardConfig(StepSettings):
     chat_template: str | None = None
     """Chat template for `model`: a Jinja file or the name of a built-in template. Unset: the template of its
     tokenizer."""
+
+    by: list[dict[str, Any]] = Field(default_factory=lambda: [{"name": REWARD_MODEL}], min_length=1)
+    """What rewards the responses that an optimizer samples: `reward_model`, installed evaluators, or several of them.
+    Each is given as `name` and its settings, with a `weight` (1 if unset). The reward is the weighted sum. A reward
+    model is trained only if it is among them."""
+    normalise: bool = True
+    """Measure rewards as deviations from the mean of the first rollout, in units of its standard deviation. The
+    starting model samples that rollout, so `kl_coef` means the same for every reward."""
+    clip: float | None = Field(None, gt=0)
+    """Rewards are clipped to ± this, after normalization. Unset: not clipped."""
 
     centering: float = Field(0.01, ge=0)
     """Weight of the term (r_chosen + r_rejected)², which keeps the scores centered at zero (arXiv 2312.09244)."""

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,19 +16,13 @@ from typing import IO, Any
 
 import httpx
 
-from alignment_core.addresses import HIDDEN
+from alignment_core.chat_endpoint import ANSWER_TOKENS, ChatEndpoint, compared, parse
 from alignment_core.config import EndpointConfig
 from alignment_core.errors import ConfigError
 from alignment_core.progress import Progress, Stopped
 
-AGAIN = (408, 409, 425, 429)
-"""Status codes that are retried, in addition to server errors (5xx)."""
-LONGEST_PAUSE = 60.0
-FIRST_PAUSE = 1.0
 LOOK_SECONDS = 0.2
 """How often the judge checks whether to stop."""
-ANSWER_TOKENS = 16
-SAYS = {"A": 1, "B": -1, "TIE": 0}
 
 
 @dataclass(frozen=True)
@@ -76,7 +68,7 @@ class Endpoint:
     def __init__(self, settings: EndpointConfig, progress: Progress) -> None:
         self._settings = settings
         self._progress = progress
-        self._url = settings.url.rstrip("/") + "/chat/completions"
+        self._chat = ChatEndpoint(settings, "evaluation.endpoint")
 
     def compare(self, questions: Sequence[Question], kept: Path) -> Answers:
         """Ask every question. Answers of an interrupted build are read from the file `kept` and not requested again.
@@ -94,10 +86,8 @@ class Endpoint:
         return found
 
     async def _ask_all(self, questions: Sequence[Question], known: dict[int, Answer], kept: IO[str]) -> None:
-        key = os.environ.get(self._settings.key_variable)
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
         at_once = asyncio.Semaphore(self._settings.parallel)
-        async with httpx.AsyncClient(headers=headers, timeout=self._settings.timeout_seconds) as client:
+        async with self._chat.client() as client:
 
             async def ask(index: int) -> tuple[int, Answer]:
                 async with at_once:
@@ -140,77 +130,18 @@ class Endpoint:
     async def _ask_twice(self, client: httpx.AsyncClient, question: Question) -> Answer:
         retries, verdicts = 0, []
         for first, second in ((question.ours, question.theirs), (question.theirs, question.ours)):
-            text, tries = await self._ask(client, question.prompt, first, second)
-            retries += tries
-            if text is None:
+            content = compared(question.prompt, first, second)
+            messages = [{"role": "system", "content": self._settings.instruction}, {"role": "user", "content": content}]
+            reply = await self._chat.ask(client, messages, ANSWER_TOKENS)
+            retries += reply.retries
+            if reply.text is None:
                 return Answer(None, "unreachable", retries)
-            verdicts.append(parse(text))
+            verdicts.append(parse(reply.text))
         straight, swapped = verdicts
         if straight is None or swapped is None:
             return Answer(None, "bad_answer", retries)
         agreed = straight == -swapped
         return Answer(straight if agreed else 0, "agreed" if agreed else "disagreed", retries)
-
-    async def _ask(
-        self, client: httpx.AsyncClient, prompt: Sequence[Mapping[str, Any]], first: str, second: str
-    ) -> tuple[str | None, int]:
-        """Return the judge's text, or None if every try failed, and the number of retries."""
-        shown = "\n\n".join(f"[{turn['role']}]\n{turn['content']}" for turn in prompt)
-        content = f"{shown}\n\n[response A]\n{first}\n\n[response B]\n{second}"
-        messages = [{"role": "system", "content": self._settings.instruction}, {"role": "user", "content": content}]
-        body = {"model": self._settings.model, "messages": messages, "temperature": 0, "max_tokens": ANSWER_TOKENS}
-        for tried in range(self._settings.retries + 1):
-            pause = min(FIRST_PAUSE * 2**tried, LONGEST_PAUSE)
-            try:
-                response = await client.post(self._url, json=body)
-            except httpx.InvalidURL as error:
-                raise self._refused(str(error)) from error
-            except httpx.TransportError:
-                pass
-            else:
-                if response.is_success:
-                    return _content(response), tried
-                if response.status_code < 500 and response.status_code not in AGAIN:
-                    raise self._refused(f"{response.status_code} {self._without_key(response.text)[:200]}")
-                pause = min(_asked_pause(response, pause), LONGEST_PAUSE)
-            if tried < self._settings.retries:
-                await asyncio.sleep(pause)
-        return None, tried
-
-    def _without_key(self, text: str) -> str:
-        """Return the text of a response without the API key, which some servers repeat."""
-        key = os.environ.get(self._settings.key_variable)
-        return text.replace(key, HIDDEN) if key else text
-
-    def _refused(self, got: str) -> ConfigError:
-        return ConfigError(
-            "the judge rejected the request",
-            where="evaluation.endpoint",
-            got=got,
-            do=f"Check `url`, `model`, and the API key in the environment variable {self._settings.key_variable}",
-        )
-
-
-def parse(text: str) -> int | None:
-    """Return 1 for A, -1 for B, 0 for a tie, and None if the answer names none of them or several."""
-    choices = set(re.findall(r"(?<![A-Za-z])(A|B|TIE|Tie|tie)(?![A-Za-z])", text))
-    return SAYS[choices.pop().upper()] if len(choices) == 1 else None
-
-
-def _content(response: httpx.Response) -> str:
-    """Return the text of the response, or an empty string if the response is malformed."""
-    try:
-        return str(response.json()["choices"][0]["message"]["content"])
-    except (ValueError, LookupError, TypeError):
-        return ""
-
-
-def _asked_pause(response: httpx.Response, otherwise: float) -> float:
-    """Return the number of seconds that the server asks to wait, or `otherwise` if it does not."""
-    try:
-        return max(0.0, float(response.headers["retry-after"]))
-    except (KeyError, ValueError):
-        return otherwise
 
 
 def _read(kept: Path) -> dict[int, Answer]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from alignment_core.evaluation.text_statistics import distinct_share, repeated_share
-from alignment_core.plugin_api import Conversation, Evaluator, Rollout
+from alignment_core.plugin_api import Rollout
 from alignment_core.training.run import Run
 
 
@@ -42,21 +42,18 @@ def reward_scores(run: Run, rollouts: Sequence[Rollout]) -> list[float]:
     return scores
 
 
-def evaluator_scores(evaluator: Evaluator, prompts: Sequence[Conversation], texts: Sequence[str]) -> list[float]:
-    """Return the evaluator's score of each response."""
-    return [evaluator.score(prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
-
-
-def ordering_accuracy(scores: Sequence[float], truth: Sequence[float]) -> float | None:
+def ordering_accuracy(scores: Sequence[float | None], truth: Sequence[float | None]) -> float | None:
     """Return how often the scores order two responses like the true values, over all pairs whose true values differ.
 
-    A tie of the scores counts half. The result is None if all true values are equal.
+    A tie of the scores counts half. Responses without a score or a true value are left out. The result is None if all
+    true values are equal.
     """
     right = pairs = 0.0
-    for i in range(len(truth)):
-        for j in range(i):
-            if truth[i] != truth[j]:
+    both = [(one, true) for one, true in zip(scores, truth, strict=True) if one is not None and true is not None]
+    for i, (score, true) in enumerate(both):
+        for other_score, other_true in both[:i]:
+            if true != other_true:
                 pairs += 1
-                agrees = (scores[i] - scores[j]) * (truth[i] - truth[j])
+                agrees = (score - other_score) * (true - other_true)
                 right += 1.0 if agrees > 0 else 0.5 if agrees == 0 else 0.0
     return right / pairs if pairs else None

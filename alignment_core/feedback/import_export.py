@@ -17,6 +17,7 @@ from alignment_core.data.sources.formats.standard import Labelled
 from alignment_core.data.sources.inputs import Input, find_inputs, unwrap_quarantined
 from alignment_core.data.sources.parsing.judgements import rater_and_time
 from alignment_core.data.sources.readers import Unreadable
+from alignment_core.data.sources.reading import outcomes_of
 from alignment_core.errors import FeedbackError
 from alignment_core.feedback.store import FeedbackStore
 from alignment_core.feedback.training_rows import RANKINGS, THUMBS
@@ -153,7 +154,7 @@ def _judgements(item: Input, kind: RaterKind) -> Iterator[_Judgement | str]:
         for row in rows:
             yield _ranking(format, row, kind)
     else:
-        for outcome in format.records(rows, item.source):
+        for outcome in outcomes_of(format, rows, item.source, item.names):
             if not isinstance(outcome, Unread):
                 yield _judgement(outcome, rows.last, kind, silent=rows.comment_alone)
     yield from rows.unreadable

@@ -5,15 +5,16 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
 from torch import nn
-from transformers import AutoConfig, PretrainedConfig
+from transformers import AutoConfig
 
-from alignment_core.config import LoraConfig, Moments
+from alignment_core.config import LoraConfig
 from alignment_core.data.rendering.renderer import load_tokenizer
 from alignment_core.errors import ModelError, loading_failure
 from alignment_core.execution.stage import StageCall
@@ -79,7 +80,7 @@ class Predictor:
         if "adapter" in calls:
             check_fit(calls["adapter"].inputs["adapter"], self.model)
         self.planned = DataPreview(calls, scratch)
-        self.adapter = DryRun(self._architecture(("policy",), (), ("policy",)))
+        self.adapter = DryRun(self._architecture(("policy",), ("policy",)))
         self.process = self._memory_of_process() if self.device.type == "cpu" else 0
         limit = self.runtime.memory_gb
         self.available = available_memory(self.device, limit) if card is None else share_of(free_memory(card), limit)
@@ -107,7 +108,7 @@ class Predictor:
             imports: seconds from the start of this process until its imports were done.
         """
         stages = self._stages()
-        workload = Workload(self.calls, self.planned)
+        workload = self._workload()
         works = {name: workload.of(call) for name, call in stages.items()}
         choices = {name: self._choose(work, stages[name].stage) for name, work in works.items()}
         speed = None
@@ -129,7 +130,7 @@ class Predictor:
 
     def until_full(self, first: str | None) -> dict[str, Prediction]:
         """Predict the stages until one does not fit, beginning with `first`. The others come in the plan's order."""
-        stages, workload = self._stages(), Workload(self.calls, self.planned)
+        stages, workload = self._stages(), self._workload()
         found: dict[str, Prediction] = {}
         for name in sorted(stages, key=lambda name: name != first):
             work = workload.of(stages[name])
@@ -137,6 +138,9 @@ class Predictor:
             if not found[name].fits:
                 break
         return {name: found[name] for name in stages if name in found}
+
+    def _workload(self) -> Workload:
+        return Workload(self.calls, self.planned, self.config.get_text_config().hidden_size)
 
     def _stages(self) -> dict[str, StageCall]:
         return {name: self.calls[name] for name in self.to_run if self._runs_our_model(self.calls[name])}
@@ -173,25 +177,25 @@ class Predictor:
         runtime = self.runtime
         budget = None if runtime.token_budget == "auto" and work.trained else initial_token_budget(runtime)
         return choose_memory_settings(
-            DryRun(self._architecture(work.adapters, work.heads, work.trained, work.external_reward, work.adamw)),
+            DryRun(self._architecture_of(work)),
             work.demand,
             self.available - self.process,
             token_budget=budget,
             gradient_checkpointing=None if runtime.gradient_checkpointing == "auto" else runtime.gradient_checkpointing,
         )
 
-    def _architecture(
-        self,
-        adapters: Sequence[str],
-        heads: Sequence[str],
-        trained: Sequence[str],
-        external_reward: PretrainedConfig | None = None,
-        adamw: Moments = "32bit",
-    ) -> Architecture:
-        return Architecture(
-            self.config, self.load_in, self.lora, tuple(adapters), tuple(heads), tuple(trained), self.device,
-            external_reward=external_reward, adamw=adamw,
-        )  # fmt: skip
+    def _architecture_of(self, work: Work) -> Architecture:
+        return replace(
+            self._architecture(work.adapters, work.trained),
+            heads=work.heads,
+            external_reward=work.external_reward,
+            adamw=work.adamw,
+            snapshots=work.snapshots,
+            parameters=work.parameters,
+        )
+
+    def _architecture(self, adapters: tuple[str, ...], trained: tuple[str, ...]) -> Architecture:
+        return Architecture(self.config, self.load_in, self.lora, adapters, (), trained, self.device)
 
 
 def _read_config(path: str, revision: str | None) -> Any:

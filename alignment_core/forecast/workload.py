@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import combinations
 
 from transformers import PretrainedConfig
 
@@ -14,15 +13,19 @@ from alignment_core.errors import DataError
 from alignment_core.evaluation.response_metrics import kl_from_reference, reward_scores
 from alignment_core.execution.stage import StageCall
 from alignment_core.forecast.data_preview import DataPreview
+from alignment_core.forecast.ranked import longest, ranked_rows
 from alignment_core.models.roles.classifier import read_classifier_config
-from alignment_core.plugin_api import Row, TokenSequence
+from alignment_core.plugin_api import Row
 from alignment_core.registry import load_registry
 from alignment_core.stages import evaluate, sample
 from alignment_core.stages.reward import BradleyTerry
 from alignment_core.stages.sft import SFT
+from alignment_core.training.contract import Objective
 from alignment_core.training.demand import Demand, Layout, trace_inference, trace_training
-from alignment_core.training.loop import Objective
-from alignment_core.training.run import Rows, Run
+from alignment_core.training.parameters import initial_parameters
+from alignment_core.training.rows import Rows
+from alignment_core.training.run import Run
+from alignment_core.training.snapshots import role_of
 
 LAYOUT = Layout(packs=True, call_cost=0)
 """The layout of nearly all architectures. The actual layout is known only once the weights are loaded."""
@@ -38,6 +41,7 @@ class Work:
         demand: computes the demand at a token budget.
         external_reward: configuration of `reward.model`, if the stage loads it.
         adamw: precision of AdamW's moments, if the stage trains.
+        snapshots, parameters: as in `Architecture`.
     """
 
     adapters: tuple[str, ...]
@@ -47,6 +51,8 @@ class Work:
     demand: partial[Demand]
     external_reward: PretrainedConfig | None = None
     adamw: Moments = "32bit"
+    snapshots: tuple[str, ...] = ()
+    parameters: int = 0
 
 
 class Workload:
@@ -55,10 +61,12 @@ class Workload:
     Args:
         calls: all calls of the run, by their names in the plan.
         planned: the data sets that they read.
+        width: size of a hidden state of the base model.
     """
 
-    def __init__(self, calls: Mapping[str, StageCall], planned: DataPreview) -> None:
+    def __init__(self, calls: Mapping[str, StageCall], planned: DataPreview, width: int) -> None:
         self.calls, self.planned, self.data = calls, planned, planned.older
+        self.width = width
 
     def of(self, call: StageCall) -> Work:
         """Return the work of a stage.
@@ -77,14 +85,14 @@ class Workload:
                 return self._training(call, SFT.model_validate(call.config["sft"]), rows, ("policy",), (), ("policy",))
             case "reward":
                 objective = BradleyTerry.model_validate(call.config["reward"])
-                rows = Rows(preferences=self._preferences(call))
+                rows = Rows(preferences=self._rows(call, "preferences"))
                 return self._training(call, objective, rows, (*base, "reward"), ("reward",), ("reward",))
             case "optimize":
                 return self._optimize(call)
             case "reference":
-                pairs = [row for name in call.config["rows"] for row in getattr(train, name)]
-                sequences = {s.digest(): s for row in pairs for s in row.sequences.values()}
-                return _reading(base, (), len(pairs), lambda run: run.policy.logps(list(sequences.values())))
+                read = [row for kind in call.config["rows"] for row in self._rows(call, kind)]
+                sequences = {s.digest(): s for row in read for s in row.sequences.values()}
+                return _reading(base, (), len(read), lambda run: run.policy.logps(list(sequences.values())))
             case "sample":
                 settings = SampleConfig.model_validate(call.config["sample"])
                 prompts = [*train.prompts[: settings.max_prompts], *self.data.held_out.prompts[: settings.max_prompts]]
@@ -114,7 +122,7 @@ class Workload:
     def _head_to_head(self, call: StageCall, base: tuple[str, ...]) -> Work:
         """Return the work of scoring both models' responses with the reward models that have not scored them yet."""
         settings, prompts = self._answered(self.calls["evaluate"])
-        both = 2 * [_longest(prompt, settings.max_new_tokens) for prompt in prompts]
+        both = 2 * [longest(prompt, settings.max_new_tokens) for prompt in prompts]
         judges = sum(role in call.parents for role in ("judge", "reward"))
 
         def work(run: Run) -> None:
@@ -134,17 +142,18 @@ class Workload:
 
     def _optimize(self, call: StageCall) -> Work:
         optimizer = load_registry().optimizer(call.config["optimizer"])
-        train = self.planned.train(call)
-        rows = Rows()
-        if optimizer.preferences:
-            rows.preferences = self._preferences(call)
-        if optimizer.feedback:
-            rows.feedback = train.feedback
-        if optimizer.prompts:
-            rows.prompts, rows.held_out_prompts = train.prompts, self.data.held_out.prompts
-        heads = [name for name in ("reward", "value") if name in (*call.parents, *optimizer.trains)]
-        reference = ["reference"] if optimizer.reference and "sft" in call.reads() else []
-        return self._training(call, optimizer, rows, ("policy", *reference, *heads), heads, optimizer.trains)
+        needs, rows = optimizer.needs(), Rows()
+        for kind in ("preferences", "feedback", "demonstrations", "prompts"):
+            if getattr(needs, kind):
+                setattr(rows, kind, self._rows(call, kind))
+        if needs.prompts:
+            rows.held_out_prompts = self.data.held_out.prompts
+        heads = [name for name in ("reward", "value") if name in (*call.parents, *needs.trained)]
+        reference = ["reference"] if needs.reference and "sft" in call.reads() else []
+        snapshots = tuple(map(role_of, needs.snapshots))
+        work = self._training(call, optimizer, rows, ("policy", *reference, *heads, *snapshots), heads, needs.trained)
+        own = initial_parameters(optimizer, self.width, call.config["seed"])
+        return replace(work, snapshots=snapshots, parameters=sum(weight.numel() for weight in own.values()))
 
     def _training(
         self,
@@ -163,32 +172,48 @@ class Workload:
                 where=call.label,
                 do="Add a source with records that it can learn from",
             )
+        layout = replace(LAYOUT, width=self.width)
         demand = partial(
-            _rehearse_at, objective, rows, tuple(trained), call.config["seed"], "reference" in call.parents
+            _rehearse_at,
+            objective,
+            rows,
+            layout,
+            tuple(trained),
+            call.config["seed"],
+            "reference" in call.parents,
+            bool({"reward", "reward_model"} & {*call.parents, *call.inputs}),
         )
         return Work(tuple(adapters), tuple(heads), tuple(trained), count, demand, adamw=objective.adamw)
 
-    def _preferences(self, call: StageCall) -> Sequence[Row]:
-        """Return the pairs in the data plus the most and longest pairs that ranking sampled responses can give."""
-        existing = self.planned.train(call).preferences
-        sample = self.calls.get("sample")
-        if sample is None:
+    def _rows(self, call: StageCall, kind: str) -> Sequence[Row]:
+        """Return the rows of a kind that a stage learns from, with those that ranking sampled responses can add."""
+        existing: Sequence[Row] = getattr(self.planned.train(call), kind)
+        if "ranked" not in call.parents:
             return existing
-        settings = SampleConfig.model_validate(sample.config["sample"])
-        pairs = list(combinations(range(settings.responses_per_prompt), 2))
-        new = []
-        for prompt in self.data.train.prompts[: settings.max_prompts]:
-            both = dict.fromkeys(("chosen", "rejected"), _longest(prompt, settings.max_new_tokens))
-            new += [Row(f"{prompt.id} {a} {b}", both, {"margin": 0.0}) for a, b in pairs]
-        return [*existing, *new]
+        settings = SampleConfig.model_validate(self.calls["sample"].config["sample"])
+        return [*existing, *ranked_rows(kind, self.data.train.prompts, settings)]
 
 
 def _rehearse_at(
-    objective: Objective, rows: Rows, trained: Sequence[str], seed: int, cached_reference: bool, tokens: int
+    objective: Objective,
+    rows: Rows,
+    layout: Layout,
+    trained: Sequence[str],
+    seed: int,
+    cached_reference: bool,
+    rewarded: bool,
+    tokens: int,
 ) -> Demand:
     """Call `trace_training` with the token budget as the last argument, for `partial`."""
     return trace_training(
-        objective, rows, LAYOUT, tokens, trained=trained, seed=seed, cached_reference=cached_reference
+        objective,
+        rows,
+        layout,
+        tokens,
+        trained=trained,
+        seed=seed,
+        cached_reference=cached_reference,
+        rewarded=rewarded,
     )
 
 
@@ -202,12 +227,6 @@ def _sample(prompts: Sequence[Row], settings: SampleConfig, run: Run) -> None:
     for start in range(0, len(prompts), together):
         part = prompts[start : start + together]
         run.generate(part, max_new_tokens=settings.max_new_tokens, samples=settings.responses_per_prompt)
-
-
-def _longest(prompt: Row, new: int) -> TokenSequence:
-    """Return the prompt with a response of `new` tokens."""
-    ids = prompt.sequences["prompt"].ids
-    return TokenSequence((*ids, *([0] * new)), len(ids))
 
 
 def calls_judge(call: StageCall) -> bool:

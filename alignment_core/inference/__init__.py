@@ -1,1 +1,1 @@
-"""Trained models that are loaded to answer, without a stage."""
+"""Models that are loaded to answer, without a stage."""

@@ -1,4 +1,4 @@
-"""A trained model, loaded into this process, that answers conversations."""
+"""A model, loaded into this process, that answers conversations."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from alignment_core.artifacts.manifest import read_manifest
 from alignment_core.data.rendering.renderer import Renderer
+from alignment_core.inference.model_parts import ModelParts
 from alignment_core.inference.trained_model import open_trained_model
 from alignment_core.models.base.loading import choose_device, load_base
 from alignment_core.models.generation.choice import Sampling
@@ -41,24 +41,23 @@ class _Stop(Exception):
 
 
 class LoadedModel:
-    """A base model with a trained adapter and the chat template that it was trained with.
+    """A base model with its chat template, and with a trained adapter if it has one.
 
     Attributes:
         tokenizer: the base model's tokenizer.
         model: the transformers model with the adapter in its layers.
     """
 
-    def __init__(self, folder: Path, device: str = "auto") -> None:
+    def __init__(self, parts: ModelParts, device: str = "auto") -> None:
         """
         Args:
-            folder: the folder of an `sft` or `optimize` artifact.
+            parts: what to load.
             device: `auto`, `cpu`, `cuda` or `cuda:N`.
 
         Raises:
             ModelError: the base model or its tokenizer does not load.
         """
-        manifest = read_manifest(folder)
-        config, place = manifest.config, manifest.inputs["model"]
+        config, place = parts.config, parts.place
         self._renderer = Renderer.of_stage(place, config)
         base = load_base(
             place["path"],
@@ -68,13 +67,16 @@ class LoadedModel:
             rows=config.get("embedding_rows"),
         )
         self._roles = Roles(base, place["path"], place["revision"])
-        self._roles.add_saved(ROLE, folder)
+        if parts.adapter is None:
+            self._roles.add_base(ROLE)
+        else:
+            self._roles.add_saved(ROLE, parts.adapter)
         self.tokenizer: Any = self._renderer.tokenizer
         self.model: Any = base
 
     @classmethod
     def open(cls, store: Path, key: str, device: str = "auto") -> LoadedModel:
-        """Load a model after verifying its files and its base model.
+        """Load a trained model after verifying its files and its base model.
 
         Args:
             store: folder of the artifact store.
@@ -85,7 +87,7 @@ class LoadedModel:
             ArtifactError: there is no such artifact, or it is not a model.
             ModelError: the base model is gone, or has changed since the adapter was trained.
         """
-        return cls(open_trained_model(store, key).folder, device)
+        return cls(ModelParts.of_artifact(open_trained_model(store, key).folder), device)
 
     def generate(self, prompt: str | Sequence[Message], **settings: Any) -> str:
         """Return the model's answer.

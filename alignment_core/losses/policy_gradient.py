@@ -1,12 +1,16 @@
-"""The parts of PPO, on padded tensors of shape (rows, longest response). `mask` is 1 at real tokens.
+"""The parts of on-policy losses, on padded tensors of shape (rows, longest response). `mask` is 1 at real tokens.
 
-Sources: PPO arXiv 1707.06347, GAE 1506.02438, RLHF 2203.02155, implementation details 2403.17031.
+Sources: PPO arXiv 1707.06347, GAE 1506.02438, RLHF 2203.02155, implementation details 2403.17031, GRPO 2402.03300,
+RLOO 2402.14740, DAPO 2503.14476, Dr. GRPO 2503.20783.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+SMALLEST_DEVIATION = 1e-4
+"""Added to a group's deviation, so that rewards that differ only by rounding give no advantage."""
 
 
 def token_rewards(scores: Tensor, logps: Tensor, reference_logps: Tensor, mask: Tensor, *, kl_coef: float) -> Tensor:
@@ -53,15 +57,62 @@ def whiten(values: Tensor, mask: Tensor) -> Tensor:
     return centered * torch.rsqrt(variance + 1e-8)
 
 
-def clipped_policy(logps: Tensor, old_logps: Tensor, advantages: Tensor, *, clip: float) -> tuple[Tensor, Tensor]:
-    """Return the clipped surrogate -min(ρA, clip(ρ, 1-ε, 1+ε)A) per token (1707.06347, equation 7).
+def group_advantages(rewards: Tensor, *, divide: bool) -> Tensor:
+    """Return how much each reward exceeds its group's mean, in units of the group's deviation if `divide`.
+
+    Equation in section 4.1.2 of GRPO (2402.03300) with `divide`; without, Dr. GRPO (2503.20783, section 3).
+
+    Args:
+        rewards: shape (groups, responses per group).
+        divide: divide by the sample standard deviation plus `SMALLEST_DEVIATION`.
 
     Returns:
-        Loss per token, and 1 where the clipped branch was taken (no gradient there).
+        The same shape. Each group sums to zero.
+    """
+    centered = rewards - rewards.mean(dim=1, keepdim=True)
+    return centered / (rewards.std(dim=1, keepdim=True) + SMALLEST_DEVIATION) if divide else centered
+
+
+def leave_one_out(rewards: Tensor) -> Tensor:
+    """Return how much each reward exceeds the mean of the others in its group (RLOO, 2402.14740, section 2.3).
+
+    Args:
+        rewards: shape (groups, responses per group), with at least two responses per group.
+
+    Returns:
+        The same shape. Each group sums to zero.
+    """
+    others = rewards.shape[1] - 1
+    return rewards - (rewards.sum(dim=1, keepdim=True) - rewards) / others
+
+
+def k3(logps: Tensor, other_logps: Tensor) -> Tensor:
+    """Return an estimate of KL(π‖other) per token that is never negative: e^d - 1 - d with d = log other - log π.
+
+    Its mean over samples of π is the KL (Schulman 2020, http://joschu.net/blog/kl-approx.html; 2402.03300, equation 4).
+    """
+    d = other_logps - logps
+    return d.exp() - 1 - d
+
+
+def clipped_policy(
+    logps: Tensor, old_logps: Tensor, advantages: Tensor, *, clip: float, clip_high: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return the clipped surrogate -min(ρA, clip(ρ, 1-ε, 1+ε_high)A) (1707.06347, equation 7; ε_high 2503.14476).
+
+    Args:
+        logps: log π of tokens or of complete responses.
+        old_logps: the same under the policy that sampled them.
+        advantages: A, of a shape that broadcasts.
+        clip: ε.
+        clip_high: ε_high; ε if None.
+
+    Returns:
+        The loss of each token or response, and 1 where the clipped branch was taken (no gradient there).
     """
     ratio = torch.exp(logps - old_logps)
     plain = -advantages * ratio
-    clipped = -advantages * ratio.clamp(1 - clip, 1 + clip)
+    clipped = -advantages * ratio.clamp(1 - clip, 1 + (clip if clip_high is None else clip_high))
     return torch.maximum(plain, clipped), (clipped > plain).to(plain.dtype)
 
 

@@ -14,13 +14,18 @@ from alignment_core.errors import DataError
 from alignment_core.execution.stage import StageCall
 from alignment_core.models.base.base_checks import positions_made_for
 from alignment_core.models.base.identity import ModelIdentity
-from alignment_core.plugin_api import AlignmentOptimizer
+from alignment_core.plugin_api import Needs
 from alignment_core.registry import load_registry
 
-KINDS = {"preferences": "preference pairs", "feedback": "labelled responses", "prompts": "prompts"}
+KINDS = {
+    "preferences": "preference pairs",
+    "feedback": "labelled responses",
+    "demonstrations": "demonstrations",
+    "prompts": "prompts",
+}
 """The kinds of rows that an optimizer can need, and how messages call them."""
 RANKED = ("preferences", "feedback")
-"""The kinds of rows that a ranking of sampled responses adds to the data."""
+"""The kinds of rows that a ranking of sampled responses adds to the data. A retrain learns only those of new votes."""
 MANY = 1000
 """With this many rows, both parts of a fold have some."""
 
@@ -38,7 +43,7 @@ def check_data(calls: Mapping[str, StageCall], folders: Mapping[str, Path]) -> N
         DataError: a later stage would find no rows of a kind that it needs.
     """
     reports = {name: _report(folder) for name, folder in folders.items()}
-    optimizer = load_registry().optimizer(calls["optimize"].config["optimizer"])
+    needs = load_registry().optimizer(calls["optimize"].config["optimizer"]).needs()
     _check_held_out(calls["ingest"], reports["ingest"]["rows"])
     _warn_of_long_rows(calls["ingest"], max(report["fit"].get("longest", 0) for report in reports.values()))
     own = reports["ingest"]["rows"]["train"]
@@ -50,15 +55,15 @@ def check_data(calls: Mapping[str, StageCall], folders: Mapping[str, Path]) -> N
     for name in ("reward", "judge"):
         if name in calls and not total["preferences"] and "rank" not in calls:
             raise _lacking(KINDS["preferences"], calls[name], "set `sample` and `rank` to make them")
-    learned = reports.get("votes", {"rows": {"train": total}})["rows"]["train"]  # a retrain learns from new votes
+    learned = reports.get("votes", {"rows": {"train": total}})["rows"]["train"]
     for kind, noun in KINDS.items():
-        count = (total if kind == "prompts" else learned)[kind]
-        if getattr(optimizer, kind) and not count and not ("rank" in calls and kind in RANKED):
+        count = (learned if kind in RANKED else total)[kind]
+        if getattr(needs, kind) and not count and not ("rank" in calls and kind in RANKED):
             raise _lacking(noun, calls["optimize"], "choose an optimizer that does not need them")
-    if optimizer.both_labels and "rank" not in calls:
+    if needs.both_labels and "rank" not in calls:
         _check_labels(calls["optimize"], [report["balance"] for report in reports.values()])
     if "votes" not in calls and "rank" not in calls:
-        _check_folds(calls, folders["ingest"], optimizer)
+        _check_folds(calls, folders["ingest"], needs)
 
 
 def _report(folder: Path) -> dict[str, Any]:
@@ -112,7 +117,7 @@ def _check_labels(call: StageCall, balances: list[Mapping[str, int]]) -> None:
             )
 
 
-def _check_folds(calls: Mapping[str, StageCall], data: Path, optimizer: AlignmentOptimizer) -> None:
+def _check_folds(calls: Mapping[str, StageCall], data: Path, needs: Needs) -> None:
     """Check that neither part of the feedback is empty if the judge has a part of its own."""
     if "judge" not in calls:
         return
@@ -127,7 +132,7 @@ def _check_folds(calls: Mapping[str, StageCall], data: Path, optimizer: Alignmen
         if fold is None:
             continue
         part = rows_in_fold(train, **fold)
-        kinds = ("preferences",) if name != "optimize" else tuple(kind for kind in KINDS if getattr(optimizer, kind))
+        kinds = ("preferences",) if name != "optimize" else tuple(kind for kind in KINDS if getattr(needs, kind))
         for kind in kinds:
             if not getattr(part, kind):
                 raise DataError(
@@ -136,6 +141,6 @@ def _check_folds(calls: Mapping[str, StageCall], data: Path, optimizer: Alignmen
                     got=f"{counted(len(getattr(train, kind)), 'row')}, shared by prompt",
                     do="Change `evaluation.judge_fraction`, or add records with other prompts",
                 )
-        if name == "optimize" and optimizer.both_labels:
+        if name == "optimize" and needs.both_labels:
             signs = Counter("desirable" if row.number("desirable") else "undesirable" for row in part.feedback)
             _check_labels(calls[name], [signs])

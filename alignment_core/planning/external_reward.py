@@ -12,7 +12,9 @@ from alignment_core.models.base.base_checks import check_files, check_no_adapter
 from alignment_core.models.base.identity import ModelIdentity, check_classifier, has_chat_template, model_identity
 
 FIELDS = ("model", "revision", "chat_template")
-"""Fields of `RewardConfig` that name an existing model. The others configure the training of one."""
+"""Fields of `RewardConfig` that name an existing model."""
+MIXED = ("by", "normalise", "clip")
+"""Fields of `RewardConfig` that say how judgements become rewards. The remaining ones train a reward model."""
 
 
 @dataclass(frozen=True)

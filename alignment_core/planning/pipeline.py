@@ -16,9 +16,11 @@ from alignment_core.errors import ConfigError
 from alignment_core.execution.stage import StageCall
 from alignment_core.feedback.data_source import pin_data
 from alignment_core.planning.evaluations import Evaluations, plan_evaluations
-from alignment_core.planning.external_reward import FIELDS
+from alignment_core.planning.external_reward import FIELDS, MIXED
+from alignment_core.planning.kept_facts import check_facts
+from alignment_core.planning.reward_parts import reward_parts, uses_reward_model
 from alignment_core.planning.stage_calls import VERSIONS, StageCalls
-from alignment_core.plugin_api import AlignmentOptimizer
+from alignment_core.plugin_api import AlignmentOptimizer, Needs
 from alignment_core.registry import Registry
 
 DATA_STAGES = ("ingest", "votes", "older_votes")
@@ -118,10 +120,12 @@ class _Planner:
         rank = self._rank(sample)
         votes, older_votes = self._votes()
         rows = {"data": ingest, "ranked": rank, "votes": votes, "older_votes": older_votes}
-        scored = optimizer.reward_model or config.evaluation.reward_model
+        needs = optimizer.needs()
+        scored = self._modelled(needs) or config.evaluation.reward_model
+        check_facts(config, optimizer, self.registry)
         reward = self._reward(rows, start, "rest") if scored and self.calls.external is None else None
         judge = self._reward(rows, start, "judge") if config.evaluation.judge_fraction is not None else None
-        reference = self._reference(optimizer, rows, start)
+        reference = self._reference(needs, rows, start)
         optimize = self._optimize(optimizer, rows, start, reward, reference)
         external = self.calls.external if scored else None
         made = Evaluations(data, ingest, start, reward, external, optimize, judge, votes)
@@ -191,7 +195,7 @@ class _Planner:
         return None, {"sft": self.retraining.start}
 
     def _reward(self, rows: Mapping[str, StageCall | None], sft: StageCall | None, part: str) -> StageCall:
-        settings = self.config.reward.model_dump(mode="json", exclude=set(FIELDS))
+        settings = self.config.reward.model_dump(mode="json", exclude={*FIELDS, *MIXED})
         config = self.calls.training_settings(reward=settings, **self._fold(part))
         name = "judge" if part == "judge" else None
         return self.calls.call("reward", config, {**rows, "sft": sft}, name=name)
@@ -201,15 +205,25 @@ class _Planner:
         fraction = self.config.evaluation.judge_fraction
         return {} if fraction is None else {"fold": {"judge_fraction": fraction, "part": part}}
 
-    def _reference(
-        self, optimizer: AlignmentOptimizer, rows: Mapping[str, StageCall | None], sft: StageCall | None
-    ) -> StageCall | None:
-        kinds = [name for name in ("preferences", "feedback") if getattr(optimizer, name)]
-        if not (optimizer.reference and kinds):
+    def _reference(self, needs: Needs, rows: Mapping[str, StageCall | None], sft: StageCall | None) -> StageCall | None:
+        kinds = [name for name in ("preferences", "feedback", "demonstrations") if getattr(needs, name)]
+        if not (needs.reference and kinds):
             return None
         start, standing = self._start(sft)
         config = self.calls.model_settings(rows=kinds, **self._fold("rest"), **self._mixed())
         return self.calls.call("reference", config, {**rows, "sft": start}, standing=standing)
+
+    def _modelled(self, needs: Needs) -> bool:
+        """Return whether the reward model rewards the responses of the optimizer."""
+        return needs.reward and uses_reward_model(self.config.reward.by)
+
+    def _rewarded(self, needs: Needs) -> dict[str, Any]:
+        """Return what rewards responses, if the optimizer needs rewards."""
+        if not needs.reward:
+            return {}
+        settings = self.config.reward.model_dump(mode="json", include=set(MIXED))
+        parts = reward_parts(self.config.reward.by, self.registry)
+        return {"reward": settings | {"by": [part.to_json(self.registry) for part in parts]}}
 
     def _optimize(
         self,
@@ -219,24 +233,30 @@ class _Planner:
         reward: StageCall | None,
         reference: StageCall | None,
     ) -> StageCall:
-        sampled, sampled_at = (self.calls.sampled(), self.calls.sampled_at()) if optimizer.prompts else ({}, {})
+        needs = optimizer.needs()
+        sampled, sampled_at = (self.calls.sampled(), self.calls.sampled_at()) if needs.prompts else ({}, {})
         config = self.calls.training_settings(
             optimizer=optimizer.model_dump(mode="json"),
             plugin=self.registry.identity(optimizer),
             evaluators={
                 setting: self.registry.identity(evaluator)
-                for setting, evaluator in self.registry.evaluators_of(optimizer).items()
+                for setting, evaluator in (
+                    *self.registry.evaluators_of(optimizer).items(),
+                    *self.registry.pair_evaluators_of(optimizer).items(),
+                )
             },
             **sampled,
+            **self._rewarded(needs),
             **self._fold("rest"),
             **self._mixed(),
         )
         start, standing = self._start(sft)
-        external = self.calls.external if optimizer.reward_model else None
+        modelled = self._modelled(needs)
+        external = self.calls.external if modelled else None
         parents = {
             **rows,
             "sft": start,
-            "reward": reward if optimizer.reward_model else None,
+            "reward": reward if modelled else None,
             "reference": reference,
         }
         return self.calls.call(

@@ -33,9 +33,9 @@ ENVIRONMENT = {
     # A segment that grows has none.
     "PYTORCH_ALLOC_CONF": "expandable_segments:True",
 }
+"""Defaults for the environment of the process. The user's environment overrides them."""
 OLD_NAMES = {"PYTORCH_ALLOC_CONF": "PYTORCH_CUDA_ALLOC_CONF"}
 """Another name by which a user may have set one of them."""
-"""Defaults for the environment of the process. The user's environment overrides them."""
 
 
 class Child(Protocol):
@@ -65,12 +65,16 @@ def start_module(
         passed: more file descriptors. Their numbers in the new process are its command-line arguments.
         light: the module uses none of the libraries, so it does not wait until the fork server has imported them.
     """
-    defaults = {name: value for name, value in ENVIRONMENT.items() if OLD_NAMES.get(name, name) not in os.environ}
-    environment = defaults | dict(os.environ)
     if sys.platform == "linux":
-        forked = fork_module(module, (stdin, stdout, stderr), passed, environment, wait=not light)
+        forked = fork_module(module, (stdin, stdout, stderr), passed, environment(), wait=not light)
         if forked is not None:
             return forked
     # -P: a folder called `datasets` in the working directory must not shadow the package.
     command = [sys.executable, "-P", "-m", module, *map(str, passed)]
-    return subprocess.Popen(command, stdin=stdin, stdout=stdout, stderr=stderr, pass_fds=passed, env=environment)
+    return subprocess.Popen(command, stdin=stdin, stdout=stdout, stderr=stderr, pass_fds=passed, env=environment())
+
+
+def environment() -> dict[str, str]:
+    """Return the environment of a process that computes."""
+    defaults = {name: value for name, value in ENVIRONMENT.items() if OLD_NAMES.get(name, name) not in os.environ}
+    return defaults | dict(os.environ)

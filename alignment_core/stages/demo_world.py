@@ -21,7 +21,8 @@ from alignment_core.stages.shared.context import write_history
 from alignment_core.stages.shared.demo_texts import demonstrations, documents
 from alignment_core.stages.shared.memory_fit import initial_token_budget
 from alignment_core.training.loop import train
-from alignment_core.training.run import Rows, Run, Vocabulary
+from alignment_core.training.rows import Rows, Vocabulary
+from alignment_core.training.run import Run
 
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"
 MODEL, DEMONSTRATIONS = "demo-llama", "demonstrations.jsonl"

@@ -14,8 +14,8 @@ from torch import Tensor
 from alignment_core.config import EvaluationConfig
 from alignment_core.data.dataset.splits import Dataset, Split, read_dataset
 from alignment_core.evaluation import held_out_metrics
+from alignment_core.evaluation.judging import Cases, scores_of
 from alignment_core.evaluation.response_metrics import (
-    evaluator_scores,
     kl_from_reference,
     ordering_accuracy,
     response_statistics,
@@ -27,7 +27,8 @@ from alignment_core.plugin_api import Conversation, Rollout, Row, TokenSequence
 from alignment_core.registry import load_registry
 from alignment_core.stages.head_to_head import RESPONSES, SAFETY
 from alignment_core.stages.shared.context import StageContext, open_data, require_rows
-from alignment_core.training.run import Rows, Run
+from alignment_core.training.rows import Rows
+from alignment_core.training.run import Run
 
 NEW_VOTES = "new_votes"
 """Role of the new votes in a retraining run. The model is evaluated on those whose prompts are held out."""
@@ -105,7 +106,7 @@ class _Answers:
     conversations: list[Conversation]
     rollouts: list[Rollout]
     texts: list[str]
-    scores: dict[str, list[float]]
+    scores: dict[str, list[float | None]]
 
     def __add__(self, other: _Answers) -> _Answers:
         return _Answers(
@@ -116,8 +117,11 @@ class _Answers:
         )
 
     def means(self) -> dict[str, float]:
-        """Return the mean score of the reward model and of every evaluator."""
-        return {f"{name}_mean": sum(values) / len(values) for name, values in self.scores.items() if values}
+        """Return the mean score of the reward model and of every evaluator, and how many responses got none."""
+        found = {name: [value for value in values if value is not None] for name, values in self.scores.items()}
+        means = {f"{name}_mean": sum(values) / len(values) for name, values in found.items() if values}
+        lost = {name: len(self.scores[name]) - len(values) for name, values in found.items()}
+        return means | {f"{name}_unscored": count for name, count in lost.items() if count}
 
     def write(self, path: Path) -> None:
         """Write one line per response with its scores."""
@@ -139,12 +143,22 @@ def _answer(
     texts = [context.renderer.decode(rollout.sequence.completion) for rollout in rollouts]
     answers = _Answers(conversations, rollouts, texts, {})
     if context.rewarded:
-        answers.scores["reward"] = reward_scores(running, rollouts) if rollouts else []
+        answers.scores["reward"] = [*reward_scores(running, rollouts)] if rollouts else []
     registry = load_registry()
     for raw in context.job.call.config["evaluators"]:
         evaluator = registry.evaluator(raw)
-        answers.scores[evaluator.name] = evaluator_scores(evaluator, conversations, answers.texts)
+        scores = scores_of(evaluator, _cases(prompts, answers))
+        answers.scores[evaluator.name] = scores
+        if lost := sum(score is None for score in scores):
+            context.job.progress.warn(f"`{evaluator.name}` gave no score to {lost} of {len(scores)} responses")
     return answers
+
+
+def _cases(prompts: Sequence[Row], answers: _Answers) -> Cases:
+    cases = Cases()
+    for row, conversation, text in zip(prompts, answers.conversations, answers.texts, strict=True):
+        cases.add(row.id, conversation, row.facts, text)
+    return cases
 
 
 STAGE = Stage("evaluate", VERSIONS["evaluate"], run)

@@ -107,11 +107,14 @@ def _judged(job: Job, pairs: Sequence[Pair]) -> tuple[dict[str, list[int | None]
             verdicts[judge] = [answer.verdict for answer in answers.answers]
             facts[ENDPOINT] = answers.counts()
         else:
-            verdicts[judge] = [verdict(ours, theirs) for ours, theirs in _scores(job, judge, pairs)]
+            verdicts[judge] = [
+                None if ours is None or theirs is None else verdict(ours, theirs)
+                for ours, theirs in _scores(job, judge, pairs)
+            ]
     return verdicts, facts
 
 
-def _scores(job: Job, judge: str, pairs: Sequence[Pair]) -> Iterator[tuple[float, float]]:
+def _scores(job: Job, judge: str, pairs: Sequence[Pair]) -> Iterator[tuple[float | None, float | None]]:
     """Yield a judge's scores of both responses: from the evaluations, or computed here with a reward model."""
     if judge in job.parents:
         from alignment_core.stages.shared.text_scores import score_texts
@@ -131,7 +134,10 @@ def _on_safety(job: Job) -> dict[str, Any]:
     pairs, _ = match_responses(*(_lines(file) for file in files))
     found: dict[str, Mapping[str, float]] = {}
     for evaluator in job.call.config["evaluators"] if pairs else ():
-        differences = [pair.ours[evaluator] - pair.theirs[evaluator] for pair in pairs]
+        both = [(pair.ours[evaluator], pair.theirs[evaluator]) for pair in pairs]
+        differences = [ours - theirs for ours, theirs in both if ours is not None and theirs is not None]
+        if not differences:
+            continue
         difference, low, high = mean_with_interval(differences, job.call.config["seed"])
         found[evaluator] = {"difference": difference, "low": low, "high": high}
     return {"safety": found}

@@ -2,76 +2,122 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from alignment_core.data.dataset.splits import Dataset
+from alignment_core.evaluation.judging import Cases, preferences_of, scores_of
 from alignment_core.execution.stage import Job, Stage
+from alignment_core.models.base.saving import save_tensors
 from alignment_core.planning.pipeline import VERSIONS
-from alignment_core.plugin_api import AlignmentOptimizer, Evaluator, Rollout
-from alignment_core.registry import load_registry
+from alignment_core.planning.reward_parts import reward_parts
+from alignment_core.plugin_api import Conversation, Evaluator, Needs, PairEvaluator, Rollout
+from alignment_core.registry import Registry, load_registry
 from alignment_core.stages.reference import read_reference
 from alignment_core.stages.shared.context import StageContext, open_data, require_rows, write_history
-from alignment_core.training.run import CachedReference, Rows
+from alignment_core.training.parameters import FILE, initial_parameters
+from alignment_core.training.reference import CachedReference
+from alignment_core.training.rewards import Judge, Part, Rewards
+from alignment_core.training.rows import Rows
+from alignment_core.training.run import PairJudge
+from alignment_core.training.snapshots import role_of
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Train the policy. The artifact is its PEFT folder. Every other trained role is in a subfolder with its name."""
+    """Train the policy. The artifact is its PEFT folder. Every other trained role is in a subfolder with its name.
+
+    The optimizer's own trained weights, if it has any, are in `parameters.safetensors`.
+    """
     registry = load_registry()
     optimizer = registry.optimizer(job.call.config["optimizer"])
     data = open_data(job)
     context = StageContext.open(job)
-    _add_roles(context, optimizer)
+    needs = optimizer.needs()
+    _add_roles(context, needs)
+    context.roles.add_parameters(initial_parameters(optimizer, context.roles.width, job.call.config["seed"]))
     cached = read_reference(job.parents["reference"]) if "reference" in job.parents else {}
-    training = context.run(_rows(optimizer, data, job), cached)
+    rewards = _rewards(job.call.config["reward"], registry, data) if needs.reward else None
+    training = context.run(_rows(needs, data, job), cached, rewards, needs.snapshots)
     for setting, evaluator in registry.evaluators_of(optimizer).items():
         training.judges[setting] = _judge(evaluator, data)
+    for setting, pair_evaluator in registry.pair_evaluators_of(optimizer).items():
+        training.pair_judges[setting] = _pair_judge(pair_evaluator, data)
     context.train(optimizer, training)
     context.save("policy", job.out)
-    for role in optimizer.trains:
+    for role in needs.trained:
         if role != "policy":
             context.save(role, job.out / role)
+    if training.parameters:
+        save_tensors(training.parameters, job.out / FILE)
     metrics = write_history(training, job.out)
     if cached and isinstance(training.reference, CachedReference):
         metrics["reference_computed_live"] = training.reference.missed
     return metrics | context.reward_metrics()
 
 
-def _add_roles(context: StageContext, optimizer: AlignmentOptimizer) -> None:
+def _add_roles(context: StageContext, needs: Needs) -> None:
     context.add_trainable("policy")
-    if optimizer.reference:
+    if needs.reference:
         context.add_sft("reference")
-    if optimizer.reward_model:
+    if needs.reward and context.rewarded:
         context.add_reward()
-    if "value" in optimizer.trains:
+    if needs.value:
         if context.roles.has("reward"):
             context.roles.add_copy("value", of="reward")
         else:
             context.add_trainable("value")
             context.roles.add_head("value")
-    context.roles.train_only(optimizer.trains)
+    for name in needs.snapshots:
+        context.roles.add_copy(role_of(name), of="policy")
+    context.roles.train_only(needs.trained)
 
 
-def _judge(evaluator: Evaluator, data: Dataset) -> Callable[[Rollout], float]:
-    """Return a function that scores a response with the evaluator. Its prompt may be from either split."""
-
-    def score(rollout: Rollout) -> float:
-        try:
-            prompt = data.held_out.messages(rollout.prompt)
-        except KeyError:
-            prompt = data.train.messages(rollout.prompt)
-        return evaluator.score(prompt, rollout.text)
-
-    return score
+def _rewards(settings: Mapping[str, Any], registry: Registry, data: Dataset) -> Rewards:
+    parts = [
+        Part(part.label, None if part.evaluator is None else _judge(part.evaluator, data), part.weight)
+        for part in reward_parts(settings["by"], registry)
+    ]
+    return Rewards(parts, normalise=settings["normalise"], clip=settings["clip"])
 
 
-def _rows(optimizer: AlignmentOptimizer, data: Dataset, job: Job) -> Rows:
+def _judge(evaluator: Evaluator, data: Dataset) -> Judge:
+    """Return a function that scores responses with the evaluator. Their prompts may be from either split."""
+
+    def scores(rollouts: Sequence[Rollout]) -> list[float | None]:
+        cases = Cases()
+        for rollout in rollouts:
+            cases.add(rollout.prompt.id, _messages(data, rollout), rollout.prompt.facts, rollout.text)
+        return scores_of(evaluator, cases)
+
+    return scores
+
+
+def _pair_judge(evaluator: PairEvaluator, data: Dataset) -> PairJudge:
+    def preferences(a: Sequence[Rollout], b: Sequence[Rollout]) -> list[float | None]:
+        cases = Cases()
+        for one, other in zip(a, b, strict=True):
+            cases.add(one.prompt.id, _messages(data, one), one.prompt.facts, one.text, other.text)
+        return preferences_of(evaluator, cases)
+
+    return preferences
+
+
+def _messages(data: Dataset, rollout: Rollout) -> Conversation:
+    try:
+        return data.held_out.messages(rollout.prompt)
+    except KeyError:
+        return data.train.messages(rollout.prompt)
+
+
+def _rows(needs: Needs, data: Dataset, job: Job) -> Rows:
     rows = Rows.undeclared()
-    if optimizer.preferences:
+    if needs.preferences:
         rows.preferences = require_rows(data.train.preferences, "preference pairs", job)
-    if optimizer.feedback:
+    if needs.feedback:
         rows.feedback = require_rows(data.train.feedback, "labelled responses", job)
-    if optimizer.prompts:
+    if needs.demonstrations:
+        rows.demonstrations = require_rows(data.train.demonstrations, "demonstrations", job)
+    if needs.prompts:
         rows.prompts = require_rows(data.train.prompts, "prompts", job)
         rows.held_out_prompts = data.held_out.prompts
     return rows

@@ -13,7 +13,7 @@ from alignment_core.plugin_api import TokenSequence
 from alignment_core.progress import Stopped
 from alignment_core.stages.shared.context import StageContext, open_data
 from alignment_core.stages.shared.resume import complete_lines
-from alignment_core.training.run import Rows
+from alignment_core.training.rows import Rows
 
 TABLE, KEPT = "reference.parquet", "reference.jsonl"
 

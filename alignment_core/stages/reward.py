@@ -15,7 +15,8 @@ from alignment_core.models.roles.classifier_export import not_in_plain_peft
 from alignment_core.planning.pipeline import VERSIONS
 from alignment_core.plugin_api import LossOutput, MicroBatch, StepBatch
 from alignment_core.stages.shared.context import StageContext, open_data, require_rows, write_history
-from alignment_core.training.run import Rows, Run
+from alignment_core.training.rows import Rows
+from alignment_core.training.run import Run
 
 CALIBRATION = "calibration.json"
 

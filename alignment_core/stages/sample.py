@@ -13,7 +13,8 @@ from alignment_core.planning.pipeline import VERSIONS
 from alignment_core.plugin_api import Row
 from alignment_core.stages.shared.context import StageContext, open_data, require_rows
 from alignment_core.stages.shared.resume import complete_lines
-from alignment_core.training.run import Rows, Run
+from alignment_core.training.rows import Rows
+from alignment_core.training.run import Run
 
 RESPONSES = "responses.jsonl"
 BATCH = 64
@@ -44,7 +45,7 @@ def run(job: Job) -> dict[str, Any]:
             part = todo[start : start + batch]
             answers = _responses(training, [prompt for _, _, prompt in part], settings, context)
             for (name, split, prompt), texts in zip(part, answers, strict=True):
-                line = {"split": name, "prompt": _messages(split, prompt), "responses": texts}
+                line = {"split": name, "prompt": _messages(split, prompt), "responses": texts, "facts": prompt.facts}
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
             file.flush()
     job.progress.step(len(todo), len(todo))

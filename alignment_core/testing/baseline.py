@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar, Literal
+from typing import Literal
 
 from alignment_core import losses
-from alignment_core.plugin_api import AlignmentOptimizer, AlignmentRun, LossOutput, MicroBatch, StepBatch
+from alignment_core.plugin_api import AlignmentOptimizer, AlignmentRun, LossOutput, MicroBatch, Needs, StepBatch
 
 
 class Baseline(AlignmentOptimizer):
     """DPO without options."""
 
-    preferences: ClassVar[bool] = True
-    reference: ClassVar[bool] = True
     name: Literal["baseline"] = "baseline"
+
+    def needs(self) -> Needs:
+        return Needs(preferences=True, reference=True)
 
     def batches(self, run: AlignmentRun) -> Iterator[StepBatch]:
         yield StepBatch(run.preferences[:8])

@@ -7,11 +7,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
+from alignment_core.errors import AlignmentError
+from alignment_core.plugin_calls import last_lines, summary
+from alignment_core.testing.limits import CHECK_SECONDS, Overheard, TookTooLong, time_limit
+
 Outcome = Literal["passed", "failed", "warning", "not run"]
 
 
 class Fault(Exception):
     """Raised by a check to describe how the contract is broken."""
+
+
+class Doubt(Exception):
+    """Raised by a check to describe what may be a mistake."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +33,14 @@ class Result:
 
 @dataclass
 class Report:
-    """All results for one optimizer."""
+    """All results for one plugin.
 
-    optimizer: str
+    Attributes:
+        plugin: name of its class.
+        results: the results, in the order of the checks.
+    """
+
+    plugin: str
     results: list[Result] = field(default_factory=list)
 
     @property
@@ -42,19 +55,36 @@ class Report:
             AssertionError: a check failed or did not run. The message has one line per check with its reason.
         """
         bad = [result for result in self.results if result.outcome not in ("passed", "warning")]
-        assert not bad, "\n".join([f"{self.optimizer} breaks the contract:", *(f"{r.check}: {r.detail}" for r in bad)])
+        assert not bad, "\n".join([f"{self.plugin} breaks the contract:", *(f"{r.check}: {r.detail}" for r in bad)])
 
     def add(self, check: str, outcome: Outcome, detail: str = "") -> None:
         """Add a result."""
         self.results.append(Result(check, outcome, detail))
 
     @contextmanager
-    def checking(self, name: str) -> Iterator[list[str]]:
+    def checking(self, name: str, seconds: float = CHECK_SECONDS) -> Iterator[list[str]]:
         """Run a check. An exception in the block makes it fail. Items added to the yielded list become its detail."""
         shown: list[str] = []
         try:
-            yield shown
-        except Exception as error:
-            self.add(name, "failed", str(error) if isinstance(error, Fault) else f"{type(error).__name__}: {error}")
+            with time_limit(seconds, f"the check `{name}`"):
+                yield shown
+        except Doubt as doubt:
+            self.add(name, "warning", str(doubt))
+        except (Exception, TookTooLong) as error:
+            self.add(name, "failed", reason(error))
         else:
             self.add(name, "passed", "; ".join(shown))
+
+    def add_output(self, heard: Overheard) -> None:
+        """Add the result of what the plugin printed while it was checked."""
+        if line := heard.first_line():
+            self.add("output", "warning", f"it prints, which nobody sees in a run. The first line: {line[:80]}")
+        else:
+            self.add("output", "passed")
+
+
+def reason(error: BaseException) -> str:
+    """Return why a check failed. An unexpected exception is shown with the last lines of its traceback."""
+    if isinstance(error, Fault | AlignmentError | TookTooLong):
+        return str(error)
+    return f"{summary(error)}\n{last_lines(error)}"

@@ -12,19 +12,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alignment_core.errors import AlignmentError
+from alignment_core.errors import AlignmentError, PluginError
 from alignment_core.plugin_api import AlignmentOptimizer, StepBatch
+from alignment_core.plugin_calls import needs_of
 from alignment_core.testing.baseline import Baseline
+from alignment_core.testing.limits import Overheard, TookTooLong, overhearing
 from alignment_core.testing.observer import Observer
-from alignment_core.testing.report import Fault, Report
-from alignment_core.testing.tiny_run import Watch, open_run, train_until_end
+from alignment_core.testing.report import Fault, Report, reason
+from alignment_core.testing.settings_checks import check_settings
+from alignment_core.testing.tiny_run import Watch, one_thread, open_run, train_until_end
 from alignment_core.training.loop import accumulate
 from alignment_core.training.run import Run
 
+SMALL = {"batch_size": 4, "epochs": 2, "learning_rate": 1e-2}
+"""Common settings that give a few effective steps on the kit's few rows."""
 STEPS, SECONDS = 40, 3.0
 """Maximum number of steps and duration in seconds of the checked run."""
 TOLERANCE = 1e-3
 """Relative to the largest gradient or metric. Reordering float32 sums changes them by much less."""
+SMALLEST = 1e-2
+"""Gradients and metrics are compared as if they were this large. A loss may be a sum of terms that cancel."""
 MOST_TIME, MOST_MEMORY = 12.0, 6.0
 """Maximum time and memory of a loss per token, as a multiple of DPO's."""
 WAITED = Path("/proc/thread-self/schedstat")
@@ -34,11 +41,34 @@ CHECKS = (
 )  # fmt: skip
 
 
-def check_run(report: Report, optimizer: AlignmentOptimizer) -> None:
-    """Run the checks and add their results to `report`."""
+def check_optimizer(optimizer: type[AlignmentOptimizer], settings: dict[str, Any]) -> Report:
+    """Run all checks on an optimizer with these settings."""
+    report = Report(optimizer.__name__)
+    with overhearing() as heard:
+        if check_settings(report, optimizer, AlignmentOptimizer, settings):
+            with one_thread():
+                _check_run(report, _made(optimizer, settings), heard)
+    return report
+
+
+def _made(optimizer: type[AlignmentOptimizer], settings: dict[str, Any]) -> AlignmentOptimizer:
+    try:
+        return optimizer.model_validate({**SMALL, **settings})
+    except ValueError:
+        return optimizer.model_validate(settings)  # the optimizer does not allow the small values
+
+
+def _check_run(report: Report, optimizer: AlignmentOptimizer, heard: Overheard) -> None:
+    try:
+        needs_of(optimizer)
+    except PluginError as error:
+        report.add("declared needs", "failed", str(error))
+        return
     with tempfile.TemporaryDirectory(prefix="align-check-") as folder:
         checked = _Checked(report, optimizer, Path(folder))
-        if checked.runs():
+        runs = checked.runs()
+        report.add_output(heard)
+        if runs:
             checked.all_else()
         else:
             done = {result.check for result in report.results}
@@ -64,15 +94,12 @@ class _Checked:
             undeclared = "did not declare" in error.what
             self.report.add("declared needs" if undeclared else "loss", "failed", str(error))
             return False
-        except Fault as error:
-            self.report.add("loss", "failed", str(error))
-            return False
-        except Exception as error:
-            self.report.add("loss", "failed", f"{type(error).__name__}: {error}")
+        except (Exception, TookTooLong) as error:
+            self.report.add("loss", "failed", reason(error))
             return False
         self.steps = self.first.step
         if not self.steps:
-            self.report.add("loss", "failed", "`batches` yields no step")
+            self.report.add("loss", "failed", "`batches` ends before its first step. At `run.step` 0 it must yield one")
             return False
         return True
 
@@ -197,11 +224,11 @@ def _difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
     for name, value in one.items():
         if value.shape != other[name].shape:
             raise Fault("the set of weights that get a gradient depends on how a step is split")
-        scale = float(value.abs().max().clamp_min(1e-3))
+        scale = float(value.abs().max().clamp_min(SMALLEST))
         difference = float((value - other[name]).abs().max()) / scale
         if not difference <= TOLERANCE:
             raise Fault(
-                f"{name} of one step depends on how it is split and padded (by {difference:.0%}). Return sums over the "
+                f"{name} of one step depends on how it is split and padded (by {difference:.1%}). Return sums over the "
                 "micro-batch divided by `micro.denominators`, and exclude padding"
             )
         largest = max(largest, difference)
@@ -210,8 +237,8 @@ def _difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
 
 def _same_end(one: Run, other: Run, what: str) -> None:
     advice = "Keep everything that `batches` needs in `run.state`, and draw random numbers from `run.random`"
-    others = other.roles.parameters()
-    for name, weight in one.roles.parameters().items():
+    others = {**other.roles.parameters(), **other.snapshots.tensors()}
+    for name, weight in {**one.roles.parameters(), **one.snapshots.tensors()}.items():
         if not torch.equal(weight, others[name]):
             raise Fault(f"{what} in the weights. {advice}")
     if one.history != other.history:

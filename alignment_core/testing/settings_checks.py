@@ -1,4 +1,4 @@
-"""Checks of an optimizer class that need no model."""
+"""Checks of a plugin's class and settings that need no model."""
 
 from __future__ import annotations
 
@@ -14,63 +14,82 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from alignment_core.discovery import flaw_of
-from alignment_core.plugin_api import AlignmentOptimizer
-from alignment_core.testing.report import Fault, Report
+from alignment_core.config import Settings
+from alignment_core.plugin_flaws import flaw_of
+from alignment_core.testing.report import Doubt, Fault, Report
 
 
-def check_settings(report: Report, optimizer: type[AlignmentOptimizer], settings: dict[str, Any]) -> bool:
-    """Run the checks and add their results to `report`. Return whether the optimizer can be run."""
-    with report.checking("declaration"):
-        if (flaw := flaw_of(optimizer, AlignmentOptimizer)) is not None:
-            raise Fault(flaw)
+def check_settings(report: Report, plugin: type[Settings], base: type[Settings], settings: dict[str, Any]) -> bool:
+    """Run the checks and add their results to `report`. Return whether the plugin can be used.
+
+    Args:
+        report: the report.
+        plugin: the class.
+        base: the base class of its kind, whose settings are not checked again.
+        settings: settings of the checked instance. The others have their defaults.
+    """
+    check_declaration(report, plugin, base)
     with report.checking("defaults"):
-        made = _defaults(optimizer, settings)
+        made = _defaults(plugin, settings)
     if any(result.outcome == "failed" for result in report.results):
         return False
     with report.checking("settings are validated") as shown:
-        shown.append(f"invalid values rejected: {_wrong_values(optimizer, made, settings)}")
+        shown.append(f"invalid values rejected: {_wrong_values(plugin, made, settings)}")
     with report.checking("settings serialize"):
-        _serializes(optimizer, made)
+        _serializes(plugin, made)
     with report.checking("settings are described"):
-        _described(optimizer)
-    if _imports_torch(optimizer.__module__):
-        slow = "the module imports torch at the top level, which slows down every `align` command"
-        report.add("light import", "warning", f"{slow}. Import it inside the functions that use it")
-    else:
-        report.add("light import", "passed")
+        _described(plugin, base)
+    check_import(report, plugin)
     return True
 
 
-def _defaults(optimizer: type[AlignmentOptimizer], settings: dict[str, Any]) -> AlignmentOptimizer:
-    lacking = [name for name, field in optimizer.model_fields.items() if field.is_required() and name not in settings]
+def check_declaration(report: Report, plugin: type, base: type) -> None:
+    """Check that the class could be registered."""
+    with report.checking("declaration"):
+        if (flaw := flaw_of(plugin, base)) is not None:
+            raise Fault(flaw)
+
+
+def check_import(report: Report, plugin: type) -> None:
+    """Check that importing the module of the class does not import torch."""
+    with report.checking("light import"):
+        if _imports_torch(plugin.__module__):
+            slow = "the module imports torch at the top level, which slows down every `align` command"
+            raise Doubt(f"{slow}. Import it inside the functions that use it")
+
+
+def _defaults(plugin: type[Settings], settings: dict[str, Any]) -> Settings:
+    lacking = [name for name, field in plugin.model_fields.items() if field.is_required() and name not in settings]
     if lacking:
-        raise Fault(f"no default for {', '.join(lacking)}. `optimizer: {{name: …}}` alone must work")
-    made = optimizer(**settings)
+        raise Fault(
+            f"no default for {', '.join(lacking)}. Give it one, or a value in `example: ClassVar = {{…}}`, with which "
+            "the plugin is described and checked"
+        )
+    made = plugin(**settings)
     try:
         # pydantic does not validate defaults by default.
-        optimizer.model_validate(made.model_dump())
+        plugin.model_validate(made.model_dump())
     except ValidationError as error:
         first = error.errors()[0]
         raise Fault(f"the default of `{first['loc'][0]}` violates its own bounds: {first['msg']}") from error
     return made
 
 
-def _wrong_values(optimizer: type[AlignmentOptimizer], made: AlignmentOptimizer, settings: dict[str, Any]) -> int:
+def _wrong_values(plugin: type[Settings], made: Settings, settings: dict[str, Any]) -> int:
     """Check that invalid values are rejected. Return how many were tried."""
-    if _accepted(optimizer, settings, "no_such_setting", 1):
+    if _accepted(plugin, settings, "no_such_setting", 1):
         raise Fault('an unknown setting is accepted. Keep `extra="forbid"`')
     try:
-        made.learning_rate = 1.0  # type: ignore[misc]  # must fail: settings are frozen
+        setattr(made, "name", "other")  # noqa: B010  # must fail: settings are frozen
     except ValidationError:
         pass
     else:
         raise Fault("settings can be changed after the run has started. Keep `frozen=True`")
     tried = 1
-    for name, field in optimizer.model_fields.items():
+    for name, field in plugin.model_fields.items():
         for value in _outside(field):
             tried += 1
-            if _accepted(optimizer, settings, name, value):
+            if _accepted(plugin, settings, name, value):
                 raise Fault(f"`{name}` accepts {value!r}, although its declaration excludes it")
     return tried
 
@@ -90,26 +109,26 @@ def _outside(field: FieldInfo) -> Iterator[Any]:
             yield limit + 1
 
 
-def _accepted(optimizer: type[AlignmentOptimizer], settings: dict[str, Any], name: str, value: Any) -> bool:
+def _accepted(plugin: type[Settings], settings: dict[str, Any], name: str, value: Any) -> bool:
     try:
-        optimizer.model_validate({**settings, name: value})
+        plugin.model_validate({**settings, name: value})
     except ValidationError:
         return False
     return True
 
 
-def _serializes(optimizer: type[AlignmentOptimizer], made: AlignmentOptimizer) -> None:
+def _serializes(plugin: type[Settings], made: Settings) -> None:
     """Check that settings survive JSON, for stage processes, cache keys and manifests, and pickle, for workers."""
     try:
-        same = optimizer.model_validate_json(made.model_dump_json()) == made
+        same = plugin.model_validate_json(made.model_dump_json()) == made
     except Exception as error:
         raise Fault(f"the settings are not plain JSON: {type(error).__name__}: {error}") from error
     if not same:
         raise Fault("the settings change in a JSON round trip")
     if not all(math.isfinite(value) for value in made.model_dump().values() if isinstance(value, float)):
         raise Fault("a setting is infinite or NaN, which a cache key cannot contain. Use None")
-    optimizer.model_json_schema()
-    if "<locals>" in optimizer.__qualname__:
+    plugin.model_json_schema()
+    if "<locals>" in plugin.__qualname__:
         raise Fault("the class is defined inside a function, where pickle cannot find it")
     try:
         same = pickle.loads(pickle.dumps(made)) == made
@@ -119,16 +138,16 @@ def _serializes(optimizer: type[AlignmentOptimizer], made: AlignmentOptimizer) -
         raise Fault("the settings change when they are pickled and unpickled")
 
 
-def _described(optimizer: type[AlignmentOptimizer]) -> None:
+def _described(plugin: type[Settings], base: type[Settings]) -> None:
     undescribed = [
         name
-        for name, field in optimizer.model_fields.items()
-        if name != "name" and field is not AlignmentOptimizer.model_fields.get(name) and not field.description
+        for name, field in plugin.model_fields.items()
+        if name != "name" and field is not base.model_fields.get(name) and not field.description
     ]
     if undescribed:
         raise Fault(f"no docstring under {', '.join(undescribed)}. It is the description in forms and tables")
-    if inspect.getdoc(optimizer) == inspect.getdoc(AlignmentOptimizer):
-        raise Fault("the class has no docstring. It describes the optimizer to users")
+    if inspect.getdoc(plugin) == inspect.getdoc(base):
+        raise Fault("the class has no docstring. It describes the plugin to users")
 
 
 @cache

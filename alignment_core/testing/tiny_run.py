@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -17,10 +18,15 @@ from alignment_core.config import LoraConfig
 from alignment_core.data.rendering.byte_tokenizer import EOS, PAD, byte_backend
 from alignment_core.models.roles.logps import Budget
 from alignment_core.models.roles.shared_base import Roles
-from alignment_core.plugin_api import AlignmentOptimizer, Rollout, Row, TokenSequence
+from alignment_core.plugin_api import AlignmentOptimizer, Needs, Rollout, Row, TokenSequence
 from alignment_core.progress import Stopped
-from alignment_core.training.loop import Objective, train
-from alignment_core.training.run import Rows, Run, Vocabulary
+from alignment_core.training.contract import Objective
+from alignment_core.training.loop import train
+from alignment_core.training.parameters import initial_parameters
+from alignment_core.training.rewards import Rewards
+from alignment_core.training.rows import Rows, Vocabulary
+from alignment_core.training.run import Run
+from alignment_core.training.snapshots import role_of
 
 ENOUGH = 1_000_000
 """A token budget that never splits a step."""
@@ -66,30 +72,37 @@ class ShortRun(Run):
 
 def open_run(optimizer: AlignmentOptimizer, progress: Watch | None = None, budget: int = ENOUGH) -> Run:
     """Return a new run with the roles and rows that the optimizer declares, as the stage would open it."""
+    needs = optimizer.needs()
     roles = Roles(_model(), "tiny-llama")
     roles.add_new("policy", LoraConfig(rank=4, alpha=8), 0)
     _disturb(roles, "policy", 1)
-    if optimizer.reference:
+    if needs.reference:
         roles.add_copy("reference", of="policy")
-    if optimizer.reward_model:
+    if needs.reward:
         roles.add_copy("reward", of="policy")
         _disturb(roles, "reward", 2)
         roles.add_head("reward", torch.randn(1, 32, generator=torch.Generator().manual_seed(3)))
-    if "value" in optimizer.trains:
-        roles.add_copy("value", of="reward" if optimizer.reward_model else "policy")
-        if not optimizer.reward_model:
+    if needs.value:
+        roles.add_copy("value", of="reward" if needs.reward else "policy")
+        if not needs.reward:
             roles.add_head("value")
     # Policy and reference must differ, otherwise half of a loss would be zero and hide its bugs.
     _disturb(roles, "policy", 4)
-    roles.train_only(optimizer.trains)
+    roles.add_parameters(initial_parameters(optimizer, roles.width, 5))
+    for name in needs.snapshots:
+        roles.add_copy(role_of(name), of="policy")
+    roles.train_only(needs.trained)
     return ShortRun(
         roles=roles,
-        rows=_rows(optimizer),
+        rows=_rows(needs),
         vocabulary=Vocabulary(_tokenizer(), 0, STOPS),
         budget=Budget(budget),
         seed=5,
         progress=progress or Watch(),
-        judges=dict.fromkeys(optimizer.evaluators, _judge),
+        judges=dict.fromkeys(_chosen(optimizer, optimizer.evaluators), _judge),
+        pair_judges=dict.fromkeys(_chosen(optimizer, optimizer.pair_evaluators), _pair_judge),
+        rewarded_by=Rewards() if needs.reward else None,
+        snapshot_names=needs.snapshots,
     )
 
 
@@ -142,9 +155,19 @@ def _model() -> Any:
     return model
 
 
-def _judge(rollout: Rollout) -> float:
+def _chosen(optimizer: AlignmentOptimizer, settings: Sequence[str]) -> list[str]:
+    """Return the settings that select an evaluator. In a run, the others have none either."""
+    return [setting for setting in settings if getattr(optimizer, setting) is not None]
+
+
+def _judge(rollouts: Sequence[Rollout]) -> list[float]:
     """Stand-in for any evaluator that a setting selects."""
-    return float(sum(rollout.sequence.completion) % 7)
+    return [float(sum(rollout.sequence.completion) % 7) for rollout in rollouts]
+
+
+def _pair_judge(a: Sequence[Rollout], b: Sequence[Rollout]) -> list[float]:
+    """Stand-in for any pair evaluator that a setting selects."""
+    return [1 / (1 + math.exp(other - one)) for one, other in zip(_judge(a), _judge(b), strict=True)]
 
 
 def _disturb(roles: Roles, role: str, seed: int) -> None:
@@ -156,13 +179,15 @@ def _disturb(roles: Roles, role: str, seed: int) -> None:
                 parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
 
 
-def _rows(optimizer: AlignmentOptimizer) -> Rows:
+def _rows(needs: Needs) -> Rows:
     rows = Rows.undeclared()
-    if optimizer.preferences:
+    if needs.preferences:
         rows.preferences = _preferences(12)
-    if optimizer.feedback:
+    if needs.feedback:
         rows.feedback = _feedback(12)
-    if optimizer.prompts:
+    if needs.demonstrations:
+        rows.demonstrations = [Row(f"demonstration-{i}", {"demonstration": s}) for i, s in enumerate(_sequences(12, 4))]
+    if needs.prompts:
         prompts = [TokenSequence(found.prompt, found.start) for found in _sequences(12, 2)]
         rows.prompts = [Row(f"prompt-{i}", {"prompt": prompt}) for i, prompt in enumerate(prompts[:8])]
         rows.held_out_prompts = [Row(f"held-out-{i}", {"prompt": prompt}) for i, prompt in enumerate(prompts[8:])]

@@ -1,7 +1,7 @@
 """Checkpoints from which a killed training stage resumes, written atomically. The newest two are kept.
 
 checkpoint-<n>/tensors.safetensors   weights, moments, the objective's tensors
-checkpoint-<n>/snapshot.json         everything else
+checkpoint-<n>/state.json            everything else
 checkpoint-<n>/digests.json          SHA-256 of both: training does not resume from a damaged checkpoint
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,11 @@ from alignment_core.models.base.saving import save_tensors
 from alignment_core.training.adamw import moments_of, restore_moments
 
 KEEP = 2
-TENSORS, SNAPSHOT, DIGESTS = "tensors.safetensors", "snapshot.json", "digests.json"
+TENSORS, STATE, DIGESTS = "tensors.safetensors", "state.json", "digests.json"
 
 
 @dataclass
-class Snapshot:
+class TrainingState:
     """Everything in a checkpoint except the weights and moments.
 
     Attributes:
@@ -40,7 +40,10 @@ class Snapshot:
         history: one mapping of metrics per step, and the entries of `run.report()`.
         warnings: warnings so far.
         loss_scale: the state of the factor on the loss.
+        reward_units: the numbers of the normalization of rewards; empty before there are any.
         kept: the copy of the weights from `run.keep()`; empty without one.
+        snapshots: the weights of the snapshots of the policy.
+        moved: the number of steps before the last move of each snapshot.
     """
 
     step: int
@@ -50,11 +53,14 @@ class Snapshot:
     history: list[dict[str, Any]]
     warnings: list[str]
     loss_scale: dict[str, float]
+    reward_units: dict[str, float]
     kept: dict[str, Tensor] = field(default_factory=dict)
+    snapshots: dict[str, Tensor] = field(default_factory=dict)
+    moved: dict[str, int] = field(default_factory=dict)
 
 
 def save_checkpoint(
-    folder: Path, snapshot: Snapshot, weights: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer
+    folder: Path, saved: TrainingState, weights: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer
 ) -> None:
     """Write a complete numbered folder under a temporary name, rename it, then remove the older ones.
 
@@ -67,15 +73,16 @@ def save_checkpoint(
     partial = folder / f".{target.name}"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    tensors = {f"state.{name}": value.clone() for name, value in snapshot.state.items() if isinstance(value, Tensor)}
-    tensors |= {f"kept.{name}": value for name, value in snapshot.kept.items()}
+    tensors = {f"state.{name}": value.clone() for name, value in saved.state.items() if isinstance(value, Tensor)}
+    tensors |= {f"kept.{name}": value for name, value in saved.kept.items()}
+    tensors |= {f"snapshots.{name}": value for name, value in saved.snapshots.items()}
     tensors |= {f"weights.{name}": parameter.detach() for name, parameter in weights.items()}
     for name, parameter in weights.items():
         for moment, value in moments_of(optimizer, parameter).items():
             tensors[f"optimizer.{moment}.{name}"] = value
     save_tensors(tensors, partial / TENSORS)
-    (partial / SNAPSHOT).write_text(_to_json(snapshot))
-    (partial / DIGESTS).write_text(json.dumps({name: hash_file(partial / name) for name in (TENSORS, SNAPSHOT)}))
+    (partial / STATE).write_text(_to_json(saved))
+    (partial / DIGESTS).write_text(json.dumps({name: hash_file(partial / name) for name in (TENSORS, STATE)}))
     for path in [*partial.iterdir(), partial]:
         fsync(path)
     partial.rename(target)
@@ -89,7 +96,7 @@ def saved_budget(folder: Path, warn: Callable[[str], None]) -> int | None:
     found = _newest(folder, warn)
     if found is None:
         return None
-    budget: int = json.loads((found / SNAPSHOT).read_text())["budget"]
+    budget: int = json.loads((found / STATE).read_text())["budget"]
     return budget
 
 
@@ -109,7 +116,7 @@ def _fault(checkpoint: Path) -> str | None:
     """Return what is wrong with a checkpoint, or None if its files are as they were written."""
     try:
         digests = json.loads((checkpoint / DIGESTS).read_text())
-        changed = [name for name in (TENSORS, SNAPSHOT) if hash_file(checkpoint / name) != digests[name]]
+        changed = [name for name in (TENSORS, STATE) if hash_file(checkpoint / name) != digests[name]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{type(error).__name__}: {error}"
     return f"{changed[0]} has changed since it was written" if changed else None
@@ -124,55 +131,84 @@ def _number(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("checkpoint-"))
 
 
-def _to_json(snapshot: Snapshot) -> str:
-    plain = {name: value for name, value in snapshot.state.items() if not isinstance(value, Tensor)}
-    try:
-        return json.dumps(
-            {
-                "step": snapshot.step,
-                "budget": snapshot.budget,
-                "state": plain,
-                "metrics": dict(snapshot.metrics),
-                "history": snapshot.history,
-                "warnings": snapshot.warnings,
-                "loss_scale": snapshot.loss_scale,
-            }
-        )
-    except TypeError as error:
-        raise PluginError(
-            "the optimizer's state cannot be saved",
-            where="run.state",
-            got=error,
-            expected="tensors at the top level, and otherwise plain JSON",
-        ) from error
+def _to_json(saved: TrainingState) -> str:
+    plain = {name: value for name, value in saved.state.items() if not isinstance(value, Tensor)}
+    _check_plain(plain)
+    return json.dumps(
+        {
+            "step": saved.step,
+            "budget": saved.budget,
+            "state": plain,
+            "metrics": dict(saved.metrics),
+            "history": saved.history,
+            "warnings": saved.warnings,
+            "loss_scale": saved.loss_scale,
+            "reward_units": saved.reward_units,
+            "moved": saved.moved,
+        }
+    )
+
+
+def _check_plain(state: Mapping[Any, object]) -> None:
+    """Check that each entry of the state is JSON, and the same when it is read again.
+
+    Raises:
+        PluginError: one is not.
+    """
+    for name, value in state.items():
+        try:
+            json.dumps(value)
+            fault = _key_that_changes({name: value})
+        except (TypeError, ValueError) as error:
+            fault = str(error)
+        if fault is not None:
+            raise PluginError(
+                "the optimizer's state cannot be saved",
+                where=f"run.state[{name!r}]",
+                got=fault,
+                expected="tensors at the top level, and otherwise plain JSON",
+            )
+
+
+def _key_that_changes(value: object) -> str | None:
+    """Return the first key of a mapping in `value` that is not text, because it would be read as text."""
+    if isinstance(value, Mapping):
+        wrong = next((key for key in value if not isinstance(key, str)), None)
+        inner: Iterable[object] = value.values()
+    else:
+        wrong, inner = None, value if isinstance(value, list | tuple) else ()
+    if wrong is not None:
+        return f"the key {wrong!r}, which is not text"
+    return next((fault for one in inner if (fault := _key_that_changes(one)) is not None), None)
 
 
 def load_checkpoint(
     folder: Path, weights: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, warn: Callable[[str], None]
-) -> Snapshot | None:
+) -> TrainingState | None:
     """Restore weights and moments from the newest intact checkpoint. Returns None if there is none."""
     found = _newest(folder, warn)
     if found is None:
         return None
     tensors = load_file(found / TENSORS)
-    plain = json.loads((found / SNAPSHOT).read_text())
+    plain = json.loads((found / STATE).read_text())
     state = plain["state"]
     for name, parameter in weights.items():
         with torch.no_grad():
             parameter.copy_(tensors.pop(f"weights.{name}"))
-    moments, kept = dict[str, dict[str, Tensor]](), dict[str, Tensor]()
+    moments = dict[str, dict[str, Tensor]]()
+    copies: dict[str, dict[str, Tensor]] = {"kept": {}, "snapshots": {}}
     for full_name, value in tensors.items():
         group, name = full_name.split(".", 1)
         if group == "state":
             state[name] = value
-        elif group == "kept":
-            kept[name] = value
+        elif group in copies:
+            copies[group][name] = value
         else:
             moment, name = name.split(".", 1)
             moments.setdefault(name, {})[moment] = value
     for name, saved in moments.items():
         restore_moments(optimizer, weights[name], saved)
-    return Snapshot(
+    return TrainingState(
         plain["step"],
         plain["budget"],
         state,
@@ -180,5 +216,7 @@ def load_checkpoint(
         plain["history"],
         plain["warnings"],
         plain["loss_scale"],
-        kept,
+        plain["reward_units"],
+        **copies,
+        moved=plain["moved"],
     )

@@ -19,11 +19,15 @@ from alignment_core.models.memory.architecture import Pass
 from alignment_core.models.passes.batching import group_by_budget, row_sequences
 from alignment_core.models.passes.packing import LEAST_SHARED, pack_by_budget
 from alignment_core.models.passes.reach import EVERY_LENGTH, Reach
-from alignment_core.models.roles.logps import Budget, split_into_passes, target_mask
-from alignment_core.plugin_api import Rollout, Row, TokenLogps, TokenSequence
+from alignment_core.models.roles.logps import Budget, completion_mask, split_into_passes, target_mask
+from alignment_core.plugin_api import AlignmentOptimizer, Rollout, Row, TokenLogps, TokenSequence
 from alignment_core.progress import Silent
-from alignment_core.training.loop import Objective
-from alignment_core.training.run import MicroRows, Rows, Run, Vocabulary
+from alignment_core.training.contract import Objective, batches_of, loss_of, steps_of
+from alignment_core.training.micro_rows import MicroRows
+from alignment_core.training.parameters import initial_parameters
+from alignment_core.training.rows import Rows, Vocabulary
+from alignment_core.training.run import Run
+from alignment_core.training.snapshots import role_of
 
 REHEARSED_STEPS = 32
 CPU = torch.device("cpu")
@@ -31,11 +35,12 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How a model lays out sequences: `Roles.packs`, `Roles.call_cost` and `Roles.reach`."""
+    """How a model lays out sequences: `Roles.packs`, `Roles.call_cost` and `Roles.reach`; and `Roles.width`."""
 
     packs: bool
     call_cost: int
     reach: Reach = EVERY_LENGTH
+    width: int = 1
 
 
 @dataclass
@@ -45,7 +50,7 @@ class Demand:
     Attributes:
         steps: optimizer steps.
         largest: forward passes with gradients of the micro-batch with the most tokens.
-        reading: the largest pass without gradients that predicts tokens, and the largest with a scalar head.
+        reading: the largest pass without gradients that predicts tokens, with a scalar head and of hidden states.
         room: most tokens of a prompt with its response in generation; 0 without generation.
         generated_together: most responses in one call of `generate`.
         learned: tokens that run forward and backward, in all steps.
@@ -74,26 +79,30 @@ def trace_training(
     trained: Sequence[str],
     seed: int = 0,
     cached_reference: bool = False,
+    rewarded: bool = True,
 ) -> Demand:
     """Return the demand of an objective on its rows at a token budget.
 
-    The first `REHEARSED_STEPS` steps are run, and the rest are assumed to be like them.
+    The first `REHEARSED_STEPS` steps are run, and the rest are assumed to be like them. `rewarded` says whether a
+    reward model scores the responses.
 
     Raises:
         AlignmentError: the objective rejects its rows.
     """
     notes = _Notes(layout, tokens, tuple(trained))
-    run = _Rehearsal(notes, rows, seed, cached_reference)
-    total = objective.total_steps(run)
+    run = _Rehearsal(notes, rows, seed, cached_reference, rewarded)
+    if isinstance(objective, AlignmentOptimizer):
+        run.own = initial_parameters(objective, layout.width, seed)
+    total = steps_of(objective, run)
     done = 0
-    for batch in objective.batches(run):
+    for batch in batches_of(objective, run):
         denominators = {"rows": float(len(batch.rows)), **batch.denominators}
         metrics: dict[str, float] = {"loss": 0.0}
         groups = (pack_by_budget if layout.packs else group_by_budget)(batch.rows, tokens, row_sequences)
         for group in groups:
             notes.micro = []
             micro = MicroRows([batch.rows[i] for i in group], denominators, batch.constants, CPU)
-            output = objective.loss(run, micro)
+            output = loss_of(objective, run, micro)
             for name, value in output.metrics.items():
                 number = float(value.detach()) if isinstance(value, Tensor) else value
                 metrics[name] = metrics.get(name, 0.0) + number
@@ -109,7 +118,7 @@ def trace_training(
 def trace_inference(work: Callable[[Run], object], layout: Layout, tokens: int) -> Demand:
     """Return the demand of work without gradients on a run, at a token budget."""
     notes = _Notes(layout, tokens, ())
-    work(_Rehearsal(notes, Rows(), 0, cached_reference=False))
+    work(_Rehearsal(notes, Rows(), 0, cached_reference=False, rewarded=True))
     return notes.demand(0, 1)
 
 
@@ -120,27 +129,29 @@ class _Notes:
     trained: tuple[str, ...]
     micro: list[Pass] | None = None
     found: Demand = field(default_factory=Demand)
-    read: dict[bool, Pass] = field(default_factory=dict)
+    read: dict[tuple[bool, bool], Pass] = field(default_factory=dict)
 
-    def forward(self, role: str, sequences: Sequence[TokenSequence], *, head: bool) -> None:
+    def forward(
+        self, role: str, sequences: Sequence[TokenSequence], *, head: bool = False, hidden: bool = False
+    ) -> None:
         layout = self.layout
         for group in split_into_passes(
             sequences, self.tokens, packs=layout.packs, call_cost=layout.call_cost, reach=layout.reach
         ):
-            self._note(role, [sequences[i] for i in group], head)
+            self._note(role, [sequences[i] for i in group], head, hidden)
 
-    def _note(self, role: str, sequences: Sequence[TokenSequence], head: bool) -> None:
+    def _note(self, role: str, sequences: Sequence[TokenSequence], head: bool, hidden: bool) -> None:
         width = max(len(sequence.ids) for sequence in sequences)
         packs = self.layout.packs and width <= self.layout.reach.packed
         tokens = _packed_tokens(sequences) if packs else width * len(sequences)
-        noted = Pass(role, tuple(sequences), tokens, head)
+        noted = Pass(role, tuple(sequences), tokens, head, hidden)
         if self.micro is not None and role in self.trained:
             self.micro.append(noted)
             self.found.learned += tokens
             return
         self.found.read += tokens
-        if head not in self.read or tokens > self.read[head].tokens:
-            self.read[head] = noted
+        if (head, hidden) not in self.read or tokens > self.read[head, hidden].tokens:
+            self.read[head, hidden] = noted
 
     def finish_micro_batch(self) -> None:
         micro, self.micro = self.micro or [], None
@@ -175,10 +186,11 @@ def _packed_tokens(sequences: Sequence[TokenSequence]) -> int:
 class _Rehearsal(Run):
     """A run without models, which records the calls to its roles."""
 
-    def __init__(self, notes: _Notes, rows: Rows, seed: int, cached_reference: bool) -> None:
-        self.notes, self.cached = notes, cached_reference
+    def __init__(self, notes: _Notes, rows: Rows, seed: int, cached_reference: bool, rewarded: bool) -> None:
+        self.notes, self.cached, self.rewarded = notes, cached_reference, rewarded
+        self.own: dict[str, Tensor] = {}
         tokenizer = SimpleNamespace(decode=lambda *_, **__: "")
-        stub: Any = SimpleNamespace(device=CPU)
+        stub: Any = SimpleNamespace(device=CPU, parameters=dict)
         super().__init__(stub, rows, Vocabulary(tokenizer, 0, ()), Budget(notes.tokens), seed, Silent())
 
     def __post_init__(self) -> None:
@@ -186,6 +198,16 @@ class _Rehearsal(Run):
         self.reference = _StubLanguageModel("reference", self.notes, cached=self.cached)
         self.reward = _StubScalarModel("reward", self.notes)
         self.value = _StubScalarModel("value", self.notes)
+
+    @property
+    def parameters(self) -> Mapping[str, Tensor]:
+        return {name: weight.requires_grad_(True) for name, weight in self.own.items()}
+
+    def role(self, name: str) -> Any:
+        return getattr(self, name) if name in ("policy", "reference") else _StubLanguageModel(role_of(name), self.notes)
+
+    def snapshot(self, name: str, mix: float = 1.0) -> None:
+        pass
 
     def generate(self, prompts: Sequence[Row], **options: Any) -> list[Rollout]:
         new: int = options["max_new_tokens"]
@@ -196,6 +218,17 @@ class _Rehearsal(Run):
             ids = prompt.sequences["prompt"].ids
             found.append(Rollout(prompt, TokenSequence((*ids, *([0] * new)), len(ids)), finished=False, text=""))
         return found
+
+    def rewards(self, rollouts: Sequence[Rollout], *, held_out: bool = False) -> Tensor:
+        # Neighbors differ, because optimizers that compare responses to a prompt learn nothing from equal rewards.
+        apart = torch.arange(len(rollouts)) % 2
+        if not self.rewarded:
+            return apart.float()
+        scores: Tensor = self.reward.scores([rollout.sequence for rollout in rollouts])
+        return scores + apart
+
+    def prefer(self, setting: str, a: Sequence[Rollout], b: Sequence[Rollout]) -> list[float]:
+        return [0.5] * len(a)
 
     def judge(self, setting: str, rollouts: Sequence[Rollout]) -> list[float]:
         return [0.0] * len(rollouts)
@@ -223,14 +256,19 @@ class _StubLanguageModel:
 
     def logps(self, sequences: Sequence[TokenSequence]) -> Tensor:
         if not self.cached:
-            self.notes.forward(self.role, sequences, head=False)
+            self.notes.forward(self.role, sequences)
         return torch.zeros(len(sequences), requires_grad=self.notes.micro is not None)
 
     def token_logps(self, sequences: Sequence[TokenSequence], temperature: float = 1.0) -> TokenLogps:
-        self.notes.forward(self.role, sequences, head=False)
+        self.notes.forward(self.role, sequences)
         mask = target_mask(sequences).float()
         logps = torch.zeros_like(mask, requires_grad=self.notes.micro is not None)
         return TokenLogps(logps, mask, torch.zeros_like(mask))
+
+    def hidden(self, sequences: Sequence[TokenSequence]) -> Tensor:
+        self.notes.forward(self.role, sequences, hidden=True)
+        shape = (*completion_mask(sequences).shape, self.notes.layout.width)
+        return torch.zeros(shape, requires_grad=self.notes.micro is not None)
 
 
 @dataclass

@@ -8,46 +8,24 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from alignment_core.config import Moments
-from alignment_core.errors import PluginError, TrainingError, ran_out_of_memory
+from alignment_core.errors import TrainingError, ran_out_of_memory
 from alignment_core.models.passes.batching import row_sequences
-from alignment_core.plugin_api import LossOutput, MicroBatch, StepBatch
+from alignment_core.plugin_api import StepBatch
+from alignment_core.plugin_calls import calling
 from alignment_core.progress import Stopped
 from alignment_core.seeds import seed_of
 from alignment_core.training.adamw import make_adamw
-from alignment_core.training.checkpoint import Snapshot, load_checkpoint, save_checkpoint
+from alignment_core.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
+from alignment_core.training.contract import GRAD_NORM, Objective, batches_of, loss_of, place_of, steps_of
 from alignment_core.training.loss_scale import LossScale
-from alignment_core.training.run import MicroRows, Run
+from alignment_core.training.micro_rows import MicroRows
+from alignment_core.training.run import Run
 
 DIVERGENCE_STEPS = 5
-
-
-class Objective(Protocol):
-    """What the loop trains: an optimizer plugin, or SFT or the reward model, which have the same interface."""
-
-    @property
-    def learning_rate(self) -> float: ...
-    @property
-    def schedule(self) -> str: ...
-    @property
-    def warmup_fraction(self) -> float: ...
-    @property
-    def weight_decay(self) -> float: ...
-    @property
-    def adamw(self) -> Moments: ...
-    @property
-    def max_loss_growth(self) -> float | None: ...
-    @property
-    def max_grad_norm(self) -> float: ...
-
-    def batches(self, run: Any) -> Iterator[StepBatch]: ...
-    def loss(self, run: Any, micro: MicroBatch) -> LossOutput: ...
-    def total_steps(self, run: Any) -> int: ...
 
 
 def train(objective: Objective, run: Run, checkpoints: Path, checkpoint_seconds: float) -> None:
@@ -105,11 +83,11 @@ class _Loop:
 
     def train(self) -> None:
         self._resume()
-        total = self.objective.total_steps(self.run)
-        batches = self.objective.batches(self.run)
+        total = steps_of(self.objective, self.run)
+        batches = batches_of(self.objective, self.run)
         try:
             while (batch := self._next(batches)) is not None:
-                metrics = self._step(batch, total)
+                metrics = self._step(batch, total) | self.run.take_reward_metrics()
                 self.run.step += 1
                 self.run.metrics = metrics
                 self.run.history.append({"step": self.run.step, **metrics})
@@ -119,30 +97,35 @@ class _Loop:
         except Stopped:
             self._save()
             raise
+        if left := self.run.take_reward_metrics():
+            self.run.report(left)
         # The stage may be killed in its later work (held-out metrics, saving) without losing the training.
         self._save()
 
     def _next(self, batches: Iterator[StepBatch]) -> StepBatch | None:
         # Without gradients: everything in a batch is constant within its step.
-        lower = "Lower `model.max_length` or the number of rows per step (`batch_size`, or `rollout_size` in PPO)"
+        lower = "Lower `model.max_length`, `batch_size` or, if the optimizer samples, `rollout_size`"
         with torch.no_grad(), self._in_memory("building the batch of a step", lower):
             return next(batches, None)
 
     def _resume(self) -> None:
-        snapshot = load_checkpoint(self.checkpoints, self.weights, self.optimizer, self.run.progress.warn)
-        if snapshot is None:
+        saved = load_checkpoint(self.checkpoints, self.weights, self.optimizer, self.run.progress.warn)
+        if saved is None:
             return
-        self.run.step, self.run.state = snapshot.step, snapshot.state
-        self.run.history, self.run.warnings = snapshot.history, snapshot.warnings
-        self.run.metrics, self.run.kept = snapshot.metrics, snapshot.kept
-        self.scale.restore(snapshot.loss_scale)
-        self.losses = [entry["loss"] for entry in snapshot.history if "loss" in entry]
-        self.run.budget.tokens = min(self.run.budget.tokens, snapshot.budget)
-        self.run.progress.log(f"resumed after step {snapshot.step}")
+        self.run.step, self.run.state = saved.step, saved.state
+        self.run.history, self.run.warnings = saved.history, saved.warnings
+        self.run.metrics, self.run.kept = saved.metrics, saved.kept
+        self.run.snapshots.restore(saved.snapshots, saved.moved, saved.step)
+        if self.run.rewarded_by is not None:
+            self.run.rewarded_by.units = saved.reward_units
+        self.scale.restore(saved.loss_scale)
+        self.losses = [entry["loss"] for entry in saved.history if "loss" in entry]
+        self.run.budget.tokens = min(self.run.budget.tokens, saved.budget)
+        self.run.progress.log(f"resumed after step {saved.step}")
 
     def _save(self) -> None:
         run = self.run
-        snapshot = Snapshot(
+        saved = TrainingState(
             run.step,
             run.budget.tokens,
             run.state,
@@ -150,9 +133,12 @@ class _Loop:
             run.history,
             run.warnings,
             self.scale.to_json(),
+            {} if run.rewarded_by is None else run.rewarded_by.units,
             run.kept,
+            run.snapshots.tensors(),
+            run.snapshots.moved,
         )
-        save_checkpoint(self.checkpoints, snapshot, self.weights, self.optimizer)
+        save_checkpoint(self.checkpoints, saved, self.weights, self.optimizer)
         self.saved_at = time.monotonic()
 
     def _step(self, batch: StepBatch, total: int) -> dict[str, float]:
@@ -235,7 +221,7 @@ class _Loop:
         """Clip the gradients of each role separately: a poor value model must not slow the policy down."""
         norms = {}
         for role, weights in self.run.roles.parameters_by_role().items():
-            name = "grad_norm" if role == self.run.roles.trained[0] else f"grad_norm_{role}"
+            name = GRAD_NORM if role == self.run.roles.trained[0] else f"{GRAD_NORM}_{role}"
             norms[name] = float(torch.nn.utils.clip_grad_norm_(weights, largest))
         return norms
 
@@ -251,8 +237,6 @@ def accumulate(
         PluginError: the loss breaks its contract.
         Stopped: the stage was asked to stop.
     """
-    if not batch.rows:
-        raise PluginError("a step without rows", where=type(objective).__name__, expected="at least one row")
     for weight in weights:
         weight.grad = None
     sums: dict[str, Tensor | float] = {}
@@ -280,10 +264,10 @@ def _learn(objective: Objective, run: Run, micro: MicroRows, loss_scale: float) 
     next micro-batch is read, they would fragment the freed memory, which on the CPU cost up to a sixth of the peak.
     """
     with run.roles.training():
-        output = objective.loss(run, micro)
-        _check(output, objective)
+        output = loss_of(objective, run, micro)
         scaled = output.loss if loss_scale == 1 else output.loss * loss_scale
-        scaled.backward()  # type: ignore[no-untyped-call]
+        with calling(objective, "loss", place_of(run, micro)):
+            scaled.backward()  # type: ignore[no-untyped-call]
     found = {**output.metrics, "loss": output.loss}
     return {name: value.detach().float() if isinstance(value, Tensor) else value for name, value in found.items()}
 
@@ -292,20 +276,3 @@ def _micro_batches(batch: StepBatch, run: Run) -> Iterator[MicroRows]:
     denominators: Mapping[str, float] = {"rows": float(len(batch.rows)), **batch.denominators}
     for group in run.roles.groups(batch.rows, run.budget.tokens, row_sequences):
         yield MicroRows([batch.rows[i] for i in group], denominators, batch.constants, run.device)
-
-
-def _check(output: object, objective: Objective) -> None:
-    if not isinstance(output, LossOutput):
-        raise PluginError(
-            "the loss is not a `LossOutput`",
-            where=type(objective).__name__,
-            got=type(output).__name__,
-            expected="LossOutput(loss, metrics)",
-        )
-    if output.loss.dim() != 0 or not output.loss.requires_grad:
-        raise PluginError(
-            "the loss is not a differentiable scalar",
-            where=type(objective).__name__,
-            got=f"shape {tuple(output.loss.shape)}, requires_grad {output.loss.requires_grad}",
-            expected="a sum over the micro-batch divided by the step's denominator, computed with `run.policy`",
-        )

@@ -37,7 +37,7 @@ class MemoryNeeds:
     Attributes:
         base: the frozen base model.
         loading: what loading the base model takes beyond all of the following.
-        adapters: adapters and scalar heads.
+        adapters: adapters, scalar heads and other trained weights.
         training: gradients and moments of the trained weights.
         passes: peak of forward, backward, generation or writing a checkpoint, in addition to the others.
         external_reward: a reward model that is a separate model.
@@ -128,8 +128,8 @@ def _candidates(token_budget: int | None, checkpointing: int | None) -> Iterator
 
 
 def _needs(dry_run: DryRun, footprint: Footprint, demand: Demand, budget: int, recompute: int) -> MemoryNeeds:
-    # While a checkpoint is written, its contents (weights and two moments) exist a second time.
-    passes = [footprint.training]
+    # While a checkpoint is written, its contents (weights, two moments and snapshots) exist a second time.
+    passes = [footprint.training + footprint.snapshots]
     if demand.largest:
         passes.append(dry_run.training(demand.largest, checkpointing=recompute))
     passes += [dry_run.reading(one) for one in demand.reading]

@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any
 
 import torch
@@ -16,110 +17,16 @@ from alignment_core.models.generation.choice import Sampling
 from alignment_core.models.generation.engine import Engine, OwnEngine
 from alignment_core.models.roles.logps import Budget, LanguageModel, ScalarModel
 from alignment_core.models.roles.shared_base import Roles
-from alignment_core.plugin_api import RewardRole, Rollout, Row, TokenSequence
+from alignment_core.plugin_api import Rollout, Row, TokenLogps
 from alignment_core.progress import Progress, Stopped
 from alignment_core.seeds import seed_of
+from alignment_core.training.reference import CachedReference
+from alignment_core.training.rewards import Judge, Rewards, ValueInUnits, filled
+from alignment_core.training.rows import RewardModel, Rows, Undeclared, Vocabulary
+from alignment_core.training.sampled_logps import sampled_logps
+from alignment_core.training.snapshots import Snapshots, role_of
 
-
-class Undeclared:
-    """Replaces a role or rows that were not declared. Any use raises an error that names the declaration."""
-
-    def __init__(self, declaration: str) -> None:
-        self._declaration = declaration
-
-    def __getattr__(self, name: str) -> Any:
-        raise PluginError(
-            f"the optimizer used a role or rows that it did not declare: {name}",
-            do=f"Declare `{self._declaration}` on the optimizer",
-        )
-
-    def __len__(self) -> int:
-        return int(self.__getattr__("len"))
-
-    def __getitem__(self, index: Any) -> Any:
-        return self.__getattr__("rows")
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self.__getattr__("rows"))
-
-
-@dataclass
-class Rows:
-    """The data rows of a run."""
-
-    demonstrations: Sequence[Row] = ()
-    preferences: Sequence[Row] = ()
-    feedback: Sequence[Row] = ()
-    prompts: Sequence[Row] = ()
-    held_out_prompts: Sequence[Row] = ()
-
-    @classmethod
-    def undeclared(cls) -> Rows:
-        """Return rows that are marked as undeclared. The rows that an optimizer declares are filled in later."""
-        absent: dict[str, Any] = {
-            name: Undeclared(f"{name}: ClassVar[bool] = True") for name in ("preferences", "feedback", "prompts")
-        }
-        return cls(**absent, held_out_prompts=absent["prompts"])
-
-
-@dataclass
-class Vocabulary:
-    """What generation needs to know about the tokenizer.
-
-    Attributes:
-        tokenizer: the tokenizer itself.
-        pad_id: padding token; never a stop id that can occur in a sequence.
-        stop_ids: tokens that end a response.
-    """
-
-    tokenizer: Any
-    pad_id: int
-    stop_ids: Sequence[int]
-
-
-class CachedReference:
-    """The reference: log-probabilities cached by an earlier stage if they exist, else from a live forward pass."""
-
-    def __init__(self, live: LanguageModel, cached: Mapping[str, float]) -> None:
-        """`cached` maps `TokenSequence.digest()` to a summed log-probability."""
-        self.live, self.cached = live, cached
-        self.missed = 0
-        self.token_logps = live.token_logps
-
-    def logps(self, sequences: Sequence[TokenSequence]) -> Tensor:
-        """Return the summed log-probability of the target tokens, shape (sequences,), float32, nats."""
-        if not self.cached:
-            self.missed += len(sequences)
-            return self.live.logps(sequences)
-        digests = [sequence.digest() for sequence in sequences]
-        missing = [i for i, digest in enumerate(digests) if digest not in self.cached]
-        self.missed += len(missing)
-        values = [self.cached.get(digest, 0.0) for digest in digests]
-        if missing:
-            for i, value in zip(missing, self.live.logps([sequences[i] for i in missing]).tolist(), strict=True):
-                values[i] = value
-        return torch.tensor(values, dtype=torch.float32, device=self.live.roles.device)
-
-
-@dataclass
-class MicroRows:
-    """A micro-batch of a step (`plugin_api.MicroBatch`)."""
-
-    rows: Sequence[Row]
-    denominators: Mapping[str, float]
-    constants: Mapping[str, float]
-    device: torch.device
-
-    def sequences(self, name: str) -> list[TokenSequence]:
-        return [row.sequences[name] for row in self.rows]
-
-    def values(self, name: str) -> Tensor:
-        values = torch.tensor([row.values[name] for row in self.rows], dtype=torch.float32)
-        return values.to(self.device, non_blocking=True)
-
-    def token_values(self, name: str) -> Tensor:
-        columns = [torch.tensor(row.values[name], dtype=torch.float32) for row in self.rows]
-        return torch.nn.utils.rnn.pad_sequence(columns, batch_first=True).to(self.device, non_blocking=True)
+PairJudge = Callable[[Sequence[Rollout], Sequence[Rollout]], Sequence[float | None]]
 
 
 @dataclass
@@ -138,31 +45,62 @@ class Run:
     history: list[dict[str, Any]] = field(default_factory=list)
     metrics: Mapping[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
-    judges: dict[str, Callable[[Rollout], float]] = field(default_factory=dict)
+    judges: dict[str, Judge] = field(default_factory=dict)
+    pair_judges: dict[str, PairJudge] = field(default_factory=dict)
     kept: dict[str, Tensor] = field(default_factory=dict)
-    external_reward: RewardRole | None = None
+    external_reward: RewardModel | None = None
+    rewarded_by: Rewards | None = None
     engine: Engine | None = None
+    logged_fresh_logps: bool = False
+    snapshot_names: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         self.budget.on_halved, self.budget.on_pass = self.warn, self._stop_if_asked
-        self.policy = self.role("policy")
-        self.reference: Any = Undeclared("reference: ClassVar[bool] = True")
-        self.reward: Any = Undeclared("reward_model: ClassVar[bool] = True")
-        self.value: Any = Undeclared('trains: ClassVar = ("policy", "value")')
+        self.snapshots = Snapshots(self.roles, self.snapshot_names)
+        self.policy = self._language_model("policy")
+        self.reference: Any = Undeclared("reference")
+        self.reward: Any = Undeclared("reward")
+        self.value: Any = Undeclared("value")
         if self.roles.has("reference"):
-            self.reference = CachedReference(self.role("reference"), self.cached_reference)
+            self.reference = CachedReference(self._language_model("reference"), self.cached_reference)
+        if self.rewarded_by is not None:
+            self.rewarded_by.warn = self.warn
         if self.external_reward is not None:
             self.reward = self.external_reward
         elif self.roles.has("reward"):
             self.reward = self.scalar("reward")
         if self.roles.has("value"):
             self.value = self.scalar("value")
+            if self.rewarded_by is not None and self.roles.has("reward"):
+                self.value = ValueInUnits(self.value, self.rewarded_by)
 
-    def role(self, name: str) -> LanguageModel:
+    def role(self, name: str) -> Any:
+        """Return the policy, the reference or a snapshot as a `plugin_api.LanguageModelRole`.
+
+        Raises:
+            PluginError: the optimizer did not declare a snapshot of this name.
+        """
+        if name in ("policy", "reference"):
+            return getattr(self, name)
+        if name in self.snapshots.names:
+            return self._language_model(role_of(name))
+        raise PluginError(
+            "the optimizer used a role that it did not declare",
+            where="role",
+            got=name,
+            expected=", ".join(["policy", "reference", *self.snapshots.names]),
+            do=f'Return `Needs(snapshots=("{name}",), …)` from `needs`',
+        )
+
+    def _language_model(self, name: str) -> LanguageModel:
         return LanguageModel(self.roles, name, self.vocabulary.pad_id, self.budget)
 
     def scalar(self, name: str) -> ScalarModel:
         return ScalarModel(self.roles, name, self.vocabulary.pad_id, self.budget)
+
+    @property
+    def parameters(self) -> Mapping[str, Tensor]:
+        return dict(self.roles.extra.items())
 
     @property
     def device(self) -> torch.device:
@@ -211,17 +149,33 @@ class Run:
         top_p: float = 1.0,
         top_k: int = 0,
         samples: int = 1,
+        logps: bool = False,
         role: str = "policy",
     ) -> list[Rollout]:
-        """Sample responses of a role, `samples` per prompt, next to each other."""
+        """Sample responses of a role, `samples` per prompt, next to each other.
+
+        Raises:
+            PluginError: log-probabilities are asked for at temperature 0.
+        """
+        if logps and not temperature:
+            raise PluginError("greedy responses have no log-probabilities", where="run.generate", got="temperature=0")
+        if isinstance(model := self.role(role), Undeclared):
+            model.generate()
+        for prompt in prompts:
+            if "prompt" not in prompt.sequences:
+                raise PluginError(
+                    "a row to sample from has no sequence `prompt`",
+                    got=f"the row {prompt.id} with {', '.join(prompt.sequences)}",
+                    expected="rows of `run.prompts`, or others with such a sequence",
+                )
         repeated = [prompt for prompt in prompts for _ in range(samples)]
-        keys = self._noise_keys(repeated)
+        keys = self._noise_keys(repeated, role)
         vocabulary = self.vocabulary
         engine = self.engine or OwnEngine(self.roles, vocabulary.stop_ids, vocabulary.pad_id, self.budget)
-        sequences = engine.generate(
-            role,
+        found = engine.generate(
+            role_of(role) if role in self.snapshots.names else role,
             [prompt.sequences["prompt"] for prompt in repeated],
-            Sampling(max_new_tokens, temperature, top_p, top_k),
+            Sampling(max_new_tokens, temperature, top_p, top_k, logps),
             keys,
             on_step=lambda done: self._report_sampled("responses", done, len(repeated)),
         )
@@ -229,19 +183,33 @@ class Run:
         return [
             Rollout(
                 prompt,
-                sequence,
-                finished=sequence.ids[-1] in stops,
-                text=self.tokenizer.decode(list(sequence.completion), skip_special_tokens=True),
+                one.sequence,
+                finished=one.sequence.ids[-1] in stops,
+                text=self.tokenizer.decode(list(one.sequence.completion), skip_special_tokens=True),
+                logps=one.logps,
+                entropies=one.entropies,
             )
-            for prompt, sequence in zip(repeated, sequences, strict=True)
+            for prompt, one in zip(repeated, found, strict=True)
         ]
 
-    def _noise_keys(self, prompts: Sequence[Row]) -> list[str]:
-        """Return keys of seed, step, row and its earlier occurrences, so that a repeated prompt gets fresh noise."""
+    def sampled_logps(self, rollouts: Sequence[Rollout], temperature: float = 1.0) -> TokenLogps:
+        return sampled_logps(self.policy, rollouts, temperature, self._log_fresh_logps)
+
+    def _log_fresh_logps(self, message: str) -> None:
+        if not self.logged_fresh_logps:
+            self.progress.log(message)
+        self.logged_fresh_logps = True
+
+    def _noise_keys(self, prompts: Sequence[Row], role: str) -> list[str]:
+        """Return keys of seed, step, row and its earlier occurrences, so that a repeated prompt gets fresh noise.
+
+        Other roles than the policy get noise of their own. Otherwise equal weights would give equal responses.
+        """
+        of_role = "" if role == "policy" else f"/{role}"
         seen: Counter[str] = Counter()
         keys = []
         for prompt in prompts:
-            keys.append(f"{self.seed}/{self.step}/{prompt.id}/{seen[prompt.id]}")
+            keys.append(f"{self.seed}/{self.step}/{prompt.id}/{seen[prompt.id]}{of_role}")
             seen[prompt.id] += 1
         return keys
 
@@ -265,7 +233,39 @@ class Run:
                 where=f"optimizer.{setting}",
                 do=f'Declare `evaluators: ClassVar = ("{setting}",)`, and ask only if the setting is not None',
             )
-        return [self.judges[setting](rollout) for rollout in rollouts]
+        return filled(self.judges[setting](rollouts), f"optimizer.{setting}")
+
+    def prefer(self, setting: str, a: Sequence[Rollout], b: Sequence[Rollout]) -> list[float]:
+        """Return the probability that the first response of each pair is better (`plugin_api.AlignmentRun.prefer`).
+
+        Raises:
+            PluginError: the optimizer did not declare that this setting chooses a pair evaluator, or it is None, or the
+                responses of a pair have different prompts.
+        """
+        if setting not in self.pair_judges:
+            raise PluginError(
+                "the optimizer asked for a pair evaluator that it did not declare or that is not set",
+                where=f"optimizer.{setting}",
+                do=f'Declare `pair_evaluators: ClassVar = ("{setting}",)`, and ask only if the setting is not None',
+            )
+        if [rollout.prompt.id for rollout in a] != [rollout.prompt.id for rollout in b]:
+            raise PluginError("the responses of a pair have different prompts", where=f"run.prefer({setting!r})")
+        return [0.5 if found is None else found for found in self.pair_judges[setting](a, b)]
+
+    def rewards(self, rollouts: Sequence[Rollout], *, held_out: bool = False) -> Tensor:
+        """Return the reward of each response, shape (responses,), float32 (`plugin_api.AlignmentRun.rewards`)."""
+        if self.rewarded_by is None:
+            return Undeclared("reward").rewards  # type: ignore[no-any-return]
+        prefix = "held_out_" if held_out else ""
+        return self.rewarded_by(self.reward, rollouts, self.device, prefix=prefix)
+
+    def take_reward_metrics(self) -> dict[str, float]:
+        """Return the metrics of the rewards since the last report."""
+        return {} if self.rewarded_by is None else self.rewarded_by.take_metrics()
+
+    def snapshot(self, name: str, mix: float = 1.0) -> None:
+        """Move a snapshot towards the policy (`Snapshots.move`)."""
+        self.snapshots.move(name, mix, self.step)
 
     def keep(self) -> None:
         """Copy the current trained weights to the CPU. The previous copy is dropped."""
@@ -287,7 +287,18 @@ class Run:
         return random.Random(seed_of(self.seed, name))
 
     def report(self, metrics: Mapping[str, float]) -> None:
-        entry = {"step": self.step, **metrics}
+        for name, value in metrics.items():
+            if name == "step" or not isinstance(value, Real):
+                raise PluginError(
+                    f"the metric `{name}` cannot be reported",
+                    got="the name of the step's number" if name == "step" else type(value).__name__,
+                    expected="another name" if name == "step" else "a number, such as `float(scores.mean())`",
+                )
+        entry = {
+            "step": self.step,
+            **self.take_reward_metrics(),
+            **{name: value if isinstance(value, int) else float(value) for name, value in metrics.items()},
+        }
         # A run that was stopped within a step builds that step's batch again, and reports it again.
         if self.history and (last := self.history[-1])["step"] == self.step and last.keys() == entry.keys():
             self.history.pop()

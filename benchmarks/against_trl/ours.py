@@ -15,14 +15,18 @@ from world import (
     BATCH,
     END,
     EPISODES,
+    GROUP,
+    KL_COEF,
     LEARNING_RATE,
     LORA_ALPHA,
     LORA_RANK,
     NEW_TOKENS,
+    ON_POLICY,
     PAD,
     PPO_EPOCHS,
     Meter,
     read_rows,
+    rule,
     serve,
     warm_up,
 )
@@ -35,8 +39,11 @@ from alignment_core.plugin_api import Row, TokenSequence
 from alignment_core.stages.reward import BradleyTerry
 from alignment_core.stages.sft import SFT
 from alignment_core.training.loop import train
-from alignment_core.training.run import Rows, Run, Vocabulary
+from alignment_core.training.rewards import Part, Rewards
+from alignment_core.training.rows import Rows, Vocabulary
+from alignment_core.training.run import Run
 from alignment_plugins.dpo import DPO
+from alignment_plugins.grpo import GRPO
 from alignment_plugins.kto import KTO
 from alignment_plugins.ppo import PPO
 
@@ -46,23 +53,27 @@ LORA = LoraConfig(rank=LORA_RANK, alpha=LORA_ALPHA)
 
 def objective_of(task: str, steps: int) -> Any:
     """Return the training objective, with the same settings as on TRL's side."""
-    if task == "ppo":
-        return PPO(
-            learning_rate=LEARNING_RATE,
-            rollouts=steps,
-            rollout_size=EPISODES,
-            batch_size=EPISODES,
-            epochs=PPO_EPOCHS,
-            max_new_tokens=NEW_TOKENS,
-            step_kl=None,
-            kl_ceiling=1e9,
-        )
+    if task in ON_POLICY:
+        sampling: dict[str, Any] = {
+            "learning_rate": LEARNING_RATE,
+            "rollouts": steps,
+            "rollout_size": EPISODES,
+            "batch_size": EPISODES,
+            "max_new_tokens": NEW_TOKENS,
+            "kl_coef": KL_COEF,
+            "step_kl": None,
+            "kl_ceiling": 1e9,
+        }
+        if task == "grpo":
+            return GRPO(**sampling, epochs=1, samples=GROUP)
+        return PPO(**sampling, epochs=PPO_EPOCHS)
     return {"sft": SFT, "reward": BradleyTerry, "dpo": DPO, "kto": KTO}[task.removesuffix("-cached")](**STEP)
 
 
 def rows_of(folder: Path, task: str, steps: int) -> Rows:
     """Return the rows for `steps` optimizer steps."""
-    rows = read_rows(folder)[: EPISODES if task == "ppo" else BATCH * steps]
+    on_policy = {"ppo": EPISODES, "grpo": EPISODES // GROUP}
+    rows = read_rows(folder)[: on_policy.get(task, BATCH) * (1 if task == "ppo" else steps)]
 
     def sequence(row: dict[str, list[int]], name: str) -> TokenSequence:
         return TokenSequence((*row["prompt"], *row[name], END), len(row["prompt"]))
@@ -140,7 +151,9 @@ def open_run(folder: Path, task: str, dtype: str, micro: int, rows: Rows) -> tup
         found = [s for r in (*rows.preferences, *rows.feedback) for s in r.sequences.values()]
         # Values of a uniform model: far from the policy's, the gradient of log-sigmoid is denormal and slow.
         cached = {s.digest(): -math.log(roles.model.config.vocab_size) * (len(s.ids) - s.start) for s in found}
-    run = Run(roles, rows, vocabulary, Budget(micro), 0, Timed(meter), cached)
+    rewards = Rewards((Part("rule", lambda found: [rule(one.sequence.completion) for one in found]),))
+    rewarded_by = {"ppo": Rewards(), "grpo": rewards}.get(task)
+    run = Run(roles, rows, vocabulary, Budget(micro), 0, Timed(meter), cached, rewarded_by=rewarded_by)
     return run, meter
 
 

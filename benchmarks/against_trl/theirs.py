@@ -1,6 +1,6 @@
 """TRL's side of `vs_trl.py`, which starts this script and requests one run at a time.
 
-SFT, reward model, DPO and KTO use TRL 1.16 or newer. PPO uses TRL 1.12, the last release with a PPO trainer. All
+SFT, reward model, DPO, KTO and GRPO use TRL 1.16 or newer. PPO uses TRL 1.12, the last release with a PPO trainer. All
 settings are defaults except those that must be equal on both sides (adapter, batch, learning rate, length, no gradient
 checkpointing) and logging.
 """
@@ -24,14 +24,18 @@ from transformers import (
 from world import (
     BATCH,
     EPISODES,
+    GROUP,
+    KL_COEF,
     LEARNING_RATE,
     LORA_ALPHA,
     LORA_RANK,
     MAX_LENGTH,
     NEW_TOKENS,
+    ON_POLICY,
     PPO_EPOCHS,
     Meter,
     read_rows,
+    rule,
     serve,
     warm_up,
 )
@@ -188,11 +192,46 @@ def ppo(folder: Path, dtype: torch.dtype, updates: int, micro: int, out: str) ->
     return trainer, meter
 
 
+def grpo(folder: Path, dtype: torch.dtype, updates: int, micro: int, out: str) -> tuple[Any, Meter]:
+    """Return TRL's GRPO trainer and its meter. It learns from each rollout once, in one optimizer step."""
+    path = str(folder / "model")
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+    warm_up(model)
+    meter = Meter()
+    config = settings(
+        trl.GRPOConfig,
+        out,
+        micro,
+        updates,
+        dtype,
+        gradient_accumulation_steps=EPISODES // micro,
+        num_generations=GROUP,
+        max_completion_length=NEW_TOKENS,
+        generation_kwargs={"min_new_tokens": NEW_TOKENS},
+        beta=KL_COEF,
+    )
+
+    def reward(completion_ids: list[list[int]], **_: Any) -> list[float]:
+        return [rule(response) for response in completion_ids]
+
+    rows = read_rows(folder)[: EPISODES // GROUP * updates]
+    trainer = trl.GRPOTrainer(
+        model=model,
+        reward_funcs=reward,
+        args=config,
+        train_dataset=Dataset.from_list([{"prompt": text(row["prompt"])} for row in rows]),
+        processing_class=AutoTokenizer.from_pretrained(path, padding_side="left"),
+        peft_config=lora("CAUSAL_LM"),
+        callbacks=[Steps(meter)],
+    )
+    return trainer, meter
+
+
 def measure(folder: str, task: str, dtype: str, steps: int, micro: int) -> dict[str, Any]:
     kind = {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
     with tempfile.TemporaryDirectory() as out:
-        if task == "ppo":
-            trainer, meter = ppo(Path(folder), kind, steps, micro, out)
+        if task in ON_POLICY:
+            trainer, meter = {"ppo": ppo, "grpo": grpo}[task](Path(folder), kind, steps, micro, out)
         else:
             trainer, meter = trainer_of(Path(folder), task, kind, steps, micro, out)
             count(trainer, meter)

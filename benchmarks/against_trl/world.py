@@ -9,13 +9,15 @@ import resource
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 PAD, END, LORA_RANK, LORA_ALPHA = 0, 1, 16, 32
 BATCH, LEARNING_RATE, MAX_LENGTH, NEW_TOKENS, EPISODES = 8, 1e-4, 512, 64, 32
-PPO_EPOCHS, MEMORY_LIMIT = 4, 14 * 2**30
+PPO_EPOCHS, GROUP, KL_COEF, MEMORY_LIMIT = 4, 8, 0.05, 14 * 2**30
+ON_POLICY = ("ppo", "grpo")
+"""Tasks that sample `EPISODES` responses per update. GRPO samples `GROUP` of them for each prompt."""
 # Llamas with tied embeddings: 41.6 million weights with a vocabulary of 32k, 78 million (66 million of them embeddings)
 # with 128k.
 MODELS: dict[str, dict[str, int]] = {
@@ -68,6 +70,11 @@ def word_tokenizer(size: int) -> Any:
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>")
+
+
+def rule(response: Sequence[int]) -> float:
+    """Return the reward of a response in GRPO: its share of odd token ids."""
+    return sum(token % 2 for token in response) / len(response)
 
 
 def read_rows(folder: Path) -> list[dict[str, list[int]]]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from tables import cell
 
-from alignment_core import plugin_api
+from alignment_core import on_policy, plugin_api, testing
 
 
 def own_docstring(value: Any) -> str:
@@ -106,14 +106,21 @@ def plugin_api_page() -> Iterator[str]:
     yield ""
     yield (
         "Everything that a plugin imports is in `alignment_core.plugin_api`; the usual losses are in "
-        "`alignment_core.losses`, and the conformance kit is `alignment_core.testing.check`. "
+        "`alignment_core.losses`, the base class of on-policy optimizers is in `alignment_core.on_policy`, and the "
+        "conformance kit is in `alignment_core.testing`; both are at the end of this page. "
         "[Write a plugin](../how-to/write-a-plugin.md) is the guide."
     )
     yield ""
-    for name in plugin_api.__all__:
-        value = getattr(plugin_api, name)
+    values = [(name, getattr(module, name)) for module in (plugin_api, on_policy) for name in module.__all__]
+    for name, value in values:
         if own_docstring(value) and (inspect.isclass(value) or inspect.isroutine(value)):
             yield from documented(name, value)
+    yield "## The conformance kit"
+    yield ""
+    yield "In `alignment_core.testing`."
+    yield ""
+    for name in testing.__all__:
+        yield from documented(name, getattr(testing, name))
 
 
 def python_api_page() -> Iterator[str]:

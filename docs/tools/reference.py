@@ -23,7 +23,8 @@ from tables import cell
 
 from alignment_core.config import PipelineConfig, Settings
 from alignment_core.data.sources.formats import FORMATS
-from alignment_core.discovery import Plugin, describe_settings
+from alignment_core.discovery import Plugin
+from alignment_core.plugin_settings import describe_settings
 from alignment_core.registry import load_registry
 
 REFERENCE = Path(__file__).resolve().parent.parent / "reference"
@@ -88,13 +89,15 @@ def settings_page() -> Iterator[str]:
         yield from settings_table(model)
         yield ""
     registry = load_registry()
-    for kind, title in (("optimizer", "Optimizers"), ("evaluator", "Evaluators"), ("listener", "Listeners")):
+    for kind, title, chosen in (
+        ("optimizer", "Optimizers", "under `optimizer: {name: …}`"),
+        ("evaluator", "Evaluators", "under `reward.by`, `rank.by` and `evaluation.evaluators`"),
+        ("pair_evaluator", "Pair evaluators", "in the settings of optimizers that compare responses"),
+        ("listener", "Listeners", "under `listeners`"),
+    ):
         yield f"## {title}"
         yield ""
-        chosen = {"optimizer": "optimizer: {name: …}", "evaluator": "evaluation.evaluators", "listener": "listeners"}[
-            kind
-        ]
-        yield f"Built-in {kind}s, chosen under `{chosen}`. `align plugins list` also shows the installed ones."
+        yield f"Built-in {title.lower()}, chosen {chosen}. `align plugins list` also shows the installed ones."
         yield ""
         for plugin in sorted(registry.plugins, key=lambda plugin: plugin.name):
             if plugin.kind == kind and plugin.package == "alignment-flows":

@@ -13,6 +13,7 @@ from alignment_core.errors import AlignmentError, ConfigError
 from alignment_core.execution.build import hold_leases
 from alignment_core.execution.stage import StageCall
 from alignment_core.planning.pipeline import Plan, plan_pipeline
+from alignment_core.planning.reward_parts import uses_reward_model
 from alignment_core.planning.unpacked_base import base_of_run
 from alignment_core.registry import load_registry
 from alignment_flows.form.parameters import secret_flow
@@ -86,19 +87,29 @@ def settings_for(
 ) -> PipelineConfig:
     """Return the settings for one optimizer: those in the config file if the file chooses it, else its defaults.
 
-    If any optimizer needs a reward model, the reward model scores the responses of all optimizers.
+    If the reward model rewards the responses of any optimizer, it scores the responses of all optimizers.
     """
-    own = [] if config.optimizer.get("name") == name else [f"optimizer={{name: {name}}}"]
     registry = load_registry()
-    if any(registry.optimizer_class(other).reward_model for other in optimizers):
-        own.append("evaluation.reward_model=true")
+    chosen = {each: _with_own_settings(config, each, optimizers, changes) for each in optimizers}
+    by_model = (each for each in chosen.values() if uses_reward_model(each.reward.by))
+    if not any(registry.optimizer(each.optimizer).needs().reward for each in by_model):
+        return chosen[name]
+    return _with_own_settings(config, name, optimizers, ["evaluation.reward_model=true", *changes])
+
+
+def _with_own_settings(
+    config: PipelineConfig, name: str, optimizers: Sequence[str], changes: Sequence[str]
+) -> PipelineConfig:
+    """Return the settings with this optimizer, and with those changes that are for it or for every optimizer."""
+    own = [] if config.optimizer.get("name") == name else [f"optimizer={{name: {name}}}"]
     for change in changes:
         first, dot, rest = change.partition(".")
         if not (dot and first in optimizers):
             own.append(change)
         elif first == name:
             own.append(f"optimizer.{rest}")
-    return check_config(config.model_dump(mode="json"), own)
+    given = config.model_dump(mode="json")
+    return check_config(given, own)
 
 
 def side_by_side(stage: StageRunner, plans: Mapping[str, Plan]) -> Comparison:

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import ConfigDict, Field
 
 from alignment_core import losses
-from alignment_core.plugin_api import AlignmentOptimizer, AlignmentRun, LossOutput, MicroBatch, StepBatch, hookimpl
+from alignment_core.plugin_api import (
+    AlignmentOptimizer,
+    AlignmentRun,
+    LossOutput,
+    MicroBatch,
+    Needs,
+    StepBatch,
+    hookimpl,
+)
 
 
 class DPO(AlignmentOptimizer):
     """Learns from preference pairs with a classification loss. Needs no reward model and no sampling."""
 
     model_config = ConfigDict(title="DPO")
-    preferences: ClassVar[bool] = True
-    reference: ClassVar[bool] = True
 
     name: Literal["dpo"] = "dpo"
     beta: float = Field(0.1, gt=0)
@@ -29,6 +35,9 @@ class DPO(AlignmentOptimizer):
     """Divide each log-ratio by the length of the completion in tokens."""
     sft_weight: float = Field(0.0, ge=0)
     """Weight of an added SFT loss: the negative log-likelihood per token of the chosen completion."""
+
+    def needs(self) -> Needs:
+        return Needs(preferences=True, reference=True)
 
     def batches(self, run: AlignmentRun) -> Iterator[StepBatch]:
         for rows in run.shuffled(run.preferences, self.batch_size, self.epochs):

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict
 
@@ -17,6 +17,7 @@ class JsonLines(Listener):
     """Appends one JSON object per event to a file: started, step, finished, cached or failed."""
 
     model_config = ConfigDict(title="JSON lines")
+    example: ClassVar[Mapping[str, Any]] = {"path": "metrics.jsonl"}
 
     name: Literal["jsonl"] = "jsonl"
     path: Path

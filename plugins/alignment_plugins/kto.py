@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -14,6 +14,7 @@ from alignment_core.plugin_api import (
     DataError,
     LossOutput,
     MicroBatch,
+    Needs,
     Row,
     StepBatch,
     hookimpl,
@@ -27,9 +28,6 @@ class KTO(AlignmentOptimizer):
     """Learns from labelled responses (thumbs up or down) without pairs, and weights gains and losses differently."""
 
     model_config = ConfigDict(title="KTO")
-    feedback: ClassVar[bool] = True
-    both_labels: ClassVar[bool] = True
-    reference: ClassVar[bool] = True
 
     name: Literal["kto"] = "kto"
     batch_size: int = Field(32, ge=2)
@@ -40,6 +38,9 @@ class KTO(AlignmentOptimizer):
     """λ_D, the weight of desirable responses. If unset, n_D·λ_D = n_U·λ_U and the larger weight is 1."""
     undesirable_weight: float | None = Field(None, gt=0)
     """λ_U, the weight of undesirable responses. If unset, it is balanced like `desirable_weight`."""
+
+    def needs(self) -> Needs:
+        return Needs(feedback=True, both_labels=True, reference=True)
 
     def batches(self, run: AlignmentRun) -> Iterator[StepBatch]:
         good = [row for row in run.feedback if row.number("desirable")]

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Thread
-from typing import IO, Any, Literal
+from typing import IO, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, PrivateAttr, field_validator
 
@@ -36,6 +36,7 @@ class Tracker(Listener):
     """
 
     model_config = ConfigDict(title="Tracker")
+    example: ClassVar[Mapping[str, Any]] = {"to": "tensorboard"}
 
     name: Literal["tracker"] = "tracker"
     to: Service

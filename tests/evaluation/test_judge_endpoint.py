@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from judge import Judge, Reply, playing, reply_with
 
+from alignment_core.chat_endpoint import parse
 from alignment_core.config import EndpointConfig
 from alignment_core.errors import ConfigError
-from alignment_core.evaluation import judge_endpoint
-from alignment_core.evaluation.judge_endpoint import Answers, Endpoint, Question, parse
+from alignment_core.evaluation.judge_endpoint import Answers, Endpoint, Question
 from alignment_core.progress import Silent, Stopped
 
 PROMPT = [{"role": "user", "content": "Say something."}]
@@ -23,7 +23,7 @@ PROMPT = [{"role": "user", "content": "Say something."}]
 @pytest.fixture
 def judge(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Judge, str]]:
     """Start the simulated judge. Return it and its URL."""
-    monkeypatch.setattr(judge_endpoint, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr("alignment_core.chat_endpoint.FIRST_PAUSE", 0.001)
     with playing() as found:
         yield found
 
@@ -131,7 +131,7 @@ def test_judge_that_does_not_work_is_reported(
 
 
 def test_unreachable_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judge_endpoint, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr("alignment_core.chat_endpoint.FIRST_PAUSE", 0.001)
     with pytest.raises(ConfigError, match=r"the judge gave no verdict\. got unanswered questions: 1"):
         ask("http://127.0.0.1:9/v1", tmp_path, ("one", "two"), retries=1)
 

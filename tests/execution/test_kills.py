@@ -234,7 +234,7 @@ def test_a_stop_is_prompt_writes_a_checkpoint_and_does_not_change_the_result(
     recorder = world.kill(call, kind, number, signal.SIGTERM)
     sent_at = (world.folder / "counts.sent").stat().st_mtime
     assert time.time() - sent_at < 20
-    saved = [json.loads((path / "snapshot.json").read_text())["step"] for path in checkpoints(call)]
+    saved = [json.loads((path / "state.json").read_text())["step"] for path in checkpoints(call)]
     assert saved == ([recorder.done] if name in TRAINED else [])
     last = world.build(call)
     assert last.resumed == (name in TRAINED)

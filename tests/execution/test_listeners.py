@@ -69,12 +69,30 @@ def test_a_failing_listener_gives_one_warning_and_the_stage_continues(
     call = with_listeners(probe("report", "inline"), {"name": "broken"}, {"name": "jsonl", "path": str(file)})
     built = build(call, recorder)
     assert not built.cached
-    assert built.listener_errors == ("`broken`: OSError: the dashboard is away",)
-    assert recorder.warnings[:1] == [
-        "the listener `broken` failed and receives no more events of this stage: OSError: the dashboard is away"
-    ]
+    where = f"`step` of the listener `broken` (stranger_broken), {call.label}"
+    assert built.listener_errors == (f"{where}: it raised OSError: the dashboard is away",)
+    first, *lines = recorder.warnings[0].splitlines()
+    assert first == (
+        f"a listener failed and receives no more events of this stage: {where}: it raised OSError: "
+        "the dashboard is away. The last lines of the traceback:"
+    )
+    assert "stranger_broken.py" in lines[0]
+    assert lines[-1] == "  OSError: the dashboard is away."
     assert sum("listener" in warning for warning in recorder.warnings) == 1
     assert json.loads(file.read_text().splitlines()[-1])["event"] == "finished"
+
+
+def test_a_listener_changes_nothing(probe: Callable[..., StageCall], install: Callable[..., None]) -> None:
+    meddling = BROKEN.replace('raise OSError("the dashboard is away")', "metrics.clear(); stage.settings.clear()")
+    ending = "        def finished(self, stage, metrics, *, cached): metrics.clear(); raise SystemExit(3)\n"
+    install("stranger-meddling", meddling.replace("    @hookimpl", f"{ending}\n    @hookimpl"))
+    call = with_listeners(probe("report", "inline"), {"name": "broken"})
+    settings = dict(call.config)
+    built = build(call, Recorder())
+    assert built.metrics == built.artifact.manifest().metrics
+    assert built.metrics
+    assert call.config == settings
+    assert built.listener_errors[0].endswith("it raised SystemExit: 3")
 
 
 def test_a_listener_that_is_not_installed_is_reported(probe: Callable[..., StageCall]) -> None:

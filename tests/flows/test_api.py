@@ -116,6 +116,21 @@ def test_comparison_reports_each_optimizer(settings: af.PipelineConfig, tmp_path
     assert (tmp_path / "report" / "report.html").is_file()
 
 
+@pytest.mark.ci
+@pytest.mark.usefixtures("prefect_server")
+def test_comparison_of_every_built_in_optimizer(settings: af.PipelineConfig, tmp_path: Path) -> None:
+    on_policy = ["ppo", "grpo", "rloo", "online_dpo"]
+    short = {"rollouts": 2, "rollout_size": 8, "epochs": 1, "max_new_tokens": 4}
+    changes = {f"{name}.{setting}": value for name in on_policy for setting, value in short.items()}
+    names = [*on_policy, "dpo", "kto"]
+    comparison = af.compare(settings, names, changes, tmp_path / "report")
+    assert [(row.model, row.error) for row in comparison.rows] == [("sft", None), *((name, None) for name in names)]
+    assert list(comparison.curves) == names
+    assert all("reward" in row.scores for row in comparison.rows)
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert all(f"name: &#34;{name}&#34;" in page or f'name: "{name}"' in page for name in names)
+
+
 @pytest.mark.usefixtures("prefect_server")
 def test_retraining_waits_for_votes(settings: af.PipelineConfig, tmp_path: Path) -> None:
     with_gate = af.change_settings(

@@ -144,12 +144,25 @@ def test_change_applies_to_all_optimizers_or_to_one(write: Write) -> None:
     assert (dpo.seed, kto.seed) == (7, 7)
 
 
+def test_the_reward_model_scores_all_responses_if_it_rewards_those_of_any_optimizer(write: Write) -> None:
+    config, rules = load_config(write()), "reward.by=[{name: repetition}]"
+
+    def scored(names: list[str], *changes: str) -> list[bool]:
+        return [settings_for(config, name, names, changes).evaluation.reward_model for name in names]
+
+    assert scored(["dpo", "ppo"]) == [True, True]
+    assert scored(["dpo", "kto"]) == [False, False]
+    assert scored(["dpo", "ppo"], rules) == [False, False]
+    assert scored(["dpo", "ppo"], "evaluation.reward_model=false") == [False, False]
+
+
 def test_optimizers_share_every_stage_that_does_not_depend_on_them(write: Write) -> None:
-    plans = plans_of(settings_of(load_config(write()), ["dpo", "kto", "ppo"], []))
+    names = ["ppo", "grpo", "rloo", "online_dpo", "dpo", "kto"]
+    plans = plans_of(settings_of(load_config(write()), names, []))
     keys = {name: {stage: call.key for stage, call in plan.calls().items()} for name, plan in plans.items()}
     for stage in ("ingest", "sft", "evaluate_sft"):
         assert len({stages[stage] for stages in keys.values()}) == 1, stage
-    assert len({stages["optimize"] for stages in keys.values()}) == 3
+    assert len({stages["optimize"] for stages in keys.values()}) == len(names)
 
 
 @pytest.mark.parametrize(
@@ -171,12 +184,12 @@ def test_errors_are_raised_before_anything_runs(
 # --- complete runs ------------------------------------------------------------------------------------------------
 
 SICK = """
-    from typing import ClassVar, Literal
-    from alignment_core.plugin_api import AlignmentOptimizer, DataError, hookimpl
+    from typing import Literal
+    from alignment_core.plugin_api import AlignmentOptimizer, DataError, Needs, hookimpl
 
     class Sick(AlignmentOptimizer):
         name: Literal["sick"] = "sick"
-        preferences: ClassVar[bool] = True
+        def needs(self): return Needs(preferences=True)
         def batches(self, run):
             raise DataError("feeling ill")
             yield

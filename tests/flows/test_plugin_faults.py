@@ -15,15 +15,15 @@ ALIGN = [sys.executable, "-c", "from alignment_flows.cli.app import main; main()
 GOOD = """
     from typing import ClassVar, Literal
     from pydantic import Field
-    from alignment_core.plugin_api import AlignmentOptimizer, hookimpl
+    from alignment_core.plugin_api import AlignmentOptimizer, Needs, hookimpl
 
     class Hinge(AlignmentOptimizer):
         'Learns by a hinge.'
-        preferences: ClassVar[bool] = True
         name: Literal["NAME"] = "NAME"
         slack: float = Field(1.0, gt=0, le=3)
         '''Width of the hinge.'''
 
+        def needs(self): return Needs(preferences=True)
         def batches(self, run): yield from ()
         def loss(self, run, micro): ...
 
@@ -46,7 +46,7 @@ BROKEN = {
         GOOD.replace("alignment_optimizers()", "alignment_optimizers(a)"),
         "a hook has the wrong signature:",
     ),
-    "clash-need": (GOOD.replace(SLACK, "reference: float = 0.5"), "its setting `reference` conflicts with the"),
+    "clash-example": (GOOD.replace(SLACK, "example: float = 0.5"), "its setting `example` conflicts with the"),
     "clash-base": (
         GOOD.replace(SLACK, "epochs: str = 'many'"),
         "its setting `epochs` has the default 'many', but every",
@@ -89,9 +89,10 @@ def test_each_broken_plugin_is_reported_with_its_version_and_the_rest_works(writ
     done = align("plugins", "list", "--json")
     assert (done.returncode, done.stderr) == (0, "")
     listed = json.loads(done.stdout)
-    assert {"dpo", "kto", "ppo", "wordlist", "jsonl", "tracker", "whole"} == {
-        plugin["name"] for plugin in listed["plugins"]
-    }
+    rules = {"exact_match", "json_schema", "language", "length_band", "llm_judge", "numeric_match", "refusal", "regex"}
+    rules |= {"repetition", "unit_tests", "wordlist"}
+    optimizers = {"dpo", "grpo", "kto", "online_dpo", "ppo", "rloo", "whole"}
+    assert rules | optimizers | {"jsonl", "tracker"} == {plugin["name"] for plugin in listed["plugins"]}
     problems = sorted(listed["problems"])
     assert len(problems) == len(BROKEN)
     for number, (package, (_, reason)) in enumerate(BROKEN.items()):

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from socket import socket
+from threading import Thread
 from typing import Any
 
 import pytest
+from browser import BrowserPage
+from playwright.sync_api import expect
+from served import PATIENCE, until
 from tiny_gguf import needs_gguf
 
 from alignment_core.config import PipelineConfig
@@ -17,7 +24,9 @@ from alignment_core.errors import ConfigError, ModelError
 from alignment_core.feedback import Rater, open_feedback
 from alignment_flows.cli import tour
 from alignment_flows.reports.tour import share
-from alignment_plugins.wordlist import WordList
+from alignment_plugins.evaluators.wordlist import WordList
+
+expect.set_options(timeout=1000 * PATIENCE)
 
 
 def run_tour(folder: Path, model: str, *options: str) -> tuple[dict[str, Any], str]:
@@ -37,12 +46,14 @@ def test_tour_ranks_retrains_and_compares(tiny_model: Path, tmp_path: Path) -> N
     assert 0 < of < 30
     assert report["before"]["of"] == report["after"]["of"] == of
     for moment in ("before", "after"):
-        follow = [WordList(first_sentence=4).score((), one[moment]) == 1 for one in report["answers"]]
+        follow = [WordList(first_sentence=4).score((), one[moment], {}) == 1 for one in report["answers"]]
         assert [one[f"{moment}_follows"] for one in report["answers"]] == follow
         assert report[moment]["count"] == sum(follow)
         assert f"{sum(follow)} of {of} (" in printed
     assert "Gate: " in printed
-    assert f"align chat {tmp_path / 'tour.yaml'}" in printed
+    assert f"align chat {tmp_path / 'tour.yaml'} --model base" in printed
+    new = "production" if report["gate"]["passed"] else r"[0-9a-f]{8}"
+    assert re.search(rf"align chat {tmp_path / 'tour.yaml'} --model {new} --beside base", printed)
 
 
 @pytest.mark.slow
@@ -89,34 +100,97 @@ def test_model_is_found_or_its_installation_is_named(tmp_path: Path, monkeypatch
     assert tour.find_model() == "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
+@pytest.mark.parametrize(("rated", "epochs"), [(20, 12), (34, 6), (100, 3), (320, 2)])
+def test_a_few_votes_are_learned_in_twelve_steps(rated: int, epochs: int) -> None:
+    """Of 34 rated answers, 24 are trained on: 2 batches of 16. Of 100, 70 in 5 batches; of 320, 224 in 14."""
+    assert tour.epochs_for(rated) == epochs
+
+
 @pytest.mark.ci
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("prefect_server")
 def test_tour_learns_from_a_person(
     stories260k: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    settings_of = tour.tour_settings
+    settings_of, visited = tour.tour_settings, []
 
-    def rank_some(settings: PipelineConfig, host: str, port: int) -> None:
-        """Prefer the shortest answers to the first questions, then press Ctrl-C."""
+    def visit(page: Callable[..., None], settings: PipelineConfig, *given: Any) -> None:
+        """Prefer the shortest answers to the first questions, then go on."""
+        visited.append(given[0] if page is tour.serve_chat else page)
+        if page is tour.serve_chat:
+            return
         with open_feedback(settings.feedback) as store:
             judged = store.count()
-            for task in store.ranking_tasks()[judged : judged + 6]:
+            for task in store.ranking_tasks()[judged : judged + 4]:
                 lengths = sorted({len(response.text) for response in task.responses})
                 ranks = tuple(1 + lengths.index(len(response.text)) for response in task.responses)
                 store.rank(Rater("ann", "human"), task, ranks)
-        raise KeyboardInterrupt
 
-    monkeypatch.setattr("alignment_flows.serve.pages.serve_rank", rank_some)
+    monkeypatch.setattr(tour, "serve_page", visit)
     monkeypatch.setattr(tour, "tour_settings", lambda *given: {**settings_of(*given), "isolation": "inline"})
     options: dict[str, Any] = {"auto": False, "words": 20, "questions": 20, "port": 0}
-    with pytest.raises(ConfigError, match="got 6, expected 8 or more"):
+    with pytest.raises(ConfigError, match="got 16, expected 20 or more"):
         tour.run_tour(tmp_path, str(stories260k), **options)
     tour.run_tour(tmp_path, str(stories260k), **options)
     printed = capfd.readouterr().out
-    assert printed.count("questions have answers to rank") == 1, "the second run goes on with the same answers"
+    assert printed.count("The model answers some questions") == 1, "the second run goes on with the same answers"
+    assert "learns from 32 rated answers" in printed
     assert "Gate: passed" in printed
-    assert "--model production" in printed
+    assert visited == [["base"], tour.serve_rank, ["base"], tour.serve_rank, ["production", "base"]]
     report = json.loads((tmp_path / "report.json").read_text())
     asked = [json.loads(line)["prompt"] for line in (tmp_path / "prompts.jsonl").read_text().splitlines()]
     assert {one["question"] for one in report["answers"]} < set(asked)
+
+
+def test_thumbs_and_ranks_are_counted_by_answer(tmp_path: Path) -> None:
+    settings = check_config(tour.tour_settings(tmp_path, "owner/model", None))
+    question = ({"role": "user", "content": "Why?"},)
+    with open_feedback(settings.feedback) as store:
+        rater = Rater("ann", "human")
+        thumb, comment = (store.add_response(question, text, "m") for text in ("Because.", "Who knows?"))
+        store.thumb(rater, thumb, False, "")
+        store.thumb(rater, comment, None, "a comment without a thumb")
+        ranked, skipped = store.add_ranking_tasks(
+            [(question, [("a", "m"), ("b", "m"), ("c", "m")]), (question, [("d", "m"), ("e", "m")])]
+        )
+        store.rank(rater, ranked, (1, 2, 2))
+        store.rank(rater, skipped, None)
+    assert tour.rated_answers(settings) == 4
+
+
+def listens(port: int) -> bool:
+    with socket() as asking:
+        return asking.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.mark.ci
+@pytest.mark.timeout(600)
+def test_buttons_lead_through_the_pages_in_one_tab(tiny_model: Path, tmp_path: Path, browser_page: BrowserPage) -> None:
+    """The tab of a page that was left shows the next page by itself, which has the same address."""
+    settings = check_config(tour.tour_settings(tmp_path, str(tiny_model), None))
+    with socket() as free:
+        free.bind((tour.HOST, 0))
+        port = free.getsockname()[1]
+
+    def visit() -> None:
+        tour.serve_page(tour.serve_chat, settings, ["base"], tour.HOST, port, tour.RANK)
+        tour.serve_page(tour.serve_rank, settings, tour.HOST, port, tour.TRAIN)
+
+    visiting = Thread(target=visit)
+    visiting.start()
+    until(lambda: listens(port))
+    page = browser_page.open(f"http://localhost:{port}")
+    page.get_by_label("Your name").fill("Ann")
+    page.keyboard.press("Enter")
+    expect(page.get_by_test_id("model")).to_have_text(f"base: {tiny_model.name}")
+    page.get_by_role("button", name=tour.RANK.label).click()
+    expect(page.get_by_test_id("message")).to_have_text(tour.RANK.message)
+    expect(page).to_have_title("Rank")
+    page.get_by_label("Your name").fill("Ann")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("There is nothing to rank yet")).to_be_visible()
+    page.get_by_role("button", name=tour.TRAIN.label).click()
+    visiting.join(timeout=PATIENCE)
+    assert not visiting.is_alive()
+    page.goto("about:blank")
+    browser_page.expected("ERR_CONNECTION_REFUSED|WebSocket|ERR_EMPTY_RESPONSE|ERR_CONNECTION_RESET|ERR_SOCKET")

@@ -21,8 +21,10 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from alignment_core.plugin_api import Row, TokenSequence
-from alignment_core.training.loop import Objective, learning_rate_factor
-from alignment_core.training.run import Rows, Run
+from alignment_core.training.contract import Objective
+from alignment_core.training.loop import learning_rate_factor
+from alignment_core.training.rows import Rows
+from alignment_core.training.run import Run
 from alignment_plugins.dpo import DPO
 from alignment_plugins.kto import KTO
 

@@ -68,7 +68,7 @@ def test_missing_rows(
         check_data(plan.calls(), folders)
 
 
-@pytest.mark.parametrize("optimizer", ["dpo", "kto", "ppo"])
+@pytest.mark.parametrize("optimizer", ["dpo", "kto", "ppo", "grpo", "rloo", "online_dpo"])
 def test_small_data_that_suffice(planned: Callable[..., Plan], optimizer: str) -> None:
     plan = planned([pair(3), pair(400)], f"optimizer.name={optimizer}")
     check_data(plan.calls(), {"ingest": build_here(plan.ingest, Listener())[0].path})

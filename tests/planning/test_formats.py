@@ -11,6 +11,7 @@ import pytest
 
 from alignment_core.config import PipelineConfig
 from alignment_core.data.ingestion.check import check
+from alignment_core.errors import PluginError
 from alignment_core.planning.pipeline import plan_pipeline
 from alignment_core.registry import load_registry
 
@@ -106,3 +107,67 @@ def test_listeners_enter_no_key(tiny_model: Path, builtin_rows: Path, tmp_path: 
         yield from (call.key for call in plan_pipeline(config, load_registry()).calls().values())
 
     assert list(calls()) == list(calls(listeners=[{"name": "jsonl", "path": str(tmp_path / "metrics.jsonl")}]))
+
+
+def test_a_format_that_raises_is_named_with_the_row(install: Callable[..., None], plugin_rows: Path) -> None:
+    """`records` joins rows, so the rows before the fault cannot be kept."""
+    joining = FORMAT.replace(
+        "        def read(self, row",
+        "        def records(self, rows, source):\n"
+        "            for number, row in enumerate(rows):\n"
+        "                yield Dropped(row.value['frage' if number < 3 else 'fage'], row.origin)\n\n"
+        "        def read(self, row",
+    )
+    install("stranger-verdicts", joining)
+    with pytest.raises(PluginError) as error:
+        check([str(plugin_rows)], plugged=load_registry().formats())
+    first, *trace = str(error.value).splitlines()
+    assert first == (
+        "`records` of the record format `verdicts` (stranger_verdicts), verdicts.jsonl:4: it raised KeyError: 'fage'. "
+        "The last lines of the traceback:"
+    )
+    assert "stranger_verdicts.py" in trace[0]
+    assert trace[-1] == "  KeyError: 'fage'."
+
+
+def test_a_format_that_cannot_tell_its_rows_is_named(install: Callable[..., None], builtin_rows: Path) -> None:
+    """If it did not match, the rows that it was installed for might be read as something else."""
+    install("stranger-verdicts", FORMAT.replace('{"frage", "antwort", "urteil"} <= set(row)', 'row["urteil"] > 0'))
+    with pytest.raises(PluginError) as error:
+        check([str(builtin_rows)], plugged=load_registry().formats())
+    where = "`matches` of the record format `verdicts` (stranger_verdicts), labelled.jsonl, row 1: "
+    assert str(error.value).startswith(f"{where}it raised KeyError: 'urteil'")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "part"),
+    [
+        ("yield Dropped(", "yield (", "it yields something that is not an outcome. got tuple"),
+        ("yield Reading(Lab", "yield (Lab", "it yields something that is not an outcome. got LabelledResponse"),
+        ("Reading(Lab", "Reading(str(Lab", "it yields a reading without a record. got str"),
+        ('({"role": role, "content": text},)', "text", "`prompt` of a record is not a conversation. got 'Was ist 0?'"),
+        ('({"role": role, "content": text},)', '[{"role": role}]', "`prompt` of a record is not a conversation. got ["),
+        (", origin=origin", "", "the origin of a record is not that of a row. got '', expected the"),
+    ],
+)  # fmt: skip
+def test_what_a_format_yields_is_checked(
+    install: Callable[..., None], plugin_rows: Path, old: str, new: str, part: str
+) -> None:
+    assert old in FORMAT
+    closing = ")" if "str(" in new else ""
+    install("stranger-verdicts", FORMAT.replace(old, new).replace("origin=origin)", f"origin=origin){closing}"))
+    with pytest.raises(PluginError) as error:
+        check([str(plugin_rows)], plugged=load_registry().formats())
+    message = str(error.value)
+    assert message.startswith("`read` of the record format `verdicts` (stranger_verdicts), ")
+    assert part in message
+
+
+def test_a_format_whose_records_returns_nothing(install: Callable[..., None], plugin_rows: Path) -> None:
+    install(
+        "stranger-verdicts", FORMAT.replace("def read(", "def records(self, rows, source): pass\n\n        def read(")
+    )
+    with pytest.raises(
+        PluginError, match=r"`records` of .*: it yields no outcomes\. got NoneType, expected a generator"
+    ):
+        check([str(plugin_rows)], plugged=load_registry().formats())

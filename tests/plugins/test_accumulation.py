@@ -15,8 +15,11 @@ from scripted import Model, ScriptedRun, micro
 
 from alignment_core.plugin_api import Row, StepBatch
 from alignment_plugins.dpo import DPO
+from alignment_plugins.grpo import GRPO
 from alignment_plugins.kto import KTO
+from alignment_plugins.online_dpo import OnlineDPO
 from alignment_plugins.ppo import PPO
+from alignment_plugins.rloo import RLOO
 
 
 def models(rows: list[Row], seed: int) -> dict[str, Model]:
@@ -30,16 +33,18 @@ def models(rows: list[Row], seed: int) -> dict[str, Model]:
     return {name: Model(table()) for name in ("policy", "reference", "value")}
 
 
-def rollout_rows(count: int, seed: int) -> list[Row]:
+def rollout_rows(count: int, seed: int, per_token: tuple[str, ...]) -> list[Row]:
     rng, rows = random.Random(seed), []
     for i, row in enumerate(feedback_rows(count, 0, seed)):
         response = row.sequences["response"]
-        values = {
-            name: [rng.uniform(-2, 2) for _ in response.completion]
-            for name in ("old_logps", "old_values", "advantages", "returns")
-        }
-        rows.append(Row(str(i), {"response": response}, values))
+        values: dict[str, Any] = {name: [rng.uniform(-2, 2) for _ in response.completion] for name in per_token}
+        rows.append(Row(str(i), {"response": response}, values | {"advantage": rng.uniform(-2, 2)}))
     return rows
+
+
+def rollout_step(objective: Any, rows: list[Row]) -> tuple[Any, list[Row], StepBatch]:
+    tokens = sum(sequence.targets for row in rows for sequence in row.sequences.values())
+    return objective, rows, StepBatch(rows, {"tokens": tokens})
 
 
 def dpo_step(count: int, seed: int) -> tuple[Any, list[Row], StepBatch]:
@@ -55,12 +60,33 @@ def kto_step(count: int, seed: int) -> tuple[Any, list[Row], StepBatch]:
 
 
 def ppo_step(count: int, seed: int) -> tuple[Any, list[Row], StepBatch]:
-    rows = rollout_rows(count, seed)
-    tokens = sum(len(row.sequences["response"].completion) for row in rows)
-    return PPO(), rows, StepBatch(rows, {"tokens": tokens}, {"score_mean": 0.3, "score_deviation": 1.5})
+    return rollout_step(PPO(), rollout_rows(count, seed, ("old_logps", "old_values", "advantages", "returns")))
 
 
-@pytest.mark.parametrize("step", [dpo_step, kto_step, ppo_step])
+def grpo_step(count: int, seed: int) -> tuple[Any, list[Row], StepBatch]:
+    loss_mean: Any = ("sequence", "token", "constant")[seed % 3]
+    return rollout_step(GRPO(loss_mean=loss_mean), rollout_rows(count, seed, ("old_logps", "reference_logps")))
+
+
+def rloo_step(count: int, seed: int) -> tuple[Any, list[Row], StepBatch]:
+    return rollout_step(RLOO(), rollout_rows(count, seed, ("old_logps",)))
+
+
+def online_dpo_step(count: int, seed: int) -> tuple[Any, list[Row], StepBatch]:
+    rng, rows = random.Random(seed), []
+    for row in preference_rows(count, seed):
+        values: dict[str, Any] = {}
+        for side, sequence in row.sequences.items():
+            values[f"{side}_old_logps"] = [rng.uniform(-2, 0) for _ in sequence.completion]
+            values[f"{side}_reference"] = rng.uniform(-9, 0)
+        rows.append(Row(row.id, row.sequences, values))
+    return rollout_step(OnlineDPO(), rows)
+
+
+STEPS = [dpo_step, kto_step, ppo_step, grpo_step, rloo_step, online_dpo_step]
+
+
+@pytest.mark.parametrize("step", STEPS)
 @given(count=st.integers(1, 7), seed=st.integers(0, 999), data=st.data())
 def test_order_and_micro_batches_change_nothing(step: Any, count: int, seed: int, data: st.DataObject) -> None:
     objective, rows, batch = step(count, seed)

@@ -5,30 +5,27 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from pydantic import ValidationError
-from runs import prompt_rows
 from scripted import Model, ScriptedRun, micro
 
 from alignment_core.plugin_api import Rollout, Row, TokenSequence
+from alignment_core.training.rewards import Rewards, ValueInUnits
 from alignment_plugins.ppo import PPO
 
 # Two prompts of one token, a finished response of two tokens, and an unfinished one of three.
 ENDED, CUT = TokenSequence((5, 6, 2), 1), TokenSequence((7, 8, 9, 10), 1)
 PROMPTS = [Row(name, {"prompt": TokenSequence((first,), 1)}) for name, first in (("a", 5), ("b", 7))]
 SETTINGS: dict[str, Any] = {"rollout_size": 2, "batch_size": 2, "rollouts": 1, "epochs": 1, "kl_coef": 0.5}
-SETTINGS["normalise_scores"] = False
-PLAIN = {"score_mean": 0.0, "score_deviation": 1.0}
+AS_THEY_ARE = {"normalise": False}
 
 
-def scripted(**more: Any) -> ScriptedRun:
+def scripted(rewards: dict[str, Any] | None = None, **more: Any) -> ScriptedRun:
     """Return a run with KL per token of 1, -1 for one response and 2, 0, 0 for the other: 0 and 2 nats, mean 1."""
     return ScriptedRun(
         policy=Model({ENDED.ids: [-1.0, -2.0], CUT.ids: [-1.0, -1.0, -1.0]}, entropy=0.7),
         reference=Model({ENDED.ids: [-2.0, -1.0], CUT.ids: [-3.0, -1.0, -1.0]}),
         value=Model({ENDED.ids: [0.5, 1.0], CUT.ids: [0.0, 0.0, 1.0]}),
         reward=Model({ENDED.ids: [4.0], CUT.ids: [3.0]}),
+        rewarded_by=Rewards(**AS_THEY_ARE | (rewards or {})),
         prompts=PROMPTS,
         rollouts=[Rollout(PROMPTS[0], ENDED, True, ""), Rollout(PROMPTS[1], CUT, False, "")],
         **more,
@@ -75,40 +72,17 @@ def test_a_rollout_by_hand() -> None:
     ]
 
 
-def test_missing_end_penalty_and_score_clip() -> None:
-    """Scores 4 and 3 - 2.5 are clipped to ±2, so the last rewards are 0.5 + 2 and 0 + 0.5."""
-    run = scripted()
-    (batch,) = PPO(**SETTINGS, gae_lambda=1.0, missing_end_penalty=2.5, score_clip=2.0).batches(run)
+def test_missing_end_penalty_and_clip() -> None:
+    """Scores 4 and 3 are clipped to 2, and the penalty is subtracted after that.
+
+    So the last rewards are 0.5 + 2 and 0 + 2 - 2.5.
+    """
+    run = scripted({"clip": 2.0})
+    (batch,) = PPO(**SETTINGS, gae_lambda=1.0, missing_end_penalty=2.5).batches(run)
     assert values(batch)[2]["returns"][-1] == pytest.approx(2.5)
-    assert values(batch)[3]["returns"][-1] == pytest.approx(0.5)
-    assert run.reports[0]["score"] == pytest.approx((2.0 + 0.5) / 2)
-
-
-def test_policy_is_sampled_with_the_training_settings() -> None:
-    run = scripted()
-    next(PPO(**SETTINGS, temperature=0.8, max_new_tokens=33).batches(run))
-    ((names, settings),) = run.asked_to_generate
-    assert sorted(names) == ["a", "b"]
-    assert settings == {"max_new_tokens": 33, "temperature": 0.8}
-
-
-def generated_prompts(seed: int, *, backwards: bool = False) -> list[str]:
-    """Return the prompts of four rollouts of three, drawn from five, in the order of generation."""
-    run = scripted()
-    run.seed, run.prompts = seed, prompt_rows(5)[:: -1 if backwards else 1]
-    for _ in PPO(**SETTINGS | {"rollout_size": 3, "rollouts": 4, "batch_size": 3}).batches(run):
-        run.step += 1
-    return [name for names, _ in run.asked_to_generate for name in names]
-
-
-def test_each_pass_uses_each_prompt_once() -> None:
-    """Each pass uses each prompt once, even if it ends within a rollout. The order depends only on the seed."""
-    generated = generated_prompts(seed=0)
-    assert sorted(generated[:5]) == sorted(generated[5:10]) == [f"prompt-{i}" for i in range(5)]
-    assert len(set(generated[10:])) == 2
-    assert generated[:5] != generated[5:10]
-    assert generated == generated_prompts(seed=0, backwards=True)
-    assert len({tuple(generated_prompts(seed)) for seed in range(5)}) == 5
+    assert values(batch)[3]["returns"][-1] == pytest.approx(-0.5)
+    assert run.reports[0]["score"] == pytest.approx((2.0 - 0.5) / 2)
+    assert run.reports[0]["reward_clipped_share"] == 1
 
 
 def test_scores_are_normalized_by_the_first_rollout() -> None:
@@ -116,15 +90,16 @@ def test_scores_are_normalized_by_the_first_rollout() -> None:
 
     Values 0.5, 1 and 0, 0, 1 become (0.5 - 3.5)/0.5 = -6, -5 and -7, -7, -5. Without KL, returns are 1, 1, -2, -2, -2.
     """
-    run = scripted()
-    objective = PPO(**SETTINGS | {"normalise_scores": True, "kl_coef": 0.0, "rollouts": 2}, gae_lambda=1.0)
+    run: Any = scripted({"normalise": True})
+    run.value = ValueInUnits(run.value, run.rewarded_by)
+    objective = PPO(**SETTINGS | {"kl_coef": 0.0, "rollouts": 2}, gae_lambda=1.0)
     batches = objective.batches(run)
     batch = next(batches)
     assert values(batch)[2]["old_values"] == pytest.approx([-6.0, -5.0])
     assert values(batch)[3]["old_values"] == pytest.approx([-7.0, -7.0, -5.0])
     assert values(batch)[2]["returns"] == pytest.approx([1.0, 1.0])
     assert values(batch)[3]["returns"] == pytest.approx([-2.0, -2.0, -2.0])
-    assert batch.constants == {"score_mean": 3.5, "score_deviation": 0.5}
+    assert run.rewarded_by.units == {"mean": 3.5, "deviation": 0.5, "value_mean": 3.5}
     assert (run.reports[0]["score"], run.reports[0]["raw_score"]) == (-0.5, 3.5)
     output = objective.loss(run, micro(batch.rows, batch.denominators, batch.constants))
     # The values have not changed: half the squared errors 7², 6² and 5², 5², 3², over five tokens.
@@ -136,9 +111,9 @@ def test_scores_are_normalized_by_the_first_rollout() -> None:
 
 
 def test_equal_scores_are_not_normalized() -> None:
-    run = scripted()
+    run = scripted({"normalise": True})
     run.reward = Model({ENDED.ids: [2.0], CUT.ids: [2.0]})
-    next(PPO(**SETTINGS | {"normalise_scores": True}).batches(run))
+    next(PPO(**SETTINGS).batches(run))
     assert run.reports[0]["score"] == pytest.approx((2 + 1) / 2)
 
 
@@ -160,7 +135,7 @@ def test_the_loss_by_hand() -> None:
             "returns": [1.0, 1.0],
         },
     )
-    output = PPO().loss(run, micro([row], {"tokens": 5.0}, PLAIN))
+    output = PPO().loss(run, micro([row], {"tokens": 5.0}))
     metrics = {name: float(value) for name, value in output.metrics.items()}
     policy = (-2 * math.exp(0.1) + 0.8) / 5
     value = (0.125 + 0.32) / 5
@@ -184,56 +159,9 @@ def test_padding_does_not_affect_the_loss() -> None:
     (batch,) = PPO(**SETTINGS).batches(run)
     # Otherwise every ratio is 1, which would hide errors in advantages and clips.
     run.policy = Model({ids: [x - 0.3 for x in row] for ids, row in run.policy.table.items()})
-    together = PPO().loss(run, micro(batch.rows, batch.denominators, PLAIN)).loss
-    alone = [PPO().loss(run, micro([row], batch.denominators, PLAIN)).loss for row in batch.rows]
+    together = PPO().loss(run, micro(batch.rows, batch.denominators)).loss
+    alone = [PPO().loss(run, micro([row], batch.denominators)).loss for row in batch.rows]
     torch.testing.assert_close(together, alone[0] + alone[1])
-
-
-@given(size=st.integers(1, 9), batch_size=st.integers(1, 5), epochs=st.integers(1, 3), rollouts=st.integers(1, 3))
-def test_each_pass_uses_each_response_once(size: int, batch_size: int, epochs: int, rollouts: int) -> None:
-    run = scripted()
-    run.rollouts = [run.rollouts[i % 2] for i in range(size)]
-    settings = {"rollout_size": size, "batch_size": batch_size, "epochs": epochs, "rollouts": rollouts, "step_kl": None}
-    objective = PPO(**settings)
-    batches: list[list[str]] = []
-    for batch in objective.batches(run):
-        batches.append([row.id for row in batch.rows])
-        run.step += 1
-    assert len(batches) == objective.total_steps(run)
-    per_pass = math.ceil(size / batch_size)
-    for start in range(0, len(batches), per_pass):
-        seen = [row for batch in batches[start : start + per_pass] for row in batch]
-        assert sorted(seen) == sorted(map(str, range(size)))
-    assert len(run.asked_to_generate) == rollouts
-
-
-def test_every_pass_is_reshuffled() -> None:
-    run = scripted()
-    run.rollouts = [run.rollouts[i % 2] for i in range(12)]
-    objective = PPO(rollout_size=12, batch_size=12, epochs=2, rollouts=2, step_kl=None)
-    orders = []
-    for batch in objective.batches(run):
-        orders.append(tuple(row.id for row in batch.rows))
-        run.step += 1
-    assert len(set(orders)) == len(orders) == 4
-
-
-def steps(objective: PPO, run: ScriptedRun, step_kl: list[float]) -> int:
-    """Return the number of steps that the objective takes with these KLs per step."""
-    taken = 0
-    for _ in objective.batches(run):
-        run.metrics = {"step_kl": step_kl[taken]}
-        run.step += 1
-        taken += 1
-    return taken
-
-
-def test_step_kl_ends_the_passes_over_its_rollout() -> None:
-    """Two rollouts of up to four steps: the first ends after its second step, which does not affect the second."""
-    objective = PPO(**SETTINGS | {"batch_size": 1, "epochs": 2, "rollouts": 2}, step_kl=0.1)
-    assert steps(objective, scripted(), [0.05, 0.11, 0.0, 0.0, 0.1, 0.05]) == 6  # 0.1 itself is still allowed
-    assert steps(objective, scripted(), [0.0] * 8) == 8
-    assert steps(PPO(**objective.model_dump() | {"step_kl": None}), scripted(), [9.0] * 8) == 8
 
 
 @pytest.mark.parametrize(
@@ -254,10 +182,3 @@ def test_adaptive_kl_coef_moves_towards_its_target(kl_target: float | None, expe
         run.step += 1
     assert run.reports[0]["kl_coef"] == 0.5
     assert run.reports[1]["kl_coef"] == pytest.approx(expected)
-
-
-@pytest.mark.parametrize("settings", [{"top_p": 0.9}, {"top_k": 50}])
-def test_a_truncated_distribution_is_refused(settings: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError, match="whole distribution"):
-        PPO(**settings)
-    assert PPO(top_p=1, top_k=0) == PPO()

@@ -35,7 +35,7 @@ PROMPT = ({"role": "user", "content": "tell me about the red fox"},)
     ],
 )
 def test_true_rule_requires_the_requested_animal_and_a_kind_word(response: str, good: bool) -> None:
-    assert load_registry().evaluator(TRUE_RULE).score(PROMPT, response) == float(good)
+    assert load_registry().evaluator(TRUE_RULE).score(PROMPT, response, {}) == float(good)
 
 
 def test_flawed_texts_satisfy_the_rule_at_the_expected_rate() -> None:
@@ -46,7 +46,7 @@ def test_flawed_texts_satisfy_the_rule_at_the_expected_rate() -> None:
     animal = ANIMAL_IS_RIGHT + (1 - ANIMAL_IS_RIGHT) / len(ANIMALS)
     expected = colour * animal * (0.6 * kind + 0.4 * two)
     rule, noise, count = load_registry().evaluator(TRUE_RULE), random.Random(0), 4000
-    found = sum(rule.score(PROMPT, answer("red", "fox", noise)) for _ in range(count)) / count
+    found = sum(rule.score(PROMPT, answer("red", "fox", noise), {}) for _ in range(count)) / count
     assert found == pytest.approx(expected, abs=4 * (expected * (1 - expected) / count) ** 0.5)
 
 

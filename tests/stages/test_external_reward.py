@@ -42,6 +42,8 @@ PPO = {
     "held_out_prompts": 2,
 }
 Settings = Callable[..., PipelineConfig]
+STARTS = (("optimize", "value"), ("reward", "."))
+"""The folders of the value model and of the reward model that it starts from."""
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +125,16 @@ def test_the_value_model_starts_as_the_sft_model_with_a_zero_head(settings: Sett
     sft = load_file(built["sft"] / "adapter_model.safetensors")
     assert value.keys() == sft.keys()
     assert all(torch.equal(weight, sft[name]) for name, weight in value.items())
+
+
+@pytest.mark.ci
+def test_the_value_model_starts_as_the_trained_reward_model(settings: Settings) -> None:
+    frozen = PPO | {"learning_rate": 1e-30, "rollouts": 1}
+    built = run_all(plan_of(settings({"batch_size": 8, "learning_rate": 1e-3}, frozen)), Listener())
+    value, reward = (load_file(built[stage] / path / "adapter_model.safetensors") for stage, path in STARTS)
+    assert value.keys() == reward.keys()
+    assert value["base_model.model.score.weight"].abs().max() > 0
+    assert all((weight - reward[name]).abs().max() < 1e-25 for name, weight in value.items())
 
 
 def test_scores_do_not_depend_on_batches(settings: Settings, classifier: Path) -> None:

@@ -16,6 +16,7 @@ from alignment_core.errors import ModelError
 from alignment_core.execution.build import build_here
 from alignment_core.export.targets import adapter, merged
 from alignment_core.inference.loaded_model import LoadedModel
+from alignment_core.inference.model_parts import ModelParts
 from alignment_core.inference.trained_model import open_trained_model
 from alignment_core.planning.pipeline import plan_pipeline
 from alignment_core.registry import load_registry
@@ -36,7 +37,7 @@ def test_added_tokens_are_learned_and_exported(write: Callable[..., Path], tiny_
         artifact = build_here(call, Listener())[0]
 
     origin = open_trained_model(tmp_path / "store", artifact.key)
-    loaded = LoadedModel(origin.folder, "cpu")
+    loaded = LoadedModel(ModelParts.of_artifact(origin.folder), "cpu")
     answer = loaded.answer("What is 3 plus 3?", max_new_tokens=30, temperature=0)
     assert answer.end == "finished", "the added end token is learned"
     (tmp_path / "merged").mkdir()

@@ -29,10 +29,11 @@ from alignment_core.models.generation import slot_batch
 from alignment_core.models.generation.choice import choose
 from alignment_core.models.passes.packing import Arrangement
 from alignment_core.models.roles.shared_base import Roles
-from alignment_core.plugin_api import AlignmentOptimizer, LossOutput, MicroBatch, StepBatch
+from alignment_core.plugin_api import AlignmentOptimizer, LossOutput, MicroBatch, Needs, StepBatch
 from alignment_core.stages.sft import SFT
 from alignment_core.training.loop import has_diverged, learning_rate_factor
-from alignment_core.training.run import Rows, Run
+from alignment_core.training.rows import Rows
+from alignment_core.training.run import Run
 from alignment_plugins.ppo import PPO
 
 
@@ -172,10 +173,12 @@ def _out_of_memory() -> None:
 class Broken(AlignmentOptimizer):
     """Trains on preferences and fails in step `at`."""
 
-    preferences: ClassVar[bool] = True
     name: Literal["broken"] = "broken"
     at: int = 3
     fault: str = "nan"
+
+    def needs(self) -> Needs:
+        return Needs(preferences=True)
 
     def batches(self, run: Any) -> Iterator[StepBatch]:
         for rows in run.shuffled(run.preferences, self.batch_size, self.epochs):
@@ -197,7 +200,7 @@ class Broken(AlignmentOptimizer):
                 return loss
             elif self.fault == "state":
                 run.state["set"] = {1, 2}
-        return LossOutput(loss, {"loss": torch.tensor(-1.0), "chosen": logps.sum() / micro.denominators["rows"]})
+        return LossOutput(loss, {"chosen": logps.sum() / micro.denominators["rows"]})
 
 
 @pytest.mark.parametrize("fault", ["nan", "infinite gradient"])
@@ -234,7 +237,7 @@ def test_loss_that_violates_the_contract_is_an_error(world: World, tmp_path: Pat
         learn(Broken(fault=fault, at=1), run, tmp_path)
 
 
-def test_plugin_cannot_override_metrics_of_the_loop(world: World, tmp_path: Path) -> None:
+def test_history_holds_the_metrics_of_the_plugin_and_of_the_loop(world: World, tmp_path: Path) -> None:
     progress = Listener()
     run = learn(
         Broken(at=99, batch_size=2),

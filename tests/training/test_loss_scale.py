@@ -31,7 +31,7 @@ def float16(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_training_in_float16_is_that_in_float32(
     world: World, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first steps agree within float16's rounding. What PPO learns from depends on what was sampled."""
+    """The first steps agree within float16's rounding. What PPO learns depends on what was sampled."""
     exact = learn(OBJECTIVES[kind](), world.open(kind), tmp_path / "float32")
     monkeypatch.setattr(loading, "base_dtype", lambda load_in, device: torch.float16)
     rounded = world.open(kind)
@@ -41,7 +41,8 @@ def test_training_in_float16_is_that_in_float32(
     assert all(math.isfinite(value) for entry in rounded.history for value in entry.values())
     for name, expected in exact.history[0].items() if kind != "ppo" else ():
         assert rounded.history[0][name] == pytest.approx(expected, rel=0.02, abs=0.01), name
-    assert len(rounded.history) == len(exact.history)
+    assert rounded.step > 0
+    assert kind == "ppo" or len(rounded.history) == len(exact.history)
 
 
 @pytest.mark.usefixtures("float16")

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from runs import OBJECTIVES, demonstration_rows, feedback_rows, preference_rows, prompt_rows
+import torch
+from runs import GROUP_OBJECTIVES, OBJECTIVES, demonstration_rows, feedback_rows, preference_rows, prompt_rows
 
 from alignment_core.models.memory.architecture import Footprint, Pass
+from alignment_core.plugin_api import LossOutput, Needs
 from alignment_core.training.demand import Demand, Layout, trace_training
 from alignment_core.training.memory import choose_memory_settings
-from alignment_core.training.run import Rows
+from alignment_core.training.rows import Rows
+from alignment_plugins.dpo import DPO
 
 PACKED = Layout(packs=True, call_cost=0)
 
@@ -88,7 +92,9 @@ def test_loaded_weights_are_not_counted_twice() -> None:
 def demand(kind: str, budget: int = 10**6, *, cached: bool = False) -> Demand:
     rows = Rows(demonstration_rows(10), preference_rows(10), feedback_rows(5, 5), prompt_rows(10))
     trained = {"reward": ("reward",), "ppo": ("policy", "value")}.get(kind, ("policy",))
-    return trace_training(OBJECTIVES[kind](), rows, PACKED, budget, trained=trained, cached_reference=cached)
+    return trace_training(
+        (OBJECTIVES | GROUP_OBJECTIVES)[kind](), rows, PACKED, budget, trained=trained, cached_reference=cached
+    )
 
 
 def test_demand_counts_learned_and_read_tokens() -> None:
@@ -111,6 +117,42 @@ def test_demand_of_ppo_includes_sampling() -> None:
     assert found.response_tokens == 6
     assert {one.role for one in found.largest} == {"policy", "value"}
     assert found.room == 6 + max(len(row.sequences["prompt"].ids) for row in prompt_rows(10)[:9] + prompt_rows(10))
+
+
+@pytest.mark.parametrize(("kind", "learned"), [("grpo", 8), ("rloo", 8), ("online_dpo", 4)])
+def test_demand_of_groups_includes_sampling_and_learning(kind: str, learned: int) -> None:
+    """Three rollouts of eight responses of six tokens, in groups of four. Online DPO learns from two of each group."""
+    found = demand(kind)
+    assert found.responses == 3 * 8
+    assert found.learned >= 3 * 2 * learned * 6
+    assert {one.role for one in found.largest} == {"policy"}
+    assert found.steps == 3 * 2 * 2
+
+
+def test_demand_of_snapshots_and_hidden_states() -> None:
+    """Snapshots and hidden states run forward passes, and an optimizer's own weights have their real width."""
+    sequences = [s for row in preference_rows(10) for s in row.sequences.values()]
+    tokens = 2 * sum(len(sequence.ids) for sequence in sequences)
+
+    class Asking(DPO):
+        def needs(self) -> Needs:
+            return Needs(preferences=True, snapshots=("old",))
+
+        def parameters(self, width: int) -> Mapping[str, Any]:
+            return {"head": torch.ones(width)}
+
+        def loss(self, run: Any, micro: Any) -> LossOutput:
+            found = micro.sequences("chosen") + micro.sequences("rejected")
+            gaps = (run.policy.logps(found) - run.role("old").logps(found)).sum()
+            return LossOutput(gaps + (run.policy.hidden(found) @ run.parameters["head"]).sum())
+
+    rows = Rows(preferences=preference_rows(10))
+    layout = Layout(packs=False, call_cost=0, width=24)
+    found = trace_training(Asking(batch_size=4, epochs=2), rows, layout, 10**6, trained=("policy",))
+    assert found.learned >= 2 * tokens  # both passes of the policy, with padding
+    assert found.read == found.learned / 2
+    assert {(one.role, one.hidden) for one in found.largest} == {("policy", False), ("policy", True)}
+    assert [one.role for one in found.reading] == ["snapshot_old"]
 
 
 def test_the_budget_bounds_the_largest_micro_batch() -> None:

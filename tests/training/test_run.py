@@ -13,7 +13,8 @@ from scripted import ScriptedRun, micro
 from alignment_core.errors import PluginError
 from alignment_core.plugin_api import Rollout, Row, TokenSequence
 from alignment_core.progress import Stopped
-from alignment_core.training.run import CachedReference, Run
+from alignment_core.training.reference import CachedReference
+from alignment_core.training.run import Run
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def run(world: World) -> Run:
 def test_cached_reference(run: Run) -> None:
     """A cached sequence needs no forward pass. A missing one is computed live and counted."""
     found = sequences(4)
-    reference = run.role("reference")
+    reference = run.reference.live
     expected = reference.logps(found)
     cached = CachedReference(reference, {found[0].digest(): -123.0, found[2].digest(): float(expected[2])})
     logps = cached.logps(found)
@@ -50,9 +51,9 @@ def test_run_without_a_cache_uses_the_frozen_role(run: Run, world: World) -> Non
 @pytest.mark.parametrize(
     ("kind", "use", "declaration"),
     [
-        ("sft", lambda run: run.reference.logps([]), "reference: ClassVar[bool] = True"),
-        ("dpo", lambda run: run.reward.scores([]), "reward_model: ClassVar[bool] = True"),
-        ("dpo", lambda run: run.value.values([]), 'trains: ClassVar = ("policy", "value")'),
+        ("sft", lambda run: run.reference.logps([]), "Return `Needs(reference=True, …)`"),
+        ("dpo", lambda run: run.rewards([]), "Return `Needs(reward=True, …)`"),
+        ("dpo", lambda run: run.value.values([]), "Return `Needs(value=True, …)`"),
     ],
 )
 def test_error_for_an_undeclared_role_names_the_declaration(
@@ -173,7 +174,7 @@ def test_evaluator_scores_rollouts(world: World) -> None:
     run = world.open("dpo")
     (prompt,) = prompt_rows(1)
     rollouts = [Rollout(prompt, prompt.sequences["prompt"], True, text) for text in ("a", "abc")]
-    run.judges["measure"] = lambda rollout: float(len(rollout.text))
+    run.judges["measure"] = lambda found: [float(len(rollout.text)) for rollout in found]
     assert run.judge("measure", rollouts) == [1.0, 3.0]
     with pytest.raises(PluginError, match="evaluator that it did not declare") as error:
         run.judge("other", rollouts)

@@ -6,6 +6,7 @@ use. A pair, its two labelled responses, its demonstration and its prompt thus s
 
 from __future__ import annotations
 
+import json
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -27,7 +28,8 @@ def token_schema() -> Any:
 
     `head` is the completions' prompt. `first` and `second` are the completions. `demonstration.start` and
     `demonstration.mask` mark the targets of a demonstration in `head` and `first`. `prompt` is the prompt alone, or
-    null if it equals `head`. `messages` is the JSON of the turns in `prompt`.
+    null if it equals `head`. `messages` is the JSON of the turns in `prompt`, and `facts` that of the kept columns, or
+    null if there are none.
     """
     import pyarrow as pa
 
@@ -38,6 +40,7 @@ def token_schema() -> Any:
             *[pa.field(f"{name}.mask", mask) for name in ("first", "second", "demonstration")],
             pa.field("demonstration.start", pa.int32()),
             pa.field("messages", pa.string()),
+            pa.field("facts", pa.string()),
         ]
     )
 
@@ -145,11 +148,17 @@ class _Part:
     def row(self, index: int) -> Row:
         at = {name: column[index].item() for name, column in self._columns.items()}
         sequences, values = getattr(self, f"_{self._kind}")(at)
-        return Row(self._table.column("id")[index].as_py(), sequences, values)
+        facts = self._tokens.value(self._record(index), "facts")
+        return Row(
+            self._table.column("id")[index].as_py(), sequences, values, {} if facts is None else json.loads(facts)
+        )
 
     def messages(self, index: int) -> str:
-        record = self._columns["chosen" if self._kind == "preferences" else "record"][index]
-        return str(self._tokens.value(int(record), "messages"))
+        return str(self._tokens.value(self._record(index), "messages"))
+
+    def _record(self, index: int) -> int:
+        """Return the record with the prompt of a row. For a pair: the record of the chosen response."""
+        return int(self._columns["chosen" if self._kind == "preferences" else "record"][index])
 
     def ids(self) -> list[str]:
         return self._table.column("id").to_pylist()  # type: ignore[no-any-return]

@@ -69,9 +69,7 @@ def rows_of(numbers: Any, chosen: Any, split: str, scratch: Path, counts: Select
         liked = np.r_[given["feedback"][numbers["sign"][given["feedback"]] > 0], derived[0][derived[2] > 0]]
         imitated = _imitated(numbers, given["demonstrations"], liked)
         shown[np.r_[given["demonstrations"], imitated]] = True
-        prompt = numbers["prompt_hash"][rows]
-        _, firsts = np.unique(prompt, return_index=True)
-        prompts = rows[firsts[prompt[firsts] != 0]]
+        prompts = _prompts(numbers, rows, counts)
         asked[prompts] = True
         given_prompts = int(np.count_nonzero(numbers["kind"][prompts] == PROMPT))
         conversions.update(
@@ -95,6 +93,17 @@ def rows_of(numbers: Any, chosen: Any, split: str, scratch: Path, counts: Select
         feedback=(feedback["record"], feedback["side"], feedback["sign"]),
         prompts=_indices(asked, scratch),
     )
+
+
+def _prompts(numbers: Any, rows: Any, counts: SelectionCounts) -> Any:
+    """Return one record per prompt: the first one with facts, or else the first one."""
+    prompt, facts = numbers["prompt_hash"][rows], numbers["facts_hash"][rows]
+    order = np.lexsort((np.arange(len(rows)), facts == 0, prompt))
+    found, firsts = np.unique(prompt[order], return_index=True)
+    known = (facts != 0) & (prompt != 0)
+    several = np.unique(np.stack([prompt[known], facts[known]]), axis=1)[0]
+    counts.ambiguous_facts += int(np.count_nonzero(np.unique(several, return_counts=True)[1] > 1))
+    return np.sort(rows[order[firsts[found != 0]]])
 
 
 def _indices(mask: Any, scratch: Path) -> Any:

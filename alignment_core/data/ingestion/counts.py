@@ -15,12 +15,14 @@ class SelectionCounts:
             `as often chosen as rejected` counts responses.
         duplicates: removed records: `exact` and `near`.
         conversions: rows by the records they come from, for each split.
+        ambiguous_facts: prompts whose records do not agree on the kept columns.
         warnings: messages for the user.
     """
 
     votes: Counter[str] = field(default_factory=Counter)
     duplicates: Counter[str] = field(default_factory=lambda: Counter(exact=0, near=0))
     conversions: dict[str, Counter[str]] = field(default_factory=dict)
+    ambiguous_facts: int = 0
     warnings: list[str] = field(default_factory=list)
 
 

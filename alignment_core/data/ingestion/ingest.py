@@ -156,6 +156,7 @@ def _merge(
     warnings: Sequence[str],
 ) -> dict[str, Any]:
     shards = Shards([folder.path / RECORDS for folder in folders], [folder.input.names for folder in folders], scratch)
+    _check_kept(data, folders)
     quarantined, examples = _quarantine(folders, shards, out)
     if strict:
         _check(data, folders, quarantined, examples, shards)
@@ -236,6 +237,19 @@ def _as_standard(shards: Shards, index: int) -> dict[str, Any]:
     if kind == "feedback":
         return {"prompt": prompt, "completion": first, "label": bool(shards.numbers["sign"][index] > 0)}
     return {"messages": [*prompt, *first]} if first else {"prompt": prompt}
+
+
+def _check_kept(data: DataConfig, folders: Sequence[ShardFolder]) -> None:
+    for index, source in enumerate(data.sources):
+        stats = [folder.stats() for folder in folders if folder.input.index == index]
+        if missing := [name for name in source.keep if stats and not any(name in item["kept"] for item in stats)]:
+            columns = sorted({column for item in stats for column in item["columns"]})
+            raise DataError(
+                "no row has a column that should be kept",
+                where=f"data.sources.{index}.keep",
+                got=", ".join(missing),
+                expected=f"columns of {source.path}: {', '.join(columns)}",
+            )
 
 
 def _check(

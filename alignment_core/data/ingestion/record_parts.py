@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from alignment_core.data.ingestion.minhash import words
 from alignment_core.records import (
     Conversation,
     Demonstration,
+    Facts,
     LabelledResponse,
     Message,
     PreferencePair,
@@ -34,6 +35,7 @@ class RecordParts:
         sign: of a labelled response: 1 if desirable, -1 if undesirable. Of any other record: 0.
         weight: number of votes that a labelled response counts as.
         margin: of a pair. NaN if unknown.
+        facts: the kept columns of its row.
     """
 
     kind: int
@@ -42,6 +44,7 @@ class RecordParts:
     sign: int = 0
     weight: float = 1.0
     margin: float = float("nan")
+    facts: Facts = field(default_factory=dict)
 
     def root(self) -> int:
         """Return the hash of the words of the prompt without system turns, or else of the first completion."""
@@ -55,16 +58,17 @@ class RecordParts:
 
 def split_record(record: Record) -> RecordParts:
     """Split a record into its parts."""
+    facts = record.facts
     match record:
         case Demonstration(messages):
-            return RecordParts(DEMONSTRATION, messages[:-1], (messages[-1:],))
+            return RecordParts(DEMONSTRATION, messages[:-1], (messages[-1:],), facts=facts)
         case PreferencePair(prompt, chosen, rejected, margin):
             score_margin = float("nan") if margin is None else margin
-            return RecordParts(PREFERENCE, prompt, (chosen, rejected), margin=score_margin)
+            return RecordParts(PREFERENCE, prompt, (chosen, rejected), margin=score_margin, facts=facts)
         case LabelledResponse(prompt, response, desirable, weight):
-            return RecordParts(FEEDBACK, prompt, (response,), sign=1 if desirable else -1, weight=weight)
+            return RecordParts(FEEDBACK, prompt, (response,), sign=1 if desirable else -1, weight=weight, facts=facts)
         case Prompt(messages):
-            return RecordParts(PROMPT, messages, ())
+            return RecordParts(PROMPT, messages, (), facts=facts)
 
 
 def words_hash(text: str) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 
 from alignment_core.data.dataset.disk_arrays import disk_array, slices
 from alignment_core.data.ingestion.conversion import Chosen, rows_of
-from alignment_core.data.ingestion.counts import SelectionCounts
+from alignment_core.data.ingestion.counts import SelectionCounts, counted
 from alignment_core.data.ingestion.held_out import held_out_records
 from alignment_core.data.ingestion.near_duplicates import drop_copies, similar_prompts
 from alignment_core.data.ingestion.rare_rows import rows_given
@@ -49,7 +49,13 @@ def select(
     gives = rows_given(numbers, kept, scratch)
     held = held_out_records(numbers["root"], asked, labels, gives, kept, held_out_fraction, scratch, counts)
     train = rows_of(numbers, kept & ~held, "train", scratch, counts)
-    return train, rows_of(numbers, kept & held, "held_out", scratch, counts), counts
+    held_out = rows_of(numbers, kept & held, "held_out", scratch, counts)
+    if counts.ambiguous_facts:
+        counts.warnings.append(
+            f"The kept columns of {counted(counts.ambiguous_facts, 'prompt')} differ between its records. Those of the "
+            "first record are used"
+        )
+    return train, held_out, counts
 
 
 def repeat_counts(numbers: Any, rows: Any, weights: Any) -> Any:

@@ -12,16 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from alignment_core.artifacts import ArtifactStore, Manifest, key_of
+from alignment_core.data.ingestion.kept_columns import Kept
 from alignment_core.data.ingestion.shards import ShardWriter
 from alignment_core.data.rendering.renderer import Renderer
 from alignment_core.data.sources.formats import NO_PLUGINS, SAMPLE, UNREAD, Detection, Plugged
 from alignment_core.data.sources.identity import UNIDENTIFYING
 from alignment_core.data.sources.inputs import Input, detect_first, unwrap_quarantined
 from alignment_core.data.sources.readers import RawRow, Unreadable
+from alignment_core.data.sources.reading import outcomes_of
 from alignment_core.progress import Progress, Stopped
-from alignment_core.record_format import Dropped, Outcome, Quarantined, Reading, Unread
+from alignment_core.record_format import Dropped, Outcome, Quarantined, Reading, RecordFormat, Unread, is_kept
 
-VERSION = 6
+VERSION = 7
 """Increment it when the same files and settings give a different shard."""
 EXAMPLE = 80
 """Characters of a column's value that the report shows."""
@@ -39,6 +41,7 @@ class ShardFolder:
     def stats(self) -> dict[str, Any]:
         """Return `format`, `why` it was detected, `rows` and `records` read, whether the limit `cut` it, and counts.
 
+        `kept` counts the rows that have each column of `data.sources[].keep`. `columns` lists the columns there are.
         The counts are `dropped` and `quarantined` by reason, `ignored` by column, and `left_out` (turns) and `thoughts`
         by what happened to them.
         """
@@ -104,7 +107,8 @@ def _make(
         detection = detect_first(first, item.source, item.name, plugged)
         rows = chain(first, rows)
     counts: dict[str, Counter[str]] = {"dropped": Counter(), "quarantined": Counter(), "ignored": Counter()}
-    read, added = _Read(rows, progress), 0
+    joins = detection is not None and type(detection.format).records is not RecordFormat.records
+    read, added = _Read(rows, progress, Kept(item.source.keep, joins=joins)), 0
     ignored: dict[str, list[Any]] = {}
     places = {name: index for index, name in enumerate(item.names)}
     with ShardWriter(folder / RECORDS, renderer) as records, (folder / BAD).open("w", encoding="utf-8") as bad:
@@ -118,8 +122,9 @@ def _make(
             elif isinstance(outcome, Dropped):
                 counts["dropped"][outcome.reason] += 1
             elif isinstance(outcome, Unread):
-                counts["ignored"].update(outcome.columns.keys())
-                for name in outcome.columns.keys() - ignored.keys():
+                unread = {name for name in outcome.columns if not is_kept(name, item.source.keep)}
+                counts["ignored"].update(unread)
+                for name in unread - ignored.keys():
                     ignored[name] = [*_place(outcome.origin, places), str(outcome.columns[name])[:EXAMPLE]]
             else:
                 counts["quarantined"][outcome.reason] += 1
@@ -131,6 +136,8 @@ def _make(
         "records": added,
         "cut": added == limit,
         "ignored_examples": ignored,
+        "kept": dict(read.kept.found),
+        "columns": sorted(read.kept.columns),
         **records.rendering,
         **counts,
     }
@@ -140,8 +147,9 @@ def _make(
 class _Read:
     """Iterates over the readable rows of an input. Unreadable rows are set aside and appear among the outcomes."""
 
-    def __init__(self, rows: Iterator[RawRow | Unreadable], progress: Progress) -> None:
+    def __init__(self, rows: Iterator[RawRow | Unreadable], progress: Progress, kept: Kept) -> None:
         self.rows = 0
+        self.kept = kept
         self._rows = rows
         self._progress = progress
         self._unreadable: list[Unreadable] = []
@@ -152,7 +160,9 @@ class _Read:
             if self._progress.stopping:
                 raise Stopped
             if isinstance(row, RawRow):
-                yield unwrap_quarantined(row)
+                raw = unwrap_quarantined(row)
+                self.kept.note(raw)
+                yield raw
             else:
                 self._unreadable.append(row)
 
@@ -163,7 +173,7 @@ class _Read:
             reason = "unread_column" if error is not None and error.what == UNREAD else "unknown_format"
             outcomes: Iterator[Outcome] = (Quarantined(r.origin, reason, problem, r.value) for r in self)
         else:
-            outcomes = detection.format.records(self, item.source)
+            outcomes = self.kept.attach(outcomes_of(detection.format, self, item.source, item.names))
         for outcome in outcomes:
             yield from self._bad()
             yield outcome

@@ -21,6 +21,7 @@ from alignment_core.data.dataset.arrow_columns import arrow_array, numpy_array
 from alignment_core.data.dataset.disk_arrays import DiskColumns, disk_array, index_batches
 from alignment_core.data.dataset.kinds import FEEDBACK, PROMPT
 from alignment_core.data.dataset.stored_rows import SIDES, token_schema
+from alignment_core.data.ingestion.kept_columns import to_json
 from alignment_core.data.ingestion.minhash import PERMUTATIONS, signature
 from alignment_core.data.ingestion.record_parts import (
     RecordParts,
@@ -40,10 +41,11 @@ KEPT_BATCHES = 16
 """Number of record batches that are kept in memory for look-ups of single records."""
 NUMBERS = (
     "kind", "sign", "weight", "margin", "voter", "when", "root", "prompt_hash", "first_hash", "second_hash",
-    "fits", "truncated", "rewritten", "prompt_tokens", "head_tokens", "first_tokens", "second_tokens", "tokens",
-    "targets",
+    "facts_hash", "fits", "truncated", "rewritten", "prompt_tokens", "head_tokens", "first_tokens", "second_tokens",
+    "tokens", "targets",
 )  # fmt: skip
 """Columns that `selection` works on. They are kept in files and take about 100 bytes per record."""
+HASHES = ("prompt_hash", "first_hash", "second_hash", "facts_hash")
 TOKEN_COUNTS = ("prompt_tokens", "head_tokens", "first_tokens", "second_tokens", "tokens", "targets")
 """Tokens in the prompt alone, the completions' prompt, each completion, the demonstration, and its targets."""
 
@@ -63,7 +65,7 @@ def shard_schema() -> Any:
             *[pa.field(name, pa.int8()) for name in ("kind", "sign")],
             pa.field("file", pa.int32()),
             *[pa.field(name, pa.float64()) for name in ("weight", "margin", "when")],
-            *[pa.field(name, pa.uint64()) for name in ("voter", "root", "prompt_hash", "first_hash", "second_hash")],
+            *[pa.field(name, pa.uint64()) for name in ("voter", "root", *HASHES)],
             *[pa.field(name, pa.bool_()) for name in ("fits", "truncated", "rewritten")],
             *[pa.field(name, pa.int32()) for name in TOKEN_COUNTS],
             pa.field("signature", pa.list_(pa.uint32(), PERMUTATIONS)),
@@ -126,6 +128,7 @@ class ShardWriter:
         texts = [canonical(completion) for completion in item.completions]
         first, second = [*texts, None, None][:2]
         prompt_hash = digest64(prompt) if item.prompt else 0
+        facts = to_json(item.facts) if item.facts else None
         row = {
             "kind": item.kind,
             "sign": item.sign,
@@ -140,6 +143,8 @@ class ShardWriter:
             "prompt_hash": prompt_hash,
             "first_hash": 0 if first is None else digest64(first),
             "second_hash": 0 if second is None else digest64(second),
+            "facts": facts,
+            "facts_hash": 0 if facts is None else digest64(facts),
         }
         if isinstance(result, Unrenderable):
             return {**row, **_UNFIT, "reason": result.reason, "detail": result.what}

@@ -255,7 +255,7 @@ class _RowsOf:
 
 def _lines(part: Any, files: Any, rows: list[dict[str, list[str]]]) -> Iterator[str]:
     """Yield the records as JSON lines, assembled from the stored JSON of their parts."""
-    names = ("prompt_text", "first_text", "second_text", "line", "file", "kind", "sign", "margin", "weight")
+    names = ("prompt_text", "first_text", "second_text", "line", "file", "kind", "sign", "margin", "weight", "facts")
     columns = {name: part.column(name).to_pylist() for name in names}
     for index, row_ids in enumerate(rows):
         at = {name: column[index] for name, column in columns.items()}
@@ -266,6 +266,8 @@ def _lines(part: Any, files: Any, rows: list[dict[str, list[str]]]) -> Iterator[
             fields |= {} if at["weight"] == 1 else {"weight": json.dumps(at["weight"])}
         if at["margin"] == at["margin"]:
             fields["margin"] = json.dumps(at["margin"])
+        if at["facts"] is not None:
+            fields["facts"] = at["facts"]
         fields["origin"] = json.dumps(origin(files[at["file"]], at["line"]), ensure_ascii=False)
         fields["rows"] = json.dumps({kind: row_ids[kind] for kind in KINDS if row_ids.get(kind)})
         yield "{" + ", ".join(f'"{name}": {value}' for name, value in fields.items()) + "}\n"

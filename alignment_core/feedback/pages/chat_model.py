@@ -1,4 +1,4 @@
-"""The model behind an alias, loaded in a separate process, for the chat page."""
+"""A model that answers on the chat page, loaded in a separate process."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import IO, Any
 
 from pydantic import BaseModel, ConfigDict
 
-from alignment_core.artifacts import ArtifactStore
-from alignment_core.artifacts.catalogue import resolve
 from alignment_core.config import ChatConfig
 from alignment_core.errors import AlignmentError, StageCrashed
+from alignment_core.inference.model_parts import ModelParts, NamedModel
+from alignment_core.processes.start import environment
 
 LOG_LINES = 8
 STOP_SECONDS = 5.0
@@ -28,14 +28,14 @@ class LoadRequest(BaseModel):
     """The first request to the process: the model to load.
 
     Attributes:
-        folder: folder of the artifact.
+        parts: what the model is loaded from.
         device: as in the settings of a run.
         settings: the chat settings.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    folder: str
+    parts: ModelParts
     device: str
     settings: ChatConfig
 
@@ -49,42 +49,40 @@ class PartialAnswer:
 
 
 class ChatModel:
-    """Answers with the model that `reference` currently points to. A promotion takes effect with the next answer.
+    """Answers with the model that `find` currently returns. A promotion takes effect with the next answer.
 
     Answers are generated one at a time. Other requests wait.
     """
 
-    def __init__(self, store: ArtifactStore, reference: str, device: str, settings: ChatConfig) -> None:
+    def __init__(self, reference: str, find: Callable[[], NamedModel], device: str, settings: ChatConfig) -> None:
         """
         Args:
-            store: the artifact store.
-            reference: an alias, such as `production`, or a key.
+            reference: how the user named the model, such as `production`.
+            find: returns the model with that name.
             device: as in the settings of a run.
             settings: the chat settings.
 
         Raises:
             ArtifactError: there is no such model.
         """
-        self._store, self._reference, self._device, self._settings = store, reference, device, settings
+        self.reference = reference
+        self._find, self._device, self._settings = find, device, settings
         self._turn = asyncio.Lock()
         self._process: _Process | None = None
-        self.key = ""
-        self.label = ""
-        self.refresh()
+        self._model = find()
 
-    def refresh(self) -> bool:
-        """Resolve `reference` again. Return whether it now points to another model.
+    @property
+    def label(self) -> str:
+        """How the page names the model."""
+        return self._model.label
+
+    def refresh(self) -> None:
+        """Find the model again.
 
         Raises:
             ArtifactError: there is no such model.
         """
-        artifact = resolve(self._store, self._reference).artifact
-        if artifact.key == self.key:
-            return False
-        self.key = artifact.key
-        self.label = f"{self._reference}: {artifact.kind}/{artifact.key[:8]}"
-        self._folder = str(artifact.path)
-        return True
+        self._model = self._find()
 
     async def answer(self, messages: Sequence[dict[str, Any]]) -> AsyncGenerator[PartialAnswer]:
         """Yield the answer while it is generated. Closing the generator stops the model.
@@ -94,7 +92,7 @@ class ChatModel:
         """
         async with self._turn:
             self.refresh()
-            key, process = self.key, await self._running()
+            key, process = self._model.key, await self._running()
             try:
                 async with aclosing(process.answer(list(messages))) as texts:
                     async for text in texts:
@@ -108,12 +106,10 @@ class ChatModel:
         await self._end()
 
     async def _running(self) -> _Process:
-        if self._process is not None and (self._process.folder != self._folder or self._process.ended):
+        if self._process is not None and (self._process.model != self._model or self._process.ended):
             await self._end()
         if self._process is None:
-            self._process = await _Process.start(
-                LoadRequest(folder=self._folder, device=self._device, settings=self._settings)
-            )
+            self._process = await _Process.start(self._model, self._device, self._settings)
         return self._process
 
     async def _end(self) -> None:
@@ -126,13 +122,13 @@ class _Process:
     """Handle of the model process in the parent."""
 
     def __init__(
-        self, folder: str, child: asyncio.subprocess.Process, events: asyncio.StreamReader, log: IO[bytes]
+        self, model: NamedModel, child: asyncio.subprocess.Process, events: asyncio.StreamReader, log: IO[bytes]
     ) -> None:
-        self.folder, self._child, self._events, self._log = folder, child, events, log
+        self.model, self._child, self._events, self._log = model, child, events, log
         self._answers = 0
 
     @classmethod
-    async def start(cls, loading: LoadRequest) -> _Process:
+    async def start(cls, model: NamedModel, device: str, settings: ChatConfig) -> _Process:
         reading, writing = os.pipe()
         log = tempfile.TemporaryFile()  # noqa: SIM115 - open while the process runs; its last lines explain a crash
         try:
@@ -142,6 +138,7 @@ class _Process:
                 stdout=log,
                 stderr=log,
                 pass_fds=(writing,),
+                env=environment(),
             )
         finally:
             os.close(writing)
@@ -149,7 +146,8 @@ class _Process:
         await asyncio.get_running_loop().connect_read_pipe(
             lambda: asyncio.StreamReaderProtocol(events), os.fdopen(reading, "rb")
         )
-        process = cls(loading.folder, child, events, log)
+        process = cls(model, child, events, log)
+        loading = LoadRequest(parts=model.parts, device=device, settings=settings)
         await process._send(loading.model_dump(mode="json"))
         try:
             await process._next()
@@ -207,7 +205,7 @@ class _Process:
             code = await self._child.wait()
             raise StageCrashed(
                 f"the model process exited with code {code}",
-                where=self.folder,
+                where=self.model.label,
                 do=f"End of its log:\n{self._log_tail()}",
             )
         event: dict[str, Any] = json.loads(line)

@@ -15,7 +15,6 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import IO, Any
 
 from alignment_core.config import ChatConfig
@@ -71,7 +70,7 @@ def main() -> None:
     loading = LoadRequest.model_validate_json(sys.stdin.buffer.readline())
     requests = _Requests(sys.stdin.buffer)
     try:
-        model = LoadedModel(Path(loading.folder), loading.device)
+        model = LoadedModel(loading.parts, loading.device)
         send({"ready": True})
         while True:
             request = requests.waiting.get()

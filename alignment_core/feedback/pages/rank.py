@@ -25,12 +25,17 @@ KEYS = (
 )
 
 
-def rank_page(store: FeedbackStore) -> Callable[[], None]:
-    """Return a function that builds the page for each visitor."""
+def rank_page(store: FeedbackStore, end: web.EndButton | None = None) -> Callable[[], None]:
+    """Return a function that builds the page for each visitor.
+
+    Args:
+        store: where the prompts and responses are, and the rankings go.
+        end: a button that ends the page, or None.
+    """
 
     def page() -> None:
         if web.visitor():
-            _Ranking(store)
+            _Ranking(store, end)
         else:
             web.ask_for_name()
 
@@ -38,7 +43,7 @@ def rank_page(store: FeedbackStore) -> Callable[[], None]:
 
 
 class _Ranking:
-    def __init__(self, store: FeedbackStore) -> None:
+    def __init__(self, store: FeedbackStore, end: web.EndButton | None) -> None:
         self._session = Session(store, Rater(web.visitor()))
         self._order = Order(0)
         self._tied = False
@@ -46,6 +51,8 @@ class _Ranking:
         with ui.header().classes("items-center justify-between"):
             self._progress = ui.label().props('data-testid="progress"')
             self._bar = ui.linear_progress(show_value=False, color="white").classes("w-32")
+            if end is not None:
+                end.show()
         self._area = ui.column().classes("page gap-2 pb-4")
         with ui.footer().classes("bg-white dark:bg-black"), ui.row().classes("page items-center gap-1"):
             self._save = self._button("Save", "check", self._submit)

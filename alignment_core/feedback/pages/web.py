@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import os
 import secrets
+import signal
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import uvicorn
 
 from alignment_core.account import account_name
 from alignment_core.errors import ConfigError
@@ -19,9 +24,14 @@ RECONNECT_SECONDS = 30.0
 """Time that a browser has to come back. After that its page is loaded again, and what was being typed is lost. A few
 seconds are not enough on a busy machine or a bad network."""
 
+SHOW_SECONDS = 0.5
+"""Time for a message to reach the browser before the page ends."""
+
 STYLE = """
 body { background: #f6f7f9; }
 .page { max-width: 56rem; margin: 0 auto; width: 100%; }
+.wide { max-width: 96rem; }
+.answer { flex: 1 1 min(20rem, 100%); min-width: 0; }
 .words { white-space: pre-wrap; overflow-wrap: anywhere; }
 .body--dark { background: #121417; }
 """
@@ -58,7 +68,7 @@ def password_for(host: str) -> str | None:
 
 
 def serve(page: Callable[[], Any], *, title: str, host: str, port: int, state: Path, close: Callable[[], Any]) -> None:
-    """Serve a page until Ctrl-C.
+    """Serve a page until Ctrl-C, or until its `EndButton` is pressed.
 
     Args:
         page: builds the page for each visitor.
@@ -74,15 +84,15 @@ def serve(page: Callable[[], Any], *, title: str, host: str, port: int, state: P
     password = password_for(host)
     listener = _listen(host, port)
     state.mkdir(parents=True, exist_ok=True, mode=0o700)
-    os.environ["NICEGUI_STORAGE_PATH"] = str(state)
-    import uvicorn
     from fastapi import FastAPI
     from fastapi.middleware.trustedhost import TrustedHostMiddleware
     from nicegui import app, ui
+    from nicegui.storage import Storage
 
     from alignment_core.feedback.pages.guard import HEALTH, WATCH, Guard
     from alignment_core.feedback.pages.login import Login, Sessions
 
+    Storage.path = state.resolve()  # NiceGUI reads its variable of the environment on import, which has happened
     site = FastAPI(title=title, docs_url=None, redoc_url=None, openapi_url=None)
     site.get(HEALTH)(lambda: {"page": title})
     app.on_shutdown(close)
@@ -107,7 +117,40 @@ def serve(page: Callable[[], Any], *, title: str, host: str, port: int, state: P
     )
     config = uvicorn.Config(site, log_level="warning")
     print(f"{title}: http://{'localhost' if is_loopback(host) else host}:{listener.getsockname()[1]}", flush=True)
-    uvicorn.Server(config).run(sockets=[listener])
+    _Server(config).run(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    """Ends quietly on Ctrl-C. uvicorn's own handler raises the signal again at the end, and prints a traceback."""
+
+    def handle_exit(self, sig: int, frame: object) -> None:
+        self.force_exit, self.should_exit = self.should_exit, True
+
+
+@dataclass(frozen=True)
+class EndButton:
+    """A button that ends the page as Ctrl-C does, for a program that then goes on.
+
+    Attributes:
+        label: text of the button.
+        message: what the page says from then on.
+    """
+
+    label: str
+    message: str
+
+    def show(self) -> None:
+        """Add the button to the header of the page."""
+        from nicegui import ui
+
+        async def end() -> None:
+            ui.add_css("#popup { display: none; }")  # that the connection is lost is no news
+            with ui.dialog(value=True).props("persistent"), ui.card():
+                ui.label(self.message).props('data-testid="message"')
+            await asyncio.sleep(SHOW_SECONDS)
+            signal.raise_signal(signal.SIGINT)
+
+        ui.button(self.label, on_click=end).props("color=white text-color=primary no-caps")
 
 
 def visitor() -> str:

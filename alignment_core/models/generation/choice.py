@@ -27,12 +27,14 @@ class Sampling:
         temperature: divides the logits; 0 is greedy.
         top_p: keep the smallest set of tokens whose probability reaches this; 1 keeps all.
         top_k: keep the k likeliest tokens; 0 keeps all.
+        logps: whether the log-probabilities and entropies of the tokens are kept.
     """
 
     max_new_tokens: int
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
+    logps: bool = False
 
 
 def choose(logits: Tensor, uniform: Tensor, sampling: Sampling, precision: torch.dtype | None = None) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from alignment_core.models.base.loading import rounding
+from alignment_core.models.generation.distinct import distinct
 from alignment_core.models.generation.kv_cache import cache_argument, cache_for
 from alignment_core.models.generation.slots import Slots
 from alignment_core.models.passes.limits import copy_with_limits, named_limits, small_limits
@@ -29,23 +30,25 @@ class Decoding:
 
     Attributes:
         together: rows of unequal length share a batch, padded on the left.
+        equal: rows of equal length share a batch. Equal prompts in it are read once.
         cached: what was read is kept in a cache. Otherwise the complete row is read again for every token.
         argument: name of the model's cache argument; None if it has none.
         slots: rows begin and end at different times (`Slots`). Otherwise they begin together.
     """
 
     together: bool = True
+    equal: bool = True
     cached: bool = True
     argument: str | None = None
     slots: bool = False
 
     def alone(self) -> Decoding:
         """Return the way for a row that nothing else may change: no batch, and no cache."""
-        return replace(self, together=False, cached=False, slots=False)
+        return replace(self, together=False, equal=False, cached=False, slots=False)
 
     def arguments(self, cache: DynamicCache, mask: Tensor, positions: Tensor) -> dict[str, Any]:
         """Return the arguments of a call, next to its ids."""
-        # A row alone has no padding, and recurrent layers take a mask for one of their input, which is the last token.
+        # Rows of equal length have no padding. Recurrent layers take a mask for one of their input: the last token.
         padding = {"attention_mask": mask} if self.together else {}
         places = {"position_ids": positions} if self.together or self.cached else {}  # a whole row has the model's own
         kept: dict[str, Any] = {} if self.argument is None else {"use_cache": False}
@@ -54,7 +57,13 @@ class Decoding:
         return {**padding, **places, **kept}
 
 
-WAYS = (Decoding(slots=True), Decoding(), Decoding(together=False), Decoding(cached=False))
+WAYS = (
+    Decoding(slots=True),
+    Decoding(),
+    Decoding(together=False),
+    Decoding(together=False, equal=False),
+    Decoding(cached=False),
+)
 
 
 def choose_decoding(model: PreTrainedModel, reach: Reach) -> Decoding:
@@ -70,8 +79,9 @@ def choose_decoding(model: PreTrainedModel, reach: Reach) -> Decoding:
     argument = cache_argument(model)
     ways = [replace(way, argument=argument) for way in WAYS if argument or not way.cached]
     found = next((way for way in ways if all(_agrees(*trial, way) for trial in trials)), ways[-1].alone())
-    if argument and not found.cached:
-        logger.warning("responses of %s are slow: they are generated without its cache", type(model).__name__)
+    if argument and not (found.cached and found.equal):
+        how = "one by one" if found.cached else "without its cache"
+        logger.warning("responses of %s are slow: they are generated %s", type(model).__name__, how)
     return found
 
 
@@ -85,20 +95,27 @@ def _copy(model: PreTrainedModel, small: dict[int, int]) -> PreTrainedModel | No
 
 
 def _agrees(model: PreTrainedModel, lengths: Sequence[int], way: Decoding) -> bool:
-    rows = [torch.tensor([3 + (i * i + 5 * i + length) % 59 for i in range(length + STEPS)]) for length in lengths]
+    pairs = [_pair(length) for length in lengths]
+    rows = [row for pair in pairs for row in pair]
     try:
         expected = torch.stack([_read_at_once(model, row) for row in rows])
     except REFUSALS as error:
         reraise_lack_of_memory(error)
         return True  # beyond the last position: no way reads it
     try:
-        batches = [rows] if way.together else [[row] for row in rows]
+        batches = [rows] if way.together else pairs if way.equal else [[row] for row in rows]
         read = _read_in_slots if way.slots else _decoded
         found = torch.cat([read(model, batch, way) for batch in batches])
     except REFUSALS as error:
         reraise_lack_of_memory(error)
         return False
     return bool((found - expected).abs().max() <= rounding(model) * expected.abs().max())
+
+
+def _pair(length: int) -> list[Tensor]:
+    """Return two rows that continue the same prompt of this length."""
+    prompt = [3 + (i * i + 5 * i + length) % 59 for i in range(length)]
+    return [torch.tensor(prompt + [3 + (5 * i + other) % 59 for i in range(STEPS)]) for other in (length, length + 2)]
 
 
 @torch.no_grad()
@@ -116,11 +133,19 @@ def _decoded(model: PreTrainedModel, rows: Sequence[Tensor], way: Decoding) -> T
     ids = torch.stack([torch.cat([row.new_zeros(width - len(row)), row]) for row in rows]).to(device)
     mask = torch.stack([torch.arange(width) >= width - len(row) for row in rows]).long().to(device)
     positions = (mask.cumsum(1) - 1).clamp_min(0)
-    cache, start, found = cache_for(model, width), 0, []
-    for end in range(width - STEPS, width):
-        given = way.arguments(cache, mask[:, :end], positions[:, start:end])
-        found.append(model(input_ids=ids[:, start:end], **given).logits[:, -1])
-        start = end if way.cached else 0
+    cache, start = cache_for(model, width), 0
+
+    def read(end: int, of: slice | list[int] = slice(None)) -> Tensor:
+        given = way.arguments(cache, mask[of, :end], positions[of, start:end])
+        logits: Tensor = model(input_ids=ids[of, start:end], **given).logits
+        return logits[:, -1]
+
+    first, taken = distinct([tuple(row[:-STEPS].tolist()) for row in rows])
+    found = [read(width - STEPS, first)[taken]]
+    cache.reorder_cache(torch.tensor(taken, device=device))
+    for end in range(width - STEPS + 1, width):
+        start = end - 1 if way.cached else 0
+        found.append(read(end))
     return torch.stack(found, 1).float()
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from alignment_core.models.generation.choice import Sampling
+from alignment_core.models.generation.response import Response
 from alignment_core.models.generation.sampling import generate
 from alignment_core.models.roles.logps import Budget
 from alignment_core.models.roles.shared_base import Roles
@@ -23,7 +24,7 @@ class Engine(Protocol):
         sampling: Sampling,
         noise_keys: Sequence[str],
         on_step: Callable[[int], None],
-    ) -> list[TokenSequence]:
+    ) -> list[Response]:
         """Sample one response per prompt, ending with its stop token if it reached one.
 
         Args:
@@ -32,7 +33,7 @@ class Engine(Protocol):
             on_step: called again and again with the number of finished responses; may raise to stop.
 
         Returns:
-            Prompt and response of each row. `start` is the prompt's length.
+            The response to each prompt. An engine that cannot keep log-probabilities leaves them out.
         """
 
 
@@ -59,7 +60,7 @@ class OwnEngine:
         sampling: Sampling,
         noise_keys: Sequence[str],
         on_step: Callable[[int], None],
-    ) -> list[TokenSequence]:
+    ) -> list[Response]:
         return generate(
             self.roles,
             role,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,6 +102,11 @@ class SlotCache(Cache):  # type: ignore[misc]
         self.windows: set[int | None] = {getattr(layer, "sliding_window", None) for layer in layers}
         super().__init__(layers=[_SlotLayer(places, tokens) for _ in layers])
 
+    def copy(self, sources: Sequence[int], slots: Sequence[int], columns: int) -> None:
+        """Copy the first columns of slots into other slots, pair by pair."""
+        for layer in self.layers:
+            layer.copy(sources, slots, columns)
+
     def keep(self, rows: Tensor) -> None:
         """Keep only these slots."""
         for layer in self.layers:
@@ -138,6 +144,11 @@ class _SlotLayer(DynamicLayer):  # type: ignore[misc]
         if taken is None and len(slots) == len(self.places.rows):  # frees the memory of the states
             return written[0], written[1]
         return key_states, value_states
+
+    def copy(self, sources: Sequence[int], slots: Sequence[int], columns: int) -> None:
+        for buffer in self._buffers:
+            for source, slot in zip(sources, slots, strict=True):
+                buffer[slot, :, :columns] = buffer[source, :, :columns]
 
     def keep(self, rows: Tensor) -> None:
         for i in range(len(self._buffers)):  # one after the other, so that only one exists twice

@@ -8,8 +8,8 @@ from weakref import WeakKeyDictionary
 from alignment_core.models.generation.choice import Sampling
 from alignment_core.models.generation.decoding import Decoding, choose_decoding
 from alignment_core.models.generation.padded_batch import PaddedBatch
+from alignment_core.models.generation.response import Response
 from alignment_core.models.generation.slot_batch import SlotBatch
-from alignment_core.models.passes.batching import group_by_budget
 from alignment_core.models.roles.logps import Budget
 from alignment_core.models.roles.shared_base import Roles
 from alignment_core.plugin_api import TokenSequence
@@ -29,7 +29,7 @@ def generate(
     budget: Budget,
     on_step: Callable[[int], None],
     on_token: Callable[[int, int], None] = lambda row, token: None,
-) -> list[TokenSequence]:
+) -> list[Response]:
     """Sample one response per prompt, ending with its stop token if it reached one.
 
     The noise of a row depends only on its key, so batch, padding and order do not change the response (within float
@@ -44,19 +44,19 @@ def generate(
             error, the rows of that batch that were not finished start over.
 
     Returns:
-        Prompt and response of each row. `start` is the prompt's length.
+        The response to each prompt.
 
     Raises:
         ModelError: a prompt with its response is too long for the model, or its logits contain NaN.
     """
-    results: dict[int, TokenSequence] = {}
+    results: dict[int, Response] = {}
     room = [len(prompt.ids) + sampling.max_new_tokens for prompt in prompts]
     roles.reach.check(max(room, default=0))
 
     def remaining() -> None:
         way = decoding_of(roles, role)
         todo = [i for i in range(len(prompts)) if i not in results]
-        for group, at_once, reading in _groups(todo, room, budget, roles, way):
+        for group, at_once, reading in _groups(todo, prompts, room, budget, roles, way):
             rows, keys = [prompts[i].ids for i in group], [noise_keys[i] for i in group]
             batch: SlotBatch | PaddedBatch
             if reading.slots:
@@ -64,9 +64,8 @@ def generate(
             else:
                 batch = PaddedBatch(roles, role, rows, keys, sampling, set(stop_ids), pad_id, reading)
 
-            def on_end(place: int, response: list[int], group: Sequence[int] = group) -> None:
-                prompt = prompts[group[place]].ids
-                results[group[place]] = TokenSequence((*prompt, *response), len(prompt))
+            def on_end(place: int, response: Response, group: Sequence[int] = group) -> None:
+                results[group[place]] = response
 
             def report(place: int, token: int, group: Sequence[int] = group) -> None:
                 on_token(group[place], token)
@@ -87,20 +86,50 @@ def decoding_of(roles: Roles, role: str) -> Decoding:
 
 
 def _groups(
-    todo: Sequence[int], room: Sequence[int], budget: Budget, roles: Roles, way: Decoding
+    todo: Sequence[int],
+    prompts: Sequence[TokenSequence],
+    room: Sequence[int],
+    budget: Budget,
+    roles: Roles,
+    way: Decoding,
 ) -> Iterator[tuple[list[int], int, Decoding]]:
-    """Yield the rows of each batch, longest first, how many of them are generated at a time, and in which way."""
+    """Yield the rows of each batch, longest first, how many of them are generated at a time, and in which way.
+
+    Rows with the same prompt follow each other, so that it is read once.
+    """
+    first: dict[tuple[int, ...], int] = {}
+    for i in todo:
+        first.setdefault(prompts[i].ids, i)
     together = [i for i in todo if room[i] <= roles.reach.batched]
-    tokens = budget.tokens * roles.generation_cache_factor() if way.together else 1
+    together.sort(key=lambda i: (-room[i], first[prompts[i].ids], i))
+    tokens = budget.tokens * roles.generation_cache_factor()
     lengths = [room[i] for i in together]
     if way.slots:
         found = slot_groups(lengths, tokens)
     else:
-        sizes = [TokenSequence((0,) * length, 0) for length in lengths]
-        found = [(group, len(group)) for group in group_by_budget(sizes, tokens, lambda one: (one,))]
+        found = [(group, len(group)) for group in padded_groups(lengths, tokens, way)]
     yield from (([together[place] for place in group], at_once, way) for group, at_once in found)
     # A cache would keep what a longer row changes.
     yield from (([i], 1, way.alone()) for i in todo if room[i] > roles.reach.batched)
+
+
+def padded_groups(lengths: Sequence[int], tokens: int, way: Decoding) -> list[list[int]]:
+    """Split rows, longest first, into the batches of a model without slots. Returns groups of their indices.
+
+    Args:
+        lengths: length of each row in tokens, prompt and longest response, descending.
+        tokens: that a batch may hold, padding included. A longer row is alone.
+        way: which rows may share a batch.
+    """
+    groups: list[list[int]] = []
+    for i, length in enumerate(lengths):
+        longest = lengths[groups[-1][0]] if groups else 0
+        fits = groups and (len(groups[-1]) + 1) * longest <= tokens
+        if fits and (way.together or (way.equal and length == longest)):
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    return groups
 
 
 def slot_groups(lengths: Sequence[int], tokens: int) -> list[tuple[list[int], int]]:
@@ -111,8 +140,8 @@ def slot_groups(lengths: Sequence[int], tokens: int) -> list[tuple[list[int], in
         tokens: that the slots may hold together. A longer row has a slot alone.
 
     Returns:
-        The indices of each group, longest rows first, and its number of slots. A group has more rows than slots only
-        as far as they need half of a slot.
+        The indices of each group, longest rows first, and its number of slots. Rows that need less than half of a slot
+        form a group of their own if it has more slots.
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     groups = []
@@ -120,6 +149,9 @@ def slot_groups(lengths: Sequence[int], tokens: int) -> list[tuple[list[int], in
         longest = lengths[order[0]]
         slots = max(1, tokens // longest)
         count = max(slots, sum(2 * lengths[i] >= longest for i in order))
+        rest = order[count:]
+        if rest and min(len(rest), tokens // lengths[rest[0]]) <= slots:
+            count = len(order)  # each further group takes as many steps as its longest response
         groups.append((order[:count], min(slots, count, len(order))))
         order = order[count:]
     return groups

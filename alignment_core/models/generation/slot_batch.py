@@ -9,6 +9,7 @@ import torch
 from alignment_core.models.generation.choice import Sampling, choose, tokens_on_host
 from alignment_core.models.generation.graph import can_capture
 from alignment_core.models.generation.noise import uniforms
+from alignment_core.models.generation.response import Response, TokenRecord
 from alignment_core.models.generation.slots import Slots
 from alignment_core.models.roles.shared_base import Roles
 
@@ -46,13 +47,14 @@ class SlotBatch:
         self.running, self.drawn = (torch.zeros(slots, dtype=torch.long, device=roles.device) for _ in range(2))
         shape = slots, sampling.max_new_tokens
         self.noise = torch.zeros(shape, dtype=torch.float64, device=roles.device)
+        self.record = TokenRecord(*shape, sampling.temperature, roles.device) if sampling.logps else None
 
     @torch.no_grad()
     def run(
         self,
         on_step: Callable[[], None],
         on_token: Callable[[int, int], None],
-        on_end: Callable[[int, list[int]], None],
+        on_end: Callable[[int, Response], None],
     ) -> None:
         """Generate the responses.
 
@@ -65,8 +67,10 @@ class SlotBatch:
             on_step()
             with self.roles.use(self.role), self.roles.autocast():
                 logits = self.slots.step()
-            draw = self.noise.gather(1, self.drawn.clamp_max(self.noise.shape[1] - 1).unsqueeze(1))
-            tokens = choose(logits, draw.squeeze(1), self.sampling)
+            drawn = self.drawn.clamp_max(self.noise.shape[1] - 1)
+            tokens = choose(logits, self.noise.gather(1, drawn.unsqueeze(1)).squeeze(1), self.sampling)
+            if self.record is not None:
+                self.record.add(logits, tokens, drawn)
             taken = [slot for slot, held in enumerate(self.held) if held is not None]
             self.slots.add(tokens, self.running, taken)
             self.drawn += self.running
@@ -115,13 +119,15 @@ class SlotBatch:
         index = self.slots.keep(kept)
         self.held = [self.held[slot] for slot in kept]
         self.noise, self.drawn, self.running = self.noise[index], self.drawn[index], self.running[index]
+        if self.record is not None:
+            self.record.keep(index)
 
     def _record(
         self,
         slot: int,
         token: int,
         on_token: Callable[[int, int], None],
-        on_end: Callable[[int, list[int]], None],
+        on_end: Callable[[int, Response], None],
     ) -> bool:
         """Add a token to the response in a slot. Returns whether that is finished, and the slot free."""
         i = self.held[slot]
@@ -132,5 +138,5 @@ class SlotBatch:
         if token not in self.stop_ids and len(response) < self.sampling.max_new_tokens:
             return False
         self.held[slot] = None
-        on_end(i, response)
+        on_end(i, Response.of(self.prompts[i], response, self.record, slot))
         return True

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from alignment_core.models.generation.distinct import distinct
 from alignment_core.models.generation.graph import captured
 from alignment_core.models.generation.kv_cache import SlotCache, SlotPlaces
+from alignment_core.models.passes.batching import call_cost, least_padding
 
 COLUMNS = 128
 """Multiple to which the columns that a captured step sees are rounded up. Each of them is a graph of its own."""
@@ -40,28 +42,52 @@ class Slots:
         self.positions = torch.zeros(rows, dtype=torch.long, device=device)
         self.columns = torch.arange(tokens, device=device)
         self.lengths = [0] * rows
+        self._prompts: list[tuple[int, ...] | None] = [None] * rows
+        self._call_cost = call_cost(model)
         self._places = SlotPlaces(torch.arange(rows, device=device), self.positions, 0)
         self._cache = SlotCache(model, self._places, tokens)
         self._replay: Callable[[], Tensor] | None = None
 
     def put(self, slots: Sequence[int], prompts: Sequence[tuple[int, ...]]) -> None:
-        """Read prompts into slots. Equal prompts are read once. The last token of each is read by the next step."""
-        distinct = {prompt: row for row, prompt in enumerate(dict.fromkeys(prompt[:-1] for prompt in prompts))}
-        width = max(map(len, distinct))
-        places, device = torch.tensor(slots, device=self.positions.device), self.positions.device
-        if width:
-            filler = prompts[0][0]  # some models warn of padding tokens
-            rows = [list(prompt) + [filler] * (width - len(prompt)) for prompt in distinct]
-            taken = torch.tensor([distinct[prompt[:-1]] for prompt in prompts], device=device)
-            self._places.prompts = places, taken if len(rows) < len(prompts) else None
-            # Padded on the right, so that no token sees padding, and no mask is needed.
-            positions = self.columns[:width].expand(len(rows), width)
-            self._read(torch.tensor(rows, device=device), positions, None)
-            self._places.prompts = None
+        """Read prompts into slots. The last token of each is read by the next step.
+
+        Equal prompts are read once, and one that another slot still holds is copied from there.
+        """
+        device = self.positions.device
+        first, taken = distinct([prompt[:-1] for prompt in prompts])
+        held = {prompt: slot for slot, prompt in enumerate(self._prompts) if prompt is not None}
+        source = [held.get(prompts[i][:-1]) for i in first]
+        copied = [(place, from_slot) for place, kind in enumerate(taken) if (from_slot := source[kind]) is not None]
+        if copied:
+            width = max(len(prompts[place]) for place, _ in copied) - 1
+            self._cache.copy([slot for _, slot in copied], [slots[place] for place, _ in copied], width)
+        self._read_prompts([i for i, slot in zip(first, source, strict=True) if slot is None], slots, prompts)
+        places = torch.tensor(slots, device=device)
         self.ids[places] = torch.tensor([prompt[-1:] for prompt in prompts], device=device)
         self.positions[places] = torch.tensor([len(prompt) - 1 for prompt in prompts], device=device)
         for slot, prompt in zip(slots, prompts, strict=True):
-            self.lengths[slot] = len(prompt)
+            self.lengths[slot], self._prompts[slot] = len(prompt), prompt[:-1]
+
+    def _read_prompts(self, new: Sequence[int], slots: Sequence[int], prompts: Sequence[tuple[int, ...]]) -> None:
+        """Read the prompts at these indices into all slots that get an equal one, in passes with little padding."""
+        device = self.positions.device
+        lengths = [len(prompts[i]) - 1 for i in new]
+        everything = max(lengths, default=0) * len(lengths)
+        for part in least_padding(lengths, everything, self._call_cost):
+            rows = {prompts[new[k]][:-1]: row for row, k in enumerate(part)}
+            width = lengths[part[0]]
+            if not width:  # a prompt of one token
+                continue
+            filler = prompts[0][0]  # some models warn of padding tokens
+            ids = [[*prompt, *[filler] * (width - len(prompt))] for prompt in rows]
+            into = [
+                (slot, rows[prompt[:-1]]) for slot, prompt in zip(slots, prompts, strict=True) if prompt[:-1] in rows
+            ]
+            taken = torch.tensor([row for _, row in into], device=device) if len(rows) < len(into) else None
+            self._places.prompts = torch.tensor([slot for slot, _ in into], device=device), taken
+            # Padded on the right, so that no token sees padding, and no mask is needed.
+            self._read(torch.tensor(ids, device=device), self.columns[:width].expand(len(rows), width), None)
+            self._places.prompts = None
 
     def step(self) -> Tensor:
         """Read the last token of every slot and return the logits of the next one, shape (slots, vocabulary).
@@ -99,7 +125,7 @@ class Slots:
         """
         self.positions[torch.tensor(slots, device=self.positions.device)] = 0
         for slot in slots:
-            self.lengths[slot] = 0
+            self.lengths[slot], self._prompts[slot] = 0, None
 
     def keep(self, slots: Sequence[int]) -> Tensor:
         """Keep only these slots. Returns their indices."""
@@ -107,6 +133,7 @@ class Slots:
         self._replay = None  # a graph holds the memory of the cache
         self.ids, self.positions = self.ids[index], self.positions[index]
         self.lengths = [self.lengths[slot] for slot in slots]
+        self._prompts = [self._prompts[slot] for slot in slots]
         self._places.rows, self._places.positions = torch.arange(len(slots), device=index.device), self.positions
         self._cache.keep(index)
         return index

@@ -16,6 +16,7 @@ import httpx
 from alignment_core.config import VllmConfig
 from alignment_core.errors import ConfigError
 from alignment_core.models.generation.choice import Sampling
+from alignment_core.models.generation.response import Response
 from alignment_core.models.generation.vllm_server import WHERE, VllmServer, tokens_of
 from alignment_core.models.roles.shared_base import Roles
 from alignment_core.plugin_api import TokenSequence
@@ -51,7 +52,7 @@ class VllmEngine:
         sampling: Sampling,
         noise_keys: Sequence[str],
         on_step: Callable[[int], None],
-    ) -> list[TokenSequence]:
+    ) -> list[Response]:
         """Sample one response per prompt (`Engine`).
 
         Raises:
@@ -74,7 +75,7 @@ class _Rollout:
     noise_keys: Sequence[str]
     on_step: Callable[[int], None]
 
-    async def sample(self, adapter: Path | None) -> list[TokenSequence]:
+    async def sample(self, adapter: Path | None) -> list[Response]:
         server = VllmServer(self.engine.settings, self.engine.base)
         async with server.client() as client:
             model = await server.model(client)
@@ -90,13 +91,13 @@ class _Rollout:
                 with suppress(httpx.HTTPError):
                     await server.unload_adapter(client, name)
 
-    async def _all(self, server: VllmServer, client: httpx.AsyncClient, name: str) -> list[TokenSequence]:
-        async def one(i: int) -> TokenSequence:
+    async def _all(self, server: VllmServer, client: httpx.AsyncClient, name: str) -> list[Response]:
+        async def one(i: int) -> Response:
             prompt = self.prompts[i].ids
             choice = await server.complete(client, self._request(i, name))
             stops = set(self.engine.stop_ids)
             response = tokens_of(choice, prompt, self.sampling.max_new_tokens, stops)
-            return TokenSequence((*prompt, *response), len(prompt))
+            return Response(TokenSequence((*prompt, *response), len(prompt)))
 
         tasks = [asyncio.create_task(one(i)) for i in range(len(self.prompts))]
         running = set(tasks)

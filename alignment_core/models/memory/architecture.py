@@ -30,12 +30,14 @@ class Pass:
         sequences: the sequences that it reads.
         tokens: tokens in the pass, padding included; a shared prompt counts once.
         head: whether a scalar head reads the states, instead of the vocabulary head.
+        hidden: whether the states themselves are returned.
     """
 
     role: str
     sequences: tuple[TokenSequence, ...]
     tokens: int
     head: bool = False
+    hidden: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,8 @@ class Architecture:
         adapters: roles that have an adapter.
         heads: roles that have a scalar head.
         trained: roles that are trained.
+        snapshots: roles that are snapshots of the policy, which are saved in checkpoints.
+        parameters: number of trained weights that belong to no role.
         device: the device of the stage. It may be a card that this machine does not have.
         packs: whether sequences are packed into one row (`packing.enable_packing`).
         adamw: precision of AdamW's moments.
@@ -67,6 +71,8 @@ class Architecture:
     external_reward: PretrainedConfig | None = None
     adamw: Moments = "32bit"
     reach: Reach = EVERY_LENGTH
+    snapshots: tuple[str, ...] = ()
+    parameters: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +82,13 @@ class Footprint:
     Attributes:
         base: the frozen base model.
         loading: extra bytes while the base model is loaded.
-        adapters: adapters and scalar heads.
+        adapters: adapters, scalar heads and other trained weights.
         training: gradients and AdamW's two moments of the trained roles.
         parameters: number of weights of the base model.
         trainable: number of trained weights.
         cache_per_token: keys and values of one token in all layers.
         external_reward: a reward model that is a separate model.
+        snapshots: those of the adapters that are snapshots of the policy.
     """
 
     base: int
@@ -92,3 +99,4 @@ class Footprint:
     trainable: int
     cache_per_token: int
     external_reward: int = 0
+    snapshots: int = 0

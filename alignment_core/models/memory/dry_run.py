@@ -45,6 +45,7 @@ from alignment_core.models.roles.logps import (
     flat_targets,
     predicting_positions,
     read_scalars,
+    read_states,
     read_targets,
     target_mask,
 )
@@ -100,6 +101,12 @@ class DryRun:
         adapters = self._over_layers(
             lambda roles: 4.0 * sum(p.numel() for p in _adapter_weights(roles, self.architecture.adapters))
         )
+        snapshots = self._over_layers(
+            lambda roles: 4.0 * sum(p.numel() for _, p in roles.adapter_parameters(self.architecture.snapshots))
+        )
+        # The other trained weights are few. Their moments are counted as if they were in 32 bits.
+        own = self.architecture.parameters
+        trainable, adapters, training = trainable + own, adapters + 4 * own, training + 12 * own
         config = self.architecture.config.get_text_config()
         element = self._dtype.itemsize
         base, loading = weight_bytes(model, self.architecture.load_in), 0
@@ -115,6 +122,7 @@ class DryRun:
             trainable=trainable,
             cache_per_token=self.layers * cache_width(config) * element,
             external_reward=0 if self._external is None else self._external.weights,
+            snapshots=round(snapshots),
         )
 
     def notes(self) -> list[str]:
@@ -263,12 +271,14 @@ def _reading(roles: Roles, one: Pass) -> Callable[[], Tensor]:
     The indices to read are computed here and not in that function, because they need the content of the sequences.
     """
     arrangement = arrange(roles, one.sequences, 0)
-    mask = (completion_mask if one.head else target_mask)(one.sequences)
+    mask = (completion_mask if one.head or one.hidden else target_mask)(one.sequences)
     places, targets = predicting_positions(one.sequences, arrangement, mask), flat_targets(one.sequences)
     arrangement = arrangement.read_at(places)
 
     def read() -> Tensor:
         device = roles.device
+        if one.hidden:
+            return read_states(roles, one.role, arrangement, places.to(device)).sum()
         if one.head:
             return read_scalars(roles, one.role, arrangement, places.to(device)).sum()
         return read_targets(roles, one.role, arrangement, places.to(device), targets.to(device), 1.0)[0].sum()

@@ -115,7 +115,7 @@ class Adapters:
     def parameters(self, names: Sequence[str]) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield the weights of these adapters, named by kind and adapter."""
         for layer in self.layers:
-            for kind in layer.adapter_layer_names:
+            for kind in dict.fromkeys(layer.adapter_layer_names):  # DoRA adds its own a second time
                 for name, module in getattr(layer, kind).items():
                     if name in names:
                         found = [module] if isinstance(module, nn.Parameter) else module.parameters()

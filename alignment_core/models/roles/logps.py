@@ -83,6 +83,22 @@ class LanguageModel:
         logps, mask, entropy = _in_budget(self.roles, self.role, self.budget, sequences, forward)
         return TokenLogps(logps, mask, entropy)
 
+    def hidden(self, sequences: Sequence[TokenSequence]) -> Tensor:
+        """Return the last hidden state at each completion token.
+
+        The result has shape (sequences, longest completion, width). It is float32, and 0 at padding.
+        """
+
+        def forward(part: Sequence[TokenSequence]) -> tuple[Tensor, ...]:
+            arrangement = arrange(self.roles, part, self.pad_id)
+            places = completion_positions(part, arrangement)
+            mask = completion_mask(part).to(self.roles.device).unsqueeze(2)
+            states = read_states(self.roles, self.role, arrangement.read_at(places), places.to(self.roles.device))
+            empty = torch.zeros((*mask.shape[:2], states.shape[1]), device=self.roles.device)
+            return (empty.masked_scatter(mask, states),)
+
+        return _in_budget(self.roles, self.role, self.budget, sequences, forward)[0]
+
     def _forward(self, sequences: Sequence[TokenSequence], temperature: float) -> tuple[Tensor, ...]:
         device = self.roles.device
         arrangement = arrange(self.roles, sequences, self.pad_id)
@@ -119,11 +135,15 @@ def read_targets(
     )
 
 
+def read_states(roles: Roles, role: str, arrangement: Arrangement, places: Tensor) -> Tensor:
+    """Return the last hidden states at these flattened indices, (places, width) float32."""
+    return roles.hidden(role, arrangement)[places].float()
+
+
 def read_scalars(roles: Roles, role: str, arrangement: Arrangement, places: Tensor) -> Tensor:
     """Return the output of the role's scalar head at these flattened indices, (places,) float32."""
-    states = roles.hidden(role, arrangement)[places]
     # float32 outside autocast: losses use the differences of close scores
-    scores: Tensor = roles.head_of(role)(states.float()).squeeze(-1)
+    scores: Tensor = roles.head_of(role)(read_states(roles, role, arrangement, places)).squeeze(-1)
     return scores
 
 
@@ -218,7 +238,8 @@ def _joined(parts: Sequence[Tensor], order: Tensor) -> Tensor:
     """Concatenate parts of different width and restore the original order of the rows."""
     if parts[0].dim() > 1:
         width = max(part.shape[1] for part in parts)
-        parts = [nn.functional.pad(part, (0, width - part.shape[1])) for part in parts]
+        inner = (0, 0) * (parts[0].dim() - 2)
+        parts = [nn.functional.pad(part, (*inner, 0, width - part.shape[1])) for part in parts]
     joined = torch.cat(list(parts))
     return torch.empty_like(joined).index_copy_(0, order, joined)
 
@@ -249,6 +270,11 @@ def predicting_positions(sequences: Sequence[TokenSequence], arrangement: Arrang
         for sequence, places, on in zip(sequences, arrangement.places, mask, strict=True)
     ]
     return torch.cat(chosen)
+
+
+def completion_positions(sequences: Sequence[TokenSequence], arrangement: Arrangement) -> Tensor:
+    """Return the indices of the states at the completion tokens, row by row."""
+    return torch.cat([p[s.start :] for s, p in zip(sequences, arrangement.places, strict=True)])
 
 
 def completion_mask(sequences: Sequence[TokenSequence]) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -68,6 +68,7 @@ class Roles:
         self.features = linear_features(model)
         self.kept = 2 * self.features - spared
         self.heads = nn.ModuleDict()
+        self.extra = nn.ParameterDict()
         self.trained: tuple[str, ...] = ()
         self._adapters = Adapters(model, path, revision)
         self._with_adapter: dict[str, bool] = {}
@@ -108,11 +109,20 @@ class Roles:
 
     def add_head(self, role: str, weight: Tensor | None = None) -> None:
         """Add a scalar head (hidden → 1, no bias) in float32. It is zero unless `weight` is given."""
-        width = self.model.config.get_text_config().hidden_size
-        head = nn.Linear(width, 1, bias=False, device=self.device, dtype=torch.float32)
+        head = nn.Linear(self.width, 1, bias=False, device=self.device, dtype=torch.float32)
         with torch.no_grad():
             head.weight.zero_() if weight is None else head.weight.copy_(weight)
         self.heads[role] = head
+
+    @property
+    def width(self) -> int:
+        """Size of a hidden state."""
+        width: int = self.model.config.get_text_config().hidden_size
+        return width
+
+    def add_parameters(self, values: Mapping[str, Tensor]) -> None:
+        """Add trained weights that belong to no role, with these initial values, in float32."""
+        self.extra.update({name: nn.Parameter(value.to(self.device, torch.float32)) for name, value in values.items()})
 
     @property
     def adapters(self) -> tuple[str, ...]:
@@ -147,12 +157,15 @@ class Roles:
     def parameters(self) -> dict[str, nn.Parameter]:
         """Return the trained weights by a name that is stable across restarts."""
         named = {f"model.{name}": p for name, p in self.model.named_parameters() if p.requires_grad}
-        return named | {f"heads.{name}": p for name, p in self.heads.named_parameters() if p.requires_grad}
+        named |= {f"heads.{name}": p for name, p in self.heads.named_parameters() if p.requires_grad}
+        return named | {f"extra.{name}": p for name, p in self.extra.items()}
 
     def parameters_by_role(self) -> dict[str, list[nn.Parameter]]:
-        """Return the trained weights by role. Weights outside adapters and heads belong to the first role."""
+        """Return the trained weights by role, those of no role as `parameters`. The base belongs to the first role."""
         by_role: dict[str, list[nn.Parameter]] = {role: [] for role in self.trained}
+        by_role |= {"parameters": list(self.extra.values())} if self.extra else {}
         owners = {id(p): role for role in self.trained for _, p in self.adapter_parameters([role])}
+        owners |= {id(p): "parameters" for p in self.extra.values()}
         owners |= {id(p): role for role in self.trained if role in self.heads for p in self.heads[role].parameters()}
         for parameter in self.parameters().values():
             by_role[owners.get(id(parameter), self.trained[0])].append(parameter)

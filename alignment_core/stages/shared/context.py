@@ -31,8 +31,11 @@ from alignment_core.models.roles.shared_base import Roles
 from alignment_core.plugin_api import Conversation, Row, TokenSequence
 from alignment_core.stages.shared.card import use_card
 from alignment_core.stages.shared.memory_fit import fit_to_memory, initial_token_budget
-from alignment_core.training.loop import Objective, train
-from alignment_core.training.run import Rows, Run, Vocabulary
+from alignment_core.training.contract import Objective
+from alignment_core.training.loop import train
+from alignment_core.training.rewards import Rewards
+from alignment_core.training.rows import Rows, Vocabulary
+from alignment_core.training.run import Run
 
 DATA = ("data", "ranked", "votes", "older_votes")
 """The parent roles that are data sets."""
@@ -194,7 +197,13 @@ class StageContext:
         self.roles.save(role, folder)
         (folder / "chat_template.jinja").write_text(self.renderer.template, encoding="utf-8")
 
-    def run(self, rows: Rows, cached_reference: Mapping[str, float] | None = None) -> Run:
+    def run(
+        self,
+        rows: Rows,
+        cached_reference: Mapping[str, float] | None = None,
+        rewarded_by: Rewards | None = None,
+        snapshots: Sequence[str] = (),
+    ) -> Run:
         """Return the run on these rows. Add all roles first."""
         tokenizer = self.renderer.tokenizer
         vocabulary = Vocabulary(tokenizer, self.renderer.pad_id, self.renderer.stop_ids)
@@ -208,7 +217,9 @@ class StageContext:
             progress=self.job.progress,
             cached_reference=cached_reference or {},
             external_reward=None if self.external is None else self.external.role(budget),
+            rewarded_by=rewarded_by,
             engine=self._engine(),
+            snapshot_names=snapshots,
         )
 
     def _engine(self) -> VllmEngine | None:

@@ -18,10 +18,11 @@ from alignment_core.models.passes.batching import largest_setting
 from alignment_core.models.roles.classifier import ClassifierReward
 from alignment_core.models.roles.shared_base import Roles
 from alignment_core.training.checkpoint import saved_budget
+from alignment_core.training.contract import Objective
 from alignment_core.training.demand import Layout, trace_training
-from alignment_core.training.loop import Objective
 from alignment_core.training.memory import AUTO_BUDGET, MemorySettings, available_memory, choose_memory_settings
 from alignment_core.training.run import Run
+from alignment_core.training.snapshots import role_of
 
 ABUNDANT = 0.5
 """If the upper bound of the needed memory is below this share of the free memory, no dry run is needed."""
@@ -111,16 +112,19 @@ def choose_for_run(
             external_reward,
             objective.adamw,
             roles.reach,
+            tuple(map(role_of, run.snapshots.names)),
+            sum(weight.numel() for weight in run.parameters.values()),
         )
     )
     rehearsed = partial(
         trace_training,
         objective,
         run.rows,
-        Layout(roles.packs, roles.call_cost, roles.reach),
+        Layout(roles.packs, roles.call_cost, roles.reach, roles.width),
         trained=roles.trained,
         seed=run.seed,
         cached_reference=bool(run.cached_reference),
+        rewarded=roles.has("reward") or run.external_reward is not None,
     )
     return choose_memory_settings(
         dry_run,

@@ -11,7 +11,7 @@ import torch
 from alignment_core.data.rendering.encoder import Unrenderable
 from alignment_core.execution.stage import Job
 from alignment_core.stages.shared.context import StageContext
-from alignment_core.training.run import Rows
+from alignment_core.training.rows import Rows
 
 
 def score_texts(job: Job, role: str, texts: Sequence[tuple[list[dict[str, Any]], str]]) -> list[float]:

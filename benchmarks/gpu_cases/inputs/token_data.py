@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from alignment_core.plugin_api import Row, TokenSequence
-from alignment_core.training.run import Rows, Vocabulary
+from alignment_core.training.rows import Rows, Vocabulary
 
 PAD, FIRST = 0, 3
 NEVER = (-1,)

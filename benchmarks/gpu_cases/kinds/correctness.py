@@ -16,7 +16,8 @@ from alignment_core.config import LoadIn
 from alignment_core.models.passes.batching import row_sequences
 from alignment_core.plugin_api import StepBatch, TokenSequence
 from alignment_core.progress import Silent, Stopped
-from alignment_core.training.loop import Objective, accumulate, train
+from alignment_core.training.contract import Objective
+from alignment_core.training.loop import accumulate, train
 from alignment_core.training.run import Run
 from gpu_cases.inputs.base_model import make_base
 from gpu_cases.inputs.shapes import SHAPES

@@ -18,8 +18,10 @@ from alignment_core.progress import Progress
 from alignment_core.registry import load_registry
 from alignment_core.stages.reward import BradleyTerry
 from alignment_core.stages.sft import SFT
-from alignment_core.training.loop import Objective
-from alignment_core.training.run import Rows, Run
+from alignment_core.training.contract import Objective
+from alignment_core.training.rewards import Rewards
+from alignment_core.training.rows import Rows
+from alignment_core.training.run import Run
 from gpu_cases.inputs.token_data import NEVER, vocabulary
 
 TASKS = ("sft", "reward", "dpo", "kto", "ppo")
@@ -67,7 +69,8 @@ def open_run(
     if task != "sft":  # otherwise the policy would be equal to its reference, and half of the loss zero
         _disturb(roles, "policy", 4)
     roles.train_only({"reward": ["reward"], "ppo": ["policy", "value"]}.get(task, ["policy"]))
-    return Run(roles, rows, vocabulary(stop_ids), Budget(budget), 0, progress, cached_reference or {})
+    rewards, cached = Rewards() if task == "ppo" else None, cached_reference or {}
+    return Run(roles, rows, vocabulary(stop_ids), Budget(budget), 0, progress, cached, rewarded_by=rewards)
 
 
 def _disturb(roles: Roles, role: str, seed: int) -> None:

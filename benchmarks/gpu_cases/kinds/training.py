@@ -12,7 +12,8 @@ from alignment_core.config import LoadIn
 from alignment_core.errors import AlignmentError
 from alignment_core.plugin_api import TokenSequence
 from alignment_core.stages.shared.memory_fit import choose_for_run
-from alignment_core.training.loop import Objective, train
+from alignment_core.training.contract import Objective
+from alignment_core.training.loop import train
 from alignment_core.training.memory import MemorySettings, available_memory
 from alignment_core.training.run import Run
 from gpu_cases.inputs.base_model import make_base

@@ -112,9 +112,9 @@ def tour(
         int, typer.Option(min=1, help="The rule: an answer's first sentence has at most this many words.")
     ] = 10,
     questions: Annotated[int, typer.Option(min=8, max=120, help="Number of questions.")] = 80,
-    port: Annotated[int, typer.Option(help="Port of the page. 0 picks a free port.", min=0, max=65535)] = 7861,
+    port: Annotated[int, typer.Option(help="Port of the pages. 0 picks a free port.", min=0, max=65535)] = 7861,
 ) -> None:
-    """Rank a small chat model's answers, retrain it on that, and see how its answers change. Needs no GPU."""
+    """Talk to a small chat model, rate its answers, retrain it on that, and talk to both models. Needs no GPU."""
     from alignment_flows.cli.tour import run_tour
 
     run_tour(folder, model, auto=auto, words=words, questions=questions, port=port)
@@ -169,22 +169,27 @@ def list_plugins(as_json: AsJson = False) -> None:
 @plugins_app.command("check")
 @command
 def check_plugin(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of an installed optimizer.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of an installed plugin.")],
     changes: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="A=VALUE", help="Set one setting of the optimizer. Can be repeated."),
+        typer.Option("--set", metavar="A=VALUE", help="Set one setting of the plugin. Can be repeated."),
+    ] = None,
+    kind: Annotated[
+        Literal["optimizer", "format", "evaluator", "pair_evaluator", "listener"] | None,
+        typer.Option(help="Kind of the plugin, if several have this name."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run the conformance checks for an optimizer on a tiny model. Exits with code 1 if a check fails."""
+    """Run the conformance checks for a plugin: an optimizer on a tiny model. Exits with code 1 if a check fails."""
     from alignment_core.config_file import parse_changes
     from alignment_core.registry import load_registry
     from alignment_flows.cli.show_run import show_check
 
-    optimizer = load_registry().optimizer_class(name)
-    from alignment_core.testing import check  # imports torch, which only this command needs
+    plugin = load_registry().plugin(name, kind)
+    settings = parse_changes(changes or ())
+    from alignment_core.testing import check_plugin  # imports torch, which only this command needs
 
-    report = check(optimizer, **parse_changes(changes or ()))
+    report = check_plugin(plugin.cls, settings)
     show_check(report, as_json=as_json)
     if not report.passed:
         raise typer.Exit(1)
@@ -193,14 +198,17 @@ def check_plugin(
 @plugins_app.command("new")
 @command
 def new(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the new optimizer, e.g. my-loss.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the new plugin, e.g. my-loss.")],
     kind: Annotated[
-        Literal["offline", "on-policy"],
-        typer.Option(help="Learn from recorded feedback (offline) or from sampled responses."),
-    ] = "offline",
+        Literal["optimizer", "on-policy", "format", "evaluator", "listener"],
+        typer.Option(
+            help="What it adds: an optimizer that learns from recorded feedback, an optimizer that learns from sampled "
+            "responses (on-policy), a record format, an evaluator or a listener."
+        ),
+    ] = "optimizer",
     folder: Annotated[Path, typer.Option(help="Parent of the new folder alignment-NAME.")] = Path(),
 ) -> None:
-    """Create a working optimizer plugin with its module, packaging and tests."""
+    """Create a working plugin with its module, packaging and tests."""
     from alignment_core.registry import load_registry
     from alignment_flows.cli.scaffold import new_plugin
 

@@ -80,17 +80,24 @@ def rank(
 @command
 def chat(
     config: ConfigFile,
-    model: Annotated[str, typer.Option(help="A key, a key prefix, an alias, or `latest`.")] = "production",
+    model: Annotated[
+        str,
+        typer.Option(help="A key, a key prefix, an alias, `latest`, or `base` for the base model of the settings."),
+    ] = "production",
+    beside: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="A second model that answers each message beside the first.")
+    ] = None,
     host: Host = "127.0.0.1",
     port: Port = 7860,
     changes: Changes = None,
 ) -> None:
-    """Serve a page for chatting with the production model and rating its responses."""
+    """Serve a page for chatting with a model, or with two side by side, and rating the answers."""
     from alignment_core.config_file import load_config
     from alignment_flows.serve.local import resolved
     from alignment_flows.serve.pages import serve_chat
 
-    serve_chat(resolved(load_config(config, changes or ())), model, host, port)
+    models = [model] if beside is None else [model, beside]
+    serve_chat(resolved(load_config(config, changes or ())), models, host, port)
 
 
 @command

@@ -12,7 +12,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from alignment_core.errors import ConfigError
 from alignment_core.registry import Registry
 
-Kind = Literal["offline", "on-policy"]
+Kind = Literal["optimizer", "on-policy", "format", "evaluator", "listener"]
+USES: dict[Kind, tuple[str, str]] = {
+    "optimizer": ("an optimizer", "align run my-model.yaml --set optimizer.name={name}"),
+    "on-policy": ("an optimizer", "align run my-model.yaml --set optimizer.name={name}"),
+    "format": ("a record format", "align data check my-rows.jsonl"),
+    "evaluator": ("an evaluator", "align run my-model.yaml --set 'evaluation.evaluators=[{{name: {name}}}]'"),
+    "listener": ("a listener", "align run my-model.yaml --set 'listeners=[{{name: {name}, path: diary.txt}}]'"),
+}
+"""What the README calls a plugin of each kind, and the command with which it is used."""
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 
@@ -30,11 +38,12 @@ def new_plugin(name: str, kind: Kind, parent: Path, registry: Registry) -> Path:
             got=name,
             expected="lower-case letters and digits, separated by single dashes, e.g. my-loss",
         )
+    registered = "optimizer" if kind == "on-policy" else kind
     for plugin in registry.plugins:
-        if (plugin.kind, plugin.name) == ("optimizer", name):
+        if (plugin.kind, plugin.name) == (registered, name):
             owner = f"{plugin.package} {plugin.version}"
             raise ConfigError(
-                "an installed optimizer already has this name",
+                f"an installed {registered} already has this name",
                 where="NAME",
                 got=f"{name} of {owner}",
                 do="Choose another name",
@@ -43,7 +52,9 @@ def new_plugin(name: str, kind: Kind, parent: Path, registry: Registry) -> Path:
     if folder.exists():
         raise ConfigError("the folder already exists", where=str(folder), do="Choose another name or folder")
     module = f"alignment_{name}".replace("-", "_")
-    names = {"name": name, "kind": kind, "module": module, "title": "".join(map(str.title, name.split("-")))}
+    noun, use = USES[kind]
+    title = "".join(map(str.title, name.split("-")))
+    names = {"name": name, "module": module, "title": title, "noun": noun, "use": use.format(name=name)}
     templates = Environment(
         loader=PackageLoader("alignment_flows.cli", "templates/plugin"),
         undefined=StrictUndefined,
@@ -54,7 +65,7 @@ def new_plugin(name: str, kind: Kind, parent: Path, registry: Registry) -> Path:
         "pyproject.toml": "pyproject.toml.jinja",
         "README.md": "README.md.jinja",
         f"{module}.py": f"{kind}.py.jinja",
-        f"tests/test_{module}.py": "test.py.jinja",
+        f"tests/test_{module}.py": f"test_{kind}.py.jinja",
     }
     texts = {path: templates.get_template(template).render(names) for path, template in files.items()}
     if _is_taken(names["title"], texts[f"{module}.py"]):

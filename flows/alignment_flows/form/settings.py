@@ -14,6 +14,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from alignment_core.config import PipelineConfig, StepSettings
+from alignment_core.config.training import REWARD_MODEL
 from alignment_core.config_file import check_config
 from alignment_core.discovery import Plugin
 from alignment_core.registry import Registry, load_registry
@@ -35,6 +36,7 @@ class PluginTabs:
         _choose(body, "optimizer", plugin_tabs(registry, "optimizer", handler), handler)
         _choose(body, "listeners", plugin_tabs(registry, "listener", handler), handler)
         evaluators = plugin_tabs(registry, "evaluator", handler)
+        _choose(_definition(body["properties"]["reward"], handler), "by", _weighted(evaluators), handler)
         _choose(_definition(body["properties"]["rank"], handler), "by", evaluators, handler)
         _choose(_definition(body["properties"]["evaluation"], handler), "evaluators", evaluators, handler)
         return schema
@@ -82,6 +84,16 @@ def plugin_tabs(registry: Registry, kind: str, handler: GetJsonSchemaHandler) ->
     return dict(sorted(tabs.items(), key=lambda item: len(item[1]["properties"])))
 
 
+def _weighted(evaluators: Mapping[str, JsonSchema]) -> dict[str, JsonSchema]:
+    """Return the tabs of the judges of a reward: the reward model and every evaluator, each with a weight."""
+    weight = {"type": "number", "default": 1.0, "title": "Weight", "description": "Factor on its scores."}
+    name = {"type": "string", "const": REWARD_MODEL, "default": REWARD_MODEL, "title": "Name"}
+    model: JsonSchema = {"title": "Reward model", "type": "object", "properties": {"name": name}, "required": ["name"]}
+    model["additionalProperties"] = False
+    tabs = {REWARD_MODEL: model, **evaluators}
+    return {key: {**tab, "properties": {**tab["properties"], "weight": weight}} for key, tab in tabs.items()}
+
+
 def _tab(plugin: Plugin, handler: GetJsonSchemaHandler) -> JsonSchema:
     try:
         schema = handler(plugin.cls.__pydantic_core_schema__)
@@ -96,9 +108,10 @@ def _tab(plugin: Plugin, handler: GetJsonSchemaHandler) -> JsonSchema:
     own = [name for name in body["properties"] if name != "name" and name not in StepSettings.model_fields]
     body["properties"] = {name: body["properties"][name] for name in ("name", *own, *body["properties"])}
     annotate_fields(body, handler.resolve_ref_schema)
-    for setting in getattr(plugin.cls, "evaluators", ()):
-        evaluators = plugin_tabs(load_registry(), "evaluator", handler)
-        body["properties"][setting] = with_off_tab(body["properties"][setting], list(evaluators.values()))
+    for kind in ("evaluator", "pair_evaluator"):
+        for setting in getattr(plugin.cls, f"{kind}s", ()):
+            tabs = plugin_tabs(load_registry(), kind, handler)
+            body["properties"][setting] = with_off_tab(body["properties"][setting], list(tabs.values()))
     return body
 
 

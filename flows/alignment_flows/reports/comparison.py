@@ -183,8 +183,8 @@ def _learnt_from(built: Mapping[str, StageResult]) -> dict[str, int]:
 def _needs(trained: StageResult) -> list[str]:
     from alignment_core.registry import load_registry
 
-    optimizer = load_registry().optimizer_class(trained.artifact.manifest().config["optimizer"]["name"])
-    return [kind for kind in LEARNT_FROM if getattr(optimizer, kind)]
+    needs = load_registry().optimizer(trained.artifact.manifest().config["optimizer"]).needs()
+    return [kind for kind in LEARNT_FROM if getattr(needs, kind)]
 
 
 def _responses(evaluated: StageResult) -> list[dict[str, Any]]:

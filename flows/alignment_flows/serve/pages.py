@@ -1,41 +1,77 @@
 """The commands `align rank` and `align chat`: open the model and the feedback store, and serve a page."""
 
+from collections.abc import Callable, Sequence
+
+from alignment_core.artifacts import ArtifactStore
 from alignment_core.config import PipelineConfig
-from alignment_core.errors import ConfigError
+from alignment_core.errors import ArtifactError, ConfigError
 from alignment_core.feedback import FeedbackStore, open_feedback
 from alignment_core.feedback.pages import web
+from alignment_core.inference.model_parts import NamedModel, trained_model
+from alignment_core.planning.unpacked_base import BASE
+from alignment_core.planning.untouched_base import untouched_base
 from alignment_core.progress import Silent
 from alignment_core.registry import load_registry
-from alignment_flows.serve.local import configure_prefect
+from alignment_flows.serve.local import configure_prefect, prepared
 from alignment_flows.serve.vote_events import vote_notifier
 
 STATE = ".pages"
 """Folder in the artifact store for the state of the pages, so that raters stay known after a restart."""
 
 
-def serve_chat(config: PipelineConfig, model: str, host: str, port: int) -> None:
+def serve_chat(
+    config: PipelineConfig, references: Sequence[str], host: str, port: int, end: web.EndButton | None = None
+) -> None:
     """Serve the chat page until Ctrl-C.
 
+    Args:
+        config: the settings of a run, resolved.
+        references: the models that answer each message, side by side: aliases, keys, prefixes of keys, `latest`, or
+            `base` for the base model of the settings.
+        host: address to listen on.
+        port: port to listen on. 0 picks a free one.
+        end: a button that ends the page, or None.
+
     Raises:
-        ConfigError: other machines could connect without a password, or the port is in use.
-        ArtifactError: the model does not exist.
+        ConfigError: other machines could connect without a password, the port is in use, or a model is repeated.
+        ArtifactError: a model does not exist.
+        ModelError: the base model does not exist, or cannot be used as the settings ask.
         FeedbackError: the feedback store cannot be opened.
     """
     web.password_for(host)
-    from alignment_core.artifacts import ArtifactStore
+    if len(set(references)) != len(references):
+        problem = "both models are the same"
+        raise ConfigError(problem, where="--beside", got=references[0], do="Name two models, such as one and `base`")
     from alignment_core.feedback.pages.chat_model import ChatModel
 
-    chat_model = ChatModel(ArtifactStore(config.store), model, config.device, config.chat)
+    try:
+        models = [ChatModel(name, _finder(config, name), config.device, config.chat) for name in references]
+    except ArtifactError as error:
+        base = f"open the base model with `--model {BASE}`"
+        error.do = f"{error.do}, or {base}" if error.do else base.capitalize()
+        raise
+
+    async def close() -> None:
+        for model in models:
+            await model.close()
+
     with _open_store(config) as store:
         from alignment_core.feedback.pages.chat import chat_page
 
-        page = chat_page(chat_model, store, config.chat)
-        state = config.store / STATE / "chat"
-        web.serve(page, title="Chat", host=host, port=port, state=state, close=chat_model.close)
+        page = chat_page(models, store, config.chat, end)
+        web.serve(page, title="Chat", host=host, port=port, state=config.store / STATE / "chat", close=close)
 
 
-def serve_rank(config: PipelineConfig, host: str, port: int) -> None:
-    """Serve the ranking page until Ctrl-C.
+def _finder(config: PipelineConfig, reference: str) -> Callable[[], NamedModel]:
+    """Return a function that finds the model with this name, which a promotion may have changed since the last time."""
+    if reference == BASE:
+        base = untouched_base(prepared(config), load_registry())
+        return lambda: base
+    return lambda: trained_model(ArtifactStore(config.store), reference)
+
+
+def serve_rank(config: PipelineConfig, host: str, port: int, end: web.EndButton | None = None) -> None:
+    """Serve the ranking page until Ctrl-C. For the arguments, see `serve_chat`.
 
     Raises:
         ConfigError, FeedbackError: see `serve_chat`.
@@ -44,8 +80,8 @@ def serve_rank(config: PipelineConfig, host: str, port: int) -> None:
     with _open_store(config) as store:
         from alignment_core.feedback.pages.rank import rank_page
 
-        state = config.store / STATE / "rank"
-        web.serve(rank_page(store), title="Rank", host=host, port=port, state=state, close=lambda: None)
+        page, state = rank_page(store, end), config.store / STATE / "rank"
+        web.serve(page, title="Rank", host=host, port=port, state=state, close=lambda: None)
 
 
 def rank_by_ai(config: PipelineConfig, by: str) -> int:

@@ -23,6 +23,7 @@ from alignment_core.config_file import load_config
 from alignment_core.execution.build import build_here
 from alignment_core.feedback import open_feedback
 from alignment_core.planning.pipeline import plan_pipeline
+from alignment_core.planning.untouched_base import untouched_base
 from alignment_core.progress import Silent
 from alignment_core.registry import load_registry
 
@@ -138,6 +139,47 @@ def test_chat_and_thumbs(settings: Path, tmp_path: Path, browser_page: BrowserPa
         page.goto("about:blank")
     with open_feedback(str(tmp_path / "feedback.db")) as store:
         assert store.count() == 2
+
+
+def test_two_models_answer_side_by_side(settings: Path, tmp_path: Path, browser_page: BrowserPage) -> None:
+    """Each keeps its own conversation, and a thumb says which of them wrote the answer."""
+    key = key_of(tmp_path, "production")
+    with served_page(tmp_path, "chat", settings, "--beside", "base") as url:
+        page = browser_page.open(url)
+        page.get_by_label("Your name").fill("Ann")
+        page.keyboard.press("Enter")
+        expect(page.get_by_test_id("model")).to_have_text([f"production: sft/{key[:8]}", "base: endless"])
+        answers = page.get_by_test_id("answer")
+        for number in (1, 2):
+            page.get_by_label("Your message").fill(f"What is {number} plus {number}?")
+            page.keyboard.press("Enter")
+            expect(answers).to_have_count(2 * number)
+            expect(page.get_by_role("button", name="Send")).to_be_visible()
+        left, right = answers.nth(2).bounding_box(), answers.nth(3).bounding_box()
+        assert left is not None
+        assert right is not None
+        assert left["y"] == right["y"]
+        assert left["x"] + left["width"] < right["x"]
+        texts = answers.all_text_contents()
+        page.get_by_label("Good answer").nth(2).click()
+        expect(page.get_by_label("Comment")).to_have_count(1)
+        page.get_by_label("Bad answer").nth(3).click()
+        expect(page.get_by_label("Comment")).to_have_count(2)
+        browser_page.picture("chat-beside")
+        page.reload()
+        expect(answers).to_have_text(texts)
+        page.set_viewport_size({"width": 360, "height": 740})
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        browser_page.picture("chat-beside-phone")
+        page.goto("about:blank")
+    with open_feedback(str(tmp_path / "feedback.db")) as store:
+        votes = list(store.votes())
+    assert [(vote.up, vote.responses[0].text) for vote in votes] == [(True, texts[2]), (False, texts[3])]
+    assert [vote.prompt[2]["content"] for vote in votes] == texts[:2], "each model sees only its own answers"
+    base = untouched_base(load_config(settings), load_registry()).key
+    assert [vote.responses[0].model for vote in votes] == [key, base]
+    assert list((tmp_path / "store/.pages/chat").glob("storage-user-*.json")), "the conversation is in the store"
+    assert not (tmp_path / ".nicegui").exists()
 
 
 def test_stopped_answer_is_kept_and_killed_model_is_reported(

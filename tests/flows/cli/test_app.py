@@ -83,12 +83,15 @@ def test_unreachable_server_is_reported_in_one_paragraph(write: Write, monkeypat
 def test_plan_names_the_stages_that_the_optimizer_needs(write: Write) -> None:
     stages = {
         name: list(plan_pipeline(load_config(write(optimizer={"name": name})), load_registry()).calls())
-        for name in ("dpo", "kto", "ppo")
+        for name in ("dpo", "kto", "ppo", "grpo", "rloo", "online_dpo")
     }
     assert stages == {
         "dpo": ["ingest", "sft", "reference", "optimize", "evaluate_sft", "evaluate", "over_sft"],
         "kto": ["ingest", "sft", "reference", "optimize", "evaluate_sft", "evaluate", "over_sft"],
-        "ppo": ["ingest", "sft", "reward", "optimize", "evaluate_sft", "evaluate", "over_sft"],
+        **{
+            name: ["ingest", "sft", "reward", "optimize", "evaluate_sft", "evaluate", "over_sft"]
+            for name in ("ppo", "grpo", "rloo", "online_dpo")
+        },
     }
 
 

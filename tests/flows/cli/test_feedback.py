@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,16 @@ def test_errors_are_reported(place: str, tmp_path: Path) -> None:
     assert "Choose a new folder" in align("feedback", "export", str(tmp_path), "--store", place)[2]
     code, _, error = align("feedback", "import", str(tmp_path / "nothing.jsonl"), "--store", place)
     assert (code, "no such file" in error) == (2, True)
+
+
+def test_chat_without_a_model_offers_the_base_model(write: Callable[..., Path], tmp_path: Path) -> None:
+    config = str(write())
+    code, _, err = align("chat", config)
+    assert code == 2
+    assert "run a pipeline first, or open the base model with `--model base`" in err
+    (tmp_path / "store").mkdir()
+    assert "with `align promote`, or open the base model with `--model base`" in align("chat", config)[2]
+    assert "both models are the same" in align("chat", config, "--beside", "production")[2]
 
 
 def test_export_to_a_full_disk_is_one_paragraph_and_leaves_nothing(place: str, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,12 @@ def new(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.ci
-@pytest.mark.parametrize("kind", ["offline", "on-policy"])
+KINDS = ("optimizer", "on-policy", "format", "evaluator", "listener")
+
+
+@pytest.mark.parametrize(
+    "kind", [kind if kind == "listener" else pytest.param(kind, marks=pytest.mark.ci) for kind in KINDS]
+)
 def test_generated_tests_pass(tmp_path: Path, kind: str) -> None:
     done = new(tmp_path, "my-loss", "--kind", kind)
     assert (done.returncode, done.stderr) == (0, "")
@@ -36,8 +41,19 @@ def test_generated_tests_pass(tmp_path: Path, kind: str) -> None:
     assert "2 passed" in tested.stdout
 
 
+@pytest.mark.ci
+@pytest.mark.parametrize("kind", ["format", "evaluator", "listener"])
+def test_generated_plugin_is_checked_by_its_name(tmp_path: Path, install: Callable[..., None], kind: str) -> None:
+    assert new(tmp_path, "my-thing", "--kind", kind).returncode == 0
+    install("alignment-my-thing", (tmp_path / "alignment-my-thing" / "alignment_my_thing.py").read_text())
+    done = subprocess.run([*ALIGN, "plugins", "check", "my-thing"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "passed" in done.stdout
+    assert "failed" not in done.stdout
+
+
 def test_generated_code_passes_the_linter_and_the_formatter(tmp_path: Path) -> None:
-    for kind in ("offline", "on-policy"):
+    for kind in KINDS:
         assert new(tmp_path, f"my-{kind}", "--kind", kind).returncode == 0
     for folder in tmp_path.iterdir():
         for arguments in (["check", "--extend-select", "I"], ["format", "--check"]):

@@ -223,9 +223,9 @@ def install_odd(site: Path) -> None:
 
 @pytest.fixture(scope="session")
 def with_plugins(served: Served, deployed_run: str) -> str:
-    """Deploy the run again after `pip install` of the IPO example and of a plugin with odd texts."""
+    """Deploy the run again after `pip install` of the example with IPO and of a plugin with odd texts."""
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
-    example = ROOT / "examples" / "alignment-ipo"
+    example = ROOT / "examples" / "alignment-zoo"
     site = Path(served.variables["PYTHONPATH"])
     subprocess.run([*pip, "--target", str(site), str(example)], check=True, capture_output=True)
     install_odd(site)
@@ -268,4 +268,4 @@ def test_run_with_a_plugin_installed_later(interface: Interface, with_plugins: s
         name: page.get_by_role("row", name=re.compile(f"^{name} ")).inner_text().split()[1]
         for name in ("optimizer.name", "optimizer.tau", "plugin.package")
     }
-    assert rows == {"optimizer.name": "ipo", "optimizer.tau": tau, "plugin.package": "alignment-ipo"}
+    assert rows == {"optimizer.name": "ipo", "optimizer.tau": tau, "plugin.package": "alignment-zoo"}

@@ -168,7 +168,7 @@ def test_an_empty_group_in_the_form_has_its_defaults() -> None:
     assert shown["gate"] == GateConfig().model_dump(mode="json")
 
 
-@pytest.mark.parametrize("name", ["dpo", "kto", "ppo"])
+@pytest.mark.parametrize("name", ["dpo", "grpo", "kto", "online_dpo", "ppo", "rloo"])
 def test_values_from_a_form_are_accepted(name: str) -> None:
     chosen = load_registry().optimizer({"name": name}).model_dump(mode="json", exclude_none=True)
     validate({"config": {**CONFIG, "optimizer": chosen}}, schema(), raise_on_error=True)
@@ -184,7 +184,7 @@ def test_values_from_a_form_are_accepted(name: str) -> None:
         ({"name": "ppo", "clip": 1.5}, "optimizer.clip", "1.5 is greater than or equal to the maximum of 1"),
         ({"name": "kto", "epochs": 0}, "optimizer.epochs", "0 is less than the minimum of 1"),
         ({"name": "kto", "label_smoothing": 0.1}, "optimizer", "'label_smoothing' was unexpected"),
-        ({"name": "kot"}, "optimizer.name", "'kot' is not one of ['dpo', 'kto', 'ppo']"),
+        ({"name": "kot"}, "optimizer.name", "'kot' is not one of ['dpo', 'grpo', 'kto', 'online_dpo', 'ppo', 'rloo']"),
         ({"beta": 0.1}, "optimizer", "'name' is a required property"),
     ],
 )
@@ -215,6 +215,9 @@ def test_server_refuses_wrong_values_elsewhere() -> None:
             "3 is",
         ),
         ({"rank": {"by": {"name": "wordlist", "wantd": []}}}, "rank.by", "'wantd' was unexpected"),
+        ({"reward": {"by": [{"name": "numeric_mtach"}]}}, "reward.by[0].name", "is not one of"),
+        ({"reward": {"by": [{"name": "reward_model", "epochs": 2}]}}, "reward.by[0]", "'epochs' was unexpected"),
+        ({"reward": {"by": [{"name": "regex", "pattern": "a", "weight": "b"}]}}, "reward.by[0].weight", "'b' is not"),
         ({"listeners": [{"name": "jsonl", "path": 3}]}, "listeners[0].path", "3 is not of type 'string'"),
         ({"listeners": [{"path": "x"}]}, "listeners[0]", "'name' is a required property"),
     ],

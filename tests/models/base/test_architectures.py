@@ -100,14 +100,14 @@ def test_greedy_generation_matches_transformers(roles: Roles) -> None:
         budget=Budget(ENOUGH),
         on_step=lambda _: None,
     )
-    for prompt, sequence in zip(prompts, ours, strict=True):
+    for prompt, found in zip(prompts, ours, strict=True):
         ids = torch.tensor([prompt.ids])
         with roles.use("policy"):
             (theirs,) = roles.model.generate(
                 ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=12, pad_token_id=PAD
             ).tolist()
         row = theirs[len(prompt.ids) :]
-        assert list(sequence.completion) == (row[: row.index(STOP) + 1] if STOP in row else row)
+        assert list(found.sequence.completion) == (row[: row.index(STOP) + 1] if STOP in row else row)
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")

@@ -46,6 +46,22 @@ def test_slow_generation_is_said(
     assert "LlamaForCausalLM are slow" in caplog.text
 
 
+def test_rows_that_change_each_other_are_read_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    roles = open_roles(save_small("llama", tmp_path))
+    forward = roles.model.forward
+
+    def mixed(*given: Any, **named: Any) -> Any:
+        output = forward(*given, **named)
+        output.logits = output.logits + output.logits.std(dim=0, keepdim=True, correction=0)
+        return output
+
+    monkeypatch.setattr(roles.model, "forward", mixed)
+    assert choose_decoding(roles.model, roles.reach) == Decoding(together=False, equal=False, argument=CACHE)
+    assert "LlamaForCausalLM are slow: they are generated one by one" in caplog.text
+
+
 def test_padding_is_tried_at_the_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     roles = open_roles(save_small("mistral", tmp_path))
     tried: list[tuple[int, ...]] = []

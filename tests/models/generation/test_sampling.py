@@ -13,7 +13,8 @@ from transformers import AutoTokenizer, TemperatureLogitsWarper, TopKLogitsWarpe
 
 from alignment_core.errors import ModelError, TrainingError
 from alignment_core.models.generation.choice import Sampling, choose, tokens_on_host
-from alignment_core.models.generation.sampling import generate
+from alignment_core.models.generation.decoding import Decoding
+from alignment_core.models.generation.sampling import generate, padded_groups
 from alignment_core.models.generation.slots import Slots
 from alignment_core.models.roles.logps import Budget
 from alignment_core.models.roles.shared_base import Roles
@@ -55,8 +56,8 @@ def sample(
         budget=Budget(budget),
         on_step=lambda _: None,
     )
-    assert [result.prompt for result in results] == [prompt.ids for prompt in found]
-    return [list(result.completion) for result in results]
+    assert [result.sequence.prompt for result in results] == [prompt.ids for prompt in found]
+    return [list(result.sequence.completion) for result in results]
 
 
 def transformers_greedy(roles: Roles, found: list[TokenSequence], length: int, stop_ids: list[int]) -> list[list[int]]:
@@ -266,7 +267,7 @@ def test_out_of_memory_keeps_finished_responses(roles: Roles, monkeypatch: pytes
         on_step=lambda _: None,
         on_token=lambda row, _: reported.append(row),
     )
-    assert [list(result.completion) for result in results] == expected
+    assert [list(result.sequence.completion) for result in results] == expected
     assert budget.tokens == 65
     again = len(found) - steps[0]
     assert steps[:12] == [steps[0]] * 8 + [again] * 4
@@ -320,3 +321,12 @@ def test_bf16_head_is_not_copied_for_each_row(tmp_path: Path) -> None:
     vocabulary = roles.model.config.vocab_size
     assert copied
     assert [shape for shape in copied if vocabulary in shape and len(shape) == 3 and shape[0] == 5] == []
+
+
+def test_rows_without_slots_share_batches_of_equal_length() -> None:
+    lengths = [30, 30, 30, 20, 20, 10]
+    assert padded_groups(lengths, 90, Decoding()) == [[0, 1, 2], [3, 4, 5]]
+    equal = Decoding(together=False)
+    assert padded_groups(lengths, 60, equal) == [[0, 1], [2], [3, 4], [5]]
+    assert padded_groups(lengths, 5, equal) == [[0], [1], [2], [3], [4], [5]]
+    assert padded_groups(lengths, 60, Decoding(together=False, equal=False)) == [[i] for i in range(6)]

@@ -49,10 +49,11 @@ def prompts(count: int) -> list[TokenSequence]:
 
 
 def sample(roles: Roles, found: list[TokenSequence], budget: int, *, longest: int = 30) -> list[TokenSequence]:
-    return generate(
+    results = generate(
         roles, "policy", found, noise_keys=[f"{i}" for i in range(len(found))], sampling=Sampling(longest, 2.0),
         stop_ids=STOPS, pad_id=PAD, budget=Budget(budget), on_step=lambda _: None,
     )  # fmt: skip
+    return [result.sequence for result in results]
 
 
 def padded(
@@ -96,7 +97,34 @@ def test_equal_prompts_are_read_once(roles: Roles, shapes: list[tuple[int, int]]
             roles, "policy", [prompt], noise_keys=[f"{i}"], sampling=Sampling(30, 2.0), stop_ids=STOPS, pad_id=PAD,
             budget=Budget(ENOUGH), on_step=lambda _: None,
         )  # fmt: skip
-        assert alone == [together[i]]
+        assert [one.sequence for one in alone] == [together[i]]
+
+
+def test_a_prompt_that_a_slot_holds_is_copied(roles: Roles, shapes: list[tuple[int, int]]) -> None:
+    """The responses of two prompts, in any order, take turns in a few slots: each prompt is read once."""
+    one, other = TokenSequence(tuple(range(40, 60)), 20), TokenSequence(tuple(range(60, 80)), 20)
+    found = [one, other] * 8
+    together = sample(roles, found, 300 // roles.generation_cache_factor())
+    steps = [rows for rows, width in shapes if width == 1]
+    assert steps[0] < len(found) / 2
+    assert sum(rows for rows, width in shapes if width > 1) == 2
+    for i, prompt in enumerate(found):
+        (alone,) = generate(
+            roles, "policy", [prompt], noise_keys=[f"{i}"], sampling=Sampling(30, 2.0), stop_ids=STOPS, pad_id=PAD,
+            budget=Budget(ENOUGH), on_step=lambda _: None,
+        )  # fmt: skip
+        assert alone.sequence == together[i]
+
+
+def test_prompts_of_unequal_length_are_read_with_little_padding(
+    roles: Roles, shapes: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another pass costs as much as reading 10 tokens."""
+    monkeypatch.setattr(slots, "call_cost", lambda _: 10)
+    found = [TokenSequence(tuple(range(5, 5 + length)), length) for length in (4, 60, 5, 58, 3)]
+    responses = sample(roles, found, ENOUGH)
+    assert [shape for shape in shapes if shape[1] > 1] == [(2, 59), (3, 4)]
+    assert responses == padded(roles, found, monkeypatch)
 
 
 def test_a_prompt_of_one_token_needs_no_reading(roles: Roles, shapes: list[tuple[int, int]]) -> None:
@@ -162,8 +190,10 @@ def test_a_refused_capture_is_logged(
         sample(roles, found, 100)
 
 
-def test_rows_of_unequal_length_waste_at_most_half_a_slot() -> None:
-    assert slot_groups([10, 40, 30, 12], 80) == [([1, 2], 2), ([3, 0], 2)]
+def test_short_rows_form_a_group_of_their_own_if_it_has_more_slots() -> None:
+    assert slot_groups([10, 40, 30, 12, 11], 80) == [([1, 2], 2), ([3, 4, 0], 3)]
+    assert slot_groups([10, 40, 30, 12], 80) == [([1, 2, 3, 0], 2)]
+    assert slot_groups([40, 39, 38, 10, 12, 11, 9, 15], 40) == [([0, 1, 2], 1), ([7, 4, 5, 3, 6], 2)]
     assert slot_groups([40] * 5, 80) == [([0, 1, 2, 3, 4], 2)]
     assert slot_groups([40, 10, 10], 120) == [([0, 1, 2], 3)]
     assert slot_groups([500], 80) == [([0], 1)]

@@ -47,7 +47,8 @@ def prompts(count: int) -> list[TokenSequence]:
 
 def sample(one: VllmEngine, count: int = 6, *, role: str = "policy", longest: int = 20) -> list[TokenSequence]:
     keys = [f"key {i}" for i in range(count)]
-    return one.generate(role, prompts(count), Sampling(longest, 0.8), keys, lambda _: None)
+    found = one.generate(role, prompts(count), Sampling(longest, 0.8), keys, lambda _: None)
+    return [response.sequence for response in found]
 
 
 def test_responses_come_back_in_order_with_their_stop(roles: Roles, server: tuple[StandIn, str]) -> None:

@@ -1,5 +1,6 @@
 """The memory that a dry run counts equals that of real tensors."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def plan(roles: Roles, *, trained: tuple[str, ...] = ("policy",), heads: tuple[s
 
 @pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2", "bert"])
 @pytest.mark.parametrize("checkpointing", [False, True, 2], ids=["kept", "recomputed", "half"])
-@pytest.mark.parametrize("one", [PASS, SHARED], ids=["alone", "shared"])
+@pytest.mark.parametrize("one", [PASS, SHARED, replace(SHARED, hidden=True)], ids=["alone", "shared", "hidden"])
 def test_peak_matches_real_tensors(tmp_path: Path, name: str, checkpointing: int, one: Pass) -> None:
     roles = open_roles(save_model(name, tmp_path))
     dry = plan(roles)
@@ -67,6 +68,20 @@ def test_footprint_matches_the_loaded_model(tiny_model: Path) -> None:
     learned = sum(p.numel() for p in roles.parameters().values())
     assert (found.parameters, found.base) == (base, 4 * base)
     assert (found.trainable, found.adapters, found.training) == (learned, 4 * learned, 12 * learned)
+
+
+def test_snapshots_and_own_weights_are_counted(tiny_model: Path) -> None:
+    """Both are held. A snapshot is not trained, but is written into checkpoints."""
+    roles = open_roles(tiny_model)
+    spec = plan(roles).architecture
+    before = DryRun(spec).footprint()
+    found = DryRun(
+        replace(spec, adapters=("policy", "one", "two"), snapshots=("one", "two"), parameters=33)
+    ).footprint()
+    assert found.trainable == before.trainable + 33
+    assert found.adapters == 3 * before.adapters + 4 * 33
+    assert found.training == before.training + 12 * 33
+    assert found.snapshots == 2 * before.adapters
 
 
 @pytest.mark.parametrize("layers", [1, 8])

@@ -65,6 +65,21 @@ def test_token_logps_match_each_sequence_alone(roles: Roles, batch: list[TokenSe
 
 
 @few
+@given(batch=batches())
+def test_hidden_states_match_each_sequence_alone(roles: Roles, batch: list[TokenSequence]) -> None:
+    """Compare with the states that transformers returns for one sequence without padding. Masks do not matter."""
+    with torch.no_grad():
+        ours = language(roles, "policy").hidden(batch)
+    assert ours.shape == (len(batch), max(len(sequence.completion) for sequence in batch), 32)
+    for row, sequence in enumerate(batch):
+        ids, length = torch.tensor([sequence.ids]), len(sequence.completion)
+        with roles.use("policy"), torch.no_grad():
+            states = roles.model(input_ids=ids, output_hidden_states=True, use_cache=False).hidden_states[-1][0]
+        torch.testing.assert_close(ours[row, :length], states[sequence.start :], rtol=1e-4, atol=1e-4)
+        assert not ours[row, length:].any()
+
+
+@few
 @given(batch=batches(), data=st.data(), budget=st.sampled_from([1, 40, 100, ENOUGH]))
 def test_order_and_budget_do_not_matter(
     roles: Roles, batch: list[TokenSequence], data: st.DataObject, budget: int
@@ -73,6 +88,7 @@ def test_order_and_budget_do_not_matter(
     shuffled = [batch[i] for i in order]
     measures: list[Callable[[int, list[TokenSequence]], Tensor]] = [
         lambda tokens, some: language(roles, "policy", tokens).token_logps(some).logps,
+        lambda tokens, some: language(roles, "policy", tokens).hidden(some),
         lambda tokens, some: scalar(roles, "reward", tokens).scores(some),
         lambda tokens, some: scalar(roles, "reward", tokens).values(some),
     ]
@@ -111,6 +127,7 @@ def test_gradients_do_not_depend_on_padding(roles: Roles) -> None:
             parameter.grad = None
         for batch in batches:
             loss = language(roles, "policy").logps(batch).sum() + (scalar(roles, "reward").values(batch) ** 2).sum()
+            loss = loss + (language(roles, "policy").hidden(batch) ** 3).sum()
             loss.backward()  # type: ignore[no-untyped-call]
         return [p.grad for p in roles.parameters().values() if p.grad is not None]
 

@@ -9,17 +9,18 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
-from alignment_core.plugin_api import AlignmentOptimizer, LossOutput, Row, StepBatch
+from alignment_core.plugin_api import AlignmentOptimizer, LossOutput, Needs, Row, StepBatch
 
 
 class Sound(AlignmentOptimizer):
     """Follows the contract: a squared margin of preference pairs."""
 
-    preferences: ClassVar[bool] = True
-    reference: ClassVar[bool] = True
     name: Literal["sound"] = "sound"
     target: float = Field(1.0, gt=0)
     """Target margin in nats."""
+
+    def needs(self) -> Needs:
+        return Needs(preferences=True, reference=True)
 
     def batches(self, run: Any) -> Iterator[StepBatch]:
         for rows in run.shuffled(run.preferences, self.batch_size, self.epochs):
@@ -63,13 +64,33 @@ class TrainsTheReference(Sound):
 class NeverTrainsTheValue(Sound):
     """Declares a value model that its loss does not touch."""
 
-    trains: ClassVar[tuple[str, ...]] = ("policy", "value")
+    def needs(self) -> Needs:
+        return Needs(preferences=True, reference=True, value=True)
+
+
+class UntrainedParameter(Sound):
+    """Has a weight of its own that its loss does not use."""
+
+    def parameters(self, width: int) -> dict[str, float]:
+        return {"scale": 1.0}
+
+
+class MovesASnapshotInTheLoss(Sound):
+    """Moves a snapshot once per micro-batch."""
+
+    def needs(self) -> Needs:
+        return Needs(preferences=True, reference=True, snapshots=("old",))
+
+    def loss(self, run: Any, micro: Any) -> LossOutput:
+        run.snapshot("old")
+        return super().loss(run, micro)
 
 
 class UndeclaredReference(Sound):
     """Uses the reference without declaring it."""
 
-    reference: ClassVar[bool] = False
+    def needs(self) -> Needs:
+        return Needs(preferences=True)
 
 
 class UndeclaredRows(Sound):
@@ -154,6 +175,39 @@ class CallsBackward(Sound):
     def loss(self, run: Any, micro: Any) -> LossOutput:
         super().loss(run, micro).loss.backward()
         return super().loss(run, micro)
+
+
+class ReturnsItsBatches(Sound):
+    """Computes all batches before the first step."""
+
+    def batches(self, run: Any) -> Any:
+        return list(super().batches(run))
+
+
+class Misspells(Sound):
+    """Asks for a value that its rows do not have."""
+
+    def loss(self, run: Any, micro: Any) -> LossOutput:
+        return LossOutput(super().loss(run, micro).loss + micro.values("magrin").sum())
+
+
+class KeepsATensor(Sound):
+    """Stores a tensor of one step in itself and uses it in the next."""
+
+    kept: ClassVar[list[Any]] = []
+
+    def loss(self, run: Any, micro: Any) -> LossOutput:
+        errors = self.errors(run, micro)
+        loss = errors.sum() + 0.1 * sum(self.kept)
+        self.kept[:] = [errors.mean()]
+        return LossOutput(loss / micro.denominators["rows"])
+
+
+class NeedsNothing(Sound):
+    """Fails in `needs` with the checked settings only."""
+
+    def needs(self) -> Needs:
+        return Needs(preferences=True, reference=True) if self.batch_size != 4 else {}  # type: ignore[return-value]
 
 
 class KeepsTheGraph(Sound):
@@ -249,10 +303,12 @@ class RowsOfOne(Sound):
 FAULTS: dict[type[AlignmentOptimizer], tuple[str, str]] = {
     Detached: ("loss", "not a differentiable scalar"),
     Diverging: ("loss", "no longer finite"),
-    TrainsTheReference: ("weights", "the optimizer makes the reference trainable, but `trains` does not declare it"),
+    TrainsTheReference: ("weights", "the optimizer makes the reference trainable, but `needs` does not ask for it"),
     NeverTrainsTheValue: ("gradient", "no gradient reaches the value"),
-    UndeclaredReference: ("declared needs", "Declare `reference: ClassVar[bool] = True`"),
-    UndeclaredRows: ("declared needs", "Declare `feedback: ClassVar[bool] = True`"),
+    UntrainedParameter: ("gradient", "no gradient reaches the parameter `scale`"),
+    MovesASnapshotInTheLoss: ("loss", "a snapshot was moved within `loss`"),
+    UndeclaredReference: ("declared needs", "Return `Needs(reference=True, …)` from `needs`"),
+    UndeclaredRows: ("declared needs", "Return `Needs(feedback=True, …)` from `needs`"),
     MeanOverTheMicroBatch: ("micro-batches and padding", "depends on how it is split"),
     CountsPadding: ("micro-batches and padding", "depends on how it is split"),
     MeanMetric: ("micro-batches and padding", "error of one step depends on how it is split"),
@@ -260,7 +316,11 @@ FAULTS: dict[type[AlignmentOptimizer], tuple[str, str]] = {
     ForgetsWithinTheGenerator: ("resumes", "differs from an uninterrupted one"),
     Unseeded: ("repeats", "two runs with the same seed differ"),
     StepsByItself: ("weights", "`batches` changes the weights"),
-    CallsBackward: ("weights", "`loss` calls `backward`"),
+    CallsBackward: ("loss", "it calls `backward`, but only the training loop may do so"),
+    ReturnsItsBatches: ("loss", "it does not yield its batches. got list, expected a generator. `yield` each"),
+    Misspells: ("loss", "has no value of this name. got magrin, expected one of margin. Did you mean `margin`?"),
+    KeepsATensor: ("loss", "that of an earlier step, if it uses a tensor that was stored without `detach()`"),
+    NeedsNothing: ("declared needs", "it does not return what the optimizer needs. got dict, expected Needs(…)"),
     KeepsTheGraph: ("resumes", "keeps the autograd graph of last"),
     Spendthrift: ("cost", "× its memory"),
     Sluggish: ("cost", "× DPO's time"),

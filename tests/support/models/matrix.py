@@ -163,10 +163,10 @@ def _responses(roles: Roles, plain: Any) -> str:
         roles, "policy", prompts, noise_keys=[""] * len(prompts), sampling=Sampling(NEW, temperature=0),
         stop_ids=[STOP], pad_id=PAD, budget=Budget(ENOUGH), on_step=lambda _: None,
     )  # fmt: skip
-    same = [list(a.completion) == _generated(plain, b.ids) for a, b in zip(ours, prompts, strict=True)]
+    same = [list(a.sequence.completion) == _generated(plain, b.ids) for a, b in zip(ours, prompts, strict=True)]
     if all(same):
         return EQUAL
-    if all(list(a.completion) == _without_cache(plain, b.ids) for a, b in zip(ours, prompts, strict=True)):
+    if all(list(a.sequence.completion) == _without_cache(plain, b.ids) for a, b in zip(ours, prompts, strict=True)):
         return "as the model reads without a cache; `generate`, with its cache, differs or fails"
     return f"DIFFERS for prompts of {[n for n, one in zip(PROMPTS, same, strict=True) if not one]} tokens"
 

@@ -16,11 +16,17 @@ from alignment_core.models.roles.logps import Budget
 from alignment_core.plugin_api import Row, TokenSequence
 from alignment_core.stages.reward import BradleyTerry
 from alignment_core.stages.sft import SFT
-from alignment_core.training.loop import Objective, train
-from alignment_core.training.run import Rows, Run, Vocabulary
+from alignment_core.training.contract import Objective
+from alignment_core.training.loop import train
+from alignment_core.training.rewards import Rewards
+from alignment_core.training.rows import Rows, Vocabulary
+from alignment_core.training.run import Run
 from alignment_plugins.dpo import DPO
+from alignment_plugins.grpo import GRPO
 from alignment_plugins.kto import KTO
+from alignment_plugins.online_dpo import OnlineDPO
 from alignment_plugins.ppo import PPO
+from alignment_plugins.rloo import RLOO
 
 
 class Killed(BaseException):
@@ -123,6 +129,16 @@ OBJECTIVES: dict[str, Callable[[], Objective]] = {
         held_out_every=2,
     ),
 }
+GROUPS: dict[str, Any] = {
+    "learning_rate": 1e-2, "batch_size": 4, "epochs": 2, "rollouts": 3, "rollout_size": 8, "samples": 4,
+    "max_new_tokens": 6, "step_kl": None, "kl_ceiling": 1e6, "held_out_every": 2,
+}  # fmt: skip
+GROUP_OBJECTIVES: dict[str, Callable[[], Objective]] = {
+    "grpo": lambda: GRPO(**GROUPS, loss_mean="sequence"),
+    "rloo": lambda: RLOO(**GROUPS),
+    "online_dpo": lambda: OnlineDPO(**GROUPS | {"batch_size": 1}),
+}
+"""Objectives that compare several responses to a prompt."""
 
 
 @dataclass
@@ -149,8 +165,10 @@ class World:
         else:
             roles.add_saved("policy", self.sft)
             roles.add_saved("reference", self.sft)
-        if kind == "ppo":
+        rewarded = kind == "ppo" or kind in GROUP_OBJECTIVES
+        if rewarded:
             roles.add_saved("reward", self.reward)
+        if kind == "ppo":
             roles.add_copy("value", of="reward")
         roles.train_only(trained)
         return Run(
@@ -161,6 +179,7 @@ class World:
             budget=Budget(budget),
             seed=5,
             progress=progress or Listener(),
+            rewarded_by=Rewards() if rewarded else None,
         )
 
 

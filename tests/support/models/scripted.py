@@ -11,7 +11,11 @@ from torch import Tensor
 
 from alignment_core.plugin_api import Rollout, Row, TokenLogps, TokenSequence
 from alignment_core.seeds import seed_of
-from alignment_core.training.run import MicroRows, Rows, Run
+from alignment_core.training.micro_rows import MicroRows
+from alignment_core.training.rewards import Rewards
+from alignment_core.training.rows import Rows
+from alignment_core.training.run import Run
+from alignment_core.training.sampled_logps import sampled_logps
 
 Table = Mapping[tuple[int, ...], Sequence[float]]
 """Numbers per completion token, by the ids of prompt and completion."""
@@ -57,6 +61,7 @@ class ScriptedRun:
     prompts: Sequence[Row] = ()
     rollouts: Sequence[Rollout] = ()
     held_out_rollouts: Sequence[Rollout] = ()
+    rewarded_by: Rewards = field(default_factory=Rewards)
     judgements: list[list[float]] = field(default_factory=list)
     step: int = 0
     state: dict[str, Any] = field(default_factory=dict)
@@ -69,6 +74,9 @@ class ScriptedRun:
     seed: int = 0
 
     shuffled = Run.shuffled
+    rewards = Run.rewards
+    take_reward_metrics = Run.take_reward_metrics
+    device = torch.device("cpu")
 
     def random(self, name: str) -> Any:
         import random
@@ -80,6 +88,9 @@ class ScriptedRun:
         held_out = prompts and prompts[0] in self.held_out_prompts
         return self.held_out_rollouts[: len(prompts)] if held_out else self.rollouts
 
+    def sampled_logps(self, rollouts: Sequence[Rollout], temperature: float = 1.0) -> TokenLogps:
+        return sampled_logps(self.policy, rollouts, temperature, self.warn)
+
     @property
     def held_out_prompts(self) -> Sequence[Row]:
         return [rollout.prompt for rollout in self.held_out_rollouts]
@@ -88,6 +99,11 @@ class ScriptedRun:
         """Return the next of the scripted judgements."""
         return self.judgements.pop(0)
 
+    def prefer(self, setting: str, a: Sequence[Rollout], b: Sequence[Rollout]) -> list[float]:
+        """Prefer the longer response by 0.75 to 0.25."""
+        lengths = [(len(one.sequence.ids), len(other.sequence.ids)) for one, other in zip(a, b, strict=True)]
+        return [0.5 + 0.25 * ((one > other) - (one < other)) for one, other in lengths]
+
     def keep(self) -> None:
         self.kept_at.append(self.state["rollouts_done"])
 
@@ -95,7 +111,7 @@ class ScriptedRun:
         self.restored += 1
 
     def report(self, metrics: Mapping[str, float]) -> None:
-        self.reports.append(dict(metrics))
+        self.reports.append({**self.take_reward_metrics(), **metrics})
 
     def warn(self, message: str) -> None:
         self.warnings.append(message)

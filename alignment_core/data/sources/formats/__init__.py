@@ -23,6 +23,7 @@ from alignment_core.data.sources.formats.transcripts import AnthropicHH
 from alignment_core.data.sources.formats.trees import AssistantMessages, AssistantTree
 from alignment_core.data.sources.formats.verdicts import Arena, HelpSteer, SafeRLHF, StepDPO
 from alignment_core.errors import DataError
+from alignment_core.plugin_calls import calling
 from alignment_core.record_columns import ANSWER, CONTEXT, JUDGEMENT, TrackedRow
 from alignment_core.record_format import Fields, RecordFormat, UnreadColumn
 
@@ -57,6 +58,7 @@ def detect(rows: Sequence[Any], source: SourceConfig, file: str, plugged: Plugge
     """Detect the format of a file from its first rows.
 
     Raises:
+        PluginError: `matches` of a format raised.
         DataError: the format in the settings does not exist, a mapped column is missing, no format matches the rows, or
             the one that matches leaves out columns that may change what a row means (`UNREAD`).
     """
@@ -67,7 +69,12 @@ def detect(rows: Sequence[Any], source: SourceConfig, file: str, plugged: Plugge
     if source.columns:
         mapped = ", ".join(f"{ours} from {theirs}" for ours, theirs in source.columns.items())
         return Detection(ColumnMap(source.columns, objects, file), mapped)
-    found = Counter(format_ for row in objects if (format_ := _first_that_matches(row, formats)) is not None)
+    matched = [
+        _first_that_matches(row, formats, f"{file}, row {i}")
+        for i, row in enumerate(rows, start=1)
+        if isinstance(row, Mapping)
+    ]
+    found = Counter(format_ for format_ in matched if format_ is not None)
     if not found:
         columns = sorted({str(key) for row in objects for key in row})
         raise DataError(
@@ -81,7 +88,7 @@ def detect(rows: Sequence[Any], source: SourceConfig, file: str, plugged: Plugge
     matching = f"{hits} of the first {len(rows)} rows match" if len(rows) > 1 else "the first row matches"
     if best.whole_source:
         return Detection(best, f"{matching} {best.shape}")
-    read = _columns_read(best, [row for row in objects if _matches(best, row)], source, file)
+    read = _columns_read(best, [row for row in objects if _matches(best, row, file)], source, file)
     return Detection(best, f"{matching} {best.shape}" + (f", read from {', '.join(read)}" if read else ""))
 
 
@@ -123,15 +130,13 @@ def _how_to_map(left: Mapping[str, str], read: Sequence[str]) -> str:
     )
 
 
-def _first_that_matches(row: Mapping[str, Any], formats: Sequence[RecordFormat]) -> RecordFormat | None:
-    return next((candidate for candidate in formats if _matches(candidate, row)), None)
+def _first_that_matches(row: Mapping[str, Any], formats: Sequence[RecordFormat], place: str) -> RecordFormat | None:
+    return next((candidate for candidate in formats if _matches(candidate, row, place)), None)
 
 
-def _matches(candidate: RecordFormat, row: Mapping[str, Any]) -> bool:
-    try:
+def _matches(candidate: RecordFormat, row: Mapping[str, Any], place: str) -> bool:
+    with calling(candidate, "matches", place):
         return bool(candidate.matches(row))
-    except Exception:
-        return False  # a plugin's format that fails on rows of other formats does not match them
 
 
 def _named(name: str, formats: Sequence[RecordFormat]) -> RecordFormat:

@@ -1,0 +1,178 @@
+"""The Markdown page of all results."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from statistics import fmean, median
+from typing import Any
+
+from alignment_core.evaluation.win_rate import WinRate, win_rate
+from on_smollm2.cells import OPTIMIZERS, Cell, Data
+
+NAMES = {"ours": "ours", "trl": "TRL"}
+Lines = Sequence[dict[str, Any]]
+
+ABOUT = """
+Every number is over all seeds. Intervals are exact (Clopper–Pearson, 95 %) and treat the answers of several seeds as
+independent. *Follows the rule* is the share of answers to held-out instructions that do. *Wins* compares each answer
+with that of the untouched model to the same prompt, drawn with the same noise; a tie is half a win. *Held-out pairs* is
+the share of correctly ordered held-out comparisons, by the implicit reward or by the reward model's score. KL is from
+the untouched model, in nats per answer. CPU seconds and peak memory (of the process) are those of the training, means
+over the seeds.
+""".strip()
+
+
+class Found:
+    """The results of one optimizer of one library with the same settings, of all seeds.
+
+    Attributes:
+        cell: the cell of the first seed.
+        lines: the results by seed.
+    """
+
+    def __init__(self, cell: Cell) -> None:
+        self.cell = cell
+        self.lines: dict[int, dict[str, Any]] = {}
+
+    def all(self, name: str) -> list[float]:
+        """Return one kind of verdict of all seeds, in the order of seeds and prompts."""
+        return [value for _, line in sorted(self.lines.items()) for value in line["judged"].get(name, [])]
+
+    def mean(self, name: str) -> float | None:
+        values = [line["judged"].get(name, line.get(name)) for line in self.lines.values()]
+        return None if None in values else fmean(values)
+
+
+def found_in(lines: Lines) -> dict[Data, list[Found]]:
+    """Return the results that did not fail by their data without the seed, in the order of the file."""
+    groups: dict[Data, dict[tuple[str, str, tuple[Any, ...]], Found]] = {}
+    for line in lines:
+        if not line["ok"]:
+            continue
+        cell = Cell.from_json(line["cell"])
+        group = groups.setdefault(replace(cell.data, seed=0), {})
+        same = group.setdefault((cell.side, cell.optimizer, tuple(cell.all_settings.items())), Found(cell))
+        same.lines[cell.data.seed] = line
+    return {data: list(group.values()) for data, group in groups.items()}
+
+
+def share(verdicts: Iterable[float]) -> WinRate | None:
+    """Return a share of successes (1; a half counts half) with its exact interval; None if there are none."""
+    signs = [(value > 0.5) - (value < 0.5) for value in verdicts]
+    return win_rate(signs) if signs else None
+
+
+def wins(one: Found, other: Found) -> WinRate | None:
+    """Compare two models on the same prompts and seeds; None if they have none in common."""
+    both = sorted(one.lines.keys() & other.lines.keys())
+    pairs = [
+        (a, b)
+        for seed in both
+        for a, b in zip(
+            one.lines[seed]["judged"].get("follows", []), other.lines[seed]["judged"].get("follows", []), strict=True
+        )
+    ]
+    return win_rate([a - b for a, b in pairs]) if pairs else None
+
+
+def ratio(one: Found, other: Found, name: str) -> float | None:
+    """Return the median over the seeds that both have of `one` / `other`."""
+    both = one.lines.keys() & other.lines.keys()
+    return median(one.lines[seed][name] / other.lines[seed][name] for seed in both) if both else None
+
+
+def page(lines: Lines) -> str:
+    """Return the page: one section per data, with a table of all models and one against TRL."""
+    text = ["# Optimizers on SmolLM2-135M-Instruct", "", ABOUT, ""]
+    for data, group in found_in(lines).items():
+        text += section(data, group)
+    failed = [line for line in lines if not line["ok"]]
+    for line in failed:
+        cell = Cell.from_json(line["cell"])
+        text += [f"Failed: {NAMES[cell.side]} {cell.optimizer}, seed {cell.data.seed}: {line['error']}", ""]
+    return "\n".join(text).rstrip() + "\n" + footer(lines)
+
+
+def footer(lines: Lines) -> str:
+    if not lines:
+        return ""
+    dates = sorted(line["date"][:10] for line in lines if "date" in line)
+    used = ", ".join(f"{name} {number}" for name, number in lines[-1].get("versions", {}).items())
+    trl = sorted({line["trl"] for line in lines if "trl" in line})
+    return (
+        f"\n{dates[0]} to {dates[-1]}; {lines[-1]['device']}, {os.cpu_count()} cores, {platform.machine()}, with other "
+        f"load on the machine; Python {platform.python_version()}, {used}, TRL {' and '.join(trl) or 'none'}.\n"
+        "Made by `python benchmarks/smollm2.py`; every line with its settings is in `results.jsonl`.\n"
+    )
+
+
+def section(data: Data, group: Sequence[Found]) -> list[str]:
+    if data.task == "helpful":
+        head = f"## HH-RLHF's helpful pairs: {data.pairs} pairs"
+    else:
+        head = (
+            f"## Opening with a short sentence: {data.pairs} comparisons, {data.noise:.0%} of them reversed, "
+            f"answers of at most {data.new_tokens} tokens, {data.split} prompts"
+        )
+    text = [head, "", *table(group), ""]
+    if data.split == "test" and (compared := against_trl(group)):
+        text += ["Ours against TRL, on the same prompts and seeds:", "", *compared, ""]
+    return text
+
+
+def table(group: Sequence[Found]) -> list[str]:
+    columns = (
+        "model", "seeds", "settings", "follows the rule, %", "wins over the untouched, %", "held-out pairs, %",
+        "KL", "tokens", "CPU, s", "peak, MiB",
+    )  # fmt: skip
+    text = [f"| {' | '.join(columns)} |", "|" + " --- |" * len(columns)]
+    untouched = next((found for found in group if found.cell.optimizer == "untouched"), None)
+    for found in group:
+        cell = found.cell
+        name = "untouched" if found is untouched else f"{cell.optimizer}, {NAMES[cell.side]}"
+        won = None if untouched is None or found is untouched else wins(found, untouched)
+        cells = (
+            name, ", ".join(map(str, sorted(found.lines))), shown_settings(cell), percent(share(found.all("follows"))),
+            percent(won), percent(share(found.all("ordered"))), number(found.mean("kl"), 2),
+            number(found.mean("length"), 1), number(found.mean("cpu"), 0), number(found.mean("peak"), 0, 2**20),
+        )  # fmt: skip
+        text.append(f"| {' | '.join(cells)} |")
+    return text
+
+
+def against_trl(group: Sequence[Found]) -> list[str]:
+    rows = []
+    for ours in (found for found in group if found.cell.side == "ours"):
+        same = (ours.cell.optimizer, ours.cell.all_settings)
+        theirs = [f for f in group if f.cell.side == "trl" and (f.cell.optimizer, f.cell.all_settings) == same]
+        if not theirs or not ours.lines.keys() & theirs[0].lines.keys():
+            continue
+        won, faster = wins(ours, theirs[0]), ratio(theirs[0], ours, "cpu")
+        memory, added = ratio(ours, theirs[0], "peak"), ratio(ours, theirs[0], "peak_above_model")
+        verdict = "–" if won is None else f"{won.wins} / {won.ties} / {won.losses} (p = {won.p_value:.2f})"
+        cells = (
+            ours.cell.optimizer, str(len(ours.lines.keys() & theirs[0].lines.keys())), percent(won), verdict,
+            f"{faster:.1f} ×", f"{memory:.0%}", f"{added:.0%}",
+        )  # fmt: skip
+        rows.append(f"| {' | '.join(cells)} |")
+    columns = (
+        "optimizer", "seeds", "wins of ours, %", "won / tied / lost (sign test)", "speedup, CPU time",
+        "peak memory, ours / TRL", "above the loaded models, ours / TRL",
+    )  # fmt: skip
+    return [f"| {' | '.join(columns)} |", "|" + " --- |" * len(columns), *rows] if rows else []
+
+
+def shown_settings(cell: Cell) -> str:
+    names = [name for name in cell.all_settings if name in OPTIMIZERS[cell.optimizer]]
+    return ", ".join(f"{name} {cell.all_settings[name]:g}" for name in names) or "–"
+
+
+def percent(rate: WinRate | None) -> str:
+    return "–" if rate is None else f"{100 * rate.rate:.1f} ({100 * rate.low:.1f}–{100 * rate.high:.1f})"
+
+
+def number(value: float | None, digits: int, unit: float = 1) -> str:
+    return "–" if value is None else f"{value / unit:.{digits}f}"

@@ -1,0 +1,1 @@
+"""The built-in evaluators: rules and programs that score responses."""

@@ -1,0 +1,206 @@
+"""The arithmetic of `benchmarks/smollm2.py`: the rule, its noisy comparisons, the cells, resuming and the table."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gpu_cases.results_file import ResultsFile
+from on_smollm2.cells import Cell, Data, data_name
+from on_smollm2.data_sets import _one_turn, split
+from on_smollm2.opening_rule import Comparison, comparisons, follows, strangers, thumbs
+from on_smollm2.reference_point import cut_in_parts
+from on_smollm2.running import Failed, Runner
+from on_smollm2.table import Found, page, ratio, share, wins
+
+DATA = Data("opening", pairs=2, noise=0.1, judged=4, split="test", new_tokens=24, seed=0)
+SHORT, LONG = "It is a cat. More words follow here.", " ".join(["word"] * 13) + "."
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("Two words.", False),
+        ("Now three words.", True),
+        (" ".join(["word"] * 12) + ". And more.", True),
+        (LONG, False),
+        ("A line of words\nand another one that is much longer than twelve words in all of it", True),
+        ("It costs 3.50 at most", True),  # a dot inside a number ends nothing: five words
+        ("1. Mix the flour with eggs.", True),  # nor does the one after the number of an item: six words
+        ("", False),
+    ],
+)
+def test_an_answer_follows_the_rule_if_its_first_sentence_has_3_to_12_words(text: str, kept: bool) -> None:
+    assert follows(text) is kept
+
+
+def test_comparisons_take_prompts_with_both_kinds_of_answers() -> None:
+    answers = {"mixed": [SHORT, LONG], "short": [SHORT, SHORT], "long": [LONG, LONG]}
+    found = comparisons(answers, None, noise=0.0, random=random.Random(0))
+    assert found == [Comparison("mixed", SHORT, LONG)]
+    with pytest.raises(ValueError, match="only 1 of 3 prompts"):
+        comparisons(answers, 2, noise=0.0, random=random.Random(0))
+
+
+def test_the_share_of_reversed_comparisons_is_the_noise() -> None:
+    answers = {str(i): [SHORT, LONG] for i in range(2000)}
+    found = comparisons(answers, None, noise=0.2, random=random.Random(0))
+    reversed_share = sum(pair.chosen == LONG for pair in found) / len(found)
+    assert reversed_share == pytest.approx(0.2, abs=0.027)  # three standard errors: 3 · √(0.2 · 0.8 / 2000)
+    assert all({pair.chosen, pair.rejected} == {SHORT, LONG} for pair in found)
+
+
+def test_thumbs_are_the_same_answers_as_the_comparisons() -> None:
+    pairs = [Comparison("p", "good", "bad"), Comparison("q", "fine", "poor")]
+    found = thumbs(pairs, random.Random(0))
+    assert sorted(found) == [("p", "bad", False), ("p", "good", True), ("q", "fine", True), ("q", "poor", False)]
+
+
+def test_a_mismatched_response_belongs_to_the_nearest_earlier_row_of_another_prompt() -> None:
+    assert strangers(["p", "q", "q", "p"]) == [2, 0, 0, 2]
+    with pytest.raises(ValueError, match="second prompt"):
+        strangers(["p", "p"])
+
+
+def test_splits_share_no_prompt_and_do_not_depend_on_the_number_to_train_on() -> None:
+    prompts = [f"prompt {i}" for i in range(20)]
+    train, held_out = split(prompts, 10, 4)
+    assert len(train) == 10
+    assert len({*train, *held_out["test"], *held_out["validation"]}) == 18
+    assert split(prompts[::-1], 5, 4)[1] == held_out
+    with pytest.raises(ValueError, match="not enough"):
+        split(prompts, 13, 4)
+
+
+def test_a_pair_of_hh_has_one_question_and_two_different_short_answers() -> None:
+    def row(chosen: str, rejected: str) -> dict[str, str]:
+        return {name: f"\n\nHuman: Why?{text}" for name, text in (("chosen", chosen), ("rejected", rejected))}
+
+    assert _one_turn(row("\n\nAssistant: So.", "\n\nAssistant: Or so.")) == Comparison("Why?", "So.", "Or so.")
+    assert _one_turn(row("\n\nAssistant: So.", "\n\nAssistant: So.")) is None
+    assert _one_turn(row("\n\nAssistant: So.", "\n\nAssistant: " + "x" * 401)) is None
+    longer = "\n\nAssistant: So.\n\nHuman: Why?\n\nAssistant: So."
+    assert _one_turn(row(longer, longer + " There.")) is None
+
+
+def test_reference_points_are_cut_off_at_0_in_each_micro_batch() -> None:
+    # Means of the parts: -1 and 3. Of the whole: 1.
+    assert cut_in_parts([-2.0, 0.0, 2.0, 4.0], 2) == 1.5
+    assert cut_in_parts([-2.0, 0.0, 2.0, 4.0], 4) == 1.0
+
+
+# --- cells and resuming -------------------------------------------------------------------------------------------
+
+
+def test_a_cell_survives_json_and_is_named_by_everything_that_determines_it() -> None:
+    cell = Cell(DATA, "ours", "dpo", (("beta", 0.3),))
+    again = Cell.from_json(json.loads(json.dumps(cell.to_json())))
+    assert again == cell
+    assert again.case == cell.case
+    others = [Cell(DATA, "trl", "dpo", (("beta", 0.3),)), Cell(DATA, "ours", "dpo"), Cell(DATA, "ours", "kto")]
+    assert len({cell.case, *(other.case for other in others)}) == 4
+    assert len({cell.folder, *(other.folder for other in others)}) == 4
+    # A default that is named is the same cell.
+    assert Cell(DATA, "ours", "dpo", (("beta", 0.1),)).case == Cell(DATA, "ours", "dpo").case
+    assert data_name(DATA) != data_name(replace(DATA, seed=1))
+
+
+class Counting(Runner):
+    """A runner whose processes are replaced by a function."""
+
+    def __init__(self, folder: Path, answer: Callable[[str], dict[str, Any]]) -> None:
+        arguments = argparse.Namespace(work=folder, base=str(folder), device="cpu")
+        super().__init__(arguments, ResultsFile(folder))
+        self.asked: list[str] = []
+        self.answer = answer
+
+    def ask(self, module: str, cell: Cell) -> dict[str, Any]:
+        self.asked.append(module)
+        return self.answer(module)
+
+
+def test_a_finished_cell_is_not_run_again_and_a_failed_one_is(tmp_path: Path) -> None:
+    def fails(module: str) -> dict[str, Any]:
+        raise Failed(f"{module}: no")
+
+    cell = Cell(DATA, "trl", "dpo")
+    first = Counting(tmp_path, fails)
+    assert first.line(cell)["error"] == "theirs: no"
+    second = Counting(tmp_path, lambda module: {"module": module})
+    line = second.line(cell)
+    assert second.asked == ["theirs", "judge"]
+    assert line["ok"]
+    assert line["judged"] == {"module": "judge"}
+    third = Counting(tmp_path, fails)
+    assert third.line(cell) == line
+    assert third.asked == []
+    assert third.line(Cell(DATA, "ours", "dpo"))["ok"] is False
+
+
+# --- the table ----------------------------------------------------------------------------------------------------
+
+
+def line(side: str, optimizer: str, seed: int, follows: list[int], **values: Any) -> dict[str, Any]:
+    cell = Cell(replace(DATA, seed=seed), side, optimizer)
+    judged = {"follows": follows, "kl": 1.5, "length": 20.0, "ordered": [1.0, 0.5, 0.0]}
+    about = {"case": cell.case, "device": "CPU", "cell": cell.to_json(), "ok": True, "error": None}
+    cost = {"cpu": 10.0, "peak": 2**30, "peak_above_model": 2**29, "date": "2026-11-30T00:00:00"}
+    return {**about, **cost, "judged": judged, **values}
+
+
+def found(*lines: dict[str, Any]) -> Found:
+    kept = Found(Cell.from_json(lines[0]["cell"]))
+    kept.lines = {one["cell"]["data"]["seed"]: one for one in lines}
+    return kept
+
+
+def test_shares_have_exact_intervals() -> None:
+    # Clopper and Pearson for 0 of 5: the upper limit is 1 - 0.025^(1/5).
+    none = share([0.0] * 5)
+    assert none is not None
+    assert (none.rate, none.low) == (0, 0)
+    assert none.high == pytest.approx(1 - 0.025**0.2)
+    half = share([1.0, 0.5, 0.0])
+    assert half is not None
+    assert half.rate == 0.5
+    assert share([]) is None
+
+
+def test_models_are_compared_on_the_same_prompts_of_the_seeds_that_both_have() -> None:
+    ours = found(line("ours", "dpo", 0, [1, 1, 0, 0]), line("ours", "dpo", 1, [1, 1, 1, 1]))
+    theirs = found(line("trl", "dpo", 0, [1, 0, 1, 0], cpu=40.0, peak=2**31))
+    won = wins(ours, theirs)
+    assert won is not None
+    assert (won.wins, won.ties, won.losses) == (1, 2, 1)
+    assert ratio(theirs, ours, "cpu") == 4.0
+    assert ratio(ours, theirs, "peak") == 0.5
+    assert wins(ours, found(line("trl", "dpo", 2, [1]))) is None
+
+
+def test_the_page_shows_every_model_once_with_all_its_seeds() -> None:
+    lines = [
+        line("ours", "untouched", 0, [0, 0, 0, 1]),
+        line("ours", "untouched", 1, [0, 0, 0, 0]),
+        line("ours", "dpo", 0, [1, 1, 1, 1]),
+        line("ours", "dpo", 1, [1, 1, 0, 0], cpu=20.0),
+        line("trl", "dpo", 0, [1, 0, 0, 0], cpu=50.0),
+        {**line("trl", "kto", 0, []), "ok": False, "error": "out of memory"},
+    ]
+    text = page(lines)
+    (ours,) = [row for row in text.splitlines() if row.startswith("| dpo, ours |")]
+    cells = [cell.strip() for cell in ours.strip("|").split("|")]
+    assert cells[1] == "0, 1"
+    assert cells[3].startswith("75.0 (")  # 6 of 8 follow the rule
+    assert cells[4].startswith("81.2 (")  # 5 wins and 3 ties of 8 against the untouched model
+    assert cells[5].startswith("50.0 (")
+    assert cells[8] == "15"
+    (compared,) = [row for row in text.splitlines() if row.startswith("| dpo | 1 |")]
+    assert "3 / 1 / 0" in compared
+    assert "5.0 ×" in compared
+    assert "Failed: TRL kto, seed 0: out of memory" in text

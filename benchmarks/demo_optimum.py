@@ -22,7 +22,8 @@ from optimum import Array, Frontier
 
 from alignment_core.artifacts import ArtifactStore
 from alignment_core.config import EvaluationConfig
-from alignment_core.evaluation.response_metrics import evaluator_scores, reward_scores
+from alignment_core.evaluation.judging import Cases, scores_of
+from alignment_core.evaluation.response_metrics import reward_scores
 from alignment_core.execution.stage import Job
 from alignment_core.planning.pipeline import plan_pipeline
 from alignment_core.progress import Silent
@@ -66,12 +67,12 @@ def sample(job: Job, samples: int) -> tuple[Array, Array]:
         rollouts = running.generate(
             part, max_new_tokens=settings.max_new_tokens, temperature=settings.temperature, samples=samples
         )
-        texts = [context.renderer.decode(rollout.sequence.completion) for rollout in rollouts]
-        asked = [data.held_out.messages(rollout.prompt) for rollout in rollouts]
-        for found, scores in (
-            (verdicts, evaluator_scores(rule, asked, texts)),
-            (rewards, reward_scores(running, rollouts)),
-        ):
+        cases = Cases()
+        for rollout in rollouts:
+            text = context.renderer.decode(rollout.sequence.completion)
+            cases.add(rollout.prompt.id, data.held_out.messages(rollout.prompt), rollout.prompt.facts, text)
+        judged = [score for score in scores_of(rule, cases) if score is not None]  # the rule judges every response
+        for found, scores in ((verdicts, judged), (rewards, reward_scores(running, rollouts))):
             found += [scores[i : i + samples] for i in range(0, len(scores), samples)]
     return np.array(verdicts), np.array(rewards)
 

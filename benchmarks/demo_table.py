@@ -37,7 +37,7 @@ rule comes out too low. By the reward model it may err either way, because the s
 optimized too far. With half of the responses, the columns change by at most {rule_bias:.1f} points (rule) and
 {reward_bias:.1f} points (reward model). For {never_good} of the prompts, no response was good.
 
-Seconds are those of the stage that trained the model.
+Seconds are the wall time of the stage that trained the model, which other programs on the machine lengthen.
 
 With the sign of DPO's loss reversed (`pytest -m slow -k wrong_sign`, seed 0), the share of answers that satisfy the
 true rule fell from SFT's 37.5 % to 1.6 % (measured on 2026-11-23, on other held-out prompts)."""
@@ -48,17 +48,18 @@ def main(folders: list[str]) -> None:
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "peft"))
     machine = f"{os.cpu_count()} cores of {platform.machine()}, no GPU"
     print(f"{datetime.date.today()}; {machine}; Python {platform.python_version()}, {versions}.")
+    optima = [json.loads((Path(folder) / OPTIMUM).read_text()) for folder in folders]
+    notes = _over_all(optima)
     print(
-        "Made by `align demo --folder demo-N --seed N`, `python benchmarks/demo_optimum.py demo-N --seed N` and "
-        "`python benchmarks/demo_table.py demo-0 …`.\n"
+        "Made by `align demo --folder demo-N --seed N`, `python benchmarks/demo_optimum.py demo-N --seed N --samples "
+        f"{notes['samples']}` and `python benchmarks/demo_table.py demo-0 …`.\n"
     )
     print(f"| {' | '.join(COLUMNS)} |")
     print(f"|{' --- |' * len(COLUMNS)}")
-    optima = [json.loads((Path(folder) / OPTIMUM).read_text()) for folder in folders]
     for seed, (folder, optimum) in enumerate(zip(folders, optima, strict=True)):
         for line in json.loads((Path(folder) / "report.json").read_text()):
             print(f"| {seed} | {line['model']} | {' | '.join(_cells(line, optimum['models'][line['model']]))} |")
-    print(NOTES.format(**_over_all(optima)))
+    print(NOTES.format(**notes))
 
 
 def _cells(line: dict[str, Any], optimum: dict[str, Any]) -> tuple[str, ...]:

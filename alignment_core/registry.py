@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from alignment_core.config import Settings
 from alignment_core.config_file import did_you_mean, settings_error
-from alignment_core.discovery import Plugin, Problem, find_plugins
+from alignment_core.discovery.installed import Plugin, Problem, find_plugins
 from alignment_core.errors import ConfigError, PluginError
 from alignment_core.plugin_api import AlignmentOptimizer, Evaluator, Listener, PairEvaluator, RecordFormat
 from alignment_core.plugin_calls import needs_of, raised

@@ -9,9 +9,9 @@ from collections.abc import Callable
 import pytest
 from strangers import HINGE, RUDE
 
+from alignment_core.discovery.shape import method_flaw
 from alignment_core.errors import PluginError
 from alignment_core.plugin_api import Evaluator, Listener
-from alignment_core.plugin_shape import method_flaw
 from alignment_core.registry import load_registry
 
 ALIGN = [sys.executable, "-c", "from alignment_flows.cli.app import main; main()"]

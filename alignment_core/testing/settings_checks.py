@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from alignment_core.config import Settings
-from alignment_core.plugin_flaws import flaw_of
+from alignment_core.discovery.flaws import flaw_of
 from alignment_core.testing.report import Doubt, Fault, Report
 
 

@@ -23,8 +23,8 @@ from tables import cell
 
 from alignment_core.config import PipelineConfig, Settings
 from alignment_core.data.sources.formats import FORMATS
-from alignment_core.discovery import Plugin
-from alignment_core.plugin_settings import describe_settings
+from alignment_core.discovery.installed import Plugin
+from alignment_core.discovery.settings import describe_settings
 from alignment_core.registry import load_registry
 
 REFERENCE = Path(__file__).resolve().parent.parent / "reference"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from faulty_evaluators import FAULTS, NoFacts, Sound, SoundPair
 
-from alignment_core.discovery import Plugin
+from alignment_core.discovery.installed import Plugin
 from alignment_core.plugin_api import Evaluator, PairEvaluator
 from alignment_core.registry import load_registry
 from alignment_core.testing import check_evaluator, check_plugin

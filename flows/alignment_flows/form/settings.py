@@ -16,7 +16,7 @@ from pydantic_core import CoreSchema
 from alignment_core.config import PipelineConfig, StepSettings
 from alignment_core.config.training import REWARD_MODEL
 from alignment_core.config_file import check_config
-from alignment_core.discovery import Plugin
+from alignment_core.discovery.installed import Plugin
 from alignment_core.registry import Registry, load_registry
 from alignment_flows.form.fields import annotate_fields, without_bounds
 from alignment_flows.form.off_tabs import JsonSchema, with_off_tab, without_off

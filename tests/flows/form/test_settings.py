@@ -13,7 +13,7 @@ from prefect.utilities.schema_tools.validation import ValidationError, is_valid_
 from pydantic import Field
 
 from alignment_core.config import GateConfig, PipelineConfig, Settings
-from alignment_core.discovery import Plugin
+from alignment_core.discovery.installed import Plugin
 from alignment_core.errors import ConfigError
 from alignment_core.plugin_api import AlignmentOptimizer
 from alignment_core.registry import Registry, load_registry

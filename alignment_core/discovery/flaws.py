@@ -10,6 +10,8 @@ from pydantic import TypeAdapter, ValidationError
 from alignment_core.config import Settings
 from alignment_core.config.training import REWARD_MODEL
 from alignment_core.data.sources.formats import FORMATS
+from alignment_core.discovery.settings import bound, describe_settings, example_of, type_name
+from alignment_core.discovery.shape import example_flaw, method_flaw
 from alignment_core.plugin_api import (
     API_VERSION,
     AlignmentOptimizer,
@@ -20,8 +22,6 @@ from alignment_core.plugin_api import (
     RecordFormat,
 )
 from alignment_core.plugin_calls import last_lines, summary
-from alignment_core.plugin_settings import bound, describe_settings, example_of, type_name
-from alignment_core.plugin_shape import example_flaw, method_flaw
 
 
 def name_of(cls: type[Any]) -> Any:

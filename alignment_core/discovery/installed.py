@@ -19,7 +19,9 @@ import pluggy
 
 from alignment_core.artifacts.source_digest import source_digest
 from alignment_core.config_file import did_you_mean
-from alignment_core.misplaced_plugins import misplaced_plugins
+from alignment_core.discovery.flaws import flaw_of, name_of
+from alignment_core.discovery.misplaced import misplaced_plugins
+from alignment_core.discovery.settings import describe_settings, example_of
 from alignment_core.plugin_api import (
     AlignmentOptimizer,
     Evaluator,
@@ -30,8 +32,6 @@ from alignment_core.plugin_api import (
 )
 from alignment_core.plugin_api.hooks import PROJECT, Hooks
 from alignment_core.plugin_calls import last_lines, summary
-from alignment_core.plugin_flaws import flaw_of, name_of
-from alignment_core.plugin_settings import describe_settings, example_of
 
 KINDS: dict[str, tuple[type, str]] = {
     "optimizer": (AlignmentOptimizer, "alignment_optimizers"),

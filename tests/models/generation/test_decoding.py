@@ -1,6 +1,7 @@
 """How a model is read token by token is tried: whatever is chosen gives the logits of a complete read."""
 
 import logging
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ def test_rows_that_change_each_other_are_read_one_by_one(
     roles = open_roles(save_small("llama", tmp_path))
     forward = roles.model.forward
 
+    @wraps(forward)
     def mixed(*given: Any, **named: Any) -> Any:
         output = forward(*given, **named)
         output.logits = output.logits + output.logits.std(dim=0, keepdim=True, correction=0)

@@ -78,7 +78,7 @@ def test_code_of_a_plugin_that_fails_on_some_settings(install: Install) -> None:
 
 
 def test_evaluator_with_arguments_of_its_own(install: Install) -> None:
-    install("stranger-rude", RUDE.replace("(self, prompt, response)", "(self, response)"))
+    install("stranger-rude", RUDE.replace("(self, prompt, response, facts)", "(self, response)"))
     (problem,) = load_registry().problems
     assert "Polite is not a usable evaluator: its `score` takes (response), but it is called with (prompt" in str(
         problem

@@ -5,6 +5,7 @@ A wait empties the queue of kernels of a GPU, so each one counts. Lower the limi
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,6 @@ import torch
 from engine import CPU
 from labelled import CARD, Ledger, on_a_card
 from runs import OBJECTIVES, Killed, Listener, World, learn, make_world
-from scripts import load_script
 from small_run import small_run
 
 from alignment_core.config_file import load_config
@@ -132,14 +132,24 @@ def test_resumed(world: World, tmp_path: Path) -> None:
     assert resumed.history == whole.history
 
 
-@pytest.mark.parametrize("name", ["ipo", "rloo"])
-def test_example_plugins(tmp_path: Path, name: str) -> None:
-    plugin = load_script(EXAMPLES / f"alignment-{name}" / f"alignment_{name}.py")
-    optimizer: AlignmentOptimizer = getattr(plugin, name.upper())()
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("alignment_zoo.ipo", "IPO"),
+        ("alignment_zoo.tr_dpo", "TRDPO"),
+        ("alignment_zoo.dro", "DRO"),
+        ("alignment_zoo.rmu", "RMU"),
+        ("alignment_reinforce", "ReinforcePlusPlus"),
+    ],
+)
+def test_example_plugins(tmp_path: Path, module: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(EXAMPLES / f"{module.partition('.')[0].replace('_', '-')}")
+    optimizer: AlignmentOptimizer = getattr(importlib.import_module(module), name)()
     run = tiny_run.open_run(optimizer)
     with checked_card() as card:
         card.move(run.roles.model)
         card.move(run.roles.heads)
+        card.move(run.roles.extra)
         run.roles.device = CARD
         tiny_run.train_until_end(optimizer, run, tmp_path)
     assert run.step > 0

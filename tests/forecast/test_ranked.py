@@ -53,7 +53,7 @@ def ranked_run(write: Callable[..., Path], tmp_path: Path) -> Path:
 def test_workload_counts_them(ranked_run: Path, tmp_path: Path, name: str, needed: int) -> None:
     config = load_config(ranked_run, [f"optimizer.name={name}"])
     calls = plan_pipeline(config, load_registry()).calls()
-    work = Workload(calls, preview := DataPreview(calls, tmp_path / "scratch"))
+    work = Workload(calls, preview := DataPreview(calls, tmp_path / "scratch"), width=8)
     prompts = len(preview.older.train.prompts)
     assert prompts > 0
     assert not preview.older.train.preferences

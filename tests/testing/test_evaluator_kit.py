@@ -14,6 +14,7 @@ BUILT_IN = [
     plugin
     for plugin in load_registry().plugins
     if plugin.kind in ("evaluator", "pair_evaluator") and plugin.package == "alignment-flows"
+    if "url" not in plugin.cls.model_fields  # asks a service
 ]
 
 

@@ -137,10 +137,10 @@ def test_command_prints_a_table(name: str) -> None:
 
 
 def test_command_reports_a_plugin_that_is_not_installed() -> None:
-    done = subprocess.run([*ALIGN, "plugins", "check", "dppo"], capture_output=True, text=True, check=False)
+    done = subprocess.run([*ALIGN, "plugins", "check", "kot"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr.startswith("align: NAME: no installed plugin has this name. got dppo, expected one of dpo, ")
-    assert done.stderr.endswith("Did you mean `dpo`?\n")
+    assert done.stderr.startswith("align: NAME: no installed plugin has this name. got kot, expected one of ")
+    assert done.stderr.endswith("Did you mean `kto`?\n")
 
 
 @pytest.mark.ci

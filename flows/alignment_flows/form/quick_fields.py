@@ -14,8 +14,8 @@ from alignment_flows.form.fields import without_bounds, without_null
 from alignment_flows.form.off_tabs import JsonSchema
 from alignment_flows.form.settings import checked_by_name, plugin_tabs
 
-COMMON = ("learning_rate", "epochs")
-"""The settings of every training that the quick form shows."""
+COMMON = ("rollouts", "learning_rate", "epochs")
+"""The settings that the quick form shows of every optimizer that has them."""
 
 OWN = 5
 """How many of an optimizer's own settings the quick form shows, in the order in which its class declares them."""
@@ -39,7 +39,8 @@ class OptimizerTabs:
 def quick_settings(optimizer: type[AlignmentOptimizer]) -> list[str]:
     """Return the names of the settings of an optimizer that the quick form shows."""
     declared = vars(optimizer).get("__annotations__", {})
-    fields = [name for name in optimizer.model_fields if name != "name" and name not in StepSettings.model_fields]
+    shared = {"name", *COMMON, *StepSettings.model_fields}
+    fields = [name for name in optimizer.model_fields if name not in shared]
     own = [*(name for name in declared if name in fields), *(name for name in fields if name not in declared)]
     return ["name", *own[:OWN], *(name for name in COMMON if name in optimizer.model_fields)]
 

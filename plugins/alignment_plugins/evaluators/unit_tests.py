@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -25,6 +25,7 @@ class UnitTests(Evaluator):
 
     model_config = ConfigDict(title="Unit tests")
 
+    example_facts: ClassVar[Facts] = {"tests": "assert True"}
     name: Literal["unit_tests"] = "unit_tests"
     fact: str = "tests"
     """The kept column with the tests: Python code, a list of pieces of Python code that each is one test, or a list of

@@ -270,7 +270,8 @@ def test_out_of_memory_keeps_finished_responses(roles: Roles, monkeypatch: pytes
     assert [list(result.sequence.completion) for result in results] == expected
     assert budget.tokens == 65
     again = len(found) - steps[0]
-    assert steps[:12] == [steps[0]] * 8 + [again] * 4
+    # The row that came second takes the place of a finished one. Places that stay free go with the next step.
+    assert steps[:12] == [steps[0]] * 9 + [again] * 3
     assert sorted(Counter(reported).values()) == [8] * steps[0] + [11] * again
 
 

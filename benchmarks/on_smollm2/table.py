@@ -10,7 +10,7 @@ from statistics import fmean, median
 from typing import Any
 
 from alignment_core.evaluation.win_rate import WinRate, win_rate
-from on_smollm2.cells import OPTIMIZERS, Cell, Data
+from on_smollm2.cells import OPTIMIZERS, Cell, Data, without_seed
 
 NAMES = {"ours": "ours", "trl": "TRL"}
 Lines = Sequence[dict[str, Any]]
@@ -48,13 +48,13 @@ class Found:
 
 def found_in(lines: Lines) -> dict[Data, list[Found]]:
     """Return the results that did not fail by their data without the seed, in the order of the file."""
-    groups: dict[Data, dict[tuple[str, str, tuple[Any, ...]], Found]] = {}
+    groups: dict[Data, dict[str, Found]] = {}
     for line in lines:
         if not line["ok"]:
             continue
-        cell = Cell.from_json(line["cell"])
+        cell = Cell.from_case(line["case"])
         group = groups.setdefault(replace(cell.data, seed=0), {})
-        same = group.setdefault((cell.side, cell.optimizer, tuple(cell.all_settings.items())), Found(cell))
+        same = group.setdefault(without_seed(line["case"]), Found(cell))
         same.lines[cell.data.seed] = line
     return {data: list(group.values()) for data, group in groups.items()}
 
@@ -67,14 +67,11 @@ def share(verdicts: Iterable[float]) -> WinRate | None:
 
 def wins(one: Found, other: Found) -> WinRate | None:
     """Compare two models on the same prompts and seeds; None if they have none in common."""
-    both = sorted(one.lines.keys() & other.lines.keys())
-    pairs = [
-        (a, b)
-        for seed in both
-        for a, b in zip(
-            one.lines[seed]["judged"].get("follows", []), other.lines[seed]["judged"].get("follows", []), strict=True
-        )
-    ]
+    pairs: list[tuple[int, int]] = []
+    for seed in sorted(one.lines.keys() & other.lines.keys()):
+        ours, theirs = (found.lines[seed]["judged"].get("follows") for found in (one, other))
+        if ours and theirs:
+            pairs += zip(ours, theirs, strict=True)
     return win_rate([a - b for a, b in pairs]) if pairs else None
 
 
@@ -91,7 +88,7 @@ def page(lines: Lines) -> str:
         text += section(data, group)
     failed = [line for line in lines if not line["ok"]]
     for line in failed:
-        cell = Cell.from_json(line["cell"])
+        cell = Cell.from_case(line["case"])
         text += [f"Failed: {NAMES[cell.side]} {cell.optimizer}, seed {cell.data.seed}: {line['error']}", ""]
     return "\n".join(text).rstrip() + "\n" + footer(lines)
 

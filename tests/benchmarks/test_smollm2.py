@@ -209,9 +209,11 @@ def test_the_page_shows_every_model_once_with_all_its_seeds() -> None:
     cells = [cell.strip() for cell in ours.strip("|").split("|")]
     assert cells[1] == "0, 1"
     assert cells[3].startswith("75.0 (")  # 6 of 8 follow the rule
-    assert cells[4].startswith("81.2 (")  # 5 wins and 3 ties of 8 against the untouched model
-    assert cells[5].startswith("50.0 (")
-    assert cells[8] == "15"
+    assert cells[4] == "4/4, 2/4"
+    assert cells[5].startswith("81.2 (")  # 5 wins and 3 ties of 8 against the untouched model
+    assert cells[5].endswith("p = 0.062")  # five wins of five: 2 · 0.5^5
+    assert cells[6].startswith("50.0 (")
+    assert cells[9] == "15"
     (compared,) = [row for row in text.splitlines() if row.startswith("| dpo | 1 |")]
     assert "3 / 1 / 0" in compared
     assert "5.0 ×" in compared

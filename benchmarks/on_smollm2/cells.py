@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from hashlib import sha256
 from typing import Any
 
@@ -19,7 +18,7 @@ EQUAL: dict[str, Any] = {
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "untouched": {},
     "sft": {"learning_rate": 2e-4, "batch_size": 8, "epochs": 1},
-    "reward": {"learning_rate": 1e-3, "batch_size": 8, "epochs": 4},
+    "reward": {"learning_rate": 5e-4, "batch_size": 8, "epochs": 2},
     "dpo": {"learning_rate": 1e-3, "batch_size": 8, "epochs": 1, "beta": 0.1},
     "kto": {"learning_rate": 1e-3, "batch_size": 16, "epochs": 1, "beta": 0.1},
     "ppo": {"learning_rate": 1e-3, "rollouts": 5, "rollout_size": 32, "epochs": 2, "kl_coef": 0.05},
@@ -83,13 +82,17 @@ class Cell:
         """Return the name of the folder of its adapter."""
         return f"{self.side}-{self.optimizer}-{sha256(self.case.encode()).hexdigest()[:12]}"
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"settings": [list(setting) for setting in self.settings]}
-
     @classmethod
-    def from_json(cls, found: Mapping[str, Any]) -> Cell:
-        settings = tuple((name, value) for name, value in found["settings"])
-        return cls(Data(**found["data"]), found["side"], found["optimizer"], settings)
+    def from_case(cls, case: str) -> Cell:
+        """Return the cell with this `case`, with all of its settings."""
+        found = json.loads(case)
+        data = Data(**{part.name: found[part.name] for part in fields(Data)})
+        return cls(data, found["side"], found["optimizer"], tuple(found["settings"].items()))
+
+
+def without_seed(case: str) -> str:
+    """Return what the cells of all seeds have in common."""
+    return json.dumps({name: value for name, value in json.loads(case).items() if name != "seed"})
 
 
 def data_name(data: Data) -> str:

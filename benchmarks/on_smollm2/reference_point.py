@@ -16,7 +16,8 @@ from against_trl.world import serve
 
 from alignment_core.plugin_api import Row, StepBatch
 from alignment_core.training.loop import train
-from on_smollm2.ours import ChatModel, objective_of, open_roles, rows_of
+from on_smollm2.chat_model import ChatModel
+from on_smollm2.ours import objective_of, open_roles, rows_of
 from on_smollm2.request import Request, answering
 
 MICRO_BATCH = 8
@@ -59,7 +60,7 @@ def followed(request: Request) -> dict[str, Any]:
             )
             yield batch
 
-    following = type(kind.__name__, (kind,), {"batches": batches, "__annotations__": {}})
+    following: Any = type(kind.__name__, (kind,), {"batches": batches, "__annotations__": {}})
     with tempfile.TemporaryDirectory() as checkpoints:
         train(following.model_validate(objective.model_dump()), run, Path(checkpoints), 1e9)
     return {"steps": steps}

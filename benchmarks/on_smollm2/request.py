@@ -38,7 +38,7 @@ class Request:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "cell": self.cell.to_json(),
+            "case": self.cell.case,
             "base": str(self.base),
             "data_file": str(self.data_file),
             "out": str(self.out),
@@ -49,8 +49,8 @@ class Request:
     @classmethod
     def from_json(cls, found: dict[str, Any]) -> Request:
         reward = None if found["reward"] is None else Path(found["reward"])
-        paths = (Path(found[name]) for name in ("base", "data_file", "out"))
-        return cls(Cell.from_json(found["cell"]), *paths, reward, found["device"])
+        base, data_file, out = (Path(found[name]) for name in ("base", "data_file", "out"))
+        return cls(Cell.from_case(found["case"]), base, data_file, out, reward, found["device"])
 
 
 def answering(answer: Callable[[Request], dict[str, Any]]) -> Callable[..., dict[str, Any]]:

@@ -46,7 +46,7 @@ class Runner:
         if cell.case in self.done:
             return self.done[cell.case]
         began = time.monotonic()
-        line: dict[str, Any] = {"case": cell.case, "device": machine(self.arguments.device), "cell": cell.to_json()}
+        line: dict[str, Any] = {"case": cell.case, "device": machine(self.arguments.device)}
         try:
             line |= self._train(cell) | {"judged": self.ask("judge", cell)}
             line |= {"ok": True, "error": None}

@@ -10,7 +10,7 @@ from statistics import fmean, median
 from typing import Any
 
 from alignment_core.evaluation.win_rate import WinRate, win_rate
-from on_smollm2.cells import OPTIMIZERS, Cell, Data
+from on_smollm2.cells import OPTIMIZERS, Cell, Data, without_seed
 
 NAMES = {"ours": "ours", "trl": "TRL"}
 Lines = Sequence[dict[str, Any]]
@@ -18,10 +18,10 @@ Lines = Sequence[dict[str, Any]]
 ABOUT = """
 Every number is over all seeds. Intervals are exact (Clopper–Pearson, 95 %) and treat the answers of several seeds as
 independent. *Follows the rule* is the share of answers to held-out instructions that do. *Wins* compares each answer
-with that of the untouched model to the same prompt, drawn with the same noise; a tie is half a win. *Held-out pairs* is
-the share of correctly ordered held-out comparisons, by the implicit reward or by the reward model's score. KL is from
-the untouched model, in nats per answer. CPU seconds and peak memory (of the process) are those of the training, means
-over the seeds.
+with that of the untouched model to the same prompt, drawn with the same noise; a tie is half a win, which makes the
+interval conservative, and p is that of the two-sided exact sign test without ties. *Held-out pairs* is the share of
+correctly ordered held-out comparisons, by the implicit reward or by the reward model's score. KL is from the untouched
+model, in nats per answer. CPU seconds and peak memory (of the process) are those of the training, means over the seeds.
 """.strip()
 
 
@@ -48,13 +48,13 @@ class Found:
 
 def found_in(lines: Lines) -> dict[Data, list[Found]]:
     """Return the results that did not fail by their data without the seed, in the order of the file."""
-    groups: dict[Data, dict[tuple[str, str, tuple[Any, ...]], Found]] = {}
+    groups: dict[Data, dict[str, Found]] = {}
     for line in lines:
         if not line["ok"]:
             continue
-        cell = Cell.from_json(line["cell"])
+        cell = Cell.from_case(line["case"])
         group = groups.setdefault(replace(cell.data, seed=0), {})
-        same = group.setdefault((cell.side, cell.optimizer, tuple(cell.all_settings.items())), Found(cell))
+        same = group.setdefault(without_seed(line["case"]), Found(cell))
         same.lines[cell.data.seed] = line
     return {data: list(group.values()) for data, group in groups.items()}
 
@@ -67,14 +67,11 @@ def share(verdicts: Iterable[float]) -> WinRate | None:
 
 def wins(one: Found, other: Found) -> WinRate | None:
     """Compare two models on the same prompts and seeds; None if they have none in common."""
-    both = sorted(one.lines.keys() & other.lines.keys())
-    pairs = [
-        (a, b)
-        for seed in both
-        for a, b in zip(
-            one.lines[seed]["judged"].get("follows", []), other.lines[seed]["judged"].get("follows", []), strict=True
-        )
-    ]
+    pairs: list[tuple[int, int]] = []
+    for seed in sorted(one.lines.keys() & other.lines.keys()):
+        ours, theirs = (found.lines[seed]["judged"].get("follows") for found in (one, other))
+        if ours and theirs:
+            pairs += zip(ours, theirs, strict=True)
     return win_rate([a - b for a, b in pairs]) if pairs else None
 
 
@@ -91,7 +88,7 @@ def page(lines: Lines) -> str:
         text += section(data, group)
     failed = [line for line in lines if not line["ok"]]
     for line in failed:
-        cell = Cell.from_json(line["cell"])
+        cell = Cell.from_case(line["case"])
         text += [f"Failed: {NAMES[cell.side]} {cell.optimizer}, seed {cell.data.seed}: {line['error']}", ""]
     return "\n".join(text).rstrip() + "\n" + footer(lines)
 
@@ -125,8 +122,8 @@ def section(data: Data, group: Sequence[Found]) -> list[str]:
 
 def table(group: Sequence[Found]) -> list[str]:
     columns = (
-        "model", "seeds", "settings", "follows the rule, %", "wins over the untouched, %", "held-out pairs, %",
-        "KL", "tokens", "CPU, s", "peak, MiB",
+        "model", "seeds", "settings", "follows the rule, %", "answers by seed", "wins over the untouched, %",
+        "held-out pairs, %", "KL", "tokens", "CPU, s", "peak, MiB",
     )  # fmt: skip
     text = [f"| {' | '.join(columns)} |", "|" + " --- |" * len(columns)]
     untouched = next((found for found in group if found.cell.optimizer == "untouched"), None)
@@ -135,10 +132,18 @@ def table(group: Sequence[Found]) -> list[str]:
         name = "untouched" if found is untouched else f"{cell.optimizer}, {NAMES[cell.side]}"
         won = None if untouched is None or found is untouched else wins(found, untouched)
         cells = (
-            name, ", ".join(map(str, sorted(found.lines))), shown_settings(cell), percent(share(found.all("follows"))),
-            percent(won), percent(share(found.all("ordered"))), number(found.mean("kl"), 2),
-            number(found.mean("length"), 1), number(found.mean("cpu"), 0), number(found.mean("peak"), 0, 2**20),
-        )  # fmt: skip
+            name,
+            ", ".join(map(str, sorted(found.lines))),
+            shown_settings(cell),
+            percent(share(found.all("follows"))),
+            by_seed(found),
+            "–" if won is None else f"{percent(won)}, {p_value(won)}",
+            percent(share(found.all("ordered"))),
+            number(found.mean("kl"), 2),
+            number(found.mean("length"), 1),
+            number(found.mean("cpu"), 0),
+            number(found.mean("peak"), 0, 2**20),
+        )
         text.append(f"| {' | '.join(cells)} |")
     return text
 
@@ -152,14 +157,14 @@ def against_trl(group: Sequence[Found]) -> list[str]:
             continue
         won, faster = wins(ours, theirs[0]), ratio(theirs[0], ours, "cpu")
         memory, added = ratio(ours, theirs[0], "peak"), ratio(ours, theirs[0], "peak_above_model")
-        verdict = "–" if won is None else f"{won.wins} / {won.ties} / {won.losses} (p = {won.p_value:.2f})"
+        verdict = "–" if won is None else f"{won.wins} / {won.ties} / {won.losses}, {p_value(won)}"
         cells = (
             ours.cell.optimizer, str(len(ours.lines.keys() & theirs[0].lines.keys())), percent(won), verdict,
             f"{faster:.1f} ×", f"{memory:.0%}", f"{added:.0%}",
         )  # fmt: skip
         rows.append(f"| {' | '.join(cells)} |")
     columns = (
-        "optimizer", "seeds", "wins of ours, %", "won / tied / lost (sign test)", "speedup, CPU time",
+        "optimizer", "seeds", "wins of ours, %", "won / tied / lost", "speedup, CPU time",
         "peak memory, ours / TRL", "above the loaded models, ours / TRL",
     )  # fmt: skip
     return [f"| {' | '.join(columns)} |", "|" + " --- |" * len(columns), *rows] if rows else []
@@ -170,8 +175,18 @@ def shown_settings(cell: Cell) -> str:
     return ", ".join(f"{name} {cell.all_settings[name]:g}" for name in names) or "–"
 
 
+def by_seed(found: Found) -> str:
+    """Return how many answers follow the rule, for each seed."""
+    counts = [line["judged"].get("follows", []) for _, line in sorted(found.lines.items())]
+    return ", ".join(f"{sum(count)}/{len(count)}" for count in counts if count) or "–"
+
+
 def percent(rate: WinRate | None) -> str:
     return "–" if rate is None else f"{100 * rate.rate:.1f} ({100 * rate.low:.1f}–{100 * rate.high:.1f})"
+
+
+def p_value(rate: WinRate) -> str:
+    return "p < 0.001" if rate.p_value < 0.001 else f"p = {rate.p_value:.3f}"
 
 
 def number(value: float | None, digits: int, unit: float = 1) -> str:

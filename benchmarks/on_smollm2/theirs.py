@@ -163,8 +163,9 @@ def ppo_trainer(request: Request, out: str) -> tuple[Any, Meter]:
     value.requires_grad_(False)
     inject_adapter_in_model(lora(cell), value)
     value.score.requires_grad_(True)
-    for weight in filter(lambda weight: weight.requires_grad, value.parameters()):
-        weight.data = weight.data.float()
+    for name, weight in value.named_parameters():
+        if "lora_" in name:  # float32 as in peft's own models; the head stays as TRL calls it, without autocast
+            weight.data = weight.data.float()
     warm_up(policy)
     meter = Meter()
     ids = [tokenizer(Texts(tokenizer).prompt(pair.prompt))["input_ids"] for pair in request.data.pairs]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,7 +11,7 @@ from typing import Any
 
 import pytest
 from gpu_cases.results_file import ResultsFile
-from on_smollm2.cells import Cell, Data, data_name
+from on_smollm2.cells import OPTIMIZERS, Cell, Data, data_name, without_seed
 from on_smollm2.data_sets import _one_turn, split
 from on_smollm2.opening_rule import Comparison, comparisons, follows, strangers, thumbs
 from on_smollm2.reference_point import cut_in_parts
@@ -98,17 +97,29 @@ def test_reference_points_are_cut_off_at_0_in_each_micro_batch() -> None:
 # --- cells and resuming -------------------------------------------------------------------------------------------
 
 
-def test_a_cell_survives_json_and_is_named_by_everything_that_determines_it() -> None:
+def test_a_cell_is_named_by_everything_that_determines_it_and_found_by_its_name() -> None:
     cell = Cell(DATA, "ours", "dpo", (("beta", 0.3),))
-    again = Cell.from_json(json.loads(json.dumps(cell.to_json())))
-    assert again == cell
-    assert again.case == cell.case
+    again = Cell.from_case(cell.case)
+    assert (again.case, again.folder, again.data) == (cell.case, cell.folder, cell.data)
+    assert again.all_settings == cell.all_settings
     others = [Cell(DATA, "trl", "dpo", (("beta", 0.3),)), Cell(DATA, "ours", "dpo"), Cell(DATA, "ours", "kto")]
     assert len({cell.case, *(other.case for other in others)}) == 4
     assert len({cell.folder, *(other.folder for other in others)}) == 4
     # A default that is named is the same cell.
     assert Cell(DATA, "ours", "dpo", (("beta", 0.1),)).case == Cell(DATA, "ours", "dpo").case
     assert data_name(DATA) != data_name(replace(DATA, seed=1))
+
+
+def test_seeds_are_grouped_and_other_settings_are_not() -> None:
+    one, other = Cell(DATA, "ours", "dpo"), Cell(replace(DATA, seed=1), "ours", "dpo")
+    assert without_seed(one.case) == without_seed(other.case)
+    assert without_seed(one.case) != without_seed(Cell(DATA, "ours", "dpo", (("beta", 0.3),)).case)
+
+
+def test_the_name_of_ppo_contains_the_settings_of_its_reward_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = Cell(DATA, "ours", "ppo").case
+    monkeypatch.setitem(OPTIMIZERS, "reward", OPTIMIZERS["reward"] | {"epochs": 9})
+    assert Cell(DATA, "ours", "ppo").case != before
 
 
 class Counting(Runner):
@@ -149,14 +160,14 @@ def test_a_finished_cell_is_not_run_again_and_a_failed_one_is(tmp_path: Path) ->
 def line(side: str, optimizer: str, seed: int, follows: list[int], **values: Any) -> dict[str, Any]:
     cell = Cell(replace(DATA, seed=seed), side, optimizer)
     judged = {"follows": follows, "kl": 1.5, "length": 20.0, "ordered": [1.0, 0.5, 0.0]}
-    about = {"case": cell.case, "device": "CPU", "cell": cell.to_json(), "ok": True, "error": None}
+    about = {"case": cell.case, "device": "CPU", "ok": True, "error": None}
     cost = {"cpu": 10.0, "peak": 2**30, "peak_above_model": 2**29, "date": "2026-11-30T00:00:00"}
     return {**about, **cost, "judged": judged, **values}
 
 
 def found(*lines: dict[str, Any]) -> Found:
-    kept = Found(Cell.from_json(lines[0]["cell"]))
-    kept.lines = {one["cell"]["data"]["seed"]: one for one in lines}
+    kept = Found(Cell.from_case(lines[0]["case"]))
+    kept.lines = {Cell.from_case(one["case"]).data.seed: one for one in lines}
     return kept
 
 
@@ -181,6 +192,7 @@ def test_models_are_compared_on_the_same_prompts_of_the_seeds_that_both_have() -
     assert ratio(theirs, ours, "cpu") == 4.0
     assert ratio(ours, theirs, "peak") == 0.5
     assert wins(ours, found(line("trl", "dpo", 2, [1]))) is None
+    assert wins(ours, found(line("trl", "dpo", 0, []))) is None  # a reward model answers nothing
 
 
 def test_the_page_shows_every_model_once_with_all_its_seeds() -> None:
@@ -197,9 +209,11 @@ def test_the_page_shows_every_model_once_with_all_its_seeds() -> None:
     cells = [cell.strip() for cell in ours.strip("|").split("|")]
     assert cells[1] == "0, 1"
     assert cells[3].startswith("75.0 (")  # 6 of 8 follow the rule
-    assert cells[4].startswith("81.2 (")  # 5 wins and 3 ties of 8 against the untouched model
-    assert cells[5].startswith("50.0 (")
-    assert cells[8] == "15"
+    assert cells[4] == "4/4, 2/4"
+    assert cells[5].startswith("81.2 (")  # 5 wins and 3 ties of 8 against the untouched model
+    assert cells[5].endswith("p = 0.062")  # five wins of five: 2 · 0.5^5
+    assert cells[6].startswith("50.0 (")
+    assert cells[9] == "15"
     (compared,) = [row for row in text.splitlines() if row.startswith("| dpo | 1 |")]
     assert "3 / 1 / 0" in compared
     assert "5.0 ×" in compared

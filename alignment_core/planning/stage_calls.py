@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from alignment_core.artifacts import Artifact, key_of
+from alignment_core.artifacts.layout import described
 from alignment_core.config import DataConfig, LoraConfig, PipelineConfig
 from alignment_core.data.rendering.builtin_templates import TEMPLATE_DATE
 from alignment_core.data.sources.inputs import check_hub, find_inputs
@@ -155,7 +156,7 @@ class StageCalls:
             config["plugins"] = plugins
         inputs = {"sources": [source.model_dump(mode="json") for source in data.sources]}
         call = self.call("ingest", config, {}, name=name, inputs=inputs)
-        if not (self.config.store / call.stage / call.key).is_dir():
+        if described(self.config.store / call.stage / call.key) is None:
             for source in data.sources:
                 if is_hub(source.path):
                     check_hub(source, self.registry.formats())

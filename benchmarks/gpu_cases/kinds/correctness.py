@@ -70,6 +70,9 @@ def gradients(place: Place, task: str) -> Result:
         expected, wanted = _step(objective, cpu, _batch(objective, cpu))
         if task == "ppo":  # learn from the same rollout: in bf16, another token may be drawn
             card.state = copy.deepcopy(cpu.state)
+            assert cpu.rewarded_by is not None
+            assert card.rewarded_by is not None
+            card.rewarded_by.units = dict(cpu.rewarded_by.units)
         batch = _batch(objective, card)
         metrics, got = _step(objective, card, batch)
         card.budget.tokens = sum(len(s.ids) for row in batch.rows for s in row_sequences(row)) // 2

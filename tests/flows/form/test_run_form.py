@@ -70,7 +70,7 @@ def test_every_setting_of_every_optimizer_is_a_field_of_its_tab_only(interface: 
                 continue
             shown = field.text.replace(JOINER, "")
             texts = expected_texts(info)
-            if name in plugin.cls.evaluators:  # null is the tab `Off`
+            if name in (*plugin.cls.evaluators, *plugin.cls.pair_evaluators):  # null is the tab `Off`
                 texts = [text.replace("null:", "Off:").replace("default None", "default off") for text in texts]
             assert all(text in shown for text in texts), (name, shown, texts)
             # The deployment sets other values for DPO, the optimizer that it selects.

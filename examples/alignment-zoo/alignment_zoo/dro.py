@@ -31,8 +31,8 @@ class DRO(AlignmentOptimizer):
     model_config = ConfigDict(title="DRO")
 
     name: Literal["dro"] = "dro"
-    tau: float = Field(0.1, gt=0)
-    """Strength of the KL penalty, in units of the reward, which is 1 for a liked and 0 for a disliked response."""
+    kl_coef: float = Field(0.1, gt=0)
+    """τ, the weight of the KL penalty, in units of the reward, which is 1 for a liked and 0 for a disliked response."""
 
     def needs(self) -> Needs:
         return Needs(feedback=True, reference=True)
@@ -52,9 +52,9 @@ class DRO(AlignmentOptimizer):
         # The state at the last token of the prompt, with that token as the only one of the completion.
         states = run.reference.hidden([TokenSequence(each.prompt, each.start - 1) for each in sequences])[:, 0]
         values = states @ run.parameters["value_weight"] + run.parameters["value_bias"]
-        per_row = micro.values("weight") * dro(rewards, values, ratios, tau=self.tau)
+        per_row = micro.values("weight") * dro(rewards, values, ratios, tau=self.kl_coef)
         rows = micro.denominators["rows"]
-        metrics = {"value": values.sum() / rows, "reward": (self.tau * ratios).sum() / rows}
+        metrics = {"value": values.sum() / rows, "reward": (self.kl_coef * ratios).sum() / rows}
         return LossOutput(per_row.sum() / rows, metrics)
 
 

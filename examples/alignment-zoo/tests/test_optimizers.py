@@ -99,7 +99,7 @@ def test_dro_reads_the_value_at_the_end_of_the_prompt():
         denominators={"rows": 2.0},
     )
     # The value is 0.1 + 0.1 + 0.05 = 0.25, and the error 1 - 0.25 - 0.1 · 2. It counts as 3 votes in a step of 2 rows.
-    assert float(DRO(tau=0.1).loss(run, micro).loss) == pytest.approx(3 * 0.55**2 / 2 / 2)
+    assert float(DRO(kl_coef=0.1).loss(run, micro).loss) == pytest.approx(3 * 0.55**2 / 2 / 2)
     assert asked == [TokenSequence((7, 8), 1)]
 
 
@@ -150,3 +150,9 @@ CHECKED = {"tr_dpo": {"every": 2}, "spin": {"epochs": 2}}
 @pytest.mark.parametrize("optimizer", alignment_zoo.alignment_optimizers(), ids=lambda each: each.__name__)
 def test_conformance(optimizer):
     check(optimizer, **CHECKED.get(optimizer.model_fields["name"].default, {})).assert_passed()
+
+
+def test_forms_can_tell_the_optimizers_apart() -> None:
+    """Prefect's pages choose the tab of a form by the names of its settings, so no two may have the same."""
+    optimizers = alignment_zoo.alignment_optimizers()
+    assert len({frozenset(optimizer.model_fields) for optimizer in optimizers}) == len(optimizers)

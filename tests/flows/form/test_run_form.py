@@ -171,7 +171,7 @@ ODD = '''
 from enum import Enum
 from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
-from alignment_core.plugin_api import AlignmentOptimizer, hookimpl
+from alignment_core.plugin_api import AlignmentOptimizer, Needs, hookimpl
 
 class Norm(Enum):
     TOKEN = "token"
@@ -193,6 +193,7 @@ class Odd(AlignmentOptimizer):
     words: list[str] = Field(["please", "thanks"], description="A list.")
     clip: Clip = Field(Clip(), description="A group.")
 
+    def needs(self): return Needs(preferences=True)
     def batches(self, run): ...
     def loss(self, run, micro): ...
 

@@ -12,7 +12,7 @@ from alignment_core.plugin_api import AlignmentOptimizer
 from alignment_core.registry import load_registry
 from alignment_flows.form.fields import without_bounds, without_null
 from alignment_flows.form.off_tabs import JsonSchema
-from alignment_flows.form.settings import checked_by_name, plugin_tabs
+from alignment_flows.form.settings import checked_by_name, plugin_tabs, settings_at_start
 
 COMMON = ("rollouts", "learning_rate", "epochs")
 """The settings that the quick form shows of every optimizer that has them."""
@@ -31,8 +31,7 @@ class OptimizerTabs:
         classes = {plugin.name: plugin.cls for plugin in registry.plugins if plugin.kind == "optimizer"}
         drawn = {name: without_bounds(tab, handler.resolve_ref_schema) for name, tab in complete.items()}
         tabs = [_short(tab, classes[name]) for name, tab in drawn.items()]
-        # As in the complete form: a tab that has all settings of another one comes after it.
-        shown: JsonSchema = {"anyOf": sorted(tabs, key=lambda tab: len(tab["properties"]))}
+        shown: JsonSchema = {"anyOf": sorted(tabs, key=settings_at_start)}
         return {**shown, **checked_by_name(complete, shown, lambda schema: schema)}
 
 

@@ -79,9 +79,17 @@ def run_name() -> str:
 def plugin_tabs(registry: Registry, kind: str, handler: GetJsonSchemaHandler) -> dict[str, JsonSchema]:
     """Return the schema of each installed plugin of this kind by name."""
     tabs = {plugin.name: _tab(plugin, handler) for plugin in registry.plugins if plugin.kind == kind}
-    # A form opens the first tab that matches most of the given settings. Tabs with fewer settings must come first, or
-    # the form could never open a plugin whose settings are a subset of another plugin's.
-    return dict(sorted(tabs.items(), key=lambda item: len(item[1]["properties"])))
+    return dict(sorted(tabs.items(), key=lambda item: settings_at_start(item[1])))
+
+
+def settings_at_start(tab: JsonSchema) -> tuple[int, int]:
+    """Return the key to sort tabs by: how many of its settings have a value at the start, and how many there are.
+
+    A form opens the first tab that has most of the given settings. A setting whose default is null is not given. With
+    fewer settings first, a plugin whose settings are a subset of another plugin's can be opened, too.
+    """
+    fields = tab["properties"].values()
+    return sum(field.get("default") is not None for field in fields), len(fields)
 
 
 def _weighted(evaluators: Mapping[str, JsonSchema]) -> dict[str, JsonSchema]:

@@ -9,28 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from strangers import HINGE
 
 ALIGN = [sys.executable, "-c", "from alignment_flows.cli.app import main; main()"]
 
-GOOD = """
-    from typing import ClassVar, Literal
-    from pydantic import Field
-    from alignment_core.plugin_api import AlignmentOptimizer, Needs, hookimpl
-
-    class Hinge(AlignmentOptimizer):
-        'Learns by a hinge.'
-        name: Literal["NAME"] = "NAME"
-        slack: float = Field(1.0, gt=0, le=3)
-        '''Width of the hinge.'''
-
-        def needs(self): return Needs(preferences=True)
-        def batches(self, run): yield from ()
-        def loss(self, run, micro): ...
-
-    @hookimpl
-    def alignment_optimizers():
-        return [Hinge]
-"""
+GOOD = HINGE.replace('"hinge"', '"NAME"')
 SLACK = "slack: float = Field(1.0, gt=0, le=3)"
 BROKEN = {
     "import-fails": (

@@ -15,11 +15,11 @@ import torch
 import trl
 from datasets import Dataset
 from peft import LoraConfig
+from steps import Steps
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    TrainerCallback,
 )
 from world import (
     BATCH,
@@ -64,17 +64,6 @@ def dataset_of(folder: Path, task: str, steps: int) -> Dataset:
             ]
         )
     return Dataset.from_list([{name: text(r[name]) for name in ("prompt", "chosen", "rejected")} for r in rows])
-
-
-class Steps(TrainerCallback):  # type: ignore[misc]
-    def __init__(self, meter: Meter) -> None:
-        self.meter = meter
-
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
-        self.meter.start()
-
-    def on_step_end(self, *_: Any, **__: Any) -> None:
-        self.meter.step()
 
 
 def settings(kind: Any, folder: str, micro: int, steps: int, dtype: torch.dtype, **more: Any) -> Any:

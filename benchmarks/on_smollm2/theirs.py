@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import trl
+from against_trl.steps import Steps
 from against_trl.world import serve
 from datasets import Dataset
 from peft import AutoPeftModelForSequenceClassification, LoraConfig, inject_adapter_in_model
@@ -19,7 +20,6 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    TrainerCallback,
     set_seed,
 )
 
@@ -32,19 +32,6 @@ MICRO_BATCH = 8
 """Rows per micro-batch: TRL's default."""
 PAD = "<|endoftext|>"
 """SmolLM2's own padding token is its end token, which TRL's PPO would take for the end of every prompt."""
-
-
-class Steps(TrainerCallback):  # type: ignore[misc]
-    """Notifies the meter of the start of training and of each optimizer step."""
-
-    def __init__(self, meter: Meter) -> None:
-        self.meter = meter
-
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
-        self.meter.start()
-
-    def on_step_end(self, *_: Any, **__: Any) -> None:
-        self.meter.step()
 
 
 class Texts:

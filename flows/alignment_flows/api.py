@@ -4,12 +4,14 @@ Everything here is exported by `alignment_flows`. Importing this module loads ne
 """
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignment_core.artifacts import PRODUCTION, Artifact, ArtifactStore, catalogue
+from alignment_core.artifacts.models import Standing, find_model
 from alignment_core.config import ModelConfig, PipelineConfig
 from alignment_core.config_file import check_config, load_config
 from alignment_core.execution.stage import Runtime, StageCall
@@ -259,14 +261,14 @@ def open_artifact(reference: str, store: Path = STORE) -> Artifact:
     """Return an artifact of the store; its `path` is the folder and `manifest()` describes it.
 
     Args:
-        reference: an alias such as `production`, a key, a key prefix, or `latest` for the newest model.
+        reference: an alias such as `production`, the name of a run for its newest aligned model, a key, a key prefix,
+            or `latest` for the newest aligned model.
         store: folder of the artifact store.
 
     Raises:
         ArtifactError: no artifact, or more than one, matches.
     """
-    kinds = catalogue.PROMOTABLE if reference == catalogue.LATEST else ()
-    return catalogue.resolve(ArtifactStore(store), reference, kinds).artifact
+    return catalogue.resolve(ArtifactStore(store), reference).artifact
 
 
 def load_model(reference: str = PRODUCTION, store: Path = STORE, device: str = "auto") -> "LoadedModel":
@@ -283,8 +285,7 @@ def load_model(reference: str = PRODUCTION, store: Path = STORE, device: str = "
     """
     from alignment_core.inference.loaded_model import LoadedModel
 
-    entry = catalogue.resolve(ArtifactStore(store), reference, catalogue.PROMOTABLE)
-    return LoadedModel.open(Path(store), entry.artifact.key, device)
+    return LoadedModel.open(Path(store), find_model(ArtifactStore(store), reference).key, device)
 
 
 def export(
@@ -311,9 +312,17 @@ def export(
     Raises:
         AlignmentError: a problem with the artifact, its base model, the target or the folder.
     """
-    key = catalogue.resolve(ArtifactStore(store), reference, catalogue.PROMOTABLE).artifact.key
+    model = find_model(ArtifactStore(store), reference)
+    if model.standing in (Standing.UNALIGNED, Standing.REFUSED):
+        warnings.warn(str(model.warning), stacklevel=2)
     place = None if out is None else Path(out).absolute()
     request = Request(
-        store=Path(store).absolute(), key=key, target=to, place=place, repo=repo, private=private, quantize=quantize
+        store=Path(store).absolute(),
+        key=model.key,
+        target=to,
+        place=place,
+        repo=repo,
+        private=private,
+        quantize=quantize,
     )
     return export_model(request)

@@ -1,18 +1,15 @@
 """`align promote`, `align rollback` and `align artifacts`: the artifact store and its aliases."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
-from warnings import catch_warnings, simplefilter
 
 import typer
 
 from alignment_core.config import PipelineConfig
-from alignment_flows.cli.command import AsJson, command
+from alignment_flows.cli.command import AsJson, Model, command, warnings_last
 
 Store = Annotated[Path, typer.Option(help="Folder of the artifact store.")]
-Reference = Annotated[str, typer.Argument(metavar="ARTIFACT", help="A key, a key prefix, an alias, or `latest`.")]
+Reference = Annotated[str, typer.Argument(metavar="ARTIFACT", help="As for `align promote`, or any artifact's key.")]
 Alias = Annotated[str, typer.Option(help="Alias to change.")]
 Reason = Annotated[str, typer.Option(help="Reason, recorded in the alias's history.")]
 
@@ -31,17 +28,20 @@ def add_to(app: typer.Typer) -> None:
 
 @command
 def promote(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A key, a key prefix, an alias, or `latest`.")],
+    model: Model,
     alias: Alias = "production",
     reason: Reason = "by hand",
     store: Store = STORE,
     as_json: AsJson = False,
 ) -> None:
-    """Give a trained model an alias. Undo with `align rollback`."""
+    """Give a trained model an alias. Undo with `align rollback`.
+
+    `latest` is promoted only if it passed the gate. Any other model is named by its run or key, and is warned about.
+    """
     from alignment_flows.cli.show_store import show_change
     from alignment_flows.serve import alias_changes
 
-    with _problems_last():
+    with warnings_last():
         show_change(alias, alias_changes.promote(model, alias, reason=reason, store=store), as_json=as_json)
 
 
@@ -53,7 +53,7 @@ def rollback(
     from alignment_flows.cli.show_store import show_change
     from alignment_flows.serve import alias_changes
 
-    with _problems_last():
+    with warnings_last():
         show_change(alias, alias_changes.rollback(alias, reason=reason, store=store), as_json=as_json)
 
 
@@ -103,7 +103,7 @@ def lineage(artifact: Reference, store: Store = STORE, as_json: AsJson = False) 
 def verify(
     artifact: Annotated[
         str | None,
-        typer.Argument(metavar="[ARTIFACT]", help="A key, a key prefix, an alias, or `latest`. Default: all."),
+        typer.Argument(metavar="[ARTIFACT]", help="As for `align promote`, or any artifact's key. Default: all."),
     ] = None,
     store: Store = STORE,
     as_json: AsJson = False,
@@ -136,13 +136,3 @@ def prune(
 
     items = prune(ArtifactStore(store), older_than_seconds=older_than * DAYS, dry_run=dry_run)
     show_pruned(items, dry_run=dry_run, as_json=as_json)
-
-
-@contextmanager
-def _problems_last() -> Iterator[None]:
-    """Print the API's warnings below what the command prints."""
-    with catch_warnings(record=True) as problems:
-        simplefilter("always")
-        yield
-    for problem in problems:
-        typer.echo(f"align: {problem.message}", err=True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alignment_core.advice import advise
 from alignment_core.artifacts import PRODUCTION, Artifact, ArtifactStore, catalogue
 from alignment_core.artifacts.models import Standing, find_model
 from alignment_core.config import ModelConfig, PipelineConfig
@@ -26,6 +27,7 @@ from alignment_core.models.base.gguf_file import names_gguf
 from alignment_core.planning.pipeline import Plan, plan_pipeline
 from alignment_core.planning.retrain import TooFewVotes, plan_retrain
 from alignment_core.planning.unpacked_base import unpacked_base
+from alignment_core.plugin_api import Advice
 from alignment_core.registry import load_registry
 from alignment_flows.serve.local import (
     FinishedRun,
@@ -65,6 +67,19 @@ class PlannedRun:
     def to_build(self) -> list[str]:
         """Names of the stages that would be built."""
         return [name for name, artifact in self.found.items() if artifact is None]
+
+    def advice(self) -> list[Advice]:
+        """Return what the data and the settings give reason to change before anything is trained."""
+        forecast, optimize = self.forecast, self.calls["optimize"]
+        metrics: dict[str, dict[str, Any]] = {
+            name: artifact.manifest().metrics for name, artifact in self.found.items() if artifact is not None
+        }
+        metrics.setdefault("ingest", {"rows": {"held_out": forecast.held_out}, "raters": forecast.raters})
+        prompts = min(self.settings.evaluation.max_prompts, forecast.held_out["prompts"])
+        metrics.setdefault("evaluate", {"prompts": prompts})
+        if (predicted := forecast.stages.get("optimize")) is not None:
+            metrics["optimize"] = {"steps": predicted.steps}
+        return advise(metrics, load_registry().optimizer(optimize.config["optimizer"]))
 
     def check_memory(self) -> None:
         """Check that every stage fits into the available memory.

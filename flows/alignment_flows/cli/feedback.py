@@ -114,7 +114,7 @@ def retrain(config: ConfigFile, changes: Changes = None, as_json: AsJson = False
     if isinstance(done, TooFewVotes):
         show_skipped(str(done), as_json=as_json)
     else:
-        show_run(done, as_json=as_json)
+        show_run(done, config, as_json=as_json)
 
 
 @feedback_app.command("show")

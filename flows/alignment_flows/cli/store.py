@@ -1,4 +1,4 @@
-"""`align promote`, `align rollback` and `align artifacts`: the artifact store and its aliases."""
+"""`align runs`, `align promote`, `align rollback` and `align artifacts`: the artifact store and its aliases."""
 
 from pathlib import Path
 from typing import Annotated
@@ -23,6 +23,7 @@ def add_to(app: typer.Typer) -> None:
     """Add these commands to `align`."""
     app.command("promote")(promote)
     app.command("rollback")(rollback)
+    app.command("runs")(runs)
     app.add_typer(artifacts_app, name="artifacts")
 
 
@@ -55,6 +56,17 @@ def rollback(
 
     with warnings_last():
         show_change(alias, alias_changes.rollback(alias, reason=reason, store=store), as_json=as_json)
+
+
+@command
+def runs(store: Store = STORE, as_json: AsJson = False) -> None:
+    """List the runs of a store, those with the highest win rate first, with the settings in which they differ."""
+    from alignment_core.artifacts import ArtifactStore
+    from alignment_core.outcome.leaderboard import leaderboard
+    from alignment_flows.cli.show_runs import show_runs
+
+    opened = ArtifactStore(store)
+    show_runs(opened, leaderboard(opened), as_json=as_json)
 
 
 @artifacts_app.command("list")

@@ -122,7 +122,7 @@ def _few_steps(metrics: Metrics, closer: str) -> Found:
     steps = of(metrics, "optimize", "steps")
     if steps is not None and steps < FEW_STEPS:
         yield (
-            f"the optimizer {'makes' if 'loss' not in metrics['optimize'] else 'made'} only {steps:.0f} steps",
+            f"the optimizer {'makes' if 'loss' not in metrics['optimize'] else 'made'} only {counted(int(steps), 'step')}",
             "warm-up and decay of the learning rate fill most of the training, so that little is learned",
             "add data, raise `optimizer.epochs`, or lower `optimizer.batch_size`",
         )

@@ -31,9 +31,9 @@ def promote(reference: str, alias: str = PRODUCTION, *, reason: str = "by hand",
     check_exists(opened.root)
     before = opened.aliases.current(alias)
     change, model = models.promote(opened, reference, alias, by=account_name(), reason=reason)
+    _tell(opened, alias, change, new=change != before)
     if model.warning is not None:
         warnings.warn(model.warning, stacklevel=2)
-    _tell(opened, alias, change, new=change != before)
     return change
 
 

@@ -35,7 +35,7 @@ class Runner:
 
     def __init__(self, arguments: argparse.Namespace, results: ResultsFile) -> None:
         self.arguments, self.results = arguments, results
-        self.work: Path = arguments.work
+        self.work: Path = arguments.work.resolve()  # the processes work in another folder
         self.base = unpacked(arguments.base, self.work)
         self.done = {line["case"]: line for line in results.read() if line["ok"]}
         self._model: ChatModel | None = None

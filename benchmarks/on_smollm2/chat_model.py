@@ -20,7 +20,7 @@ from alignment_core.progress import Silent
 from alignment_core.training.rewards import Rewards
 from alignment_core.training.rows import Rows, Vocabulary
 from alignment_core.training.run import Run
-from on_smollm2.opening_rule import Comparison, Thumb, strangers
+from on_smollm2.rules import Comparison, Thumb, strangers
 
 MAX_LENGTH = 256
 

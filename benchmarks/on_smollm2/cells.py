@@ -21,12 +21,12 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
     "reward": {"learning_rate": 5e-4, "batch_size": 8, "epochs": 2},
     "dpo": {"learning_rate": 1e-3, "batch_size": 8, "epochs": 1, "beta": 0.1},
     "kto": {"learning_rate": 1e-3, "batch_size": 16, "epochs": 1, "beta": 0.1},
-    "ppo": {"learning_rate": 1e-3, "rollouts": 5, "rollout_size": 32, "epochs": 2, "kl_coef": 0.05},
+    "ppo": {"learning_rate": 1e-3, "rollouts": 5, "rollout_size": 32, "epochs": 2, "kl_coef": 0.02},
     "grpo": {
-        "learning_rate": 1e-3, "rollouts": 5, "rollout_size": 32, "samples": 4, "epochs": 2, "kl_coef": 0.05
+        "learning_rate": 1e-3, "rollouts": 5, "rollout_size": 32, "samples": 4, "epochs": 2, "kl_coef": 0.02
     },
     "rloo": {
-        "learning_rate": 1e-3, "rollouts": 5, "rollout_size": 32, "samples": 4, "epochs": 2, "kl_coef": 0.05
+        "learning_rate": 1e-3, "rollouts": 5, "rollout_size": 32, "samples": 4, "epochs": 2, "kl_coef": 0.02
     },
     "online_dpo": {
         "learning_rate": 1e-3, "rollouts": 5, "rollout_size": 32, "samples": 4, "epochs": 2, "beta": 0.1

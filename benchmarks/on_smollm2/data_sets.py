@@ -21,7 +21,7 @@ WORDS = 14
 """Longest instruction in words."""
 ANSWERS = 4
 """Answers that are sampled per prompt, of which at most two are compared."""
-SPARE = 1.6
+SPARE = {"opening": 1.6, "commas": 1.6, "ends": 2.9}
 """Prompts per comparison: not every prompt has answers of both kinds."""
 
 
@@ -76,7 +76,7 @@ def split(prompts: list[str], train: int, judged: int) -> tuple[list[str], dict[
 def _ruled(data: Data, sampler: Callable[[], ChatModel], shared: Path, work: Path) -> DataSet:
     rows = json.loads((shared / INSTRUCTIONS).read_text())
     short = [row["instruction"] for row in rows if not row["input"] and len(row["instruction"].split()) <= WORDS]
-    train, held_out = split(list(dict.fromkeys(short)), round(SPARE * data.pairs), data.judged)
+    train, held_out = split(list(dict.fromkeys(short)), round(SPARE[data.task] * data.pairs), data.judged)
     judged = held_out[data.split]
     # The held-out comparisons are the same for every seed, with a seed of their own.
     path = work / "data" / f"held-out-{data.task}-{data.split}-{data.judged}-{data.new_tokens}.json"

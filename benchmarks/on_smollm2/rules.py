@@ -42,9 +42,15 @@ def has_no_comma(text: str) -> bool:
     return "," not in text
 
 
+def ends(text: str) -> bool:
+    """Return whether the text ends as a sentence does, and not where the limit of tokens cut it off."""
+    return text.rstrip().endswith((".", "!", "?"))
+
+
 RULES: dict[str, tuple[str, Callable[[str], bool]]] = {
     "opening": ("Opening with a short sentence", opens_short),
     "commas": ("No commas", has_no_comma),
+    "ends": ("Complete within the limit", ends),
 }
 """What each task's rule is called, and whether an answer follows it."""
 

@@ -16,7 +16,7 @@ from on_smollm2.cells import OPTIMIZERS, Cell, Data, data_name, without_seed
 from on_smollm2.data_sets import split
 from on_smollm2.real_data import MATH, TRUTHFUL, divided, gsm8k, harmless, is_right, one_turn, truthful
 from on_smollm2.reference_point import cut_in_parts
-from on_smollm2.rules import Comparison, comparisons, has_no_comma, opens_short, strangers, thumbs
+from on_smollm2.rules import Comparison, comparisons, ends, has_no_comma, opens_short, strangers, thumbs
 from on_smollm2.running import Failed, Runner
 from on_smollm2.table import Found, page, ratio, share, wins
 
@@ -44,6 +44,12 @@ def test_an_answer_follows_the_rule_if_its_first_sentence_has_3_to_12_words(text
 def test_an_answer_without_a_comma_follows_the_other_rule() -> None:
     assert has_no_comma("It is; or not.")
     assert not has_no_comma("It costs 1,000.")
+
+
+def test_an_answer_is_complete_if_it_ends_as_a_sentence_does() -> None:
+    assert ends("It is wet. So is the sea!\n")
+    assert not ends("It is wet. So is the")
+    assert not ends("")
 
 
 def test_comparisons_take_prompts_with_both_kinds_of_answers() -> None:

@@ -21,7 +21,7 @@ WORDS = 14
 """Longest instruction in words."""
 ANSWERS = 4
 """Answers that are sampled per prompt, of which at most two are compared."""
-SPARE = {"opening": 1.6, "commas": 1.6, "ends": 2.9}
+SPARE = {"opening": 1.6, "commas": 1.6, "ends": 3.45}
 """Prompts per comparison: not every prompt has answers of both kinds."""
 
 

@@ -39,7 +39,8 @@ class OnlineDPO(OnPolicyOptimizer):
     """Pairs per optimizer step (a minibatch of the rollout)."""
     beta: float = Field(0.1, gt=0)
     """Strength of the KL penalty. Larger values stay closer to the SFT model."""
-
+    refills: int = Field(0, ge=0)
+    """How often, at most, the prompts whose responses all have the same reward are replaced by new ones."""
     judge: dict[str, Any] | None = None
     """Pair evaluator that compares the responses to a prompt: its `name` and settings. null: the reward decides."""
 
@@ -77,6 +78,9 @@ class OnlineDPO(OnPolicyOptimizer):
 
     def rows_per_rollout(self) -> int:
         return self.rollout_size // self.samples
+
+    def refill_rounds(self) -> int:
+        return self.refills
 
     def experience(self, run: AlignmentRun, sampled: Sampled) -> Experience:
         scores = sampled.grouped(sampled.scores)

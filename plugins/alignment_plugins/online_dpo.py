@@ -35,7 +35,7 @@ class OnlineDPO(OnPolicyOptimizer):
     name: Literal["online_dpo"] = "online_dpo"
     samples: int = Field(4, ge=2)
     """Responses per prompt. The best and the worst of them become a pair."""
-    batch_size: int = Field(8, ge=1)
+    batch_size: int = Field(4, ge=1)
     """Pairs per optimizer step (a minibatch of the rollout)."""
     beta: float = Field(0.1, gt=0)
     """Strength of the KL penalty. Larger values stay closer to the SFT model."""

@@ -80,7 +80,7 @@ class Effect:
 
 
 def scores_of(built: Mapping[str, StageResult], optimizer: Any, score: str) -> tuple[list[float], list[float]]:
-    """Return the scores of the SFT model's and the aligned model's responses, without those that selected the policy."""
+    """Return a score of the responses of the SFT model and of the aligned model to prompts that selected no policy."""
     # The first held-out prompts were used to select it.
     before, after = (
         [line[score] for line in json_lines(built[stage], "responses.jsonl")[optimizer.held_out_prompts :]]

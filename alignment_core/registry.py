@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from alignment_core.config import Settings
 from alignment_core.config_file import did_you_mean, settings_error
 from alignment_core.discovery.installed import Plugin, Problem, find_plugins
+from alignment_core.discovery.settings import choices_of
 from alignment_core.errors import ConfigError, PluginError
 from alignment_core.plugin_api import AlignmentOptimizer, Evaluator, Listener, PairEvaluator, RecordFormat
 from alignment_core.plugin_calls import needs_of, raised
@@ -82,29 +83,25 @@ class Registry:
         return self._make(Evaluator, "evaluator", raw, where)
 
     def evaluators_of(self, optimizer: AlignmentOptimizer) -> dict[str, Evaluator]:
-        """Return the evaluators that the settings of the optimizer select, by setting.
+        """Return the evaluators that the settings of the optimizer choose, by their places (`choices_of`).
 
         Raises:
             PluginError, ConfigError: as for `optimizer`.
         """
-        chosen = {setting: getattr(optimizer, setting) for setting in optimizer.evaluators}
         return {
-            setting: self.evaluator(raw, where=f"optimizer.{setting}")
-            for setting, raw in chosen.items()
-            if raw is not None
+            place: self.evaluator(raw, where=f"optimizer.{place}")
+            for place, raw in choices_of(optimizer, optimizer.evaluators)
         }
 
     def pair_evaluators_of(self, optimizer: AlignmentOptimizer) -> dict[str, PairEvaluator]:
-        """Return the pair evaluators that the settings of the optimizer select, by setting.
+        """Return the pair evaluators that the settings of the optimizer choose, by their places (`choices_of`).
 
         Raises:
             PluginError, ConfigError: as for `optimizer`.
         """
-        chosen = {setting: getattr(optimizer, setting) for setting in optimizer.pair_evaluators}
         return {
-            setting: self._make(PairEvaluator, "pair_evaluator", raw, f"optimizer.{setting}")
-            for setting, raw in chosen.items()
-            if raw is not None
+            place: self._make(PairEvaluator, "pair_evaluator", raw, f"optimizer.{place}")
+            for place, raw in choices_of(optimizer, optimizer.pair_evaluators)
         }
 
     def listener(self, raw: Mapping[str, Any], where: str = "listeners") -> Listener:

@@ -1,10 +1,11 @@
 """Run on-policy optimizers with their defaults on a rule as the reward, with five seeds, in the demo's world.
 
-python benchmarks/rule_vetting.py --store STORE [--optimizers grpo,rloo]
+python benchmarks/rule_vetting.py --store STORE [--optimizers grpo,rloo] [--seeds 1,4 --set learning_rate=5e-4]
 
 Builds the chain (world, SFT, optimizer) for every seed. The reward is the demo's true rule, which says of each response
 whether it is good. There is no reward model. Writes `benchmarks/results/rule_vetting.md`. Cached stages are reused. The
-only optimizer setting that is changed is the response length, which depends on the world.
+only optimizer setting that is changed is the response length, which depends on the world. With some of the seeds or
+other settings, the results are only printed.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 
 from vetting import Effect, environment, inline, markdown_table
 
-from alignment_core.config import PipelineConfig
+from alignment_core.config_file import check_config
 from alignment_core.execution.build import build
 from alignment_core.planning.pipeline import plan_pipeline
 from alignment_core.progress import Silent
@@ -58,9 +59,10 @@ def settings_of(name: str, seed: int, store: Path) -> dict[str, Any]:
     return settings | {"optimizer": {"name": name, **LENGTH}, "isolation": "inline"}
 
 
-def vet(name: str, seed: int, store: Path) -> Vetted:
-    """Build the chain for one optimizer and seed, and measure its effect."""
-    config, registry = PipelineConfig.model_validate(settings_of(name, seed, store)), load_registry()
+def vet(name: str, seed: int, store: Path, changes: Sequence[str] = ()) -> Vetted:
+    """Build the chain for one optimizer and seed, with changes of its defaults, and measure its effect."""
+    own = [f"optimizer.{change}" for change in changes]
+    config, registry = check_config(settings_of(name, seed, store), own), load_registry()
     optimizer: Any = registry.optimizer(config.optimizer)
     calls = plan_pipeline(config, registry).calls()
     built = {
@@ -104,13 +106,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--store", type=Path, required=True, help="folder of the artifact store")
     parser.add_argument("--optimizers", default=",".join(OPTIMIZERS), help="names, separated by commas")
+    parser.add_argument("--seeds", default=",".join(map(str, SEEDS)), help="seeds, separated by commas")
+    parser.add_argument("--set", dest="changes", action="append", default=[], help="another value of a default setting")
     arguments = parser.parse_args()
+    seeds = list(map(int, arguments.seeds.split(",")))
     lines = []
     for optimizer in arguments.optimizers.split(","):
-        for seed in SEEDS:
-            lines.append(vet(optimizer, seed, arguments.store.absolute()))
+        for seed in seeds:
+            lines.append(vet(optimizer, seed, arguments.store.absolute(), arguments.changes))
             print(lines[-1], flush=True)
-    RESULT.write_text(table(lines), encoding="utf-8")
+    if seeds == list(SEEDS) and not arguments.changes:
+        RESULT.write_text(table(lines), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from alignment_core.data.dataset.prompt_index import PromptIndex
@@ -39,7 +40,7 @@ def run(job: Job) -> dict[str, Any]:
     _add_roles(context, needs)
     context.roles.add_parameters(initial_parameters(optimizer, context.roles.width, job.call.config["seed"]))
     cached = read_reference(job.parents["reference"]) if "reference" in job.parents else {}
-    conversations = _Conversations(data, job)
+    conversations = Conversations(data, job.parents)
     rewards = _rewards(job.call.config["reward"], registry, conversations) if needs.reward else None
     training = context.run(_rows(needs, data, job), cached, rewards, needs.snapshots)
     for setting, evaluator in registry.evaluators_of(optimizer).items():
@@ -76,7 +77,7 @@ def _add_roles(context: StageContext, needs: Needs) -> None:
     context.roles.train_only(needs.trained)
 
 
-def _rewards(settings: Mapping[str, Any], registry: Registry, conversations: _Conversations) -> Rewards:
+def _rewards(settings: Mapping[str, Any], registry: Registry, conversations: Conversations) -> Rewards:
     parts = [
         Part(part.label, None if part.evaluator is None else _judge(part.evaluator, conversations), part.weight)
         for part in reward_parts(settings["by"], registry)
@@ -84,12 +85,12 @@ def _rewards(settings: Mapping[str, Any], registry: Registry, conversations: _Co
     return Rewards(parts, normalise=settings["normalise"], clip=settings["clip"])
 
 
-class _Conversations:
+class Conversations:
     """The conversations that responses are to."""
 
-    def __init__(self, data: Dataset, job: Job) -> None:
+    def __init__(self, data: Dataset, folders: Mapping[str, Path]) -> None:
         self._data = data
-        self._index = PromptIndex(*(job.parents[role] for role in DATA if role in job.parents))
+        self._index = PromptIndex(*(folders[role] for role in DATA if role in folders))
 
     def of(self, rollout: Rollout) -> Conversation:
         """Return the conversation before a response.
@@ -110,7 +111,7 @@ class _Conversations:
         return found
 
 
-def _judge(evaluator: Evaluator, conversations: _Conversations) -> Judge:
+def _judge(evaluator: Evaluator, conversations: Conversations) -> Judge:
     """Return a function that scores responses with the evaluator. Their prompts may be from either split."""
 
     def scores(rollouts: Sequence[Rollout]) -> list[float | None]:
@@ -122,7 +123,7 @@ def _judge(evaluator: Evaluator, conversations: _Conversations) -> Judge:
     return scores
 
 
-def _pair_judge(evaluator: PairEvaluator, conversations: _Conversations) -> PairJudge:
+def _pair_judge(evaluator: PairEvaluator, conversations: Conversations) -> PairJudge:
     def preferences(a: Sequence[Rollout], b: Sequence[Rollout]) -> list[float | None]:
         cases = Cases()
         for one, other in zip(a, b, strict=True):

@@ -128,7 +128,7 @@ def test_evaluators_judge_responses_to_any_prompt_of_the_data(config: Path) -> N
     asked = conversations.of(Rollout(Row("own", {}), sequence, True, ""))
     assert [turn["role"] for turn in asked] == ["user"]
     assert asked[0]["content"].startswith("How many are")
-    with pytest.raises(PluginError, match="no record has the prompt of this response, got the row own"):
+    with pytest.raises(PluginError, match=r"no record has the prompt of this response\. got the row own"):
         conversations.of(Rollout(Row("own", {}), TokenSequence((3, 4, 5), 2), True, ""))
 
 

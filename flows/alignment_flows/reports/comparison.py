@@ -14,7 +14,7 @@ from alignment_flows.reports.curves import Curve, read_curves
 START = "sft"
 NORMAL_95 = 1.96
 SAMPLES = 8
-LEARNT_FROM = ("preferences", "feedback", "prompts")
+LEARNT_FROM = ("preferences", "feedback", "demonstrations", "prompts")
 
 
 @dataclass(frozen=True)

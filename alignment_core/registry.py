@@ -120,8 +120,15 @@ class Registry:
         """Return the package, the version and, if installed from source, a digest of the code behind `instance`."""
         return next(plugin for plugin in self.plugins if plugin.cls is type(instance)).identity()
 
-    def _make(self, base: type[Kind], kind: str, raw: Mapping[str, Any], where: str) -> Kind:
+    def _make(self, base: type[Kind], kind: str, raw: Any, where: str) -> Kind:
         known = self._known(kind)
+        if not isinstance(raw, Mapping):  # a plugin may give its setting any type
+            raise ConfigError(
+                "this setting does not choose a plugin",
+                where=where,
+                got=repr(raw),
+                expected=f"settings with a `name`, which is one of {', '.join(known)}",
+            )
         if "name" not in raw:
             raise ConfigError("this setting is missing", where=f"{where}.name", expected=", ".join(known))
         name = str(raw["name"])

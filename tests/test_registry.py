@@ -201,6 +201,8 @@ def test_settings_may_choose_a_list_of_evaluators(install: Install) -> None:
     words = {"name": "wordlist", "wanted": ["good"]}
     chosen = registry.evaluators_of(registry.optimizer({"name": "hinge", "judges": [{"name": "polite"}, words]}))
     assert {place: rule.score((), "good", {}) for place, rule in chosen.items()} == {"judges.0": 0.0, "judges.1": 1.0}
+    with pytest.raises(ConfigError, match=r"judges\.0: this setting does not choose a plugin\. got 'polite'"):
+        registry.evaluators_of(registry.optimizer({"name": "hinge", "judges": ["polite"]}))
     with pytest.raises(ConfigError, match=r"optimizer\.judges\.1\.wantd"):
         registry.evaluators_of(registry.optimizer({"name": "hinge", "judges": [words, {**words, "wantd": []}]}))
 

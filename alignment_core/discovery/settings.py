@@ -30,10 +30,10 @@ def choices_of(optimizer: AlignmentOptimizer, settings: Sequence[str]) -> Iterat
     """Yield what these settings choose, each with its place: `judge`, or `objectives.0` in a list."""
     for setting in settings:
         value = getattr(optimizer, setting)
-        if isinstance(value, Mapping):
-            yield setting, value
-        elif value is not None:
+        if isinstance(value, list | tuple):
             yield from ((f"{setting}.{index}", each) for index, each in enumerate(value))
+        elif value is not None:
+            yield setting, value
 
 
 def describe_settings(model: type) -> Iterator[dict[str, Any]]:

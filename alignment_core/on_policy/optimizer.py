@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from alignment_core.on_policy.guards import GuardedOptimizer
 from alignment_core.on_policy.rollout import Experience, Sampled, rows_from_json, rows_to_json
 from alignment_core.plugin_api import AlignmentRun, Rollout, Row, StepBatch
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 class OnPolicyOptimizer(GuardedOptimizer):
@@ -113,12 +110,13 @@ class OnPolicyOptimizer(GuardedOptimizer):
 
     def _collect(self, run: AlignmentRun) -> dict[str, Any]:
         """Sample one rollout, and compute everything that stays constant while it is learned from."""
-        rollouts, scores = self._scored(run)
+        rollouts, rates = self._rated(run)
         sequences = [rollout.sequence for rollout in rollouts]
         old = run.sampled_logps(rollouts, self.temperature)
         needs_reference = self.needs().reference
         reference = run.reference.token_logps(sequences, self.temperature) if needs_reference else old
-        sampled = Sampled(rollouts, self.samples, old, reference.logps, scores.to(old.logps))
+        scores = old.logps.new_tensor(rates) - old.logps.new_tensor([self._penalty(rollout) for rollout in rollouts])
+        sampled = Sampled(rollouts, self.samples, old, reference.logps, scores)
         experience = self.experience(run, sampled)
         kl, score, length = float(sampled.kl().mean()), float(scores.mean()), float(old.mask.sum(dim=1).mean())
         groups = len(rollouts) // self.samples
@@ -137,21 +135,20 @@ class OnPolicyOptimizer(GuardedOptimizer):
         next_prompt = run.state["next_prompt"] + groups
         return {"first_step": run.step, "kl": kl, "rows": rows_to_json(experience.rows), "next_prompt": next_prompt}
 
-    def _scored(self, run: AlignmentRun) -> tuple[list[Rollout], Tensor]:
-        """Sample the responses of one rollout. Return them with their scores, the penalties subtracted."""
-        import torch
-
+    def _rated(self, run: AlignmentRun) -> tuple[list[Rollout], list[float]]:
+        """Sample the responses of one rollout. Return them with their ratings."""
         rollouts: list[Rollout] = []
-        scores, wanted = torch.empty(0), self._groups()
+        rates: list[float] = []
+        wanted = self._groups()
         for again in range(1 + self.refill_rounds()):
             new = self._sample(run, run.state["next_prompt"] + len(rollouts) // self.samples, wanted, again)
-            found = torch.tensor(self.rate(run, new, held_out=False)) - torch.tensor(list(map(self._penalty, new)))
-            rollouts, scores = [*rollouts, *new], torch.cat([scores, found])
-            groups = found.view(-1, self.samples)
-            wanted = int((groups.amax(dim=1) == groups.amin(dim=1)).sum())
+            found = list(self.rate(run, new, held_out=False))
+            rollouts, rates = [*rollouts, *new], [*rates, *found]
+            scores = [rate - self._penalty(rollout) for rate, rollout in zip(found, new, strict=True)]
+            wanted = sum(len(set(scores[i : i + self.samples])) == 1 for i in range(0, len(scores), self.samples))
             if not wanted:
                 break
-        return rollouts, scores
+        return rollouts, rates
 
     def _groups(self) -> int:
         return self.rollout_size // self.samples

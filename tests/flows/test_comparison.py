@@ -99,6 +99,20 @@ def test_rows_contain_quality_cost_and_training_rows(comparison: Comparison) -> 
     assert list(comparison.samples[0]["answers"]) == ["sft", "dpo"]
 
 
+def test_rows_of_the_data_and_of_the_ranking_are_counted_together(built: Callable[..., StageResult]) -> None:
+    """PPO learns from the prompts, which only the ingested data have, and its reward model from the pairs of both."""
+    reward = built("reward", "reward")
+    parents = {"reward": reward.artifact.key}
+    stages = {
+        "ingest": built("ingest", "data", {"rows": {"train": {"preferences": 30, "feedback": 60, "prompts": 20}}}),
+        "rank": built("rank", "ranked", {"rows": {"train": {"preferences": 5, "feedback": 9}}}),
+        "reward": reward,
+        "optimize": built("optimize", "ppo", config={"optimizer": {"name": "ppo"}}, parents=parents),
+    }
+    (row,) = compare_results([OptimizerRun("ppo", {"name": "ppo"}, stages)]).rows
+    assert row.learnt_from == {"preferences": 35, "prompts": 20}
+
+
 def test_table_has_a_cell_with_an_interval_for_each_model(comparison: Comparison) -> None:
     table = columns(comparison.rows)
     assert table["preferred to sft by reward"] == {"dpo": ("75.0 %", "19.4 % to 99.4 %")}

@@ -68,9 +68,10 @@ class AlignmentOptimizer(StepSettings):
     api_version: ClassVar[int] = API_VERSION
     """Version of the plugin API that the optimizer was written for."""
     evaluators: ClassVar[tuple[str, ...]] = ()
-    """Names of settings of type `dict[str, Any] | None` that select an installed evaluator for `run.judge`."""
+    """Names of settings that choose an evaluator for `run.judge`, of type `dict[str, Any] | None`, or several, of type
+    `list[dict[str, Any]]`."""
     pair_evaluators: ClassVar[tuple[str, ...]] = ()
-    """Names of settings of type `dict[str, Any] | None` that select an installed pair evaluator for `run.prefer`."""
+    """Names of settings that choose installed pair evaluators for `run.prefer` in the same way."""
     example: ClassVar[Mapping[str, Any]] = {}
     """Settings that describe and check the optimizer where no user has chosen any: values of settings without a
     default, and others that the optimizer cannot do without."""

@@ -21,6 +21,8 @@ ZeroOrTemperature = Annotated[float, Field(ge=0, le=1e6), AfterValidator(_zero_o
 """A temperature, or 0: the most likely token."""
 Tokens = Annotated[int, Field(ge=1, le=100_000_000)]
 """Number of tokens to generate."""
+Name = Annotated[str, Field(min_length=1)]
+"""The name of something that exists."""
 Seconds = Annotated[float, Field(gt=0, le=1e7)]
 """How long to wait."""
 Moments = Literal["32bit", "paged_8bit"]

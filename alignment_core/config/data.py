@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from pydantic import Field, model_validator
 
-from alignment_core.config.base import Fraction, Settings
+from alignment_core.config.base import Fraction, Name, Settings
 from alignment_core.config.places import HUB, Place, is_reference, names_feedback_store
 
 
@@ -29,7 +27,7 @@ class SourceConfig(Settings):
     columns: dict[str, str] = Field(default_factory=dict)
     """For any table: maps standard columns (`prompt`, `completion`, `chosen`, `rejected`, `label`, …) to the file's
     columns."""
-    keep: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)
+    keep: list[Name] = Field(default_factory=list)
     """Columns that evaluators see as the facts of a prompt, for example its right answer or its tests. The model does
     not see them, unless the format reads them as well."""
     threshold: float | None = None

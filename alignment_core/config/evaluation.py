@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from alignment_core.config.base import Fraction, Seconds, Settings, Temperature, Tokens
+from alignment_core.config.base import Fraction, Name, Seconds, Settings, Temperature, Tokens
 from alignment_core.config.data import SourceConfig
 from alignment_core.config.places import WebAddress
 
@@ -45,7 +45,7 @@ class EndpointConfig(ChatEndpointSettings):
 class LmEvalConfig(Settings):
     """lm-eval tasks for the SFT model and the aligned model (`pip install "alignment-flows[lm-eval]"`)."""
 
-    tasks: list[Annotated[str, Field(min_length=1)]] = Field(min_length=1)
+    tasks: list[Name] = Field(min_length=1)
     """Names of tasks, groups or tags, as listed by `lm-eval ls tasks`."""
     include_path: Path | None = None
     """Folder of custom tasks in lm-eval's YAML format. Null: only the tasks that lm-eval ships."""

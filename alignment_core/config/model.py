@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from alignment_core.config.base import LoadIn, Settings
+from alignment_core.config.base import LoadIn, Name, Settings
 from alignment_core.config.places import Place
 
 
@@ -19,7 +19,7 @@ class LoraConfig(Settings):
     """LoRA scale. The update is multiplied by alpha / rank (with rsLoRA: alpha / sqrt(rank))."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout probability on the adapters' input."""
-    target_modules: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)] = "all-linear"
+    target_modules: Literal["all-linear"] | Annotated[list[Name], Field(min_length=1)] = "all-linear"
     """Names of the linear layers that get an adapter. `all-linear`: all of them except the output head, and the experts
     of a mixture, as far as peft can adapt them. The log and the plan name what it cannot."""
     rslora: bool = False

@@ -141,6 +141,7 @@ def markdown(comparison: Comparison) -> str:
     heads = columns(comparison.rows)
     lines = [f"# {_title(comparison)}", ""]
     lines += [f"**{plain(row.model)} failed:** {message(row.error)}\n" for row in comparison.rows if row.error]
+    lines += [f"{message(sentence)}\n" for sentence in comparison.sentences()]
     lines += [f"| model | {' | '.join(map(plain, heads))} |", "| --- |" + " ---: |" * len(heads)]
     for row in _table(comparison.rows):
         cells = (

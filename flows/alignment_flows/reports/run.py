@@ -10,6 +10,7 @@ from alignment_core.evaluation.promotion import Promotion
 from alignment_core.execution.build import StageResult
 from alignment_core.markdown import Markdown, code, message, plain, table
 from alignment_flows.progress import tolerate_server_outage
+from alignment_flows.reports.result import result_section
 from alignment_flows.reports.stage import numbers
 
 
@@ -30,6 +31,7 @@ def run_report(config: PipelineConfig, built: Mapping[str, StageResult], promoti
     """
     parts = [
         f"# {config.name}",
+        *result_section(built),
         _headline(built),
         *_promoted(promotion),
         *_listener_errors(built),

@@ -12,8 +12,9 @@ from prefect.artifacts import create_markdown_artifact
 from alignment_core.execution.build import StageResult
 from alignment_core.execution.stage import StageCall
 from alignment_core.markdown import code, code_block, message, plain, table
+from alignment_core.reporting.svg import picture
 from alignment_flows.progress import tolerate_server_outage
-from alignment_flows.reports.curves import draw_curves, draw_reliability
+from alignment_flows.reports.curves import draw_curves, reliability
 
 REPORT_BYTES = 2**19
 """Prefect keeps every report in its database. Larger reports stay in the artifact's folder only."""
@@ -60,7 +61,7 @@ def stage_report(call: StageCall, built: StageResult) -> str:
     if (responses := built.artifact.path / "responses.jsonl").is_file():
         parts += ["## Samples", *_samples(responses)]
     if (calibration := built.artifact.path / "calibration.json").is_file():
-        parts += ["## Calibration", f"![reliability]({draw_reliability(calibration)})"]
+        parts += ["## Calibration", f"![reliability]({picture([reliability(calibration)])})"]
     if (verdicts := built.artifact.path / "verdicts.jsonl").is_file():
         parts += ["## Side by side", *_side_by_side(verdicts)]
     parts += ["## Settings", table("setting", dict(numbers(manifest.config)))]

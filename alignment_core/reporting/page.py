@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 
 from alignment_core.palette import palette
 from alignment_core.reporting.svg import UNSAFE, marker, style, style_sheet, tag
 
+BACKTICKS = re.compile(r"(?<!`)`([^`]+)`(?!`)")
 CUT = 300
 """Longer texts in a cell of a table are cut."""
 
@@ -25,13 +28,14 @@ class Figures:
         caption: what the table shows.
         head: the headings.
         rows: the cells, each a text, or a value and its interval. The first one of a row is its heading.
-        numbers: whether the other cells are numbers, which are aligned to the right.
+        numbers: whether the cells of each column are numbers, which are aligned to the right; `True`: all except the
+            first column.
     """
 
     caption: str
     head: Sequence[str]
     rows: Sequence[Sequence[Cell]]
-    numbers: bool = True
+    numbers: bool | Sequence[bool] = True
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ def render(package: str, template: str, **shown: Any) -> str:
     )
     sheets = palette() + style_sheet("charts.css") + style_sheet("page.css")
     environment.globals |= {"style_sheets": sheets, "swatch": swatch}
+    environment.filters["coded"] = coded
     return environment.get_template(template).render(shown)
 
 
@@ -75,6 +80,14 @@ def swatch(series: int) -> str:
     """Return the color and the shape of a series as a small drawing."""
     line = tag("line", x1=0, x2=24, y1=8, y2=8, class_=f"line {style(series)}")
     return tag("svg", line + marker(series, 12, 8), viewBox="0 0 24 16", aria_hidden="true", class_="swatch")
+
+
+def coded(message: str) -> Markup:
+    """Return a message of this program, whose names between single backticks are shown as code."""
+    parts = BACKTICKS.split(UNSAFE.sub("\N{REPLACEMENT CHARACTER}", message))
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if place % 2 else part for place, part in enumerate(parts)
+    )
 
 
 def cut(text: object, limit: int = CUT) -> str:

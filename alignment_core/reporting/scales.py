@@ -68,8 +68,9 @@ def short(value: float) -> str:
 
 def titled(name: str) -> str:
     """Return the name of a metric as a title."""
-    words = name.replace("_", " ").strip()
-    return " ".join("KL" if word == "kl" else word for word in f"{words[:1].upper()}{words[1:]}".replace("Kl", "KL").split(" "))
+    words = ["KL" if word == "kl" else word for word in name.split("_") if word]
+    shown = " ".join(words)
+    return f"{shown[:1].upper()}{shown[1:]}"
 
 
 @dataclass(frozen=True)

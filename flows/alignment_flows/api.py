@@ -125,7 +125,8 @@ def check_data(
         chat_template: as in `model.chat_template`.
         max_length: as in `model.max_length`. None: no limit.
         held_out_fraction: as in `data.held_out_fraction`.
-        out: new folder for `report.html`, the data set and the quarantined rows. None: they are discarded.
+        out: new file that ends in `.html` for the report, or new folder for `report.html`, the data set and the
+            quarantined rows. None: they are discarded.
         source: other settings of a source, such as `format`, `columns` or `threshold`.
 
     Raises:

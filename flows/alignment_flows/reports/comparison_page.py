@@ -120,7 +120,8 @@ def headline(rows: Sequence[Row]) -> str:
     rates = rates_of(rows, found[0])
     ranked = sorted(rates, key=lambda model: rates[model]["rate"], reverse=True)
     best = rates[ranked[0]]
-    said = f"{ranked[0]} is preferred to {START} on {win_rate_text(best)} of the prompts, judged by {judge_name(found[0])}."
+    judge = judge_name(found[0])
+    said = f"{ranked[0]} is preferred to {START} on {win_rate_text(best)} of the prompts, judged by {judge}."
     if best["low"] <= 0.5 <= best["high"]:
         return f"{said} That may be chance: the interval contains 50 %."
     close = [model for model in ranked[1:] if rates[model]["high"] >= best["low"]]

@@ -7,6 +7,8 @@ from alignment_core.reporting.intervals import Interval, Point, interval_chart, 
 from alignment_core.reporting.svg import BASELINE, Chart
 from alignment_flows.reports.comparison import NORMAL_95, START, Estimate, Row
 
+JUDGES = {"reward": "the reward model", "judge": "a second reward model", "endpoint": "the judging endpoint"}
+"""What the judges are called that are not evaluators."""
 LIKELY_EQUAL = (0.5, "as often preferred as not")
 
 
@@ -18,7 +20,9 @@ def series_of(models: Sequence[str]) -> dict[str, int]:
 
 def judge_name(judge: str) -> str:
     """Return who judged, as a person says it."""
-    return {"reward": "the reward model", "judge": "a second reward model", "endpoint": "the judging endpoint"}.get(judge, judge)
+    return {"reward": "the reward model", "judge": "a second reward model", "endpoint": "the judging endpoint"}.get(
+        judge, judge
+    )
 
 
 def percent(share: float) -> str:

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from alignment_core.markdown import unmarked
 from alignment_flows.cli.show_run import print_json
 
 PIPE_WIDTH = 160

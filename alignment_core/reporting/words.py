@@ -57,6 +57,11 @@ class Answer:
         return _part(self.runs, SHOWN, FOLDED) if len(self.text) > 1.2 * SHOWN else []
 
     @property
+    def shown_characters(self) -> int:
+        """Number of characters that are shown at once."""
+        return sum(len(run.text) for run in self.shown)
+
+    @property
     def left_out(self) -> int:
         """Number of characters that the page does not hold."""
         return max(len(self.text) - FOLDED, 0)

@@ -134,11 +134,11 @@ def point_chart(title: str, across: str, points: Sequence[Point], *, shares: boo
         title: the measure up.
         across: the measure across.
         points: at least one.
-        shares: whether both are shares. A dashed line is then where they are equal.
+        shares: whether both are shares, the one across of at least one half. A dashed line is where they are equal.
     """
     xs = [end for one in points for end in (one.x - one.x_error, one.x + one.x_error)]
     ys = [end for one in points for end in (one.y, one.low, one.high)]
-    area = frame(limits(xs), (0.0, 1.0) if shares else limits(ys), POINTS_HEIGHT, across)
+    area = frame((0.45, 1.03) if shares else limits(xs), (-0.03, 1.05) if shares else limits(ys), POINTS_HEIGHT, across)
     low, high = max(area.x.low, 0.0), min(area.x.high, 1.0)
     equal = tag("line", x1=area.x(low), x2=area.x(high), y1=area.y(low), y2=area.y(high), class_="equal")
     marks, taken = [equal] if shares else [], [(area.x(one.x) - 8, area.y(one.y) - 8, 16.0, 16.0) for one in points]

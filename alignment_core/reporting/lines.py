@@ -3,44 +3,67 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
 from alignment_core.reporting.scales import Frame, frame, limits, short
-from alignment_core.reporting.svg import WIDTH, Chart, marker, style, tag, text
+from alignment_core.reporting.svg import CHARACTER, WIDTH, Chart, fitted, marker, style, tag, text
 
 Curve = Sequence[tuple[float, float]]
 """Steps and values. A value may be infinite or not a number."""
 
 POINTS = 160
-HEIGHT = 190.0
+HEIGHT = 182.0
+"""Height without the names of the curves."""
+LINE = 19.0
 
 
-def line_chart(title: str, curves: Mapping[str, Curve], series: Mapping[str, int], across: str = "step") -> Chart:
+def line_chart(title: str, curves: Mapping[str, Curve], series: Mapping[str, int], *, named: bool = False) -> Chart:
     """Return one metric by step, one line for each curve.
 
     Args:
         title: the metric.
         curves: the curves by name, each with at least one point.
         series: the color of each curve by name.
-        across: what the axis across shows.
+        named: whether the chart has the names of its curves, because no legend of the page has them.
     """
     grouped = {name: groups(curve) for name, curve in curves.items()}
     alone = len(curves) == 1
     seen = [value for name in curves for group in grouped[name] for value in (group.band if alone else (group.mean,))]
     steps = [step for curve in curves.values() for step, _ in curve]
-    area = frame(limits(steps, padding=0.0), limits(seen), HEIGHT, across, steps=True)
-    marks = "".join(_line(area, grouped[name], series[name], band=alone) for name in curves)
+    top = 8 + (LINE * len(curves) if named else 0)
+    height = HEIGHT + top
+    area = frame(limits(steps, padding=0.0), limits(seen), height, "step", steps=True, top=top)
+    marks = "".join(_legend(curves, series)) if named else ""
+    marks += "".join(_line(area, grouped[name], series[name], band=alone) for name in curves)
     lost = sum(not math.isfinite(value) for curve in curves.values() for _, value in curve)
     return Chart(
         title=title,
-        height=HEIGHT,
+        height=height,
         marks=area.drawn + marks,
         summary="; ".join(_told(name, curve) for name, curve in curves.items()),
-        head=("", "first", "lowest", "highest", "last", across + "s"),
+        head=("", "first", "lowest", "highest", "last", "steps"),
         rows=tuple((name, *_numbers(curve)) for name, curve in curves.items()),
-        note=f"{lost} {'value is not a number' if lost == 1 else 'values are not numbers'}: a gap" if lost else "",
+        note=". ".join(filter(None, (_change(*curves.values()) if alone else "", _gaps(lost)))),
     )
+
+
+def _change(curve: Curve) -> str:
+    first, _, _, last, _ = _numbers(curve)
+    return f"{first} → {last}"
+
+
+def _gaps(lost: int) -> str:
+    return f"{lost:,} {'value is not a number' if lost == 1 else 'values are not numbers'}: a gap" if lost else ""
+
+
+def _legend(curves: Mapping[str, Curve], series: Mapping[str, int]) -> Iterator[str]:
+    for place, (name, curve) in enumerate(curves.items()):
+        y, told = 13 + LINE * place, _change(curve)
+        yield tag("line", x1=4, x2=22, y1=y - 4, y2=y - 4, class_=f"line {style(series[name])}")
+        yield marker(series[name], 13, y - 4, 3.5)
+        yield text(28, y, fitted(name, WIDTH - 36 - CHARACTER * len(told)), class_="name")
+        yield text(WIDTH - 4, y, told, text_anchor="end", class_="value")
 
 
 class Group:
@@ -79,11 +102,7 @@ def _line(area: Frame, drawn: Sequence[Group], series: int, *, band: bool) -> st
         marks.append(tag("polyline", points=places, class_=f"line {style(series)}"))
     ends = [group for group in drawn if math.isfinite(group.mean)]
     if ends:
-        x, y = area.x(ends[-1].step), area.y(ends[-1].mean)
-        marks.append(marker(series, x, y, 3.5))
-        if band:
-            above = y - 8 if y > 24 else y + 18
-            marks.append(text(min(x + 4, WIDTH - 2), above, short(ends[-1].mean), text_anchor="end", class_="value"))
+        marks.append(marker(series, area.x(ends[-1].step), area.y(ends[-1].mean), 3.5))
     return "".join(marks)
 
 

@@ -88,7 +88,13 @@ class Frame:
 
 
 def frame(
-    across: tuple[float, float], up: tuple[float, float], height: float, label: str, *, steps: bool = False
+    across: tuple[float, float],
+    up: tuple[float, float],
+    height: float,
+    label: str,
+    *,
+    steps: bool = False,
+    top: float = TOP,
 ) -> Frame:
     """Return axes for a range across and one up.
 
@@ -97,12 +103,13 @@ def frame(
         height: height of the chart.
         label: what the axis across shows.
         steps: whether that axis has whole numbers only.
+        top: where the plot begins.
     """
     rows = ticks(*up)
     names = labels(rows)
     left = max((len(name) for name in names), default=1) * CHARACTER + 6
     x = Scale(*across, left, WIDTH - RIGHT)
-    y = Scale(*up, height - BOTTOM, TOP)
+    y = Scale(*up, height - BOTTOM, top)
     drawn = [tag("line", x1=left, x2=WIDTH - RIGHT, y1=y(value), y2=y(value), class_="grid") for value in rows]
     drawn += [
         text(left - 6, y(value) + 4, name, text_anchor="end") for value, name in zip(rows, names, strict=True)

@@ -14,10 +14,13 @@ from alignment_core.reporting.svg import Chart, picture
 
 PANELS = 6
 """Number of curves that are shown at once."""
-FIRST = ("loss", "score", "reward", "kl", "accuracy", "length", "margin")
+FIRST = ("loss", "score", "reward", "kl", "accuracy", "margin", "length")
 """A metric of each of these words is shown first, in this order."""
 LAST = ("grad_norm", "learning_rate", "logps", "kl_coef", "token_budget", "checkpointing")
 """Metrics whose name contains one of these words are shown last."""
+
+SIDES = {"chosen": 2, "rejected": 1, "desirable": 2, "undesirable": 1}
+"""The two sides of a judgement, whose metrics are drawn together, with their colors."""
 
 Curve = list[tuple[float, float]]
 
@@ -67,14 +70,32 @@ def curve_charts(curves: Mapping[str, Mapping[str, Curve]], series: Mapping[str,
         curves: curves by metric, by run.
         series: color of each run.
     """
-    return [
-        line_chart(
-            titled(name),
-            {run: of_one[name] for run, of_one in curves.items() if name in of_one and is_curve(of_one[name])},
-            series,
-        )
-        for name in in_order(list(curves.values()))
-    ]
+    charts: list[Chart] = []
+    names = in_order(list(curves.values()))
+    while names:
+        sides = [names[0]] if len(curves) > 1 else _sides(names[0], names)
+        names = [name for name in names if name not in sides]
+        charts.append(_of_runs(sides[0], curves, series) if len(sides) == 1 else _of_sides(sides, *curves.values()))
+    return charts
+
+
+def _sides(name: str, names: Sequence[str]) -> list[str]:
+    """Return a metric with those that measure the same on the other side of a judgement."""
+    stem, _, side = name.rpartition("_")
+    if stem and side in SIDES:
+        return [f"{stem}_{each}" for each in SIDES if f"{stem}_{each}" in names]
+    return [name]
+
+
+def _of_runs(name: str, curves: Mapping[str, Mapping[str, Curve]], series: Mapping[str, int]) -> Chart:
+    drawn = {run: of_one[name] for run, of_one in curves.items() if is_curve(of_one.get(name, []))}
+    return line_chart(titled(name), drawn, series)
+
+
+def _of_sides(names: Sequence[str], curves: Mapping[str, Curve]) -> Chart:
+    stem = names[0].rpartition("_")[0]
+    drawn = {name.rpartition("_")[2]: curves[name] for name in names}
+    return line_chart(titled(stem), drawn, SIDES, named=True)
 
 
 def draw_curves(history: Path) -> str:
@@ -93,7 +114,7 @@ def reliability(calibration: Path) -> Chart:
     points = [
         Point(_pairs(bin_["pairs"]), bin_["confidence"], bin_["accuracy"], 0.0, math.nan, math.nan, 0) for bin_ in bins
     ]
-    return point_chart("Share of pairs ordered correctly", "confidence", points, shares=True)
+    return point_chart("Reward model: share of pairs in the right order", "its confidence", points, shares=True)
 
 
 def _pairs(count: int) -> str:

@@ -33,7 +33,7 @@ def run(config: ConfigFile, changes: Changes = None, as_json: AsJson = False) ->
     from alignment_flows import api
     from alignment_flows.cli.show_run import show_run
 
-    show_run(api.run(api.load_settings(config, changes or ())), as_json=as_json)
+    show_run(api.run(api.load_settings(config, changes or ())), config, as_json=as_json)
 
 
 @app.command()

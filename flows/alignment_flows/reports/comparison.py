@@ -9,7 +9,9 @@ from typing import Any
 
 from alignment_core.errors import AlignmentError
 from alignment_core.execution.build import StageResult
+from alignment_core.outcome.sentences import achieved
 from alignment_flows.reports.curves import Curve, read_curves
+from alignment_flows.reports.result import result_of_run
 
 START = "sft"
 NORMAL_95 = 1.96
@@ -102,9 +104,19 @@ class Comparison:
     curves: Mapping[str, Mapping[str, Curve]]
     samples: Sequence[Mapping[str, Any]]
 
+    @property
+    def trained(self) -> dict[str, Mapping[str, StageResult]]:
+        """The stages of each run that trained a model, by the name of its optimizer."""
+        return {run.name: run.built for run in self.runs if "optimize" in run.built}
+
+    def sentences(self) -> list[str]:
+        """Return what each optimizer achieved, one sentence each."""
+        return [achieved(result_of_run(built)) for built in self.trained.values()]
+
     def to_json(self) -> dict[str, Any]:
         """Return everything except the curves, which are in the adapters' `metrics.jsonl`."""
-        return {"models": [asdict(row) for row in self.rows], "samples": list(self.samples)}
+        models = [asdict(row) for row in self.rows]
+        return {"results": self.sentences(), "models": models, "samples": list(self.samples)}
 
 
 def compare_results(runs: Sequence[OptimizerRun]) -> Comparison:

@@ -159,6 +159,7 @@ def html(comparison: Comparison) -> str:
         title=_title(comparison),
         kicker="Comparison of optimizers",
         headline=headline(rows),
+        sentences=comparison.sentences(),
         prompts=_prompts(comparison),
         failures=[row for row in rows if row.error],
         series={row.model: series[row.model] for row in rows if not row.error},
@@ -181,7 +182,7 @@ def html(comparison: Comparison) -> str:
 
 
 def _sample(sample: Mapping[str, Any], series: Mapping[str, int]) -> Sample:
-    prompt = [(turn["role"], turn["content"]) for turn in sample["prompt"]]
+    prompt = [(str(turn["role"]), str(turn["content"])) for turn in sample["prompt"]]
     answers = [
         Answer(model, series[model], given["response"], scored(given["scores"]))
         for model, given in sample["answers"].items()
@@ -206,6 +207,8 @@ def markdown(comparison: Comparison, folder: Path | None = None) -> str:
     if folder is not None:
         lines += [f"The whole report, with responses side by side: {code(folder.absolute() / HTML)}", ""]
     lines += [f"**{plain(row.model)} failed:** {message(row.error)}\n" for row in comparison.rows if row.error]
+    lines += [f"- {message(sentence)}" for sentence in comparison.sentences()]
+    lines.append("")
     if found := charts(comparison)[:PANELS]:
         lines += [f"![{plain('; '.join(chart.title for chart in found))}]({picture(found)})", ""]
     lines += [f"| model | {' | '.join(map(plain, heads))} |", "| --- |" + " ---: |" * len(heads)]

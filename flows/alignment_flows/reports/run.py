@@ -11,6 +11,7 @@ from alignment_core.evaluation.promotion import Promotion
 from alignment_core.execution.build import StageResult
 from alignment_core.markdown import Markdown, code, message, plain, table
 from alignment_flows.progress import tolerate_server_outage
+from alignment_flows.reports.result import result_section
 from alignment_flows.reports.run_page import gains, write_run_page
 
 
@@ -39,6 +40,7 @@ def run_report(
     """
     parts = [
         f"# {config.name}",
+        *result_section(built),
         _headline(built),
         *([] if page is None else [f"With plots, and responses side by side: {code(page)}"]),
         *_promoted(promotion),

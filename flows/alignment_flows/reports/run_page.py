@@ -2,9 +2,7 @@
 
 import json
 import math
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +12,20 @@ from alignment_core.data.ingestion.report.charts import data_charts
 from alignment_core.data.ingestion.report.used import used_line
 from alignment_core.evaluation.promotion import Promotion
 from alignment_core.execution.build import StageResult
+from alignment_core.markdown import unmarked
+from alignment_core.outcome.sentences import lines
 from alignment_core.reporting.bars import distribution, histogram_chart
 from alignment_core.reporting.page import Fact, Figures, render
 from alignment_core.reporting.svg import Chart
 from alignment_core.reporting.words import Answer, Sample, that_fit
 from alignment_flows.reports.comparison import SAMPLES, START, Comparison, OptimizerRun, compare_results
-from alignment_flows.reports.comparison_page import PACKAGE, headline, scored
+from alignment_flows.reports.comparison_page import PACKAGE, scored
 from alignment_flows.reports.curves import PANELS, curve_charts, read_curves, reliability
 from alignment_flows.reports.model_charts import judge_name, score_charts, series_of, win_rate_chart
-from alignment_flows.reports.stage import numbers
+from alignment_flows.reports.numbers import numbers
+from alignment_flows.reports.places import page_of
+from alignment_flows.reports.result import advice_on_run, result_of_run, steps_after
 
-FOLDER = "reports"
-"""Folder of the pages in the store."""
 OPPONENTS = {"over_sft": "the SFT model", "over_production": "the model in production"}
 OUTCOMES = {1: "preferred", 0: "a tie", -1: "not preferred", None: "no verdict"}
 MODELS = {
@@ -36,34 +36,13 @@ MODELS = {
 """The stages that measure the model before and after the run, and the one in production."""
 
 
-@dataclass(frozen=True)
-class Told:
-    """What a run achieved in words. The texts may name settings and commands between backticks.
-
-    Attributes:
-        sentences: the result; the first one is the most important.
-        steps: commands to go on with.
-        advice: for each finding: what was found, what it means, what to do, and the source of the rule.
-    """
-
-    sentences: Sequence[str]
-    steps: Sequence[str] = ()
-    advice: Sequence[tuple[str, str, str, str]] = ()
-
-
-def page_of(config: PipelineConfig, built: Mapping[str, StageResult]) -> Path:
-    """Return where the page of a run is. Runs with the same model have the same page."""
-    name = re.sub(r"[^\w.-]+", "-", config.name).strip("-.") or "run"
-    return config.store.absolute() / FOLDER / f"{name}-{built['optimize'].artifact.key[:12]}.html"
-
-
 def write_run_page(config: PipelineConfig, built: Mapping[str, StageResult], promotion: Promotion | None) -> Path:
     """Write the page into the store and return its path.
 
     Raises:
         OSError: it cannot be written.
     """
-    place = page_of(config, built)
+    place = page_of(config.name, built)
     place.parent.mkdir(parents=True, exist_ok=True)
     new = place.with_name(f".{place.name}.new")
     new.write_text(run_page(config, built, promotion), encoding="utf-8")
@@ -71,16 +50,13 @@ def write_run_page(config: PipelineConfig, built: Mapping[str, StageResult], pro
     return place
 
 
-def run_page(
-    config: PipelineConfig, built: Mapping[str, StageResult], promotion: Promotion | None, told: Told | None = None
-) -> str:
+def run_page(config: PipelineConfig, built: Mapping[str, StageResult], promotion: Promotion | None) -> str:
     """Return the page of a finished run.
 
     Args:
         config: the settings of the run.
         built: its stages by their names in the plan, parents before children.
         promotion: the result of the gate; None if the run has no gate.
-        told: the result in words. None: the sentence that a comparison has.
     """
     policy = built["optimize"].artifact.manifest()
     name = policy.config["optimizer"]["name"]
@@ -91,7 +67,9 @@ def run_page(
         PACKAGE, "run.html.jinja",
         title=config.name,
         kicker=f"{name} on {config.model.base}",
-        told=told or Told([headline(comparison.rows)]),
+        sentences=list(lines(result_of_run(built))),
+        steps=[unmarked(step) for step in steps_after(built, "CONFIG")],
+        advice=advice_on_run(built),
         promotion=promotion,
         facts=list(_facts(built, comparison)),
         series=series,
@@ -207,7 +185,7 @@ def _samples(built: Mapping[str, StageResult], comparison: Comparison, series: M
             found = {} if model == START else verdicts.get(_key(sample["prompt"], given["response"]), {})
             notes = [f"{OUTCOMES[verdict]} by {judge_name(judge)}" for judge, verdict in found.items()]
             answers.append(Answer(model, series[model], given["response"], [*notes, *scored(given["scores"])]))
-        yield Sample([(turn["role"], turn["content"]) for turn in sample["prompt"]], answers)
+        yield Sample([(str(turn["role"]), str(turn["content"])) for turn in sample["prompt"]], answers)
 
 
 def _key(prompt: Any, response: str) -> str:

@@ -30,8 +30,9 @@ def serve_chat(
 
     Args:
         config: the settings of a run, resolved.
-        references: the one or two models that answer first: aliases, keys, prefixes of keys, `latest`, or `base` for
-            the base model of the settings. Visitors can choose others.
+        references: the one or two models that answer first: aliases, names of runs, keys, prefixes of keys, `latest`
+            for the newest aligned model of the run with this name, or `base` for the base model of the settings.
+            Visitors can choose others.
         host: address to listen on.
         port: port to listen on. 0 picks a free one.
         end: a button that ends the page, or None.
@@ -82,7 +83,7 @@ def _finder(config: PipelineConfig, reference: str) -> Callable[[], NamedModel]:
     if reference == BASE:
         base = untouched_base(prepared(config), load_registry())
         return lambda: base
-    return lambda: trained_model(ArtifactStore(config.store), reference)
+    return lambda: trained_model(ArtifactStore(config.store), reference, config.name)
 
 
 def serve_rank(config: PipelineConfig, host: str, port: int, end: web.EndButton | None = None) -> None:

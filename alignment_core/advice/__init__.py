@@ -4,7 +4,7 @@ rules.py      the rules that hold for every optimizer
 advise.py     applies them, and asks the optimizer for its own
 """
 
-from alignment_core.advice.advise import advise
+from alignment_core.advice.advise import advise, own_advice
 from alignment_core.advice.rules import RULES, Rule
 
-__all__ = ["RULES", "Rule", "advise"]
+__all__ = ["RULES", "Rule", "advise", "own_advice"]

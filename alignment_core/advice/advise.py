@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from alignment_core.advice.rules import RULES, Metrics
 from alignment_core.errors import PluginError
@@ -28,13 +29,24 @@ def advise(metrics: Metrics, optimizer: AlignmentOptimizer) -> list[Advice]:
     return [*found, *_own(metrics, optimizer)]
 
 
+def own_advice(
+    optimizer: AlignmentOptimizer, trained: Mapping[str, Any], evaluated: Mapping[str, Any]
+) -> Sequence[Advice]:
+    """Return the optimizer's own advice.
+
+    Raises:
+        PluginError: its method failed, or returned something else.
+    """
+    with calling(optimizer, "advice"):
+        given = list(optimizer.advice(trained, evaluated))
+        if wrong := [type(one).__name__ for one in given if not isinstance(one, Advice)]:
+            raise PluginError("it does not return a list of advice", got=wrong[0], expected="Advice(…)")
+    return given
+
+
 def _own(metrics: Metrics, optimizer: AlignmentOptimizer) -> Iterator[Advice]:
     """Yield the optimizer's own advice. A fault in it is shown in its place: the run itself is finished."""
     try:
-        with calling(optimizer, "advice"):
-            given = list(optimizer.advice(metrics.get("optimize", {}), metrics.get("evaluate", {})))
-            if wrong := [type(one).__name__ for one in given if not isinstance(one, Advice)]:
-                raise PluginError("it does not return a list of advice", got=wrong[0], expected="Advice(…)")
-        yield from given
+        yield from own_advice(optimizer, metrics.get("optimize", {}), metrics.get("evaluate", {}))
     except PluginError as error:
         yield Advice("failed", str(error), "this plugin's own advice is missing", "tell its author", "")

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from alignment_core.data.ingestion.counts import counted
+
 Metrics = Mapping[str, Mapping[str, Any]]
 """The metrics of the stages by their names in the plan."""
 Found = Iterator[tuple[str, str, str]]
@@ -121,8 +123,9 @@ def _worse_on_held_out(metrics: Metrics, closer: str) -> Found:
 def _few_steps(metrics: Metrics, closer: str) -> Found:
     steps = of(metrics, "optimize", "steps")
     if steps is not None and steps < FEW_STEPS:
+        made = "made" if "loss" in metrics["optimize"] else "makes"
         yield (
-            f"the optimizer {'makes' if 'loss' not in metrics['optimize'] else 'made'} only {steps:.0f} steps",
+            f"the optimizer {made} only {counted(int(steps), 'step')}",
             "warm-up and decay of the learning rate fill most of the training, so that little is learned",
             "add data, raise `optimizer.epochs`, or lower `optimizer.batch_size`",
         )

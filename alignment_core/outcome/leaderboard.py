@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 from alignment_core.artifacts import ArtifactStore, Manifest
 from alignment_core.artifacts.catalogue import ALIGNED, Entry, catalogue
-from alignment_core.outcome.result import Result, result_from
+from alignment_core.outcome.result import REPORT, Result, result_from
 
 KINDS = (ALIGNED, "sft", "adapter", "ingest", "reward", "evaluate", "head_to_head", "gate")
 """Kinds of the artifacts that a line is made from. The manifests of other kinds are not read."""
@@ -52,17 +52,22 @@ def leaderboard(store: ArtifactStore) -> list[Line]:
     found = _Artifacts(catalogue(store, KINDS))
     runs = [(entry, found.of_model(entry)) for entry in found.entries if entry.artifact.kind == ALIGNED]
     settings = [_settings(stages) for _, stages in runs]
+    values = _values(settings)
     lines = [
         Line(
-            result_from(stages, aliases=entry.aliases),
+            result_from(stages, aliases=entry.aliases, data_report=_data_report(store, stages)),
             base=_base(stages["optimize"]),
             data=tuple(sources_of(stages["ingest"])) if "ingest" in stages else (),
-            settings=_differing(own, settings),
+            settings=_differing(own, values),
             created=entry.created,
         )
         for (entry, stages), own in zip(runs, settings, strict=True)
     ]
     return sorted(lines, key=_place)
+
+
+def _data_report(store: ArtifactStore, stages: Mapping[str, Manifest]) -> Path | None:
+    return store.root / "ingest" / stages["ingest"].key / REPORT if "ingest" in stages else None
 
 
 def _place(line: Line) -> float:
@@ -148,12 +153,18 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
             yield f"{prefix}{name}", value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _differing(own: Mapping[str, str], others: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    same = [other for other in others if other["optimizer.name"] == own["optimizer.name"]]
-    found = {}
-    for name, value in own.items():
-        compared = same if name.startswith("optimizer.") else others
-        # A setting of a stage that another run does not have says nothing about a choice.
-        if name != "optimizer.name" and any(name in other and other[name] != value for other in compared):
-            found[name] = value
+def _values(settings: Iterable[Mapping[str, str]]) -> dict[tuple[str, str], set[str]]:
+    """Return the values of each setting by optimizer and name. Those of stages that all may share have no optimizer."""
+    found: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for own in settings:
+        for name, value in own.items():
+            found[_group(name, own), name].add(value)
     return found
+
+
+def _group(name: str, settings: Mapping[str, str]) -> str:
+    return settings["optimizer.name"] if name.startswith("optimizer.") else ""
+
+
+def _differing(own: Mapping[str, str], values: Mapping[tuple[str, str], set[str]]) -> dict[str, str]:
+    return {name: value for name, value in own.items() if len(values[_group(name, own), name]) > 1}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from alignment_core.reporting.scales import Scale, labels, short, ticks
-from alignment_core.reporting.svg import CHARACTER, WIDTH, Chart, fitted, style, tag, text
+from alignment_core.reporting.svg import CHARACTER, WIDTH, Chart, escape, fitted, style, tag, text
 
 LINE = 19.0
 """Height of a line of text below a bar."""
@@ -37,7 +37,7 @@ def share_chart(title: str, parts: Sequence[Part], what: str) -> Chart:
     for part in parts:
         width = WIDTH * part.count / whole
         if part.count:
-            shown = tag("title", _told(part, whole))
+            shown = tag("title", escape(_told(part, whole)))
             marks.append(
                 tag("rect", shown, x=left, y=2, width=max(width - 1, 1), height=BAR, class_=f"bar {style(part.series)}")
             )

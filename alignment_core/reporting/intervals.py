@@ -152,7 +152,7 @@ def point_chart(title: str, across: str, points: Sequence[Point], *, shares: boo
         if math.isfinite(one.low) and math.isfinite(one.high):
             marks.append(tag("line", x1=x, x2=x, y1=area.y(one.low), y2=area.y(one.high), class_=kind))
         marks.append(marker(one.series, x, y, 5))
-    marks += [_name(one, area.x(one.x), area.y(one.y), taken) for one in points]
+    marks += [_name(one, area.x(one.x), area.y(one.y), taken, area.x.start) for one in points]
     return Chart(
         title=title,
         height=POINTS_HEIGHT,
@@ -164,12 +164,12 @@ def point_chart(title: str, across: str, points: Sequence[Point], *, shares: boo
     )
 
 
-def _name(one: Point, x: float, y: float, taken: list[tuple[float, float, float, float]]) -> str:
+def _name(one: Point, x: float, y: float, taken: list[tuple[float, float, float, float]], start: float) -> str:
     """Return the name beside its point, where it covers no other point or name; nothing if there is no such place."""
     width = len(one.name) * CHARACTER
     for left, top in ((x + 8, y - 18), (x - 8 - width, y - 18), (x + 8, y + 4), (x - 8 - width, y + 4)):
         box = (left, top, width, 14.0)
-        if left < 0 or left + width > WIDTH or top < 0 or any(_overlap(box, other) for other in taken):
+        if left < start or left + width > WIDTH or top < 0 or any(_overlap(box, other) for other in taken):
             continue
         taken.append(box)
         return text(left, top + 11, one.name, class_="name")

@@ -151,11 +151,11 @@ def check_data(
         DataError: a source is missing, or its settings do not fit it.
         ModelError: the tokenizer or the chat template does not load.
     """
-    from alignment_core.data.ingestion.check import check
+    from alignment_core.data.ingestion.check import check, is_page
     from alignment_core.feedback.data_source import stores_as_files
 
     if out is not None:
-        check_absent(out)
+        check_absent(out, "file" if is_page(out) else "folder")
     unpacked = None
     if model is not None and names_gguf(model):
         runtime = Runtime(store=STORE.absolute())

@@ -19,6 +19,7 @@ from alignment_flows.comparison import compare, plans_of, settings_for, settings
 from alignment_flows.reports.comparison import Comparison, Estimate, OptimizerRun, Row, compare_results, estimate
 from alignment_flows.reports.comparison_page import columns, headline, html, markdown, write_comparison
 from alignment_flows.reports.curves import in_order
+from alignment_flows.reports.result import best_of
 
 Write = Callable[..., Path]
 
@@ -242,6 +243,32 @@ def test_failed_optimizer_does_not_stop_the_others(write: Write, install: Callab
     (again,) = [model for model in json.loads((out / "report.json").read_text())["models"] if model["model"] == "dpo"]
     assert again["cached"]
     assert again == {**first["dpo"], "cached": True}
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_nothing_is_trained_if_the_data_lack_what_one_optimizer_needs(write: Write, tmp_path: Path) -> None:
+    """Thumbs without a pair: KTO could learn from them, DPO cannot."""
+    thumbs = [
+        {"prompt": f"What is {n} times {n + 7}?", "completion": f"{n * n}.", "label": n % 2 == 0} for n in range(24)
+    ]
+    (tmp_path / "thumbs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in thumbs))
+    data = {"sources": [{"path": str(tmp_path / "thumbs.jsonl")}], "held_out_fraction": 0.25, "near_duplicates": None}
+    config = load_config(write(isolation="inline", data=data, sft=None))
+    state = compare(config, ["kto", "dpo"], [], tmp_path / "comparison", return_state=True)
+    assert state.is_failed()
+    assert "dpo" in (state.message or "")
+    assert "the training data contain no preference pairs" in (state.message or "")
+    kinds = {artifact.kind for artifact in ArtifactStore(config.store).artifacts()}
+    assert kinds == {"ingest", "shard"}
+
+
+def test_sentences_of_a_comparison(comparison: Comparison) -> None:
+    assert comparison.sentences() == [
+        "`dpo` is not clearly better or worse than the SFT model: better on 75 % of 4 held-out prompts (19–99, judge "
+        "`reward`); KL 2 nats per response."
+    ], "nothing was trained by PPO"
+    assert best_of(comparison.trained) == "dpo"
+    assert "`dpo` is not clearly better" in markdown(comparison)
 
 
 def test_each_kind_of_curve_is_drawn_before_a_second_one_of_a_kind() -> None:

@@ -59,7 +59,7 @@ def ingest(
         unit: name of the renderer's tokens in the report.
         plugged: record formats of plugins, in addition to the built-in ones.
         strict: raise an error if too many or all rows cannot be used. False: only report them.
-        pages: write `report.md` and `report.html`. Their picture takes most of a second.
+        pages: write `report.md` and `report.html`.
 
     Returns:
         The report, as in `report.json`.

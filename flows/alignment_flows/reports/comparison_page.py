@@ -24,6 +24,8 @@ from alignment_flows.reports.model_charts import (
 
 HTML, JSON = "report.html", "report.json"
 DASH = "–"
+NAMED = 4
+"""More models are counted, not named."""
 PACKAGE = "alignment_flows.reports"
 
 
@@ -131,6 +133,8 @@ def headline(rows: Sequence[Row]) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
+    if len(names) > NAMED:
+        return f"{len(names)} others"
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
@@ -229,7 +233,8 @@ def markdown(comparison: Comparison, folder: Path | None = None) -> str:
 
 
 def _title(comparison: Comparison) -> str:
-    return " · ".join(row.model for row in comparison.rows if row.model != START)
+    names = [row.model for row in comparison.rows if row.model != START]
+    return " · ".join(names) if len(names) <= NAMED else f"{len(names)} optimizers"
 
 
 def _prompts(comparison: Comparison) -> int:

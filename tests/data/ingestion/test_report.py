@@ -32,6 +32,24 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return check([str(path)])
 
 
+def test_raters_are_those_of_the_used_records(tmp_path: Path) -> None:
+    """Ann rates three answers and one of them again, Bo one, and one answer has no rater."""
+    rated = [("q1", "ann"), ("q2", "ann"), ("q3", "ann"), ("q3", "ann"), ("q4", "bo"), ("q5", None)]
+    rows = [
+        {"prompt": f"{asked} {n * 7919}", "completion": "a", "label": True, "time": float(n)}
+        | ({"rater": who} if who else {})
+        for n, (asked, who) in enumerate(rated)
+    ]
+    rows[3]["prompt"] = rows[2]["prompt"]
+    path = tmp_path / "rated.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    assert check([str(path)])["raters"] == {"count": 2, "largest": 0.75}
+
+
+def test_a_report_without_raters(report: dict[str, Any]) -> None:
+    assert report["raters"] == {"count": 0}
+
+
 def test_counts_of_what_is_used_and_what_is_not(report: dict[str, Any]) -> None:
     assert report["used"] == {"records": 4, "of": 8}
     assert report["ignored"] == {"mood": 4}

@@ -11,16 +11,17 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import cast
+from typing import Any
 
 import pytest
 from command import align_here
+from stored import add, named
 
+from alignment_core.artifacts import ArtifactStore
 from alignment_core.config_file import load_config
 from alignment_core.data.dataset.folds import rows_in_fold
 from alignment_core.data.dataset.splits import read_dataset
-from alignment_core.execution.build import build_here
+from alignment_core.execution.build import StageResult, build_here
 from alignment_core.feedback import Rater, open_feedback
 from alignment_core.forecast.predictions import Forecast, Prediction
 from alignment_core.planning.pipeline import Plan, plan_pipeline
@@ -151,7 +152,7 @@ def test_plan_fits_into_a_terminal_of_80_columns(write: Write, capsys: pytest.Ca
     show_plan(planned, as_json=False)
     lines = [line for line in capsys.readouterr().out.splitlines() if str(config.store) not in line]
     advice = [line for line in lines if line.startswith("Advice: ")]
-    assert [line[8:40] for line in advice] == ["The optimizer makes only 1 steps:"[:32]]
+    assert [line[8:40] for line in advice] == ["The optimizer makes only 1 step:", "The model is evaluated on 2 held"]
     assert "Sources: used 5 of 6 records (83%)." in lines
     assert max(len(line) for line in lines if line not in advice) <= 80
     cells = {line.split()[0]: line.split()[1:] for line in lines if line.split()}
@@ -222,14 +223,30 @@ def test_plugins_list_describes_needs_and_settings() -> None:
     assert "list[str]" in shown
 
 
-def test_run_says_how_much_of_the_data_is_used(capsys: pytest.CaptureFixture[str]) -> None:
-    stage = SimpleNamespace(
-        artifact=SimpleNamespace(kind="ingest", key="0" * 64, uri="artifact"), cached=False, seconds=1.0,
-        metrics={"used": {"records": 1200, "of": 1600}},
-    )  # fmt: skip
-    run = SimpleNamespace(name="run", aliases=(), stages={"ingest": stage, "optimize": stage})
-    show_run(cast(FinishedRun, run), as_json=False)
-    assert "Sources: used 1,200 of 1,600 records (75%)." in capsys.readouterr().out.splitlines()
+def test_run_ends_with_its_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = ArtifactStore(tmp_path)
+    metrics: dict[str, dict[str, Any]] = {
+        "ingest": {"used": {"records": 1200, "of": 1600}},
+        "optimize": {"steps": 3, "loss": 1},
+    }
+    stages = {}
+    for kind, measured in metrics.items():
+        artifact = add(store, named("", kind, optimizer={"name": "dpo"}), metrics=measured)
+        stages[kind] = StageResult(artifact, False, 1.0, measured)
+    run = FinishedRun("run", None, stages, [])
+    show_run(run, Path("my.yaml"), as_json=False)
+    shown = capsys.readouterr().out.splitlines()
+    assert "Used 1,200 of 1,600 records (400 left out)." in shown
+    key = stages["optimize"].artifact.key[:12]
+    assert [line[:40] for line in shown[-3:]] == [
+        "Advice: The optimizer made only 3 steps:"[:40],
+        f"Aligned adapter: {tmp_path}"[:40],
+        f"Next: `align chat my.yaml --model {key}`"[:40],
+    ]
+    assert shown[-1].endswith(f"`align promote {key} --store {tmp_path}`")
+    show_run(run, Path("my.yaml"), as_json=True)
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["result"]["used"], [one["rule"] for one in answer["advice"]]) == (1200, ["few-steps"])
 
 
 def test_data_check_reports_without_training(write: Write, tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ def test_page_is_complete_and_self_contained(comparison: Comparison, tmp_path: P
     assert "dpo is preferred to sft on 75 % (19 to 99) of the prompts, judged by the reward model." in page
     assert "<script>" not in page, "an answer is text, not markup"
     assert "<mark>Dpo</mark> 0 &lt;script&gt;" in page
-    assert "ppo failed:" in page
+    assert "<bdi>ppo</bdi> failed:" in page
     assert "name: &#34;dpo&#34;\nbeta: 0.1" in page
     report = json.loads((tmp_path / "report" / "report.json").read_text())
     assert [model["model"] for model in report["models"]] == ["sft", "dpo", "ppo"]

@@ -1,6 +1,5 @@
 """Where the page of a run is."""
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,5 +17,4 @@ def page_of(name: str, built: Mapping[str, StageResult]) -> Path:
         built: its stages by their names in the plan.
     """
     policy = built["optimize"].artifact
-    safe = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "run"
-    return policy.path.parents[1] / FOLDER / f"{safe}-{policy.key[:12]}.html"
+    return policy.path.parents[1] / FOLDER / f"{name}-{policy.key[:12]}.html"

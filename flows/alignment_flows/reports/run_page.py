@@ -26,7 +26,6 @@ from alignment_flows.reports.numbers import numbers
 from alignment_flows.reports.places import page_of
 from alignment_flows.reports.result import advice_on_run, result_of_run, steps_after
 
-OPPONENTS = {"over_sft": "the SFT model", "over_production": "the model in production"}
 OUTCOMES = {1: "preferred", 0: "a tie", -1: "not preferred", None: "no verdict"}
 MODELS = {
     "before": ("evaluate_sft", "lm_eval_sft"),
@@ -61,19 +60,20 @@ def run_page(config: PipelineConfig, built: Mapping[str, StageResult], promotion
     policy = built["optimize"].artifact.manifest()
     name = policy.config["optimizer"]["name"]
     comparison = compare_results([OptimizerRun(name, policy.config["optimizer"], built)])
+    result = result_of_run(built)
     series = series_of([row.model for row in comparison.rows])
     curves = curve_charts(comparison.curves, series)
     return render(
         PACKAGE, "run.html.jinja",
         title=config.name,
         kicker=f"{name} on {config.model.base}",
-        sentences=list(lines(result_of_run(built))),
+        sentences=list(lines(result)),
         steps=[unmarked(step) for step in steps_after(built, "CONFIG")],
         advice=advice_on_run(built),
         promotion=promotion,
-        facts=list(_facts(built, comparison)),
+        facts=list(_facts(built, comparison, result.start)),
         series=series,
-        charts=list(_charts(built, comparison, series)),
+        charts=list(_charts(built, comparison, series, result.start)),
         curves=curves[:PANELS],
         more_curves=[*curves[PANELS:], *_earlier(built)],
         data=_data(built),
@@ -87,17 +87,17 @@ def run_page(config: PipelineConfig, built: Mapping[str, StageResult], promotion
     )  # fmt: skip
 
 
-def _facts(built: Mapping[str, StageResult], comparison: Comparison) -> Iterator[Fact]:
+def _facts(built: Mapping[str, StageResult], comparison: Comparison, start: str) -> Iterator[Fact]:
     over = built["over_sft"].metrics if "over_sft" in built else {}
     for judge, rate in list(over.get("win_rate", {}).items())[:1]:
         kind = "good" if rate["low"] > 0.5 else "bad" if rate["high"] < 0.5 else ""
         text = f"95 % interval {100 * rate['low']:.0f} to {100 * rate['high']:.0f}, by {judge_name(judge)}"
-        yield Fact(f"preferred to {START}", f"{100 * rate['rate']:.0f} %", text, kind)
+        yield Fact(f"preferred to {start}", f"{100 * rate['rate']:.0f} %", text, kind)
     metrics = comparison.rows[-1].metrics
     if (kl := metrics.get("kl")) is not None and math.isfinite(kl):
-        yield Fact(f"KL from {START}", f"{kl:.3g}", "nats per response")
+        yield Fact(f"KL from {start}", f"{kl:.3g}", "nats per response")
     if ratio := over.get("length_ratio"):
-        yield Fact("length of the answers", f"{100 * (ratio - 1):+.0f} %", f"characters, against {START}")
+        yield Fact("length of the answers", f"{100 * (ratio - 1):+.0f} %", f"characters, against {start}")
     if ingest := built.get("ingest"):
         used = ingest.metrics.get("used")
         if used:
@@ -123,16 +123,19 @@ def _peak(manifest: Manifest) -> str:
     return "" if size is None else f"{size / 2**30:.2f} GiB"
 
 
-def _charts(built: Mapping[str, StageResult], comparison: Comparison, series: Mapping[str, int]) -> Iterator[Chart]:
-    for stage, opponent in OPPONENTS.items():
+def _charts(
+    built: Mapping[str, StageResult], comparison: Comparison, series: Mapping[str, int], start: str
+) -> Iterator[Chart]:
+    for stage, opponent in (("over_sft", start), ("over_production", "the model in production")):
         rates = built[stage].metrics.get("win_rate") if stage in built else None
         if rates:
             named = {judge_name(judge): rate for judge, rate in rates.items()}
             yield win_rate_chart(f"Preferred to {opponent}", named, dict.fromkeys(named, 0))
     yield from score_charts(comparison.rows, series)
+    stages = {START: "evaluate_sft", comparison.rows[-1].model: "evaluate"}
     lengths = {
-        row.model: [len(line["response"]) for line in _lines(built[stage].artifact.path / "responses.jsonl")]
-        for row, stage in zip(comparison.rows, ("evaluate_sft", "evaluate"), strict=True)
+        model: [len(line["response"]) for line in _lines(built[stage].artifact.path / "responses.jsonl")]
+        for model, stage in stages.items()
         if stage in built
     }
     found = [distribution(model, values, series[model]) for model, values in lengths.items() if values]

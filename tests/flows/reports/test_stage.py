@@ -133,7 +133,8 @@ def test_head_to_head_report_shows_both_responses_as_text(probe: object) -> None
 
 def test_run_report_has_adapter_metrics_lineage_and_promotion(probe: object) -> None:
     calls = {"ingest": probe("write", isolation="inline")}  # type: ignore[operator]
-    calls["optimize"] = probe("report", isolation="inline", parents={"data": calls["ingest"].key})  # type: ignore[operator]
+    parents = {"data": calls["ingest"].key}
+    calls["optimize"] = probe("report", isolation="inline", parents=parents, optimizer={"name": "dpo"})  # type: ignore[operator]
     built = {name: build(call, Silent()) for name, call in calls.items()}
     for name, accuracy in (("evaluate_sft", 0.5), ("evaluate", 0.75)):
         made: Artifact = built["optimize"].artifact

@@ -168,7 +168,7 @@ def test_two_models_answer_side_by_side(settings: Path, tmp_path: Path, browser_
         assert left["x"] + left["width"] < right["x"]
         check_looks(page)
         first = answers.all_text_contents()
-        page.get_by_role("button", name="Left is better").click()
+        page.get_by_role("button", name="A is better").click()
         expect(authors).to_have_count(2)
         assert sorted(text.partition(" · ")[0] for text in authors.all_text_contents()) == sorted(labels)
         expect(authors.nth(0)).to_contain_text("goes on with this one")
@@ -215,7 +215,7 @@ def test_answers_are_regenerated_and_edited_and_models_chosen(
         page.get_by_role("button", name="Regenerate").click()
         expect(answers).to_have_count(2)
         old, new = answers.all_text_contents()
-        page.get_by_role("button", name="Right is better").click()
+        page.get_by_role("button", name="B is better").click()
         expect(page.get_by_test_id("author").nth(1)).to_contain_text("goes on with this one")
         page.get_by_role("button", name="Edit answer").nth(1).click()
         field = page.get_by_label("Your better version")

@@ -27,7 +27,11 @@ COPY = """async () => {
 
 
 class TurnView:
-    """One turn of a conversation on the page."""
+    """One turn of a conversation on the page.
+
+    Attributes:
+        editing: whether an answer is being edited.
+    """
 
     def __init__(
         self,
@@ -67,6 +71,7 @@ class TurnView:
 
     def show(self) -> None:
         """Show the answers as they are now."""
+        self.editing = False
         self._row.clear()
         self._labels: dict[int, ui.label] = {}
         with self._row:
@@ -168,6 +173,8 @@ class TurnView:
 
     def _show_editor(self, card: ui.card, slot: int, answer: dict[str, Any]) -> None:
         """Replace an answer by a field with its text."""
+        self.editing = True
+        self._tools.clear()
         card.clear()
         with card:
             field = ui.textarea("Your better version", value=answer["content"]).props("outlined autogrow autofocus")

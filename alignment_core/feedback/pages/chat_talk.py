@@ -52,8 +52,6 @@ class Talk:
 
     def ask(self, question: str, models: Sequence[str]) -> None:
         """Add a question, to be answered by these models, from left to right."""
-        if self.turns:
-            self.turns[-1]["kept"] = self.kept(len(self.turns) - 1)
         slots = [{"model": model, "answer": None} for model in models]
         self.turns.append({"question": question, "answers": [], "slots": slots, "kept": None, "vote": None})
 

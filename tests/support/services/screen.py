@@ -79,9 +79,13 @@ class Screen:
 
 
 def run_in_terminal(
-    command: Sequence[str], width: int, height: int = 40, environment: Mapping[str, str] | None = None
+    command: Sequence[str],
+    width: int,
+    height: int = 40,
+    environment: Mapping[str, str] | None = None,
+    typed: str = "",
 ) -> tuple[int, str]:
-    """Run a command in a pseudo-terminal of this size. Return its exit code and everything that it wrote."""
+    """Run a command in a pseudo-terminal of this size, and type into it. Return its exit code and what it wrote."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
     unset = ("NO_COLOR", "CI", "COLUMNS", "LINES")
@@ -92,6 +96,7 @@ def run_in_terminal(
         env={**inherited, "TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8", **(environment or {})},
     )  # fmt: skip
     os.close(theirs)
+    os.write(ours, typed.encode())
     written = b""
     while True:
         try:

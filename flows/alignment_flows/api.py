@@ -142,7 +142,8 @@ def check_data(
         chat_template: as in `model.chat_template`.
         max_length: as in `model.max_length`. None: no limit.
         held_out_fraction: as in `data.held_out_fraction`.
-        out: new folder for `report.html`, the data set and the quarantined rows. None: they are discarded.
+        out: new file that ends in `.html` for the report, or new folder for `report.html`, the data set and the
+            quarantined rows. None: they are discarded.
         source: other settings of a source, such as `format`, `columns` or `threshold`.
 
     Raises:
@@ -150,11 +151,11 @@ def check_data(
         DataError: a source is missing, or its settings do not fit it.
         ModelError: the tokenizer or the chat template does not load.
     """
-    from alignment_core.data.ingestion.check import check
+    from alignment_core.data.ingestion.check import check, is_page
     from alignment_core.feedback.data_source import stores_as_files
 
     if out is not None:
-        check_absent(out)
+        check_absent(out, "file" if is_page(out) else "folder")
     unpacked = None
     if model is not None and names_gguf(model):
         runtime = Runtime(store=STORE.absolute())

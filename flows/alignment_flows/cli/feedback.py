@@ -141,7 +141,7 @@ def export(
     check_exists(place)
     with open_feedback(place) as store:
         counts = export(store, folder, history=history)
-    found = [f"{count} {'vote' if count == 1 else 'votes'} in {name}" for name, count in counts.items() if count]
+    found = [f"{count} {'row' if count == 1 else 'rows'} in {name}" for name, count in counts.items() if count]
     typer.echo(f"{folder}: {', '.join(found)}")
 
 

@@ -19,6 +19,7 @@ from alignment_core.outcome.sentences import advised, lines
 from alignment_core.plugin_api import Advice
 from alignment_core.registry import Registry
 from alignment_flows.api import PlannedRun
+from alignment_flows.reports.places import page_of
 from alignment_flows.reports.result import advice_on_run, result_of_run, steps_after
 from alignment_flows.serve.local import FinishedRun
 
@@ -30,7 +31,7 @@ KEY_DIGITS, SHORT_KEY = 12, 8
 
 def show_run(run: FinishedRun, config: Path, *, as_json: bool) -> None:
     """Print the stages of a finished run, its result, advice, and what to do with the model of the config file."""
-    policy = run.stages["optimize"].artifact
+    policy, page = run.stages["optimize"].artifact, page_of(run.name, run.stages)
     if as_json:
         stages = [
             {
@@ -44,6 +45,7 @@ def show_run(run: FinishedRun, config: Path, *, as_json: bool) -> None:
             for name, built in run.stages.items()
         ]
         facts = {"run": run.name, "flow_run_id": run.flow_run_id, "policy": policy.uri, "aliases": run.aliases}
+        facts |= {"report": str(page) if page.is_file() else None}
         advice = [asdict(one) for one in advice_on_run(run.stages)]
         print_json({**facts, "stages": stages, "result": result_of_run(run.stages).to_json(), "advice": advice})
         return
@@ -58,6 +60,8 @@ def show_run(run: FinishedRun, config: Path, *, as_json: bool) -> None:
         show_sentence(line)
     show_advice(advice_on_run(run.stages))
     print(f"Aligned adapter: {policy.uri}")
+    if page.is_file():
+        print(f"Report: {page}")
     show_sentence("Next: " + ", ".join(steps_after(run.stages, str(config))))
 
 

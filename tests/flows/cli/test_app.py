@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -258,6 +259,7 @@ def test_data_check_reports_without_training(write: Write, tmp_path: Path) -> No
     shown = align_here("data", "check", pairs, "--out", tmp_path / "checked")
     assert shown.stdout.startswith("Used 24 of 24 records.\n")
     assert "|" not in shown.stdout
+    assert shown.stdout.splitlines()[-1] == f"Report: {tmp_path / 'checked' / 'report.html'}"
     few = align_here("data", "check", pairs, "--max-records", 5)
     assert few.stdout.startswith(
         "Used 5 of 5 records.\nWarning: Stopped after 5 records of pairs.jsonl (max_records)\n"
@@ -268,6 +270,22 @@ def test_data_check_reports_without_training(write: Write, tmp_path: Path) -> No
         2,
         f"align: --out: the folder already exists. got {tmp_path / 'checked'}. Choose a new folder.\n",
     )
+    assert few.stdout.splitlines()[-1] == "To see this as a page with plots: align data check … --out report.html"
+
+
+def test_data_check_writes_a_page_alone_and_no_markup_to_the_terminal(tmp_path: Path) -> None:
+    file, page = tmp_path / "rows.jsonl", tmp_path / "x.html"
+    rows = [{"prompt": f"q{n}", "chosen": "a", "rejected": "b", "mood": "ok"} for n in range(3)]
+    file.write_text("\n".join(map(json.dumps, [*rows, {"prompt": "q"}])))
+    done = align_here("data", "check", file, "--out", page)
+    assert done.stdout.splitlines()[-1] == f"Report: {page}"
+    assert page.read_text().startswith("<!doctype html>")
+    assert "Warning: Not read, and left out: mood (3 rows)." in done.stdout
+    assert not re.search(r"`|\*\*|quarantine\.jsonl", done.stdout), "markup, or a file that was not written"
+    again = align_here("data", "check", file, "--out", page)
+    assert (again.returncode, again.stderr) == (
+        2, f"align: --out: the file already exists. got {page}. Choose a new file.\n",
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 
 GROUPS = {
     "First steps": ("tour", "demo", "init", "data", "plan", "fit"),
-    "Train and compare": ("run", "compare"),
+    "Train and compare": ("run", "compare", "runs"),
     "Use a model": ("promote", "rollback", "chat", "export"),
     "Collect feedback and learn from it": ("sample", "rank", "feedback", "retrain"),
     "In the browser": ("up", "deploy", "down"),
@@ -34,7 +34,8 @@ EXAMPLES = {
     "fit": ("align fit my-model.yaml --card 8gb --models Qwen/Qwen2.5-0.5B-Instruct",),
     "run": ("align run my-model.yaml", "align run my-model.yaml --set optimizer.name=kto --set optimizer.beta=0.2"),
     "compare": ("align compare my-model.yaml --optimizers dpo,kto --set kto.learning_rate=1e-4",),
-    "promote": ("align promote latest", "align promote 3f2a91 --alias candidate --reason 'shorter answers'"),
+    "runs": ("align runs", "align runs --store ./artifacts --json"),
+    "promote": ("align promote my-model", "align promote 3f2a91 --alias candidate --reason 'shorter answers'"),
     "chat": ("align chat my-model.yaml", "align chat my-model.yaml --model production --beside base"),
     "export": (
         "align export production --to merged --out my-model",

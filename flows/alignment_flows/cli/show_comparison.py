@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from alignment_flows.cli.show_run import print_json, show_sentence
+from alignment_flows.cli.show_run import print_json, show_commands, show_sentence
 from alignment_flows.reports.comparison import Comparison
 from alignment_flows.reports.comparison_page import DASH, HTML, columns, cost
 from alignment_flows.reports.result import best_of, steps_after
@@ -31,4 +31,5 @@ def show_comparison(comparison: Comparison, folder: Path, config: Path, *, as_js
         show_sentence(sentence)
     print(f"Report: {folder / HTML}")
     if (best := best_of(comparison.trained)) is not None:
-        show_sentence(f"Next, for `{best}`: {', '.join(steps_after(comparison.trained[best], str(config)))}")
+        print(f"Next, for {best}:")
+        show_commands(steps_after(comparison.trained[best], str(config)))

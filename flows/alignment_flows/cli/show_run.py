@@ -62,13 +62,20 @@ def show_run(run: FinishedRun, config: Path, *, as_json: bool) -> None:
     print(f"Aligned adapter: {policy.uri}")
     if page.is_file():
         print(f"Report: {page}")
-    show_sentence("Next: " + ", ".join(steps_after(run.stages, str(config))))
+    print("Next:")
+    show_commands(steps_after(run.stages, str(config)))
 
 
 def show_advice(advice: Sequence[Advice]) -> None:
     """Print the advice on a run, if there is any."""
     for line in advised(advice):
         show_sentence(f"Advice: {line}")
+
+
+def show_commands(steps: Sequence[str]) -> None:
+    """Print commands, each on a line of its own that can be copied."""
+    for step in steps:
+        print(f"  {step.strip('`')}")
 
 
 def show_sentence(text: str) -> None:

@@ -238,12 +238,13 @@ def test_run_ends_with_its_result(tmp_path: Path, capsys: pytest.CaptureFixture[
     shown = capsys.readouterr().out.splitlines()
     assert "Used 1,200 of 1,600 records (400 left out)." in shown
     key = stages["optimize"].artifact.key[:12]
-    assert [line[:40] for line in shown[-3:]] == [
-        "Advice: The optimizer made only 3 steps:"[:40],
-        f"Aligned adapter: {tmp_path}"[:40],
-        f"Next: `align chat my.yaml --model {key}`"[:40],
+    assert shown[-5].startswith("Advice: The optimizer made only 3 steps: ")
+    assert shown[-4:] == [
+        f"Aligned adapter: {stages['optimize'].artifact.uri}",
+        "Next:",
+        f"  align chat my.yaml --model {key}",
+        f"  align promote {key} --store {tmp_path}",
     ]
-    assert shown[-1].endswith(f"`align promote {key} --store {tmp_path}`")
     show_run(run, Path("my.yaml"), as_json=True)
     answer = json.loads(capsys.readouterr().out)
     assert (answer["result"]["used"], [one["rule"] for one in answer["advice"]]) == (1200, ["few-steps"])

@@ -42,7 +42,7 @@ def describe_settings(model: type) -> Iterator[dict[str, Any]]:
         default = None if field.is_required() else field.get_default(call_default_factory=True, validated_data={})
         yield {
             "name": name,
-            "type": ", ".join([type_name(field.annotation), *map(bound, field.metadata)]),
+            "type": ", ".join([type_name(field.annotation), *filter(None, map(bound, field.metadata))]),
             "required": field.is_required(),
             "default": to_jsonable_python(default, fallback=str),
             "description": field.description or "",
@@ -64,8 +64,10 @@ def _bare(annotation: Any) -> Any:
 
 
 def bound(constraint: Any) -> str:
-    """Format a constraint of annotated-types, for example `> 0`."""
-    signs = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
+    """Format a constraint of annotated-types, for example `> 0`. A function that checks a value has no name here."""
+    signs = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤", "min_length": "length ≥", "max_length": "length ≤"}
+    if hasattr(constraint, "func"):
+        return ""
     for attribute, sign in signs.items():
         if hasattr(constraint, attribute):
             return f"{sign} {getattr(constraint, attribute):g}"

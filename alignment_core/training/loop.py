@@ -83,7 +83,7 @@ class _Loop:
 
     def train(self) -> None:
         self._resume()
-        total = steps_of(self.objective, self.run)
+        total = self.run.total = steps_of(self.objective, self.run)
         batches = batches_of(self.objective, self.run)
         try:
             while (batch := self._next(batches)) is not None:

@@ -41,6 +41,7 @@ class Run:
     progress: Progress
     cached_reference: Mapping[str, float] = field(default_factory=dict)
     step: int = 0
+    total: int = 0
     state: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -313,6 +314,7 @@ class Run:
         if self.history and (last := self.history[-1])["step"] == self.step and last.keys() == entry.keys():
             self.history.pop()
         self.history.append(entry)
+        self.progress.step(self.step, self.total, {name: entry[name] for name in entry if name != "step"})
 
     def warn(self, message: str) -> None:
         self.warnings.append(message)

@@ -164,7 +164,8 @@ def _told_apart(plugin: type[Settings], base: type[Settings]) -> None:
         if given <= first.model_fields.keys():
             raise Doubt(
                 f"a form of Prefect cannot tell it from `{other.name}` of {other.package}. It goes by the names of "
-                f"settings, and those of one ({', '.join(sorted(given))}) are also settings of the other. Rename one"
+                f"settings, and those of one ({', '.join(sorted(given))}) are also settings of the other. Rename one, "
+                "or add one"
             )
 
 

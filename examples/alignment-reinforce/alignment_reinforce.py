@@ -21,14 +21,16 @@ class ReinforcePlusPlus(OnPolicyOptimizer):
     """β, the weight of the KL penalty per token in the reward."""
     clip: float = Field(0.2, gt=0, lt=1)
     """ε of the clipped policy ratio."""
+    gamma: float = Field(1.0, gt=0, le=1)
+    """Discount per token."""
 
     def experience(self, run: AlignmentRun, sampled: Sampled) -> Experience:
         old = sampled.old
         rewards = losses.token_rewards(
             sampled.scores, old.logps, sampled.reference_logps, old.mask, kl_coef=self.kl_coef
         )
-        # Without values, and with γ = λ = 1, these are sums of the rewards from each token on.
-        following, _ = losses.gae(rewards, rewards.new_zeros(rewards.shape), old.mask, gamma=1.0, lam=1.0)
+        # Without values, and with λ = 1, these are discounted sums of the rewards from each token on.
+        following, _ = losses.gae(rewards, rewards.new_zeros(rewards.shape), old.mask, gamma=self.gamma, lam=1.0)
         constants = {"old_logps": old.logps, "advantages": losses.whiten(following, old.mask)}
         return Experience(sampled.rows(constants))
 

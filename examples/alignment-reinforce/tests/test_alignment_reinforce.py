@@ -28,6 +28,10 @@ def test_each_token_gets_the_rewards_that_follow_it():
     deviation = math.sqrt(258 / 108)
     assert first.values["advantages"] == pytest.approx([5 / 6 / deviation, 8 / 6 / deviation])
     assert second.values["advantages"] == pytest.approx([-13 / 6 / deviation])
+    # Half of what comes later: 1.75, 4.5 and 1. Whitening keeps the ratio of differences.
+    first, second = ReinforcePlusPlus(kl_coef=0.5, gamma=0.5).experience(None, sampled).rows
+    begin, end = first.values["advantages"]
+    assert (begin - end) / (end - second.values["advantages"][0]) == pytest.approx(-2.75 / 3.5)
 
 
 def test_conformance():

@@ -14,12 +14,14 @@ class Sound(Evaluator):
 
     example_facts: ClassVar[Facts] = {"answer": "42 apples"}
     name: Literal["sound"] = "sound"
+    points: float = 1.0
+    """Score of a word."""
 
     def needed_facts(self) -> Sequence[str]:
         return ["answer"]
 
     def score(self, prompt: Conversation, response: str, facts: Facts) -> float:
-        return float(sum(word in response for word in str(facts["answer"]).split()))
+        return self.points * sum(word in response for word in str(facts["answer"]).split())
 
 
 class NoFacts(Sound):

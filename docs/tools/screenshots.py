@@ -13,13 +13,16 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from io import BytesIO
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path += [str(ROOT / "tests" / "support" / "services"), str(Path(__file__).parent)]
 
-from browser import PATIENCE_MS, SCREEN, chromium  # noqa: E402 - from tests/support/services
+from browser import COLOURS, PATIENCE_MS, SCREEN, chromium  # noqa: E402 - from tests/support/services
+from example_reports import EXAMPLES, write_examples  # noqa: E402
 from pages import served_page  # noqa: E402
+from PIL import Image  # noqa: E402
 from playwright.sync_api import Page  # noqa: E402
 
 from alignment_core.feedback import Rater, open_feedback  # noqa: E402
@@ -157,6 +160,17 @@ def say(page: Page, message: str) -> None:
     page.keyboard.press("Enter")
 
 
+def report(name: str) -> Callable[[Path, Page], AbstractContextManager[None]]:
+    """Return what shows a report with invented numbers."""
+
+    @contextmanager
+    def shown(folder: Path, page: Page) -> Iterator[None]:
+        page.goto(write_examples(folder, [name])[name].as_uri())
+        yield
+
+    return shown
+
+
 PAGES: dict[str, Callable[[Path, Page], AbstractContextManager[None]]] = {
     "login": login,
     "name": name,
@@ -165,7 +179,14 @@ PAGES: dict[str, Callable[[Path, Page], AbstractContextManager[None]]] = {
     "raters": raters,
     "chat": chat,
     "waiting": waiting,
+    **{f"report-{each}": report(each) for each in EXAMPLES},
 }
+
+
+def save(page: Page, file: Path) -> None:
+    """Save what the page shows, with few colors to keep the file small."""
+    shot = Image.open(BytesIO(page.screenshot(animations="disabled"))).convert("RGB")
+    shot.quantize(COLOURS, dither=Image.Dither.NONE).save(file, optimize=True)
 
 
 def main(out: Path, names: Sequence[str]) -> None:
@@ -179,7 +200,7 @@ def main(out: Path, names: Sequence[str]) -> None:
                     page.emulate_media(color_scheme=scheme)
                     page.set_viewport_size(size)
                     page.wait_for_timeout(500)  # colors fade
-                    page.screenshot(path=out / f"{name}-{look}.png", animations="disabled")
+                    save(page, out / f"{name}-{look}.png")
                     print(out / f"{name}-{look}.png")
                 page.goto("about:blank")
             page.close()

@@ -30,7 +30,7 @@ formats, evaluators and listeners are registered in the same way.
 This package does not import torch. Tensors appear only in annotations.
 """
 
-from alignment_core.chat_endpoint import ChatEndpoint
+from alignment_core.chat_endpoint import ChatEndpoint, both_orders, conversation_text, verdict_of
 from alignment_core.config import ChatEndpointSettings, SourceConfig
 from alignment_core.errors import ConfigError, DataError
 from alignment_core.plugin_api.advice import Advice
@@ -49,6 +49,6 @@ __all__ = [
     "ConfigError", "Conversation", "DataError", "Demonstration", "Dropped", "Evaluator", "Facts",
     "LabelledResponse", "LanguageModelRole", "Listener", "LossOutput", "MicroBatch", "Needs", "PairEvaluator",
     "PreferencePair", "Prompt", "Quarantined", "RawRow", "Reading", "RecordFormat", "Rollout", "Row",
-    "SourceConfig", "StageInfo", "StepBatch", "TokenLogps", "TokenSequence", "Unread", "ValueRole", "hookimpl",
-    "hookspec",
+    "SourceConfig", "StageInfo", "StepBatch", "TokenLogps", "TokenSequence", "Unread", "ValueRole", "both_orders",
+    "conversation_text", "hookimpl", "hookspec", "verdict_of",
 ]  # fmt: skip

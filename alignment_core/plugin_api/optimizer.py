@@ -69,9 +69,10 @@ class AlignmentOptimizer(StepSettings):
     api_version: ClassVar[int] = API_VERSION
     """Version of the plugin API that the optimizer was written for."""
     evaluators: ClassVar[tuple[str, ...]] = ()
-    """Names of settings of type `dict[str, Any] | None` that select an installed evaluator for `run.judge`."""
+    """Names of settings that choose an evaluator for `run.judge`, of type `dict[str, Any] | None`, or several, of type
+    `list[dict[str, Any]]`."""
     pair_evaluators: ClassVar[tuple[str, ...]] = ()
-    """Names of settings of type `dict[str, Any] | None` that select an installed pair evaluator for `run.prefer`."""
+    """Names of settings that choose installed pair evaluators for `run.prefer` in the same way."""
     kl_setting: ClassVar[str | None] = None
     """Name of the setting that holds the policy to where it started, for messages and advice: larger is closer."""
     example: ClassVar[Mapping[str, Any]] = {}

@@ -48,6 +48,8 @@ def test_nothing_measured_gives_no_advice() -> None:
     [
         ({"evaluate": {"kl": 25.0}}, None),
         ({"evaluate": {"kl": 25.1}}, "kl-runs-away"),
+        ({"evaluate": {"kl": 0.1}}, None),
+        ({"evaluate": {"kl": 0.09}}, "hardly-moved"),
         ({"over_sft": {"length_ratio": 1.25}}, None),
         ({"over_sft": {"length_ratio": 1.26}}, "length-drifts"),
         ({"over_sft": {"length_ratio": 0.8}}, None),

@@ -101,6 +101,20 @@ def test_rows_contain_quality_cost_and_training_rows(comparison: Comparison) -> 
     assert list(comparison.samples[0]["answers"]) == ["sft", "dpo"]
 
 
+def test_rows_of_the_data_and_of_the_ranking_are_counted_together(built: Callable[..., StageResult]) -> None:
+    """PPO learns from the prompts, which only the ingested data have, and its reward model from the pairs of both."""
+    reward = built("reward", "reward")
+    parents = {"reward": reward.artifact.key}
+    stages = {
+        "ingest": built("ingest", "data", {"rows": {"train": {"preferences": 30, "feedback": 60, "prompts": 20}}}),
+        "rank": built("rank", "ranked", {"rows": {"train": {"preferences": 5, "feedback": 9}}}),
+        "reward": reward,
+        "optimize": built("optimize", "ppo", config={"optimizer": {"name": "ppo"}}, parents=parents),
+    }
+    (row,) = compare_results([OptimizerRun("ppo", {"name": "ppo"}, stages)]).rows
+    assert row.learnt_from == {"preferences": 35, "prompts": 20}
+
+
 def test_table_has_a_cell_with_an_interval_for_each_model(comparison: Comparison) -> None:
     table = columns(comparison.rows)
     assert table["preferred to sft by reward"] == {"dpo": ("75.0 %", "19.4 % to 99.4 %")}
@@ -243,6 +257,28 @@ def test_failed_optimizer_does_not_stop_the_others(write: Write, install: Callab
     (again,) = [model for model in json.loads((out / "report.json").read_text())["models"] if model["model"] == "dpo"]
     assert again["cached"]
     assert again == {**first["dpo"], "cached": True}
+
+
+@pytest.mark.ci
+@pytest.mark.usefixtures("prefect_server")
+def test_built_in_optimizers_are_in_one_report(write: Write, tmp_path: Path) -> None:
+    """Four of them learn from a reward model that only they need. It scores the responses of all models."""
+    on_policy, offline = ["ppo", "grpo", "rloo", "online_dpo"], ["dpo", "kto"]
+    small = {"rollouts": 1, "rollout_size": 8, "epochs": 1, "max_new_tokens": 8, "held_out_prompts": 2}
+    changes = [f"{name}.{setting}={value}" for name in on_policy for setting, value in small.items()]
+    out = tmp_path / "comparison"
+    compare(load_config(write(isolation="inline")), [*on_policy, *offline], changes, out)
+    models = {model["model"]: model for model in json.loads((out / "report.json").read_text())["models"]}
+    assert list(models) == ["sft", *on_policy, *offline]
+    assert {model["error"] for model in models.values()} == {None}
+    assert {tuple(model["scores"]) for model in models.values()} == {("reward",)}
+    learnt_from = {name: set(models[name]["learnt_from"]) for name in models if name != "sft"}
+    sampled = {name: {"preferences", "prompts"} for name in on_policy}
+    assert learnt_from == {**sampled, "dpo": {"preferences"}, "kto": {"feedback"}}
+    assert len({models[name]["seconds_before"] for name in on_policy}) == 1, "one reward model"
+    assert len({model["artifact"] for model in models.values()}) == len(models)
+    page = (out / "report.html").read_text()
+    assert all(f'name: "{name}"' in page for name in (*on_policy, *offline))
 
 
 @pytest.mark.usefixtures("prefect_server")

@@ -7,11 +7,12 @@ from typing import Annotated, Literal
 import typer
 
 from alignment_core.errors import ConfigError
-from alignment_flows.cli import compare, export, feedback, store
+from alignment_flows.cli import compare, export, feedback, init, store
 from alignment_flows.cli.command import AsJson, Card, Changes, ConfigFile, command
+from alignment_flows.cli.groups import Commands, show_version
 
 app = typer.Typer(
-    help="Turn raw human feedback into an aligned adapter on one GPU.",
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -20,10 +21,20 @@ plugins_app = typer.Typer(help="List, check and create plugins.", no_args_is_hel
 data_app = typer.Typer(help="Inspect feedback before training.", no_args_is_help=True)
 app.add_typer(plugins_app, name="plugins")
 app.add_typer(data_app, name="data")
+init.add_to(app)
 compare.add_to(app)
 export.add_to(app)
 store.add_to(app)
 feedback.add_to(app)
+
+
+@app.callback()
+def align(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Turn raw human feedback into an aligned adapter on one GPU."""
 
 
 @app.command()

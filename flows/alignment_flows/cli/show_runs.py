@@ -20,6 +20,9 @@ def show_runs(store: ArtifactStore, lines: Sequence[Line], *, as_json: bool) -> 
         print_json({"store": str(store.root), "runs": [line.to_json() for line in lines]})
         return
     print(store.root)
+    if not lines:
+        print("No run has trained a model in this store yet.")
+        return
     now = datetime.now(UTC)
     # A table of rich takes seconds for thousands of runs.
     for row in aligned([HEADS, *(_cells(line, now) for line in lines)]):

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from alignment_flows.reports.result import result_of_run
 START = "sft"
 NORMAL_95 = 1.96
 SAMPLES = 24
-LEARNT_FROM = ("preferences", "feedback", "prompts")
+LEARNT_FROM = ("preferences", "feedback", "demonstrations", "prompts")
 
 
 @dataclass(frozen=True)
@@ -192,11 +193,15 @@ def _learnt_from(built: Mapping[str, StageResult]) -> dict[str, int]:
     """Count the training rows of each kind behind the adapter, including those of its reward model."""
     if "optimize" not in built:
         return {}
-    data = built["rank" if "rank" in built else "ingest"].metrics.get("rows", {}).get("train", {})
+    # A stage learns from the ingested rows and the ranked samples together.
+    rows: Counter[str] = Counter()
+    for stage in ("ingest", "rank"):
+        if stage in built:
+            rows.update(built[stage].metrics.get("rows", {}).get("train", {}))
     described = built["optimize"].artifact.manifest().parents
     kinds = {"preferences"} if "reward" in described else set()
     kinds |= set(_needs(built["optimize"]))
-    return {kind: data[kind] for kind in LEARNT_FROM if kind in kinds and data.get(kind)}
+    return {kind: rows[kind] for kind in LEARNT_FROM if kind in kinds and rows[kind]}
 
 
 def _needs(trained: StageResult) -> list[str]:

@@ -33,7 +33,8 @@ def result_section(built: Mapping[str, StageResult]) -> Iterator[str]:
     """Yield the result, the advice and the next steps as paragraphs of markdown."""
     first, *others = lines(result_of_run(built))
     yield f"**{message(first)}**"
-    yield "\n".join(f"- {message(line)}" for line in others)
+    if others:
+        yield "\n".join(f"- {message(line)}" for line in others)
     steps = [step.strip("`") for step in steps_after(built, "CONFIG")]
     yield f"Next: {', '.join(map(code, steps))}"
     if advice := advice_on_run(built):

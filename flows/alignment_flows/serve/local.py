@@ -120,7 +120,7 @@ def run_pipeline(config: PipelineConfig) -> FinishedRun:
     from alignment_flows.pipeline import align
 
     # Looking through the store is only worth it where there may be heartbeats: a temporary server gets none.
-    with prefect_server(heartbeats=not (has_server() and all_built(plan))):
+    with recorded_run(heartbeats=not (has_server() and all_built(plan))):
         state = align(config, return_state=True)
     return _finished(settings, state.result(raise_on_failure=True), state)
 
@@ -158,7 +158,7 @@ def run_comparison(
     # Planning first reports mistakes before the run is recorded.
     settings = settings_of(resolved(config), optimizers, changes)
     plans_of({name: prepared(each) for name, each in settings.items()})
-    with prefect_server():
+    with recorded_run():
         state = compare(config, optimizers, changes, folder, return_state=True)
     comparison = state.result(raise_on_failure=False)
     if isinstance(comparison, BaseException):
@@ -177,7 +177,7 @@ def run_retrain(config: PipelineConfig) -> FinishedRun | TooFewVotes:
     # Planning first reports mistakes before the run is recorded.
     settings = prepared(config)
     plan_retrain(settings, load_registry())
-    with prefect_server():
+    with recorded_run():
         from alignment_flows.retraining import SKIPPED, retrain
 
         state = retrain(config, return_state=True)
@@ -199,7 +199,7 @@ def run_sampling(config: PipelineConfig, model: str | None) -> int:
     _prepare_server()
     # Planning first reports mistakes before the run is recorded.
     plan_sampling(prepared(config), load_registry(), model)
-    with prefect_server():
+    with recorded_run():
         from alignment_flows.sampling import sample
 
         kept: int = sample(config, model, return_state=True).result(raise_on_failure=True)
@@ -270,12 +270,25 @@ class Printed:
 
 
 @contextmanager
-def prefect_server(*, heartbeats: bool = True) -> Iterator[None]:
+def recorded_run(*, heartbeats: bool = True) -> Iterator[None]:
+    """Record the flow inside as `prefect_server` does, and show it in the terminal."""
+    with prefect_server(heartbeats=heartbeats) as lasting:
+        from alignment_flows.terminal.shown_run import shown_run
+
+        with shown_run(linked=lasting):
+            yield
+
+
+@contextmanager
+def prefect_server(*, heartbeats: bool = True) -> Iterator[bool]:
     """Record the flows inside on the user's server, or on a temporary one that stops with this process.
 
     Args:
         heartbeats: whether flow runs send heartbeats, by which the server detects a killed run. Stopping them takes a
             second.
+
+    Yields:
+        Whether the server outlives this process.
     """
     configure_prefect()
     from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
@@ -284,17 +297,18 @@ def prefect_server(*, heartbeats: bool = True) -> Iterator[None]:
     from alignment_flows.serve.temporary_server import start_temporary_server
 
     settings: dict[Any, Any] = {}
+    lasting = True
     if (url := PREFECT_API_URL.value()) is not None:
         check_server(url)
     elif (url := running_server()) is not None:
         settings = {PREFECT_API_URL: url}
     else:
         settings = {PREFECT_API_URL: start_temporary_server()}
-        heartbeats = False  # the server stops with the run
+        lasting = heartbeats = False  # the server stops with the run
     if not heartbeats:
         settings[PREFECT_FLOWS_HEARTBEAT_FREQUENCY] = None
     with temporary_settings(settings), _exit_on_sigterm():
-        yield
+        yield lasting
 
 
 @contextmanager
@@ -335,6 +349,3 @@ def configure_prefect() -> None:
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("DO_NOT_TRACK", "1")
     os.environ.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", str(HEARTBEAT_SECONDS))
-    if sys.stderr.isatty():
-        # The terminal shows the progress bar. The log is on the page of the run.
-        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "ERROR")

@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path += [str(ROOT / "tests" / "support" / "services"), str(Path(__file__).parent)]
 
 from browser import COLOURS, PATIENCE_MS, SCREEN, chromium  # noqa: E402 - from tests/support/services
+from example_reports import EXAMPLES, write_examples  # noqa: E402
 from pages import served_page  # noqa: E402
 from playwright.sync_api import Page  # noqa: E402
 
@@ -162,6 +163,17 @@ def say(page: Page, message: str) -> None:
     page.keyboard.press("Enter")
 
 
+def report(name: str) -> Callable[[Path, Page], AbstractContextManager[None]]:
+    """Return what shows a report with invented numbers."""
+
+    @contextmanager
+    def shown(folder: Path, page: Page) -> Iterator[None]:
+        page.goto(write_examples(folder, [name])[name].as_uri())
+        yield
+
+    return shown
+
+
 PAGES: dict[str, Callable[[Path, Page], AbstractContextManager[None]]] = {
     "login": login,
     "name": name,
@@ -170,6 +182,7 @@ PAGES: dict[str, Callable[[Path, Page], AbstractContextManager[None]]] = {
     "raters": raters,
     "chat": chat,
     "waiting": waiting,
+    **{f"report-{each}": report(each) for each in EXAMPLES},
 }
 
 

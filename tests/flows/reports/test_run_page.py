@@ -81,11 +81,11 @@ def test_result_comes_first_then_plots_responses_and_numbers(built: Built) -> No
     page = run_page(config(), built, promotion)
     shown = text_of(page)
     order = (
-        "first-run", "dpo beats the base model on 75 % of 2 held-out prompts",
-        "Promoted: the model is now candidate", "preferred to the base model 75 %", "KL from the base model 1.5",
-        "length of the answers +8 %", "records used 70 of 99", "training time 3.3 min 1.00 GiB",
-        "Results", "Responses side by side", "Training", "Numbers",
+        "first-run", "dpo beats the base model on 75 % of 2 held-out prompts", "Promoted: the model is now candidate",
+        "preferred to the base model 75 %", "KL from the base model 1.5", "length of the answers +8 %",
+        "records used 70 of 99", "training time 3.3 min 1.00 GiB", "Preferred to the base model", "a red dog",
     )  # fmt: skip
+    assert re.findall(r"<h2>([^<]*)", page) == ["Results", "Responses side by side", "Training", "Numbers"]
     places = [shown.index(part) for part in order]
     assert places == sorted(places)
     assert 'class="big good">75 %' in page

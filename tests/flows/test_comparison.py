@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from accessible import check_file
 
 from alignment_core.artifacts import ArtifactStore, Manifest, key_of
 from alignment_core.config_file import load_config
@@ -143,6 +144,12 @@ def test_page_is_complete_and_self_contained(comparison: Comparison, tmp_path: P
     assert "| dpo | 75.0 % (19.4 % to 99.4 %) |" in text
     assert len(text.encode()) < 2**19, "Prefect stores it in its database"
     assert "<script" not in html(comparison)
+
+
+@pytest.mark.ci
+def test_page_is_readable_everywhere(comparison: Comparison, tmp_path: Path) -> None:
+    write_comparison(comparison, tmp_path / "report")
+    check_file(tmp_path / "report" / "report.html")
 
 
 def test_comparison_in_which_everything_failed(tmp_path: Path) -> None:

@@ -10,11 +10,14 @@ from dataclasses import dataclass
 from alignment_core.artifacts.aliases import Change
 from alignment_core.artifacts.layout import check_exists
 from alignment_core.artifacts.manifest import Manifest
-from alignment_core.artifacts.store import Artifact, ArtifactStore
+from alignment_core.artifacts.remote.remote import Published
+from alignment_core.artifacts.sharing import Logged, obtain_lineage, required
+from alignment_core.artifacts.store import KEY, Artifact, ArtifactStore
 from alignment_core.errors import ArtifactError
 
 PROMOTABLE = ("optimize", "sft")
 LATEST = "latest"
+HEX = re.compile(r"[0-9a-f]+")
 SHOWN = 5
 
 
@@ -49,7 +52,7 @@ def catalogue(store: ArtifactStore) -> list[Entry]:
     Raises:
         ArtifactError: there is no store, or an alias is damaged.
     """
-    check_exists(store.root)
+    _check_there(store)
     names: dict[str, list[str]] = {}
     for name in store.aliases.names():
         if current := store.aliases.current(name):
@@ -59,6 +62,43 @@ def catalogue(store: ArtifactStore) -> list[Entry]:
         for artifact in store.artifacts()
     ]
     return sorted(entries, key=lambda entry: (entry.created, entry.artifact.key), reverse=True)
+
+
+def remote_catalogue(store: ArtifactStore) -> list[tuple[Entry, Published]]:
+    """Return every artifact in the remote of a store, newest first, each with what the remote holds of it.
+
+    Raises:
+        ArtifactError: the store has no remote, or it cannot be used.
+    """
+    remote = required(store)
+    found = []
+    for published in remote.artifacts():
+        kind = published.manifest.kind if published.manifest else "damaged"
+        artifact = Artifact(kind, published.key, f"{remote.address}/{published.folder}")
+        found.append((Entry(artifact, published.manifest, tuple(store.aliases.of(published.key))), published))
+    return found
+
+
+def remote_faults(store: ArtifactStore, reference: str | None) -> tuple[int, dict[Artifact, str]]:
+    """Read every file of the artifacts in the remote of a store, or of one of them. Nothing is changed.
+
+    Args:
+        store: the store.
+        reference: an alias, a key or a key prefix. None: all.
+
+    Returns:
+        The number of artifacts, and what is wrong with the damaged ones.
+
+    Raises:
+        ArtifactError: the store has no remote, or it cannot be used, or it has no such artifact.
+    """
+    named = None if reference is None else store.aliases.current(reference) if not HEX.fullmatch(reference) else None
+    prefix = named.key if named is not None else reference or ""
+    chosen = [(entry, published) for entry, published in remote_catalogue(store) if published.key.startswith(prefix)]
+    if reference is not None and not chosen:
+        raise ArtifactError("the remote has no such artifact", where=required(store).address, got=reference)
+    faults = {entry.artifact: required(store).fault(published, Logged()) for entry, published in chosen}
+    return len(chosen), {artifact: fault for artifact, fault in faults.items() if fault}
 
 
 def resolve(store: ArtifactStore, reference: str, kinds: Iterable[str] = ()) -> Entry:
@@ -72,12 +112,15 @@ def resolve(store: ArtifactStore, reference: str, kinds: Iterable[str] = ()) -> 
     Raises:
         ArtifactError: there is no store, no artifact matches, or several do.
     """
+    _check_there(store)
+    if reference != LATEST and not HEX.fullmatch(reference):
+        return _named(store, reference)
+    if store.remote is not None and KEY.fullmatch(reference) and store.find(reference) is None:
+        obtain_lineage(store, reference, Logged())
     entries = catalogue(store)
     of_kind = [entry for entry in entries if not kinds or entry.artifact.kind in kinds]
     if reference == LATEST:
         found = of_kind[:1]
-    elif not re.fullmatch(r"[0-9a-f]+", reference):
-        return _named(store, reference, entries)
     else:
         found = [entry for entry in of_kind if entry.artifact.key.startswith(reference)]
     if len(found) == 1:
@@ -100,7 +143,8 @@ def resolve(store: ArtifactStore, reference: str, kinds: Iterable[str] = ()) -> 
     )
 
 
-def _named(store: ArtifactStore, name: str, entries: Iterable[Entry]) -> Entry:
+def _named(store: ArtifactStore, name: str) -> Entry:
+    """Return the artifact with this alias. If only the remote has it, it is pulled with its ancestors."""
     current = store.aliases.current(name)
     if current is None:
         names = store.aliases.names()
@@ -111,7 +155,9 @@ def _named(store: ArtifactStore, name: str, entries: Iterable[Entry]) -> Entry:
             expected=f"one of {', '.join(names)}" if names else None,
             do=None if names else "Give a model an alias with `align promote`",
         )
-    for entry in entries:
+    if all(artifact.key != current.key for artifact in store.artifacts()):
+        obtain_lineage(store, current.key, Logged())
+    for entry in catalogue(store):
         if entry.artifact.key == current.key:
             return entry
     raise ArtifactError(
@@ -187,9 +233,15 @@ def rollback(store: ArtifactStore, alias: str, *, by: str, reason: str) -> Chang
             expected="at least 2",
             do=f"List the aliases with `align artifacts list --store {store.root}`",
         )
+    obtain_lineage(store, before.key, Logged())
     with store.leases.held([before.key]):
         _refuse_damaged(store, Artifact(before.kind, before.key, str(store.root / before.kind / before.key)))
         return store.aliases.rollback(alias, before, by=by, reason=reason)
+
+
+def _check_there(store: ArtifactStore) -> None:
+    if store.remote is None:
+        check_exists(store.root)
 
 
 def _refuse_damaged(store: ArtifactStore, artifact: Artifact) -> None:

@@ -62,6 +62,6 @@ def plan_sampling(config: PipelineConfig, registry: Registry, model: str | None 
 
 
 def _model(config: PipelineConfig, calls: StageCalls, reference: str) -> str:
-    entry = resolve(ArtifactStore(config.store), reference, PROMOTABLE)
+    entry = resolve(ArtifactStore(config.store, config.remote), reference, PROMOTABLE)
     calls.check_same_base(entry.artifact)
     return entry.artifact.key

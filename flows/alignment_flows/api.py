@@ -196,7 +196,7 @@ def fit(settings: PipelineConfig, card: float | None = None, models: Sequence[st
 
 
 def _planned(settings: PipelineConfig, made: Plan, card: float | None) -> PlannedRun:
-    calls, store = made.calls(), ArtifactStore(settings.store)
+    calls, store = made.calls(), ArtifactStore(settings.store, settings.remote)
     found = {name: store.find(call.key) for name, call in calls.items()}
     forecast = predict(calls, [name for name, artifact in found.items() if artifact is None], card)
     return PlannedRun(settings, calls, found, forecast)

@@ -23,16 +23,14 @@ def show_change(alias: str, change: Change, *, as_json: bool) -> None:
     print(f"{alias} is now {change.kind}/{change.key}{before}")
 
 
-def show_list(store: ArtifactStore, entries: Sequence[Entry], *, as_json: bool) -> None:
-    """Print the artifacts of a store and the history of each alias."""
+def show_list(place: str, store: ArtifactStore, entries: Sequence[Entry], *, as_json: bool) -> None:
+    """Print the artifacts of a store or of its remote, which is at `place`, and the history of each alias."""
     histories = {name: store.aliases.history(name) for name in store.aliases.names()}
     if as_json:
         aliases = {name: [change.model_dump() for change in history] for name, history in histories.items()}
-        print_json(
-            {"store": str(store.root), "artifacts": [_described(entry) for entry in entries], "aliases": aliases}
-        )
+        print_json({"store": place, "artifacts": [_described(entry) for entry in entries], "aliases": aliases})
         return
-    print(store.root)
+    print(place)
     # A table of rich takes seconds for thousands of artifacts.
     for line in _aligned([("artifact", "alias", "created", "size"), *map(_listed, entries)]):
         print(line)
@@ -135,6 +133,16 @@ def show_faults(count: int, faults: Mapping[Artifact, str], *, as_json: bool) ->
         print(f"{artifact.kind}/{artifact.key}: {fault}")
     artifacts = "1 artifact matches its manifest" if count == 1 else f"{count} artifacts match their manifests"
     print(f"{count - len(faults)} of {artifacts}.")
+
+
+def show_pushed(address: str, keys: Sequence[str], *, as_json: bool) -> None:
+    """Print what a remote now holds."""
+    if as_json:
+        print_json({"remote": address, "pushed": list(keys)})
+        return
+    for key in keys:
+        print(key)
+    print(f"{'1 artifact is' if len(keys) == 1 else f'{len(keys)} artifacts are'} now in {address}.")
 
 
 def show_pruned(items: Sequence[Unneeded], *, dry_run: bool, as_json: bool) -> None:

@@ -67,7 +67,7 @@ def _finder(config: PipelineConfig, reference: str) -> Callable[[], NamedModel]:
     if reference == BASE:
         base = untouched_base(prepared(config), load_registry())
         return lambda: base
-    return lambda: trained_model(ArtifactStore(config.store), reference)
+    return lambda: trained_model(ArtifactStore(config.store, config.remote), reference)
 
 
 def serve_rank(config: PipelineConfig, host: str, port: int, end: web.EndButton | None = None) -> None:

@@ -170,11 +170,11 @@ def building(
             every = checkpoint_seconds
             with nullcontext() if every is None else pushing(remote.objects, key, local.checkpoints, every, progress):
                 yield local
-        except BaseException:
-            if described(folder) is None:
+        finally:
+            if not (built := described(folder) is not None):
                 pending.remove(key)
-            raise
-        _push_or_note(store, remote, Artifact(kind, key, str(folder)), progress)
+        if built:
+            _push_or_note(store, remote, Artifact(kind, key, str(folder)), progress)
 
 
 def push_pending(store: ArtifactStore, progress: Progress) -> list[str]:

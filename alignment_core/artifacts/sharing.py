@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 
@@ -108,6 +108,25 @@ def obtain(store: ArtifactStore, key: str, progress: Progress) -> Artifact | Non
     except Unreachable as error:
         progress.warn(f"{key} was not looked up in the remote: {error}")
         return None
+
+
+def sizes_in_remote(store: ArtifactStore, keys: Mapping[str, str]) -> dict[str, int]:
+    """Return the size in bytes of each of these artifacts that the remote holds, by the names of the keys.
+
+    If the remote cannot be used, the log says so, and nothing is returned.
+    """
+    found: dict[str, int] = {}
+    if store.remote is None:
+        return found
+    for name, key in keys.items():
+        try:
+            entry = store.remote.look_up(key)
+        except Unreachable as error:
+            logger.warning("what would be pulled is not known: %s", error)
+            break
+        if entry is not None and entry.manifest is not None:
+            found[name] = entry.size
+    return found
 
 
 def obtain_lineage(store: ArtifactStore, key: str, progress: Progress) -> None:

@@ -11,7 +11,7 @@ from rich.tree import Tree
 from alignment_core.artifacts import Artifact, ArtifactStore, Change, Manifest
 from alignment_core.artifacts.catalogue import Entry, readable_manifest
 from alignment_core.artifacts.prune import Unneeded
-from alignment_flows.cli.show_run import KEY_DIGITS, print_json
+from alignment_flows.cli.show_run import KEY_DIGITS, print_json, readable_size
 
 
 def show_change(alias: str, change: Change, *, as_json: bool) -> None:
@@ -156,15 +156,6 @@ def show_pruned(items: Sequence[Unneeded], *, dry_run: bool, as_json: bool) -> N
         print(f"{item.name}: {item.what}, {readable_size(item.size)}")
     folders = "1 folder" if len(items) == 1 else f"{len(items)} folders"
     print(f"{'Would remove' if dry_run else 'Removed'} {folders}, {readable_size(size)}.")
-
-
-def readable_size(size: float) -> str:
-    """Format a number of bytes with a unit."""
-    for unit in ("bytes", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.2f} GiB"
 
 
 def _described(entry: Entry) -> dict[str, Any]:

@@ -144,7 +144,7 @@ def test_plan_fits_into_a_terminal_of_80_columns(write: Write, capsys: pytest.Ca
         stages=stages,
         requests={},
     )
-    planned = PlannedRun(config.model_copy(update={"name": "run"}), calls, dict.fromkeys(calls), forecast)
+    planned = PlannedRun(config.model_copy(update={"name": "run"}), calls, dict.fromkeys(calls), {}, forecast)
     show_plan(planned, as_json=False)
     lines = [line for line in capsys.readouterr().out.splitlines() if str(config.store) not in line]
     assert "Sources: used 5 of 6 records (83%)." in lines

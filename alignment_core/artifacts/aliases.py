@@ -15,47 +15,26 @@ from __future__ import annotations
 
 import fcntl
 import os
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
+from alignment_core.artifacts.alias_history import (
+    Change,
+    change_now,
+    continued_history,
+    damaged_history,
+    is_alias,
+    parsed_history,
+    standing_promotions,
+    written_history,
+)
 from alignment_core.artifacts.files import explain_unwritable, fsync, open_lock
 from alignment_core.artifacts.layout import check_folder, described
 from alignment_core.errors import ArtifactError
 
-NAME = re.compile(r"[a-z][a-z0-9]*([._-][a-z0-9]+)*")
 PRODUCTION, CANDIDATE = "production", "candidate"
-RESERVED = ("latest", "base")
-"""Names of models that are not aliases: the newest one, and the base model of the settings."""
-
-
-class Change(BaseModel):
-    """One line of an alias history.
-
-    Attributes:
-        action: `promote` moved the alias to another artifact, `rollback` moved it back to the previous one.
-        kind: kind of the artifact that the alias points to after the change.
-        key: key of that artifact.
-        previous: key of the artifact that the alias pointed to before; None for the first change.
-        time: time of the change, ISO 8601, UTC.
-        by: the person or run that made the change.
-        reason: the reasons of the gate, or a text entered by a person.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    action: Literal["promote", "rollback"]
-    kind: str
-    key: str
-    previous: str | None
-    time: str
-    by: str
-    reason: str
 
 
 class SharedHistories(Protocol):
@@ -111,9 +90,9 @@ class Aliases:
         check_folder(self._folder)
         paths = sorted(self._folder.glob("*.jsonl"))
         for path in paths:
-            if not _is_valid(path.stem):
-                raise _damaged(path, "a file name that is not an alias")
-        return sorted({*(path.stem for path in paths), *filter(_is_valid, self._snapshot())})
+            if not is_alias(path.stem):
+                raise damaged_history(path, "a file name that is not an alias")
+        return sorted({*(path.stem for path in paths), *filter(is_alias, self._snapshot())})
 
     def history(self, name: str) -> list[Change]:
         """Return every change of an alias, oldest first; empty if there is no such alias.
@@ -124,8 +103,8 @@ class Aliases:
         path = self._path(name)
         content = self._local(path)
         if (shared := self._snapshot().get(name)) is not None:
-            content = _continued(path, content, shared)
-        return [] if content is None else _parsed(path, content)
+            content = continued_history(path, content, shared)
+        return [] if content is None else parsed_history(path, content)
 
     def check(self) -> None:
         """Read the history of every alias.
@@ -146,7 +125,7 @@ class Aliases:
 
     def before(self, name: str) -> Change | None:
         """Return the promotion that a rollback would restore, or None if there is none."""
-        return next(iter((_standing(self.history(name)) or [])[-2:-1]), None)
+        return next(iter((standing_promotions(self.history(name)) or [])[-2:-1]), None)
 
     def promote(
         self, name: str, kind: str, key: str, *, by: str, reason: str, in_place_of: str | Literal["any"] | None = "any"
@@ -177,7 +156,7 @@ class Aliases:
             previous = None if current is None else current.key
             if in_place_of not in ("any", previous):
                 raise _changed_meanwhile(name)
-            return _now("promote", kind, key, previous, by, reason)
+            return change_now("promote", kind, key, previous, by, reason)
 
         return self._change(name, decide)
 
@@ -189,9 +168,9 @@ class Aliases:
         """
 
         def decide(history: Sequence[Change]) -> Change:
-            if (_standing(history) or [])[-2:-1] != [expected]:
+            if (standing_promotions(history) or [])[-2:-1] != [expected]:
                 raise _changed_meanwhile(name)
-            return _now("rollback", expected.kind, expected.key, history[-1].key, by, reason)
+            return change_now("rollback", expected.kind, expected.key, history[-1].key, by, reason)
 
         return self._change(name, decide)
 
@@ -205,11 +184,11 @@ class Aliases:
             history = self.history(name)
             if self._shared is None or name in self._snapshot():
                 continue
-            if not self._shared.replace(name, history[-1].key, _written(history), None):
+            if not self._shared.replace(name, history[-1].key, written_history(history), None):
                 raise _changed_meanwhile(name)
 
     def _path(self, name: str) -> Path:
-        if not _is_valid(name):
+        if not is_alias(name):
             raise ArtifactError(
                 "this is not a valid alias",
                 got=name,
@@ -221,13 +200,13 @@ class Aliases:
         """Return the content of the file of a history, or None if there is none."""
         check_folder(self._folder)
         if (found := described(path)) not in (None, "a file"):
-            raise _damaged(path, str(found))
+            raise damaged_history(path, str(found))
         try:
             return path.read_bytes()
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise _damaged(path, str(error)) from error
+            raise damaged_history(path, str(error)) from error
 
     def _snapshot(self) -> dict[str, bytes]:
         """Return the histories in the remote, read once. Copies of them are kept in the files."""
@@ -238,7 +217,7 @@ class Aliases:
             self._read = found or {}
             for name, content in self._read.items():
                 path = self._folder / f"{name}.jsonl"
-                if _is_valid(name) and _continued(path, here := self._local(path), content) != here:
+                if is_alias(name) and continued_history(path, here := self._local(path), content) != here:
                     with suppress(OSError):  # a store that may only be read
                         self._write(path, content)
         return self._read
@@ -252,13 +231,13 @@ class Aliases:
                 if self._shared is None:
                     history = self.history(name)
                 elif (there := self._shared.read_one(name)) is not None:
-                    history, tag = _parsed(path, _continued(path, self._local(path), there[0])), there[1]
+                    history, tag = parsed_history(path, continued_history(path, self._local(path), there[0])), there[1]
                 else:  # an alias that only this store has
-                    history = [] if (content := self._local(path)) is None else _parsed(path, content)
+                    history = [] if (content := self._local(path)) is None else parsed_history(path, content)
                 change = decide(history)
                 if history and change is history[-1]:
                     return change
-                written = _written([*history, change])
+                written = written_history([*history, change])
                 if self._shared is None or self._shared.replace(name, change.key, written, tag):
                     break
             with explain_unwritable(self._folder.parent):
@@ -288,72 +267,9 @@ class Aliases:
         fsync(self._folder)
 
 
-def _parsed(path: Path, content: bytes) -> list[Change]:
-    try:
-        history = [Change.model_validate_json(line) for line in content.decode().splitlines()]
-    except ValidationError as error:
-        raise _damaged(path, error.errors()[0]["msg"]) from error
-    except UnicodeDecodeError as error:
-        raise _damaged(path, str(error)) from error
-    if not history:
-        raise _damaged(path, "an empty file")
-    if _standing(history) is None:
-        raise _damaged(path, "a rollback without an earlier promotion")
-    return history
-
-
-def _written(history: Sequence[Change]) -> bytes:
-    return "".join(f"{line.model_dump_json()}\n" for line in history).encode()
-
-
-def _continued(path: Path, here: bytes | None, shared: bytes) -> bytes:
-    """Return the history in the remote, which must go on from the one in this store, if there is one."""
-    if here is not None and not shared.startswith(here):
-        raise ArtifactError(
-            f"the alias `{path.stem}` has another history in this store than in its remote",
-            where=str(path),
-            do="To go on with the remote's, move the file away. To keep both, choose another folder in `store`",
-        )
-    return shared
-
-
-def _is_valid(name: str) -> bool:
-    # A name of hexadecimal digits could be the prefix of a key.
-    return bool(NAME.fullmatch(name)) and name not in RESERVED and not re.fullmatch(r"[0-9a-f]+", name)
-
-
-def _damaged(path: Path, got: str) -> ArtifactError:
-    return ArtifactError(
-        f"the history of the alias `{path.stem}` is damaged",
-        where=str(path),
-        got=got,
-        do="Fix the line, or move the file away and promote again",
-    )
-
-
 def _changed_meanwhile(name: str) -> ArtifactError:
     return ArtifactError(
         "the alias was changed by another user or run in the meantime",
         where=name,
         do="Check it with `align artifacts list`, and try again",
     )
-
-
-def _now(
-    action: Literal["promote", "rollback"], kind: str, key: str, previous: str | None, by: str, reason: str
-) -> Change:
-    time = datetime.now(UTC).isoformat(timespec="seconds")
-    return Change(action=action, kind=kind, key=key, previous=previous, time=time, by=by, reason=reason)
-
-
-def _standing(history: Sequence[Change]) -> list[Change] | None:
-    """Return the promotions that were not rolled back, newest last. None: a rollback undoes no promotion."""
-    standing: list[Change] = []
-    for change in history:
-        if change.action == "rollback":
-            if not standing:
-                return None
-            standing.pop()
-        else:
-            standing.append(change)
-    return standing

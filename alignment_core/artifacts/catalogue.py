@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from alignment_core.artifacts.aliases import Change
+from alignment_core.artifacts.alias_history import Change
 from alignment_core.artifacts.layout import check_exists
 from alignment_core.artifacts.manifest import Manifest
 from alignment_core.artifacts.remote.remote import Published

@@ -158,6 +158,27 @@ def test_of_two_builds_the_remote_keeps_the_first(shared: Any, told: Any) -> Non
     assert (third.path / "weights").read_text() == "of one"
 
 
+def test_push_that_another_machine_overtakes_removes_its_files(
+    shared: Any, told: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = shared.machine("one"), shared.machine("other")
+    theirs = add(other, D, files={"weights": "of the other"})
+    upload, overtaken = type(shared.objects).upload, False
+
+    def overtaken_meanwhile(self: Any, name: str, path: Path, watch: Any) -> None:
+        nonlocal overtaken
+        if not overtaken:
+            overtaken = True
+            required(other).push(theirs.path, told)
+        upload(self, name, path, watch)
+
+    monkeypatch.setattr(type(shared.objects), "upload", overtaken_meanwhile)
+    make(one, D, told, "of one")
+    assert told.logs == [f"the remote keeps another machine's build of optimize/{D}"]
+    (kept,) = files_of(shared, D)
+    assert shared.bytes(kept) == b"of the other"
+
+
 def test_conditional_writes(shared: Any) -> None:
     objects = shared.objects
     tag = objects.write("some/object", b"first", None)

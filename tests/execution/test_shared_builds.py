@@ -94,8 +94,6 @@ def test_second_machine_trains_nothing(write: Callable[..., Path], remote: Path)
     with hold_leases(calls.values()):
         built = {name: build(call, Silent()) for name, call in calls.items()}
     assert not any(each.cached for each in built.values())
-    model = calls["optimize"].key
-    promote(ArtifactStore(settings.store), model, "production", by="one", reason="")
 
     elsewhere = load_config(path, [*changes, f"store={remote.parent / 'other'}"])
     planned = api.plan(elsewhere)
@@ -104,5 +102,7 @@ def test_second_machine_trains_nothing(write: Callable[..., Path], remote: Path)
     assert planned.pulled == {name: sum(record.size for record in records) for name, records in files.items()}
     with hold_leases(planned.calls.values()):
         assert build(planned.calls["sft"], Silent()).cached
+    model = calls["optimize"].key
+    promote(ArtifactStore(settings.store), model, "production", by="one", reason="")
     assert api.open_artifact("production", elsewhere.store).key == model
     assert all(build(call, Silent()).cached for call in planned.calls.values())

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from alignment_core.artifacts import ArtifactStore
-from alignment_core.artifacts.catalogue import promote
+from alignment_core.artifacts.models import promote
 from alignment_core.artifacts.sharing import required
 from alignment_core.config_file import load_config
 from alignment_core.errors import ArtifactError

@@ -8,7 +8,7 @@ import pytest
 from stored import A, B, C, D, add, named
 
 from alignment_core.artifacts import ArtifactStore
-from alignment_core.artifacts.catalogue import promote
+from alignment_core.artifacts.models import promote
 from alignment_core.artifacts.prune_remote import prune_remote
 from alignment_core.artifacts.remote.lease import run_lease
 from alignment_core.artifacts.remote.remote import Remote

@@ -15,7 +15,8 @@ from s3_server import SECRET
 from stored import D, add, named
 
 from alignment_core.artifacts import ArtifactStore
-from alignment_core.artifacts.catalogue import promote, resolve
+from alignment_core.artifacts.catalogue import resolve
+from alignment_core.artifacts.models import promote
 from alignment_core.artifacts.remote import bucket
 from alignment_core.artifacts.remote.address import open_objects
 from alignment_core.artifacts.remote.objects import Unreachable

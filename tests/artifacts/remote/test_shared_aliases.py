@@ -9,7 +9,8 @@ import pytest
 from stored import A, B, C, D, add, named
 
 from alignment_core.artifacts import ArtifactStore
-from alignment_core.artifacts.catalogue import promote, resolve, rollback
+from alignment_core.artifacts.catalogue import resolve
+from alignment_core.artifacts.models import promote, rollback
 from alignment_core.artifacts.remote.objects import Unreachable
 from alignment_core.artifacts.remote.remote import Remote
 from alignment_core.artifacts.sharing import connect, required

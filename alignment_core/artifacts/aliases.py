@@ -5,60 +5,81 @@
 
 A change writes the complete history to a new file, which then replaces the old one by a rename. Readers see the alias
 either before or after the change, even if the writer is killed.
+
+If the store shares its artifacts with a remote, the histories there are the aliases, and these files are copies for
+the time when the remote cannot be reached. A change first replaces the history in the remote, which fails if another
+machine has replaced it meanwhile.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
-import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
+from alignment_core.artifacts.alias_history import (
+    Change,
+    change_now,
+    continued_history,
+    damaged_history,
+    is_alias,
+    parsed_history,
+    standing_promotions,
+    written_history,
+)
 from alignment_core.artifacts.files import explain_unwritable, fsync, open_lock
 from alignment_core.artifacts.layout import check_folder, described
 from alignment_core.errors import ArtifactError
 
-NAME = re.compile(r"[a-z][a-z0-9]*([._-][a-z0-9]+)*")
 PRODUCTION, CANDIDATE = "production", "candidate"
-RESERVED = ("latest", "base")
-"""Names of models that are not aliases: the newest one, and the base model of the settings."""
 
 
-class Change(BaseModel):
-    """One line of an alias history.
+class SharedHistories(Protocol):
+    """The histories in a remote."""
 
-    Attributes:
-        action: `promote` moved the alias to another artifact, `rollback` moved it back to the previous one.
-        kind: kind of the artifact that the alias points to after the change.
-        key: key of that artifact.
-        previous: key of the artifact that the alias pointed to before; None for the first change.
-        time: time of the change, ISO 8601, UTC.
-        by: the person or run that made the change.
-        reason: the reasons of the gate, or a text entered by a person.
-    """
+    def read(self) -> dict[str, bytes] | None:
+        """Return the history of every alias by name. None: the remote cannot be used now, and the log says so."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    def read_one(self, name: str) -> tuple[bytes, str] | None:
+        """Return the history of an alias and its tag, or None if there is none.
 
-    action: Literal["promote", "rollback"]
-    kind: str
-    key: str
-    previous: str | None
-    time: str
-    by: str
-    reason: str
+        Raises:
+            ArtifactError: the remote cannot be used.
+        """
+
+    def replace(self, name: str, key: str, history: bytes, tag: str | None) -> bool:
+        """Write the history of an alias that now points to `key`, which the remote then holds.
+
+        Args:
+            name: the alias.
+            key: key of the artifact that it points to.
+            history: the complete history.
+            tag: tag of the history that this one continues, None for a new alias.
+
+        Returns:
+            False if another machine has written a history meanwhile. Nothing is changed then.
+
+        Raises:
+            ArtifactError: the remote cannot be used.
+        """
 
 
 class Aliases:
-    """The aliases of a store, in the folder `folder`. The folder is created on the first change."""
+    """The aliases of a store, in the folder `folder`. The folder is created on the first change.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: the folder.
+        shared: the histories in the remote, None without one. They are read once, on the first use of this object;
+            a change reads the history that it changes again.
+    """
+
+    def __init__(self, folder: Path, shared: SharedHistories | None = None) -> None:
         self._folder = folder
+        self._shared = shared
+        self._read: dict[str, bytes] | None = None
 
     def names(self) -> list[str]:
         """Return every alias that has a history, in alphabetical order.
@@ -70,8 +91,8 @@ class Aliases:
         paths = sorted(self._folder.glob("*.jsonl"))
         for path in paths:
             if not is_alias(path.stem):
-                raise _damaged(path, "a file name that is not an alias")
-        return [path.stem for path in paths]
+                raise damaged_history(path, "a file name that is not an alias")
+        return sorted({*(path.stem for path in paths), *filter(is_alias, self._snapshot())})
 
     def history(self, name: str) -> list[Change]:
         """Return every change of an alias, oldest first; empty if there is no such alias.
@@ -80,22 +101,10 @@ class Aliases:
             ArtifactError: the name is not a valid alias, or its file is damaged.
         """
         path = self._path(name)
-        check_folder(self._folder)
-        if (found := described(path)) not in (None, "a file"):
-            raise _damaged(path, str(found))
-        try:
-            history = [Change.model_validate_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        except FileNotFoundError:
-            return []
-        except ValidationError as error:
-            raise _damaged(path, error.errors()[0]["msg"]) from error
-        except (OSError, UnicodeDecodeError) as error:
-            raise _damaged(path, str(error)) from error
-        if not history:
-            raise _damaged(path, "an empty file")
-        if _standing(history) is None:
-            raise _damaged(path, "a rollback without an earlier promotion")
-        return history
+        content = self._local(path)
+        if (shared := self._snapshot().get(name)) is not None:
+            content = continued_history(path, content, shared)
+        return [] if content is None else parsed_history(path, content)
 
     def check(self) -> None:
         """Read the history of every alias.
@@ -116,7 +125,7 @@ class Aliases:
 
     def before(self, name: str) -> Change | None:
         """Return the promotion that a rollback would restore, or None if there is none."""
-        return next(iter((_standing(self.history(name)) or [])[-2:-1]), None)
+        return next(iter((standing_promotions(self.history(name)) or [])[-2:-1]), None)
 
     def promote(
         self, name: str, kind: str, key: str, *, by: str, reason: str, in_place_of: str | Literal["any"] | None = "any"
@@ -139,14 +148,17 @@ class Aliases:
         # A run that changes nothing works in a store that it may only read.
         if (current := self.current(name)) is not None and current.key == key:
             return current
-        with self._changing(name) as history:
+
+        def decide(history: Sequence[Change]) -> Change:
             current = history[-1] if history else None
             if current is not None and current.key == key:
                 return current
             previous = None if current is None else current.key
             if in_place_of not in ("any", previous):
                 raise _changed_meanwhile(name)
-            return self._add(name, history, _now("promote", kind, key, previous, by, reason))
+            return change_now("promote", kind, key, previous, by, reason)
+
+        return self._change(name, decide)
 
     def rollback(self, name: str, expected: Change, *, by: str, reason: str) -> Change:
         """Move an alias back to the artifact of `expected`, the result of an earlier call of `before`.
@@ -154,11 +166,26 @@ class Aliases:
         Raises:
             ArtifactError: the alias was changed in the meantime.
         """
-        with self._changing(name) as history:
-            if (_standing(history) or [])[-2:-1] != [expected]:
+
+        def decide(history: Sequence[Change]) -> Change:
+            if (standing_promotions(history) or [])[-2:-1] != [expected]:
                 raise _changed_meanwhile(name)
-            change = _now("rollback", expected.kind, expected.key, history[-1].key, by, reason)
-            return self._add(name, history, change)
+            return change_now("rollback", expected.kind, expected.key, history[-1].key, by, reason)
+
+        return self._change(name, decide)
+
+    def share(self) -> None:
+        """Give the remote the aliases that only this store has.
+
+        Raises:
+            ArtifactError: the remote cannot be used, or has another history of an alias.
+        """
+        for name in self.names():
+            history = self.history(name)
+            if self._shared is None or name in self._snapshot():
+                continue
+            if not self._shared.replace(name, history[-1].key, written_history(history), None):
+                raise _changed_meanwhile(name)
 
     def _path(self, name: str) -> Path:
         if not is_alias(name):
@@ -169,44 +196,75 @@ class Aliases:
             )
         return self._folder / f"{name}.jsonl"
 
+    def _local(self, path: Path) -> bytes | None:
+        """Return the content of the file of a history, or None if there is none."""
+        check_folder(self._folder)
+        if (found := described(path)) not in (None, "a file"):
+            raise damaged_history(path, str(found))
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise damaged_history(path, str(error)) from error
+
+    def _snapshot(self) -> dict[str, bytes]:
+        """Return the histories in the remote, read once. Copies of them are kept in the files."""
+        if self._shared is None:
+            return {}
+        if self._read is None:
+            found = self._shared.read()
+            self._read = found or {}
+            for name, content in self._read.items():
+                path = self._folder / f"{name}.jsonl"
+                if is_alias(name) and continued_history(path, here := self._local(path), content) != here:
+                    with suppress(OSError):  # a store that may only be read
+                        self._write(path, content)
+        return self._read
+
+    def _change(self, name: str, decide: Callable[[Sequence[Change]], Change]) -> Change:
+        """Add what `decide` returns to a history, unless it is already its last change."""
+        path = self._path(name)
+        with self._locked():
+            while True:
+                tag = None
+                if self._shared is None:
+                    history = self.history(name)
+                elif (there := self._shared.read_one(name)) is not None:
+                    history, tag = parsed_history(path, continued_history(path, self._local(path), there[0])), there[1]
+                else:  # an alias that only this store has
+                    history = [] if (content := self._local(path)) is None else parsed_history(path, content)
+                change = decide(history)
+                if history and change is history[-1]:
+                    return change
+                written = written_history([*history, change])
+                if self._shared is None or self._shared.replace(name, change.key, written, tag):
+                    break
+            with explain_unwritable(self._folder.parent):
+                self._write(path, written)
+            if self._read is not None:
+                self._read[name] = written
+        return change
+
     @contextmanager
-    def _changing(self, name: str) -> Iterator[list[Change]]:
-        """Lock the aliases and yield the history of one."""
-        self._path(name)
+    def _locked(self) -> Iterator[None]:
         with explain_unwritable(self._folder.parent):
             self._folder.mkdir(parents=True, exist_ok=True)
             lock = open_lock(self._folder / ".lock")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            yield self.history(name)
+            yield
         finally:
             os.close(lock)
 
-    def _add(self, name: str, history: Sequence[Change], change: Change) -> Change:
-        path = self._path(name)
+    def _write(self, path: Path, content: bytes) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
         new = path.with_suffix(".new")
-        with explain_unwritable(self._folder.parent):
-            new.unlink(missing_ok=True)  # a link would be followed
-            new.write_text("".join(f"{line.model_dump_json()}\n" for line in (*history, change)), encoding="utf-8")
-            fsync(new)
-            new.replace(path)
-            fsync(self._folder)
-        return change
-
-
-def is_alias(name: str) -> bool:
-    """Return whether an alias may have this name."""
-    # A name of hexadecimal digits could be the prefix of a key.
-    return bool(NAME.fullmatch(name)) and name not in RESERVED and not re.fullmatch(r"[0-9a-f]+", name)
-
-
-def _damaged(path: Path, got: str) -> ArtifactError:
-    return ArtifactError(
-        f"the history of the alias `{path.stem}` is damaged",
-        where=str(path),
-        got=got,
-        do="Fix the line, or move the file away and promote again",
-    )
+        new.unlink(missing_ok=True)  # a link would be followed
+        new.write_bytes(content)
+        fsync(new)
+        new.replace(path)
+        fsync(self._folder)
 
 
 def _changed_meanwhile(name: str) -> ArtifactError:
@@ -215,23 +273,3 @@ def _changed_meanwhile(name: str) -> ArtifactError:
         where=name,
         do="Check it with `align artifacts list`, and try again",
     )
-
-
-def _now(
-    action: Literal["promote", "rollback"], kind: str, key: str, previous: str | None, by: str, reason: str
-) -> Change:
-    time = datetime.now(UTC).isoformat(timespec="seconds")
-    return Change(action=action, kind=kind, key=key, previous=previous, time=time, by=by, reason=reason)
-
-
-def _standing(history: Sequence[Change]) -> list[Change] | None:
-    """Return the promotions that were not rolled back, newest last. None: a rollback undoes no promotion."""
-    standing: list[Change] = []
-    for change in history:
-        if change.action == "rollback":
-            if not standing:
-                return None
-            standing.pop()
-        else:
-            standing.append(change)
-    return standing

@@ -6,10 +6,12 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from alignment_core.artifacts.aliases import is_alias
+from alignment_core.artifacts.alias_history import is_alias
 from alignment_core.artifacts.layout import check_exists
 from alignment_core.artifacts.manifest import Manifest
-from alignment_core.artifacts.store import Artifact, ArtifactStore
+from alignment_core.artifacts.remote.remote import Published
+from alignment_core.artifacts.sharing import Logged, obtain_lineage, required
+from alignment_core.artifacts.store import KEY, Artifact, ArtifactStore
 from alignment_core.errors import ArtifactError
 
 ALIGNED = "optimize"
@@ -61,7 +63,7 @@ def catalogue(store: ArtifactStore, kinds: Iterable[str] = ()) -> list[Entry]:
     Raises:
         ArtifactError: there is no store, or an alias is damaged.
     """
-    check_exists(store.root)
+    _check_there(store)
     names: dict[str, list[str]] = {}
     for name in store.aliases.names():
         if current := store.aliases.current(name):
@@ -72,6 +74,49 @@ def catalogue(store: ArtifactStore, kinds: Iterable[str] = ()) -> list[Entry]:
         if not kinds or artifact.kind in kinds
     ]
     return sorted(entries, key=lambda entry: (entry.created, entry.artifact.key), reverse=True)
+
+
+def remote_catalogue(store: ArtifactStore) -> list[tuple[Entry, Published]]:
+    """Return every artifact in the remote of a store, newest first, each with what the remote holds of it.
+
+    Raises:
+        ArtifactError: the store has no remote, or it cannot be used.
+    """
+    remote = required(store)
+    found = []
+    for published in remote.artifacts():
+        kind = published.manifest.kind if published.manifest else "damaged"
+        artifact = Artifact(kind, published.key, f"{remote.address}/{published.folder}")
+        found.append((Entry(artifact, published.manifest, tuple(store.aliases.of(published.key))), published))
+    return found
+
+
+def remote_faults(store: ArtifactStore, reference: str | None) -> tuple[int, dict[Artifact, str]]:
+    """Read every file of the artifacts in the remote of a store, or of one of them. Nothing is changed.
+
+    Args:
+        store: the store.
+        reference: an alias, a key or a key prefix. None: all.
+
+    Returns:
+        The number of artifacts, and what is wrong with the damaged ones.
+
+    Raises:
+        ArtifactError: the store has no remote, or it cannot be used, or it has no such artifact.
+    """
+    named = (
+        None
+        if reference is None
+        else store.aliases.current(reference)
+        if not HEXADECIMAL.fullmatch(reference)
+        else None
+    )
+    prefix = named.key if named is not None else reference or ""
+    chosen = [(entry, published) for entry, published in remote_catalogue(store) if published.key.startswith(prefix)]
+    if reference is not None and not chosen:
+        raise ArtifactError("the remote has no such artifact", where=required(store).address, got=reference)
+    faults = {entry.artifact: required(store).fault(published, Logged()) for entry, published in chosen}
+    return len(chosen), {artifact: fault for artifact, fault in faults.items() if fault}
 
 
 def resolve(store: ArtifactStore, reference: str, kinds: Iterable[str] = (), *, run: str | None = None) -> Entry:
@@ -87,6 +132,8 @@ def resolve(store: ArtifactStore, reference: str, kinds: Iterable[str] = (), *, 
     Raises:
         ArtifactError: there is no store, no artifact matches, or several do.
     """
+    if store.remote is not None and KEY.fullmatch(reference) and store.find(reference) is None:
+        obtain_lineage(store, reference, Logged())
     entries = catalogue(store)
     aligned = [entry for entry in entries if entry.artifact.kind == ALIGNED and entry.manifest is not None]
     runs = list(dict.fromkeys(entry.run for entry in aligned if entry.run))
@@ -95,7 +142,7 @@ def resolve(store: ArtifactStore, reference: str, kinds: Iterable[str] = (), *, 
             return found[0]
         raise _no_model(store, run, runs)
     by_hand = not HEXADECIMAL.fullmatch(reference)
-    if by_hand and (found := _named(store, reference, entries)):
+    if by_hand and (found := _named(store, reference)):
         return found[0]
     if found := [entry for entry in aligned if entry.run == reference]:
         return found[0]
@@ -127,12 +174,17 @@ def _by_key(store: ArtifactStore, prefix: str, entries: Iterable[Entry], kinds: 
     )
 
 
-def _named(store: ArtifactStore, name: str, entries: Iterable[Entry]) -> list[Entry]:
-    """Return the artifact with this alias, or nothing if there is no such alias."""
+def _named(store: ArtifactStore, name: str) -> list[Entry]:
+    """Return the artifact with this alias, or nothing if there is no such alias.
+
+    If only the remote has the artifact, it is pulled with its ancestors.
+    """
     current = store.aliases.current(name) if is_alias(name) else None
     if current is None:
         return []
-    for entry in entries:
+    if all(artifact.key != current.key for artifact in store.artifacts()):
+        obtain_lineage(store, current.key, Logged())
+    for entry in catalogue(store):
         if entry.artifact.key == current.key:
             return [entry]
     raise ArtifactError(
@@ -191,3 +243,8 @@ def readable_manifest(artifact: Artifact) -> Manifest | None:
         return artifact.manifest()
     except (OSError, ValueError):
         return None
+
+
+def _check_there(store: ArtifactStore) -> None:
+    if store.remote is None:
+        check_exists(store.root)

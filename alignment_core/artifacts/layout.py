@@ -16,7 +16,8 @@ LOCKS = ".locks"
 ALIASES = ".aliases"
 LEASES = ".leases"
 TRASH = ".trash"
-OWN = (BUILDING, QUARANTINE, LOCKS, ALIASES, LEASES, TRASH)
+REMOTE = ".remote"
+OWN = (BUILDING, QUARANTINE, LOCKS, ALIASES, LEASES, TRASH, REMOTE)
 """The folders of a store that hold no artifacts."""
 SHARD = "shard"
 """Kind of the artifacts that an `ingest` stage makes besides its own."""

@@ -105,7 +105,15 @@ def read_manifest(folder: Path) -> Manifest:
     Raises:
         OSError, ValueError: the manifest is missing or damaged, or its key does not follow from its content.
     """
-    content = (folder / MANIFEST).read_bytes()
+    return parse_manifest((folder / MANIFEST).read_bytes())
+
+
+def parse_manifest(content: bytes) -> Manifest:
+    """Return the manifest in the content of a `manifest.json`.
+
+    Raises:
+        ValueError: it is damaged, or its key does not follow from its content.
+    """
     manifest = Manifest.model_validate_json(content)
     if hashlib.sha256(b"".join(content.rsplit(manifest.digest.encode(), 1))).hexdigest() != manifest.digest:
         raise ValueError("it was changed after the artifact was made")

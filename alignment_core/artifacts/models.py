@@ -6,10 +6,11 @@ import os
 from dataclasses import dataclass
 from enum import StrEnum
 
-from alignment_core.artifacts.aliases import Change
+from alignment_core.artifacts.alias_history import Change
 from alignment_core.artifacts.catalogue import ALIGNED, LATEST, PROMOTABLE, Entry, catalogue, resolve
 from alignment_core.artifacts.layout import check_exists
 from alignment_core.artifacts.manifest import Manifest
+from alignment_core.artifacts.sharing import Logged, obtain_lineage
 from alignment_core.artifacts.store import Artifact, ArtifactStore
 from alignment_core.errors import ArtifactError
 
@@ -138,6 +139,7 @@ def rollback(store: ArtifactStore, alias: str, *, by: str, reason: str) -> Chang
             expected="at least 2",
             do=f"List the aliases with `align artifacts list --store {store.root}`",
         )
+    obtain_lineage(store, before.key, Logged())
     with store.leases.held([before.key]):
         _refuse_damaged(store, Artifact(before.kind, before.key, str(store.root / before.kind / before.key)))
         return store.aliases.rollback(alias, before, by=by, reason=reason)

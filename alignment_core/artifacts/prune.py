@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
+from alignment_core.artifacts.aliases import Aliases
 from alignment_core.artifacts.catalogue import lineage, readable_manifest
 from alignment_core.artifacts.files import explain_unwritable, try_lock
 from alignment_core.artifacts.layout import BUILDING, OWN, QUARANTINE, TRASH, check_exists, check_folder
@@ -81,7 +82,7 @@ def prune(store: ArtifactStore, *, older_than_seconds: float = 0, dry_run: bool 
 
 
 def _needed(store: ArtifactStore, leased: Iterable[str]) -> set[str]:
-    found = lineage(store, [*leased, *_named(store)])
+    found = lineage(store, [*leased, *named_keys(store.aliases)])
     for artifact in found.values():
         if artifact is not None and readable_manifest(artifact) is None:
             raise ArtifactError(
@@ -92,10 +93,10 @@ def _needed(store: ArtifactStore, leased: Iterable[str]) -> set[str]:
     return set(found)
 
 
-def _named(store: ArtifactStore) -> Iterator[str]:
+def named_keys(aliases: Aliases) -> Iterator[str]:
     """Yield the keys that an alias points to, or would point to after a rollback."""
-    for name in store.aliases.names():
-        yield from (change.key for change in (store.aliases.current(name), store.aliases.before(name)) if change)
+    for name in aliases.names():
+        yield from (change.key for change in (aliases.current(name), aliases.before(name)) if change)
 
 
 def _folders(store: ArtifactStore) -> Iterator[tuple[str, Path, str]]:

@@ -5,6 +5,7 @@
     <store>/.building/<key>/          `out` and `checkpoints` of a running or interrupted build
     <store>/.locks/<key>              locked (flock) by the process that builds the key, until it exits
     <store>/.aliases/, .leases/       aliases; keys that running processes need
+    <store>/.remote/                  the remote that this store shares its artifacts with, if it has one
 
 A build writes to `out`, with the manifest last, and is published by one rename. An artifact with a manifest is
 therefore complete.
@@ -40,6 +41,8 @@ from alignment_core.artifacts.layout import (
 )
 from alignment_core.artifacts.leases import Leases
 from alignment_core.artifacts.manifest import MANIFEST, FileRecord, Manifest, read_manifest, write_manifest
+from alignment_core.artifacts.remote.connection import remote_of
+from alignment_core.artifacts.remote.shared_aliases import SharedAliases
 from alignment_core.errors import ArtifactError
 from alignment_core.progress import Progress, Stopped
 
@@ -90,6 +93,10 @@ class Building:
     checkpoints: Path
     _target: Path
 
+    @property
+    def key(self) -> str:
+        return self._target.name
+
     def publish(self, manifest: Manifest) -> Artifact:
         """Publish `out` as the artifact: flush the files, write the manifest last, then rename once.
 
@@ -105,19 +112,40 @@ class Building:
         folders = [path for path in self.out.rglob("*") if path.is_dir()]
         for path in [*paths, self.out / MANIFEST, *folders, self.out]:
             fsync(path)
+        return self._move(self.out)
+
+    def adopt(self, folder: Path) -> Artifact:
+        """Publish a complete copy of the artifact, whose files have been verified, with its own manifest."""
+        for path in [*folder.rglob("*"), folder]:
+            fsync(path)
+        return self._move(folder)
+
+    def _move(self, folder: Path) -> Artifact:
         self._target.parent.mkdir(parents=True, exist_ok=True)
-        self.out.rename(self._target)
+        folder.rename(self._target)
         fsync(self._target.parent)
         shutil.rmtree(self.out.parent, ignore_errors=True)  # `prune` removes what is left
-        return Artifact(manifest.kind, manifest.key, str(self._target))
+        return Artifact(self._target.parent.name, self._target.name, str(self._target))
 
 
 class ArtifactStore:
-    """The artifact store in the folder `root`. The folder is created on the first build."""
+    """The artifact store in the folder `root`. The folder is created on the first build.
 
-    def __init__(self, root: Path) -> None:
+    Args:
+        root: the folder.
+        remote: address of the remote that it shares its artifacts with. None: the one that it has shared with before,
+            if any. What goes to the remote and comes from there is in `sharing.py`.
+
+    Raises:
+        ArtifactError: it has shared with another remote before, or the remote cannot be opened.
+    """
+
+    def __init__(self, root: Path, remote: str | None = None) -> None:
         self.root = root.absolute()
-        self.aliases = Aliases(self.root / ALIASES)
+        self.remote = remote_of(self.root, remote)
+        self.aliases = Aliases(
+            self.root / ALIASES, None if self.remote is None else SharedAliases(self.root, self.remote)
+        )
         self.leases = Leases(self.root / LEASES)
 
     def find(self, key: str, warn: Warn = logger.warning) -> Artifact | None:

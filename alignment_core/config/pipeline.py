@@ -15,6 +15,7 @@ from alignment_core.config.evaluation import EvaluationConfig, GateConfig
 from alignment_core.config.feedback import ChatConfig, RetrainConfig
 from alignment_core.config.model import ModelConfig
 from alignment_core.config.places import FeedbackPlace, check_place
+from alignment_core.config.remote_address import check_remote
 from alignment_core.config.sampling import RankConfig, SampleConfig, VllmConfig
 from alignment_core.config.training import RewardConfig, SFTConfig
 
@@ -64,6 +65,13 @@ class PipelineConfig(Settings):
     do not affect results."""
     store: Path = Path("./artifacts")
     """Folder of the artifact store."""
+    remote: str | None = None
+    """Where machines share their artifacts: `s3://bucket/prefix`, `gs://…`, `az://…`, or `file:///folder` on a shared
+    disk. `store` is then this machine's copy. It holds no credentials: they come from the environment. Unset: the
+    remote that the store has shared with before, if any."""
+    remote_checkpoint_seconds: float | None = Field(None, gt=0)
+    """Time in seconds between checkpoints that are pushed to the remote, so that another machine can go on with a
+    training stage if this one is lost. Unset: no checkpoint is pushed."""
     feedback: FeedbackPlace = "./feedback.db"
     """The feedback store: an SQLite file, or `postgresql://user@host/name`. Its password belongs in an environment
     variable or a Secret block, because Prefect shows settings to everyone."""
@@ -111,6 +119,12 @@ class PipelineConfig(Settings):
         if there is not None and not there.is_dir():
             raise ValueError(f"{there} is not a folder")
         return store
+
+    @field_validator("remote")
+    @classmethod
+    def _is_shared_address(cls, remote: str | None) -> str | None:
+        # A reference is replaced where the flow runs.
+        return remote if remote is None or "{{" in remote else check_remote(remote)
 
     @model_validator(mode="after")
     def _vllm_loads_the_adapter(self) -> PipelineConfig:

@@ -14,6 +14,8 @@ from typing import Any
 
 from alignment_core.addresses import hide_secrets
 from alignment_core.artifacts import Artifact, ArtifactStore, Manifest
+from alignment_core.artifacts.sharing import building as building_alone
+from alignment_core.artifacts.sharing import held, obtain
 from alignment_core.errors import ArtifactError
 from alignment_core.execution.launcher import build_in_process
 from alignment_core.execution.listeners import ListeningProgress
@@ -52,7 +54,7 @@ def build(call: StageCall, progress: Progress) -> StageResult:
     """
     started = time.monotonic()
     audience = ListeningProgress(call, progress)
-    found = ArtifactStore(call.runtime.store).find(call.key, progress.warn)
+    found = obtain(store_of(call), call.key, progress)
     try:
         artifact, cached = (found, True) if found is not None else _run(call, audience)
     except BaseException as error:
@@ -67,11 +69,20 @@ def hold_leases(calls: Iterable[StageCall]) -> AbstractContextManager[None]:
     """Protect everything that these stages of one run read or write from pruning while the context is active.
 
     Raises:
-        ArtifactError: the store cannot be written.
+        ArtifactError: the store cannot be written, or its remote cannot be used for the first time.
     """
     calls = list(calls)
     keys = {key for call in calls for key in (call.key, *call.reads().values())}
-    return ArtifactStore(calls[0].runtime.store).leases.held(keys)
+    return held(store_of(calls[0]), keys)
+
+
+def store_of(call: StageCall) -> ArtifactStore:
+    """Return the store of a stage, with the remote that it shares its artifacts with.
+
+    Raises:
+        ArtifactError: the store belongs to another remote, or the remote cannot be opened.
+    """
+    return ArtifactStore(call.runtime.store, call.runtime.remote)
 
 
 def _run(call: StageCall, audience: ListeningProgress) -> tuple[Artifact, bool]:
@@ -85,15 +96,21 @@ def build_here(call: StageCall, progress: Progress) -> tuple[Artifact, bool]:
     Returns:
         The artifact, and whether another run had built it before this process got the lock.
     """
-    store = ArtifactStore(call.runtime.store)
+    store = store_of(call)
+    keys = {call.key, *call.reads().values()}
     counted = _CountedWarnings(progress)
     try:
-        with hold_leases([call]), store.building(call.stage, call.key, counted) as building:
+        with (
+            store.leases.held(keys),
+            building_alone(
+                store, call.stage, call.key, call.reads().values(), counted, call.runtime.remote_checkpoint_seconds
+            ) as building,
+        ):
             if building.found is not None:
                 return building.found, True
             started = time.monotonic()
             stage = load_stage(call.stage)
-            parents = {role: _parent(store, role, key, call) for role, key in call.reads().items()}
+            parents = {role: _parent(store, role, key, call, counted) for role, key in call.reads().items()}
             metrics = stage.run(Job(call, parents, building.out, building.checkpoints, counted))
             reserved, outside = device_memory(call.runtime.device) or (None, None)
             manifest = Manifest(
@@ -122,8 +139,8 @@ def build_here(call: StageCall, progress: Progress) -> tuple[Artifact, bool]:
         ) from error
 
 
-def _parent(store: ArtifactStore, role: str, key: str, call: StageCall) -> Path:
-    artifact = store.find(key)
+def _parent(store: ArtifactStore, role: str, key: str, call: StageCall, progress: Progress) -> Path:
+    artifact = obtain(store, key, progress)
     if artifact is None:
         raise ArtifactError(
             f"the `{role}` artifact that {call.label} reads is missing or damaged",

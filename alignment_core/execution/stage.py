@@ -19,6 +19,8 @@ class Runtime(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     store: Path
+    remote: str | None = None
+    remote_checkpoint_seconds: float | None = None
     device: str = "auto"
     token_budget: int | Literal["auto"] = "auto"
     gradient_checkpointing: Literal["auto"] | bool | Literal[2, 4] = "auto"

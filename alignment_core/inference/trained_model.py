@@ -9,6 +9,7 @@ from typing import Any
 
 from alignment_core.artifacts import Artifact, ArtifactStore, Manifest
 from alignment_core.artifacts.catalogue import PROMOTABLE
+from alignment_core.artifacts.sharing import Logged, obtain
 from alignment_core.errors import ArtifactError, ModelError
 from alignment_core.models.base.identity import model_identity
 
@@ -62,7 +63,7 @@ def open_trained_model(store: Path, key: str) -> TrainedModel:
         ArtifactError: there is no such artifact, or it is not an SFT model or a policy.
         ModelError: the base model is missing or has changed.
     """
-    artifact = ArtifactStore(store).find(key)
+    artifact = obtain(ArtifactStore(store), key, Logged())
     if artifact is None:
         raise ArtifactError(
             "there is no such artifact, or it is damaged",

@@ -249,7 +249,7 @@ class _Planner:
     # --- the production model -------------------------------------------------------------------------------------
 
     def _production(self) -> _Promoted | None:
-        store = ArtifactStore(self.config.store)
+        store = ArtifactStore(self.config.store, self.config.remote)
         if store.aliases.current(PRODUCTION) is None:
             return None
         entry = resolve(store, PRODUCTION)

@@ -92,7 +92,7 @@ def plan_pipeline(config: PipelineConfig, registry: Registry, retraining: Retrai
             the store cannot be used.
     """
     plan = _Planner(config, registry, retraining).plan()
-    store = ArtifactStore(config.store)
+    store = ArtifactStore(config.store, config.remote)
     store.aliases.check()
     check_store(store.root, [(call.stage, call.key) for call in plan.calls().values()])
     return plan

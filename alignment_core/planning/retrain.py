@@ -47,7 +47,7 @@ def plan_retrain(config: PipelineConfig, registry: Registry) -> Plan | TooFewVot
             do="Set `gate: {to_production: true}`",
         )
     check_exists(config.feedback)
-    store = ArtifactStore(config.store)
+    store = ArtifactStore(config.store, config.remote)
     start = _start(config, store, registry)
     seen = 0 if start is None else last_vote_used(store, start, config.feedback)
     last = store.aliases.current(RETRAINED)

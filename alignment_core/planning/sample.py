@@ -63,6 +63,6 @@ def plan_sampling(config: PipelineConfig, registry: Registry, model: str | None 
 
 
 def _model(config: PipelineConfig, calls: StageCalls, reference: str) -> str:
-    model = find_model(ArtifactStore(config.store), reference, run=config.name)
+    model = find_model(ArtifactStore(config.store, config.remote), reference, run=config.name)
     calls.check_same_base(model.entry.artifact)
     return model.key

@@ -123,6 +123,8 @@ class StageCalls:
         config = self.config
         return Runtime(
             store=config.store.absolute(),
+            remote=config.remote,
+            remote_checkpoint_seconds=config.remote_checkpoint_seconds,
             device=config.device,
             token_budget=config.token_budget,
             gradient_checkpointing=config.gradient_checkpointing,

@@ -64,7 +64,9 @@ def base_of_run(config: PipelineConfig) -> StageCall | None:
     Raises:
         ModelError: there is no such file, or it cannot be used.
     """
-    return base_call(config.model, Runtime(store=config.store.absolute(), isolation=config.isolation, run=config.name))
+    place = config.store.absolute()
+    runtime = Runtime(store=place, remote=config.remote, isolation=config.isolation, run=config.name)
+    return base_call(config.model, runtime)
 
 
 def unpacked_base(model: ModelConfig, store: Path) -> UnpackedBase | None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from alignment_core.advice import advise
 from alignment_core.artifacts import PRODUCTION, Artifact, ArtifactStore, catalogue
 from alignment_core.artifacts.models import Standing, find_model
+from alignment_core.artifacts.sharing import sizes_in_remote
 from alignment_core.config import ModelConfig, PipelineConfig
 from alignment_core.config_file import check_config, load_config
 from alignment_core.execution.stage import Runtime, StageCall
@@ -55,18 +56,20 @@ class PlannedRun:
         settings: the settings of the run.
         calls: the stages by name, parents before children.
         found: the artifact of each stage that is already in the store, otherwise None.
+        pulled: the size in bytes of each artifact that would be pulled from the remote, by stage.
         forecast: the predicted memory and time of the stages that would be built.
     """
 
     settings: PipelineConfig
     calls: Mapping[str, StageCall]
     found: Mapping[str, Artifact | None]
+    pulled: Mapping[str, int]
     forecast: Forecast
 
     @property
     def to_build(self) -> list[str]:
         """Names of the stages that would be built."""
-        return [name for name, artifact in self.found.items() if artifact is None]
+        return [name for name, artifact in self.found.items() if artifact is None and name not in self.pulled]
 
     def advice(self) -> list[Advice]:
         """Return what the data and the settings give reason to change before anything is trained."""
@@ -214,10 +217,12 @@ def fit(settings: PipelineConfig, card: float | None = None, models: Sequence[st
 
 
 def _planned(settings: PipelineConfig, made: Plan, card: float | None) -> PlannedRun:
-    calls, store = made.calls(), ArtifactStore(settings.store)
+    calls, store = made.calls(), ArtifactStore(settings.store, settings.remote)
     found = {name: store.find(call.key) for name, call in calls.items()}
-    forecast = predict(calls, [name for name, artifact in found.items() if artifact is None], card)
-    return PlannedRun(settings, calls, found, forecast)
+    missing = {name: calls[name].key for name, artifact in found.items() if artifact is None}
+    pulled = sizes_in_remote(store, missing)
+    forecast = predict(calls, [name for name in missing if name not in pulled], card)
+    return PlannedRun(settings, calls, found, pulled, forecast)
 
 
 def run(settings: PipelineConfig) -> FinishedRun:

@@ -85,7 +85,7 @@ def stages_asked_about(config: PipelineConfig) -> dict[str, StageResult] | None:
     asked = cast(dict[str, str] | None, read_flow_run_input(ASKED))
     if asked is None:
         return None
-    store = ArtifactStore(config.store)
+    store = ArtifactStore(config.store, config.remote)
     return {name: _from_store(store, name, key) for name, key in asked.items()}
 
 
@@ -162,7 +162,7 @@ def _facts(config: PipelineConfig, built: Mapping[str, StageResult], shown: Call
         shown: puts a message into the text: `message` into markdown, `unmarked` into a terminal.
     """
     model: Artifact = built["optimize"].artifact
-    current = ArtifactStore(config.store).aliases.current(PRODUCTION)
+    current = ArtifactStore(config.store, config.remote).aliases.current(PRODUCTION)
     place = f"in place of `{current.kind}/{current.key}`" if current else "which does not exist yet"
     checks = "\n".join(f"- {shown(reason)}" for reason in built["gate"].metrics["reasons"])
     passed = f"The model `{model.kind}/{model.key}` of the run {config.name} passed the gate."

@@ -34,7 +34,7 @@ def promote_by_gate(config: PipelineConfig, built: Mapping[str, StageResult]) ->
     """Apply the gate's verdict and return the promotion, or None if the run has no gate."""
     if config.gate is None:
         return None
-    store, model, verdict = ArtifactStore(config.store), built["optimize"].artifact, _verdict(built)
+    store, model, verdict = ArtifactStore(config.store, config.remote), built["optimize"].artifact, _verdict(built)
     at_once = config.gate.to_production and not config.gate.approval
     promotion = apply_verdict(store, model, verdict, to_production=at_once, by=_this_run())
     # A run that finds its verdict in the store refuses nothing anew.
@@ -47,7 +47,7 @@ def promote_by_gate(config: PipelineConfig, built: Mapping[str, StageResult]) ->
 
 def promote_if_approved(config: PipelineConfig, built: Mapping[str, StageResult]) -> Promotion:
     """Promote a model that passed the gate to `production` if a person approves it. The run may be suspended."""
-    store, model, verdict = ArtifactStore(config.store), built["optimize"].artifact, _verdict(built)
+    store, model, verdict = ArtifactStore(config.store, config.remote), built["optimize"].artifact, _verdict(built)
     promotion = Promotion(True, (CANDIDATE,), tuple(verdict["reasons"]), {})
     decision = ask(config, built, promotion)
     if decision is None:

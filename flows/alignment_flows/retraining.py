@@ -54,4 +54,6 @@ def _remember(config: PipelineConfig, built: Mapping[str, StageResult]) -> None:
     """Record that these votes have been used, whether or not the model was promoted."""
     model = built["optimize"].artifact
     by = f"flow run {flow_run.name} of {config.name}"
-    ArtifactStore(config.store).aliases.promote(RETRAINED, model.kind, model.key, by=by, reason="its votes were used")
+    ArtifactStore(config.store, config.remote).aliases.promote(
+        RETRAINED, model.kind, model.key, by=by, reason="its votes were used"
+    )

@@ -108,7 +108,7 @@ def _its_own(calls: StageCalls) -> str:
 
 
 def _reward_model(calls: StageCalls, reference: str) -> Artifact:
-    store = ArtifactStore(calls.config.store)
+    store = ArtifactStore(calls.config.store, calls.config.remote)
     entry = resolve(store, reference, run=calls.config.name)
     found: Artifact | None = entry.artifact
     if entry.artifact.kind != "reward":

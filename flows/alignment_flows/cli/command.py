@@ -1,6 +1,7 @@
 """Options and error handling shared by the `align` commands."""
 
 import errno
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -14,6 +15,8 @@ from alignment_core.errors import AlignmentError
 
 Parameters = ParamSpec("Parameters")
 
+TRANSFERS = "alignment_core.artifacts.sharing"
+"""Logger of what is pulled from the remote of a store outside of any stage."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C (128 + SIGINT)."""
 
@@ -33,11 +36,19 @@ Model = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout, and everything else to stderr.")]
 
 
+class _ToStderr(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        typer.echo(f"align: {record.getMessage()}", err=True)
+
+
 def command(run: Callable[Parameters, None]) -> Callable[Parameters, None]:
     """Wrap a command so that an error prints one paragraph to stderr and sets the exit code."""
 
     @wraps(run)
     def wrapper(*args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
+        transfers = logging.getLogger(TRANSFERS)
+        transfers.handlers, transfers.propagate = [_ToStderr()], False
+        transfers.setLevel(logging.INFO)
         try:
             run(*args, **kwargs)
         except AlignmentError as error:

@@ -104,6 +104,7 @@ def show_plan(planned: PlannedRun, *, as_json: bool) -> None:
                 "key": call.key,
                 "parents": call.reads(),
                 "cached": found[name] is not None,
+                "pulled_bytes": planned.pulled.get(name),
                 "uri": artifact.uri if (artifact := found[name]) else None,
                 "prediction": _prediction(forecast.stages.get(name)),
             }
@@ -123,9 +124,12 @@ def show_plan(planned: PlannedRun, *, as_json: bool) -> None:
     for head in ("rows", "tokens", "budget", "GiB", "time"):
         table.add_column(head, justify="right", no_wrap=True)
     for name, call in calls.items():
-        state = "to run" if found[name] is None else "cached"
+        state = "cached" if found[name] is not None else "to pull" if name in planned.pulled else "to run"
         table.add_row(name, state, call.key[:SHORT_KEY], *_predicted(forecast.stages.get(name)))
     Console().print(table)
+    if planned.pulled:
+        artifacts = "1 artifact" if len(planned.pulled) == 1 else f"{len(planned.pulled)} artifacts"
+        print(f"To pull from the remote: {artifacts}, {readable_size(sum(planned.pulled.values()))}.")
     predictions = forecast.stages.values()
     if predictions:
         print(f"Available memory: {min(stage.available for stage in predictions) / 2**30:.2f} GiB.")
@@ -168,6 +172,15 @@ def _duration(seconds: float | None) -> str:
         if seconds >= 1.5 * unit:
             return f"{seconds / unit:.1f} {name}"
     return f"{seconds:.0f} s"
+
+
+def readable_size(size: float) -> str:
+    """Format a number of bytes with a unit."""
+    for unit in ("bytes", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.2f} GiB"
 
 
 def show_plugins(registry: Registry, *, as_json: bool) -> None:

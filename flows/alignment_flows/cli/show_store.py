@@ -12,7 +12,7 @@ from alignment_core.artifacts import Artifact, ArtifactStore, Change, Manifest
 from alignment_core.artifacts.catalogue import Entry, readable_manifest
 from alignment_core.artifacts.prune import Unneeded
 from alignment_core.outcome.names import name_of
-from alignment_flows.cli.show_run import KEY_DIGITS, print_json
+from alignment_flows.cli.show_run import KEY_DIGITS, print_json, readable_size
 
 
 def show_change(alias: str, change: Change, *, as_json: bool) -> None:
@@ -24,16 +24,14 @@ def show_change(alias: str, change: Change, *, as_json: bool) -> None:
     print(f"{alias} is now {change.kind}/{change.key}{before}")
 
 
-def show_list(store: ArtifactStore, entries: Sequence[Entry], *, as_json: bool) -> None:
-    """Print the artifacts of a store and the history of each alias."""
+def show_list(place: str, store: ArtifactStore, entries: Sequence[Entry], *, as_json: bool) -> None:
+    """Print the artifacts of a store or of its remote, which is at `place`, and the history of each alias."""
     histories = {name: store.aliases.history(name) for name in store.aliases.names()}
     if as_json:
         aliases = {name: [change.model_dump() for change in history] for name, history in histories.items()}
-        print_json(
-            {"store": str(store.root), "artifacts": [_described(entry) for entry in entries], "aliases": aliases}
-        )
+        print_json({"store": place, "artifacts": [_described(entry) for entry in entries], "aliases": aliases})
         return
-    print(store.root)
+    print(place)
     # A table of rich takes seconds for thousands of artifacts.
     for line in aligned([("artifact", "name", "alias", "created", "size"), *map(_listed, entries)]):
         print(line)
@@ -142,6 +140,16 @@ def show_faults(count: int, faults: Mapping[Artifact, str], *, as_json: bool) ->
     print(f"{count - len(faults)} of {artifacts}.")
 
 
+def show_pushed(address: str, keys: Sequence[str], *, as_json: bool) -> None:
+    """Print what a remote now holds."""
+    if as_json:
+        print_json({"remote": address, "pushed": list(keys)})
+        return
+    for key in keys:
+        print(key)
+    print(f"{'1 artifact is' if len(keys) == 1 else f'{len(keys)} artifacts are'} now in {address}.")
+
+
 def show_pruned(items: Sequence[Unneeded], *, dry_run: bool, as_json: bool) -> None:
     """Print the folders that were removed, or would be."""
     size = sum(item.size for item in items)
@@ -153,15 +161,6 @@ def show_pruned(items: Sequence[Unneeded], *, dry_run: bool, as_json: bool) -> N
         print(f"{item.name}: {item.what}, {readable_size(item.size)}")
     folders = "1 folder" if len(items) == 1 else f"{len(items)} folders"
     print(f"{'Would remove' if dry_run else 'Removed'} {folders}, {readable_size(size)}.")
-
-
-def readable_size(size: float) -> str:
-    """Format a number of bytes with a unit."""
-    for unit in ("bytes", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.2f} GiB"
 
 
 def _described(entry: Entry) -> dict[str, Any]:

@@ -13,6 +13,8 @@ Reference = Annotated[str, typer.Argument(metavar="ARTIFACT", help="As for `alig
 Alias = Annotated[str, typer.Option(help="Alias to change.")]
 Reason = Annotated[str, typer.Option(help="Reason, recorded in the alias's history.")]
 
+InRemote = Annotated[bool, typer.Option("--remote", help="Those in the remote that the store shares with.")]
+
 STORE: Path = PipelineConfig.model_fields["store"].default
 DAYS = 86400
 
@@ -73,17 +75,20 @@ def runs(store: Store = STORE, as_json: AsJson = False) -> None:
 @command
 def list_artifacts(
     kind: Annotated[str | None, typer.Option(help="Only artifacts of this stage, e.g. optimize.")] = None,
+    remote: InRemote = False,
     store: Store = STORE,
     as_json: AsJson = False,
 ) -> None:
     """List all artifacts, newest first, and the history of each alias."""
     from alignment_core.artifacts import ArtifactStore
-    from alignment_core.artifacts.catalogue import catalogue
+    from alignment_core.artifacts.catalogue import catalogue, remote_catalogue
+    from alignment_core.artifacts.sharing import required
     from alignment_flows.cli.show_store import show_list
 
     opened = ArtifactStore(store)
-    entries = [entry for entry in catalogue(opened) if kind in (None, entry.artifact.kind)]
-    show_list(opened, entries, as_json=as_json)
+    found = [entry for entry, _ in remote_catalogue(opened)] if remote else catalogue(opened)
+    entries = [entry for entry in found if kind in (None, entry.artifact.kind)]
+    show_list(required(opened).address if remote else str(opened.root), opened, entries, as_json=as_json)
 
 
 @artifacts_app.command("show")
@@ -117,18 +122,25 @@ def verify(
         str | None,
         typer.Argument(metavar="[ARTIFACT]", help="As for `align promote`, or any artifact's key. Default: all."),
     ] = None,
+    remote: InRemote = False,
     store: Store = STORE,
     as_json: AsJson = False,
 ) -> None:
     """Compare every file with its manifest, without changing anything. Exits with code 1 if one differs."""
     from alignment_core.artifacts import ArtifactStore
-    from alignment_core.artifacts.catalogue import catalogue, resolve
+    from alignment_core.artifacts.catalogue import catalogue, remote_faults, resolve
     from alignment_flows.cli.show_store import show_faults
 
     opened = ArtifactStore(store)
-    entries = catalogue(opened) if artifact is None else [resolve(opened, artifact)]
-    faults = {entry.artifact: fault for entry in entries if (fault := opened.fault(entry.artifact))}
-    show_faults(len(entries), faults, as_json=as_json)
+    if remote:
+        count, faults = remote_faults(opened, artifact)
+    else:
+        entries = catalogue(opened) if artifact is None else [resolve(opened, artifact)]
+        count, faults = (
+            len(entries),
+            {each.artifact: fault for each in entries if (fault := opened.fault(each.artifact))},
+        )
+    show_faults(count, faults, as_json=as_json)
     if faults:
         raise typer.Exit(1)
 
@@ -138,13 +150,67 @@ def verify(
 def prune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be removed.")] = False,
     older_than: Annotated[float, typer.Option(metavar="DAYS", min=0, help="Keep anything younger.")] = 0,
+    remote: Annotated[
+        bool, typer.Option("--remote", help="Prune the remote, and not the local store. Needs `--older-than`.")
+    ] = False,
     store: Store = STORE,
     as_json: AsJson = False,
 ) -> None:
     """Remove artifacts that no alias and no running flow needs."""
     from alignment_core.artifacts import ArtifactStore
     from alignment_core.artifacts.prune import prune
+    from alignment_core.artifacts.prune_remote import prune_remote
     from alignment_flows.cli.show_store import show_pruned
 
-    items = prune(ArtifactStore(store), older_than_seconds=older_than * DAYS, dry_run=dry_run)
+    chosen = prune_remote if remote else prune
+    items = chosen(ArtifactStore(store), older_than_seconds=older_than * DAYS, dry_run=dry_run)
     show_pruned(items, dry_run=dry_run, as_json=as_json)
+
+
+@artifacts_app.command("connect")
+@command
+def connect(
+    address: Annotated[
+        str, typer.Argument(metavar="ADDRESS", help="`s3://bucket/prefix`, `gs://…`, `az://…` or `file:///folder`.")
+    ],
+    store: Store = STORE,
+) -> None:
+    """Share a store with other machines, as a run with the setting `remote` does."""
+    from alignment_core.artifacts import ArtifactStore, sharing
+    from alignment_core.config.remote_address import check_remote
+    from alignment_core.errors import ConfigError
+
+    try:
+        opened = ArtifactStore(store, check_remote(address))
+    except ValueError as error:
+        raise ConfigError("the store cannot be shared there", where="ADDRESS", got=address, do=str(error)) from error
+    sharing.connect(opened)
+    typer.echo(f"{opened.root} shares with {sharing.required(opened).address}")
+
+
+@artifacts_app.command("push")
+@command
+def push(
+    artifact: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[ARTIFACT]",
+            help="A key, a key prefix, an alias, or `latest`. Default: what is to be pushed.",
+        ),
+    ] = None,
+    store: Store = STORE,
+    as_json: AsJson = False,
+) -> None:
+    """Push an artifact with its ancestors to the remote, or everything that could not be pushed before."""
+    from alignment_core.artifacts import ArtifactStore, sharing
+    from alignment_core.artifacts.catalogue import resolve
+    from alignment_flows.cli.show_store import show_pushed
+
+    opened = ArtifactStore(store)
+    remote = sharing.required(opened)
+    if artifact is None:
+        pushed = sharing.push_pending(opened, sharing.Logged())
+    else:
+        pushed = [resolve(opened, artifact).artifact.key]
+        sharing.push(opened, pushed[0], sharing.Logged())
+    show_pushed(remote.address, pushed, as_json=as_json)

@@ -37,7 +37,7 @@ def find_cached_run(config: PipelineConfig, plan: Plan) -> dict[str, StageResult
 def all_built(plan: Plan) -> bool:
     """Return whether every stage is in the store and undamaged."""
     calls = plan.calls().values()
-    store = ArtifactStore(plan.ingest.runtime.store)
+    store = ArtifactStore(plan.ingest.runtime.store, plan.ingest.runtime.remote)
     there = {artifact.key: artifact for artifact in store.artifacts()}
     return all(call.key in there and store.fault(there[call.key]) is None for call in calls)
 

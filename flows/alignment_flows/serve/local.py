@@ -138,7 +138,7 @@ def _write_missing_page(config: PipelineConfig, built: dict[str, StageResult]) -
 
 
 def _finished(config: PipelineConfig, built: dict[str, StageResult], state: Any) -> FinishedRun:
-    aliases = ArtifactStore(config.store).aliases.of(built["optimize"].artifact.key)
+    aliases = ArtifactStore(config.store, config.remote).aliases.of(built["optimize"].artifact.key)
     flow_run_id = None if state is None else str(state.state_details.flow_run_id)
     return FinishedRun(config.name, flow_run_id, built, aliases)
 

@@ -69,7 +69,7 @@ def serve_chat(
 
 def _choices(config: PipelineConfig) -> list[str]:
     """Return the models that a visitor can choose: the aliases of the store, its newest models, and the base model."""
-    store = ArtifactStore(config.store)
+    store = ArtifactStore(config.store, config.remote)
     if not store.root.is_dir():
         return [BASE]
     found = catalogue(store)
@@ -83,7 +83,7 @@ def _finder(config: PipelineConfig, reference: str) -> Callable[[], NamedModel]:
     if reference == BASE:
         base = untouched_base(prepared(config), load_registry())
         return lambda: base
-    return lambda: trained_model(ArtifactStore(config.store), reference, config.name)
+    return lambda: trained_model(ArtifactStore(config.store, config.remote), reference, config.name)
 
 
 def serve_rank(config: PipelineConfig, host: str, port: int, end: web.EndButton | None = None) -> None:

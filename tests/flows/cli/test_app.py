@@ -148,7 +148,9 @@ def test_plan_fits_into_a_terminal_of_80_columns(write: Write, capsys: pytest.Ca
         stages=stages,
         requests={},
     )
-    planned = PlannedRun(config.model_copy(update={"name": "run"}), calls, dict.fromkeys(calls), forecast)
+    pulled = {"ingest": 2**20, "evaluate": 2**19}
+    planned = PlannedRun(config.model_copy(update={"name": "run"}), calls, dict.fromkeys(calls), pulled, forecast)
+    assert set(calls) - set(planned.to_build) == set(pulled)
     show_plan(planned, as_json=False)
     lines = [line for line in capsys.readouterr().out.splitlines() if str(config.store) not in line]
     advice = [line for line in lines if line.startswith("Advice: ")]
@@ -158,6 +160,8 @@ def test_plan_fits_into_a_terminal_of_80_columns(write: Write, capsys: pytest.Ca
     cells = {line.split()[0]: line.split()[1:] for line in lines if line.split()}
     key = calls["sft"].key[:8]
     assert cells["sft"] == ["to", "run", key, "123,456", "123,456,789", "4096", "↻2", "7.50", "89", "s"]
+    assert cells["ingest"][:2] == ["to", "pull"]
+    assert "To pull from the remote: 2 artifacts, 1.5 MiB." in lines
     assert (cells["reward"][-2:], cells["optimize"][-2:]) == (["1.5", "min"], ["1.5", "h"])
     assert "Available memory: 12.00 GiB." in lines
 

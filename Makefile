@@ -4,7 +4,7 @@
 #   make demo           the complete pipeline in a small synthetic world, on the CPU, in minutes
 #   make test           lint, types, import layers and the default tests
 #   make test-ci        the tests that also have to pass before a change lands
-#   make verify         every tier of tests: hours
+#   make verify         every tier of tests: hours; writes benchmarks/results/verify.md
 #   make docs           the documentation site, into site/; fails on a broken link
 #   make reference      the generated pages of the reference
 #   make constraints    constraints.txt for new dependencies; with UPGRADE=1 for new versions of all
@@ -38,8 +38,9 @@ test: lint
 test-ci: $(VENV)/.installed-test
 	$(RUN_TESTS) -m ci
 
-verify: test $(VENV)/.installed-peer $(VENV)/trl-1.12 $(VENV)/axolotl-0.19 $(VENV)/smollm2
-	$(RUN_TESTS) -m "ci or slow or peer or gpu"
+# Goes on where it was interrupted, and writes benchmarks/results/verify.md.
+verify: lint $(VENV)/.installed-peer $(VENV)/trl-1.12 $(VENV)/axolotl-0.19 $(VENV)/smollm2
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/verify.py --workers $(WORKERS) $(PYTEST)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check
@@ -64,7 +65,7 @@ constraints: $(VENV)/.installed-dev
 	rm constraints.lock
 
 clean:
-	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .verify build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -7,6 +7,8 @@ A secret in an address is
 - a value in the query or fragment whose name says so: `?password=`, `?api_key=`, `?sig=`, `X-Amz-Signature`;
 - an address with a secret inside such a value.
 
+A text can hold others: `password=SECRET` as in the settings of a database, an authorization header, a token of the Hub.
+
 Parsers disagree where a password with `/`, `?`, `@` or a space ends: SQLAlchemy reads up to the first `@`, urllib up to
 the first `/`. Here it ends at the last `@`, so that no reader of the address has a secret that stays visible.
 """
@@ -33,12 +35,24 @@ PLAIN = re.compile(r"[^?&;#]*")
 NAME = re.compile(r"[?&;#]([^=&;#?]*)=")
 INSIDE = re.compile(rf"(?<='){_SCHEME}[^']*|(?<=\"){_SCHEME}[^\"]*|(?<=`){_SCHEME}[^`]*|{_SCHEME}\S*")
 """An address inside a text. In quotes it ends with them, elsewhere at the next space."""
-BEARER = re.compile(r"\b(Bearer\s+)[\w.~+/=\-]{8,}")
+HEADER = re.compile(r"(?i)\b(Bearer\s+|authorization['\"]?\s*[:=]\s*['\"]?\w{1,20}\s+)[\w.~+/=\-]{8,}")
+"""An authorization header, or its value."""
+_LISTED = r"(?:password|passwd|pwd|passphrase|secret|api_?key|account_?key|access_?key)"
+ASSIGNED = re.compile(
+    rf"(?i)(?<![\w.?&#\-])([\w.\-]{{0,40}}{_LISTED}\s?=\s?)"
+    r"('[^']+'|\"[^\"]+\"|\{\{[^{}]*\}\}|[^\s;,&'\"]+)"
+)
+"""The value of a secret in a list of settings, such as `host=db password=SECRET` or `Server=db;Pwd=SECRET`."""
+TOKEN = re.compile(r"\b(hf_|gh[pousr]_|github_pat_|sk-|sk-proj-)[A-Za-z0-9_]{30,}")
+"""A token whose issuer marks it as one: of the Hub, GitHub or OpenAI."""
 CHANGE = re.compile(rf"[\w.\-]+=(?=\s*{_SCHEME})")
 """The start of a changed setting, as in `feedback=postgresql://…`."""
 
-SECRET_ENDINGS = ("password", "passwd", "passphrase", "secret", "signature", "credential", "credentials", "apikey")
-SECRET_WORDS = {"pass", "pwd", "pw", "token", "key", "sig", "auth", "authorization", "jwt", "sas", "code"}
+SECRET_ENDINGS = (
+    "password", "passwd", "passphrase", "passcode", "secret", "signature", "credential", "credentials", "apikey",
+    "accountkey", "sessionid", "connection_string", "connectionstring",
+)  # fmt: skip
+SECRET_WORDS = {"pass", "pwd", "pw", "token", "key", "sig", "auth", "authorization", "bearer", "jwt", "sas", "code"}
 REFERENCE = re.compile(r"([^:/@]*:)?(\{\{[^{}]*\}\}|\$\{\w+\})")
 """A reference to a secret in place of the secret: `{{ prefect.blocks.secret.NAME }}`, `${NAME}`."""
 NO_SECRETS = re.compile(r"(bos|eos|pad|unk|sep|cls|mask|stop|start|end|image)_token|(sort|primary|cache)_key")
@@ -98,7 +112,9 @@ def _in_text(text: str) -> str:
 
     A text that starts with an address is one.
     """
-    text = BEARER.sub(rf"\1{HIDDEN}", text)
+    text = HEADER.sub(rf"\1{HIDDEN}", text)
+    text = TOKEN.sub(rf"\1{HIDDEN}", text)
+    text = ASSIGNED.sub(lambda found: found.group(1) + _unless_reference(found.group(2)), text)
     if ":/" not in text:
         return text
     if SCHEME.match(text):
@@ -106,6 +122,10 @@ def _in_text(text: str) -> str:
     if (change := CHANGE.match(text)) is not None:
         return change.group() + _in_address(text[change.end() :])
     return INSIDE.sub(lambda found: _in_address(found.group()), text)
+
+
+def _unless_reference(value: str) -> str:
+    return value if REFERENCE.match(value.strip("'\"")) else HIDDEN
 
 
 def _in_address(address: str) -> str:

@@ -19,11 +19,13 @@ from pydantic import BaseModel, ValidationError
 
 from alignment_core.addresses import hide_secrets
 from alignment_core.config import PipelineConfig
-from alignment_core.config.yaml_text import DEEPEST, parse
+from alignment_core.config.yaml_text import DEEPEST, LONGEST, parse
 from alignment_core.errors import ConfigError
 
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 INPUT_CHARACTERS = 80
+DIGITS = 9
+"""Most digits of an index into a list."""
 LARGEST = 2**63
 """Largest number of any setting. Infinity and NaN are no settings either."""
 
@@ -84,7 +86,8 @@ def read_config(path: Path) -> dict[str, Any]:
         ConfigError: the file cannot be read or is not a mapping.
     """
     try:
-        raw = parse(path.read_text(encoding="utf-8-sig"))
+        with path.open(encoding="utf-8-sig") as file:  # perhaps a pipe, or a device without an end
+            raw = parse(file.read(LONGEST + 1))
     except FileNotFoundError as error:
         raise ConfigError("there is no such file", where=str(path), do="Check the path") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -143,15 +146,15 @@ def _assign(here: Any, part: str, value: Any, override: str) -> None:
 
 
 def _index(here: list[Any], part: str, override: str) -> int:
-    if part.isdecimal() and int(part) < len(here):
+    if part.isdecimal() and len(part) <= DIGITS and int(part) < len(here):
         return int(part)
-    where, expected = f"--set {_without_secret(override)}", f"0 to {len(here) - 1}"
-    raise ConfigError("the list has no entry with this index", where=where, got=part, expected=expected)
+    where, expected = f"--set {_short(_without_secret(override))}", f"0 to {len(here) - 1}"
+    raise ConfigError("the list has no entry with this index", where=where, got=_short(part), expected=expected)
 
 
 def _no_place(override: str, part: str) -> ConfigError:
-    where = f"--set {_without_secret(override)}"
-    return ConfigError(f"`{part}` cannot be set inside a plain value", where=where, do="Check the path")
+    where = f"--set {_short(_without_secret(override))}"
+    return ConfigError(f"`{_short(part)}` cannot be set inside a plain value", where=where, do="Check the path")
 
 
 def _without_secret(override: str) -> str:
@@ -161,17 +164,33 @@ def _without_secret(override: str) -> str:
 
 def _expand(value: Any, file: str, where: str) -> Any:
     if isinstance(value, dict):
+        for key in value:
+            if isinstance(key, str):
+                _check_text(key, file, where)
         return {key: _expand(inner, file, f"{where}.{key}".lstrip(".")) for key, inner in value.items()}
     if isinstance(value, list):
         return [_expand(inner, file, f"{where}.{index}") for index, inner in enumerate(value)]
     if isinstance(value, str):
         value = VARIABLE.sub(lambda match: _variable(match, file, where), value)
-        if "\0" in value:
-            raise ConfigError("the text contains a null character", where=f"{file}: {where}", got=_shown(where, value))
+        _check_text(value, file, where)
     elif isinstance(value, int | float) and not -LARGEST <= value <= LARGEST:
         got = f"{value}" if isinstance(value, float) else f"a number of {value.bit_length()} bits"
         raise ConfigError("the number is too large, infinite or no number", where=f"{file}: {where}", got=got)
     return value
+
+
+def _check_text(text: str, file: str, where: str) -> None:
+    """Check that files, databases and other programs can hold the text.
+
+    Raises:
+        ConfigError: it contains a null character, or bytes of an environment variable that are no UTF-8.
+    """
+    if "\0" in text:
+        raise ConfigError("the text contains a null character", where=f"{file}: {where}", got=_shown(where, text))
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ConfigError("the text is not valid Unicode", where=f"{file}: {where}", got=_shown(where, text)) from None
 
 
 def _variable(match: re.Match[str], file: str, where: str) -> str:

@@ -54,11 +54,11 @@ class AlignmentError(Exception):
         expected: object = None,
         do: str | None = None,
     ) -> None:
-        self.what: str = hide_secrets(what)
-        self.where: str | None = hide_secrets(where)
-        self.got: str | None = None if got is None else hide_secrets(str(got))
-        self.expected: str | None = None if expected is None else hide_secrets(str(expected))
-        self.do: str | None = hide_secrets(do)
+        self.what: str = _shown(what)
+        self.where: str | None = None if where is None else _shown(where)
+        self.got: str | None = None if got is None else _shown(got)
+        self.expected: str | None = None if expected is None else _shown(expected)
+        self.do: str | None = None if do is None else _shown(do)
         super().__init__(self.what)
 
     def __str__(self) -> str:
@@ -96,6 +96,12 @@ class AlignmentError(Exception):
             expected=fields["expected"],
             do=fields["do"],
         )
+
+
+def _shown(value: object) -> str:
+    """Return a part of a message without secrets. The name of a file may hold bytes that are no text."""
+    text: str = hide_secrets(str(value))
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 class ConfigError(AlignmentError):

@@ -84,6 +84,9 @@ def test_hiding_twice_changes_nothing(text: str) -> None:
         "postgresql://u:{{ prefect.blocks.secret.votes }}@h/d",
         "https://user:${TOKEN}@host/x",
         "simplecache::https://host/x.jsonl",
+        "host=h password={{ prefect.blocks.secret.votes }} dbname=d",
+        "API_KEY=${KEY}",
+        "sort_key=3, max_tokens=5, a password=",
         "an answer: see https://host/x, or mail me@home",
     ],
 )
@@ -105,6 +108,14 @@ def test_address_without_a_secret_is_unchanged(address: str) -> None:
         ("https://h/#access_token=abc", "https://h/#access_token=***"),
         ("https://u:p@h/x?sig=a@b&c=1", "https://***&c=1"),
         ("authorization: Bearer abcdefgh.ijk", "authorization: Bearer ***"),
+        ("{'Authorization': 'Basic dTpwYXNz'}", "{'Authorization': 'Basic ***'}"),
+        ("invalid dsn: host=h password='a b' dbname=d", "invalid dsn: host=h password=*** dbname=d"),
+        ("Server=h;Uid=u;Pwd=abc;Timeout=3", "Server=h;Uid=u;Pwd=***;Timeout=3"),
+        ("AccountName=a;AccountKey=YQ==;EndpointSuffix=x", "AccountName=a;AccountKey=***;EndpointSuffix=x"),
+        ("OPENAI_API_KEY=abc is wrong", "OPENAI_API_KEY=*** is wrong"),
+        ("postgresql://h/d?options=-c%20password%3Dabc", "postgresql://h/d?options=***"),
+        (f"no access with hf_{'a1' * 17}", "no access with hf_***"),
+        ("https://h/x;jsessionid=abc", "https://h/x;jsessionid=***"),
     ],
 )
 def test_secrets_inside_a_text(text: str, shown: str) -> None:
@@ -142,7 +153,22 @@ def test_settings_and_their_names() -> None:
 
 
 @pytest.mark.parametrize(
-    "part", ["?a=", "?sig=", "a", "https://", "?a=https://", "%25", "x:/y@", "'s3://", "&a=%3A%2F"]
+    "part",
+    [
+        "?a=",
+        "?sig=",
+        "a",
+        "https://",
+        "?a=https://",
+        "%25",
+        "x:/y@",
+        "'s3://",
+        "&a=%3A%2F",
+        "a.",
+        "pwd",
+        "Bearer ",
+        "authorization:a ",
+    ],
 )
 def test_long_texts_take_no_time(part: str) -> None:
     started = time.process_time()

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from alignment_core.config.base import Fraction, Settings
+from alignment_core.config.base import Fraction, Name, Settings
+from alignment_core.config.places import HUB, Place, is_reference, names_feedback_store
 
 
 class SourceConfig(Settings):
     """One source of raw feedback: a file, folder, glob pattern, URL, Hub data set or feedback store."""
 
-    path: str
+    path: Place
     """File, folder, glob pattern, fsspec URL, Hub data set (`hf://owner/name`), or feedback store (`.db` file or
     database URL)."""
     revision: str | None = None
@@ -26,7 +27,7 @@ class SourceConfig(Settings):
     columns: dict[str, str] = Field(default_factory=dict)
     """For any table: maps standard columns (`prompt`, `completion`, `chosen`, `rejected`, `label`, …) to the file's
     columns."""
-    keep: list[str] = Field(default_factory=list)
+    keep: list[Name] = Field(default_factory=list)
     """Columns that evaluators see as the facts of a prompt, for example its right answer or its tests. The model does
     not see them, unless the format reads them as well."""
     threshold: float | None = None
@@ -40,7 +41,7 @@ class SourceConfig(Settings):
     true/false, 1/0 and 👍/👎 are recognized."""
     max_records: int | None = Field(None, ge=1)
     """Stop reading the source after this many records. Unset: read all."""
-    weight: float = Field(1.0, gt=0)
+    weight: float = Field(1.0, gt=0, le=10_000)
     """Share of this source's rows to use. Values above 1 repeat rows."""
     votes_after: int = Field(0, ge=0)
     """Feedback store only: use only votes numbered above this."""
@@ -49,6 +50,21 @@ class SourceConfig(Settings):
     votes_upto: int | None = Field(None, ge=0)
     """Feedback store only: use the votes that were current when the vote with this number was cast. Unset: the votes
     that are current now."""
+
+    @model_validator(mode="after")
+    def _settings_of_this_kind_of_source(self) -> SourceConfig:
+        if is_reference(self.path):
+            return self
+        if not self.path.startswith(HUB) and (self.revision is not None or self.subset is not None):
+            name = "subset" if self.revision is None else "revision"
+            raise ValueError(f"only a data set on the Hub ({HUB}owner/name) has a `{name}`, and {self.path} is none")
+        if not names_feedback_store(self.path) and (self.votes_after, self.votes_before, self.votes_upto) != (
+            0,
+            None,
+            None,
+        ):
+            raise ValueError(f"only a feedback store has votes, and {self.path} is none")
+        return self
 
 
 class DataConfig(Settings):

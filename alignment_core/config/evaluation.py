@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from alignment_core.config.base import Fraction, Settings
+from alignment_core.config.base import Fraction, Name, Seconds, Settings, Temperature, Tokens
 from alignment_core.config.data import SourceConfig
+from alignment_core.config.places import WebAddress
 
 COMPARE = (
     "Compare two responses of an assistant to the same conversation. Prefer the one that is more helpful, correct "
@@ -19,18 +20,18 @@ COMPARE = (
 class ChatEndpointSettings(Settings):
     """A model behind an OpenAI-compatible API."""
 
-    url: str
+    url: WebAddress
     """Base URL including the version, e.g. http://localhost:8000/v1. `/chat/completions` is appended."""
     model: str
     """Name of the judge model."""
-    key_variable: str = "OPENAI_API_KEY"
+    key_variable: str = Field("OPENAI_API_KEY", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
     """Environment variable that holds the API key. The key is sent as a bearer token and never stored. If the variable
     is unset, no key is sent."""
-    timeout_seconds: float = Field(60, gt=0)
+    timeout_seconds: Seconds = 60
     """Timeout of one request in seconds."""
-    retries: int = Field(4, ge=0)
+    retries: int = Field(4, ge=0, le=1000)
     """Number of retries after a timeout, a rate limit (HTTP 429) or a server error."""
-    parallel: int = Field(4, ge=1)
+    parallel: int = Field(4, ge=1, le=10_000)
     """Number of concurrent requests."""
 
 
@@ -44,7 +45,7 @@ class EndpointConfig(ChatEndpointSettings):
 class LmEvalConfig(Settings):
     """lm-eval tasks for the SFT model and the aligned model (`pip install "alignment-flows[lm-eval]"`)."""
 
-    tasks: list[str] = Field(min_length=1)
+    tasks: list[Name] = Field(min_length=1)
     """Names of tasks, groups or tags, as listed by `lm-eval ls tasks`."""
     include_path: Path | None = None
     """Folder of custom tasks in lm-eval's YAML format. Null: only the tasks that lm-eval ships."""
@@ -61,9 +62,9 @@ class EvaluationConfig(Settings):
 
     max_prompts: int = Field(64, ge=1)
     """Maximum number of held-out prompts to answer."""
-    max_new_tokens: int = Field(128, ge=1)
+    max_new_tokens: Tokens = 128
     """Maximum length of a response in tokens."""
-    temperature: float = Field(1.0, gt=0)
+    temperature: Temperature = 1.0
     """Sampling temperature."""
     reward_model: bool = False
     """Score the responses with the reward model. One is trained even if the optimizer does not need it."""
@@ -106,7 +107,7 @@ class GateConfig(Settings):
     """Also promote a model that passes to `production`. Otherwise `align promote` does that."""
     approval: bool = False
     """Wait for a person to approve a model that passes before it becomes `production`. Needs `to_production`."""
-    approval_days: float = Field(7, gt=0)
+    approval_days: float = Field(7, gt=0, le=3650)
     """Number of days after which a model that nobody approved is not promoted any more."""
 
     @model_validator(mode="after")

@@ -6,15 +6,15 @@ from typing import Literal
 
 from pydantic import Field
 
-from alignment_core.config.base import Settings
+from alignment_core.config.base import Settings, Tokens, ZeroOrTemperature
 
 
 class ChatConfig(Settings):
     """Sampling of the answers on the `align chat` page."""
 
-    max_new_tokens: int = Field(512, ge=1)
+    max_new_tokens: Tokens = 512
     """Maximum length of an answer in tokens."""
-    temperature: float = Field(1.0, ge=0)
+    temperature: ZeroOrTemperature = 1.0
     """Sampling temperature. 0 always picks the most likely token."""
     top_p: float = Field(1.0, gt=0, le=1)
     """Nucleus sampling: sample from the smallest set of tokens whose total probability reaches this. 1 keeps all

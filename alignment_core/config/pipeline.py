@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,6 +14,7 @@ from alignment_core.config.data import DataConfig
 from alignment_core.config.evaluation import EvaluationConfig, GateConfig
 from alignment_core.config.feedback import ChatConfig, RetrainConfig
 from alignment_core.config.model import ModelConfig
+from alignment_core.config.places import FeedbackPlace, check_place
 from alignment_core.config.sampling import RankConfig, SampleConfig, VllmConfig
 from alignment_core.config.training import RewardConfig, SFTConfig
 
@@ -62,9 +64,11 @@ class PipelineConfig(Settings):
     do not affect results."""
     store: Path = Path("./artifacts")
     """Folder of the artifact store."""
-    feedback: str = "./feedback.db"
+    feedback: FeedbackPlace = "./feedback.db"
     """The feedback store: an SQLite file, or `postgresql://user@host/name`. Its password belongs in an environment
     variable or a Secret block, because Prefect shows settings to everyone."""
+    guidelines: str | None = None
+    """What people should prefer. `align rank` shows it before the first prompt."""
     seed: int = Field(0, ge=0, le=LARGEST_SEED)
     """Seed of every random stream."""
     device: str = "auto"
@@ -92,13 +96,20 @@ class PipelineConfig(Settings):
             raise ValueError(f"unknown device {device!r}, expected auto, cpu, cuda or cuda:N")
         return device
 
+    @field_validator("store", mode="before")
+    @classmethod
+    def _is_path(cls, store: object) -> object:
+        return check_place(store) if isinstance(store, str) else store
+
     @field_validator("store")
     @classmethod
     def _is_folder(cls, store: Path) -> Path:
         if ":/" in str(store):  # what is left of :// in a path
             raise ValueError("the store is a folder on this machine, not an address")
-        if store.exists() and not store.is_dir():
-            raise ValueError(f"{store} is not a folder")
+        store = store.expanduser()
+        there = next((path for path in (store, *store.parents) if os.path.lexists(path)), None)
+        if there is not None and not there.is_dir():
+            raise ValueError(f"{there} is not a folder")
         return store
 
     @model_validator(mode="after")

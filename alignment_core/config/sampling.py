@@ -6,31 +6,32 @@ from typing import Any
 
 from pydantic import Field
 
-from alignment_core.config.base import Settings
+from alignment_core.config.base import Seconds, Settings, Temperature, Tokens
+from alignment_core.config.places import WebAddress
 
 
 class SampleConfig(Settings):
     """Sampling of several responses to each prompt. They are ranked by `rank` within the run, or by raters."""
 
-    responses_per_prompt: int = Field(4, ge=2)
+    responses_per_prompt: int = Field(4, ge=2, le=10_000)
     """Number of responses per prompt."""
     max_prompts: int | None = Field(None, ge=1)
     """Maximum number of prompts. Unset: all."""
-    max_new_tokens: int = Field(256, ge=1)
+    max_new_tokens: Tokens = 256
     """Maximum length of a response in tokens."""
-    temperature: float = Field(1.0, gt=0)
+    temperature: Temperature = 1.0
     """Sampling temperature."""
 
 
 class VllmConfig(Settings):
     """A vLLM server that samples the responses of the stages `sample` and `optimize`. Evaluation does not use it."""
 
-    url: str = "http://localhost:8000/v1"
+    url: WebAddress = "http://localhost:8000/v1"
     """Base URL of the server, including the version. It must be able to read the temporary folder of this machine, from
     which it loads the adapter."""
-    timeout_seconds: float = Field(600, gt=0)
+    timeout_seconds: Seconds = 600
     """Timeout of one response in seconds."""
-    parallel: int = Field(256, ge=1)
+    parallel: int = Field(256, ge=1, le=10_000)
     """Number of responses that are requested at a time."""
 
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from alignment_core.config.base import Fraction, Moments, Settings
+from alignment_core.config.places import Place
 
 REWARD_MODEL = "reward_model"
 """The judge that is the reward model, in `reward.by` and in the names of metrics."""
@@ -47,13 +48,13 @@ class SFTConfig(StepSettings):
 class RewardConfig(StepSettings):
     """The reward of responses, and the reward model: trained with the Bradley–Terry loss, or an existing one."""
 
-    model: str | None = None
+    model: Place | None = None
     """Existing reward model: a sequence classifier with one label, as a folder in Hugging Face format or a Hub id.
     Unset: a reward model is trained."""
     revision: str | None = None
     """Branch, tag or commit of `model` on the Hub. Resolved to a commit before anything is cached. Unset: the default
     branch."""
-    chat_template: str | None = None
+    chat_template: Place | None = None
     """Chat template for `model`: a Jinja file or the name of a built-in template. Unset: the template of its
     tokenizer."""
 

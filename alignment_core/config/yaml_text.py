@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable
 from typing import Any
 
@@ -14,9 +15,18 @@ MOST_VALUES = 100_000
 DEEPEST = 50
 """Number of lists and mappings that can be inside each other."""
 
+YAML = "tag:yaml.org,2002:"
+NUMBERS = {
+    f"{YAML}int": re.compile(r"[-+]?(0b[01_]+|0x[0-9a-fA-F_]+|0|[1-9][0-9_]*)$"),
+    f"{YAML}float": re.compile(
+        r"[-+]?(([0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)([eE][-+][0-9]+)?|\.(inf|Inf|INF))$|\.(nan|NaN|NAN)$"
+    ),
+}
+"""What a number looks like: as in YAML 1.1, but without the numbers to the base 60 and 8."""
+
 
 def parse(text: str) -> Any:
-    """Return the plain values of a YAML text. Dates stay text.
+    """Return the plain values of a YAML text. Dates and times such as 1:30 stay text, and 010 is ten.
 
     Raises:
         yaml.YAMLError: the text is not valid, has a key twice, or is too long, too deep or too large.
@@ -28,7 +38,7 @@ def parse(text: str) -> Any:
 
 class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML declares no class variable
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        first: [(tag, NUMBERS.get(tag, pattern)) for tag, pattern in resolvers if tag != f"{YAML}timestamp"]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 

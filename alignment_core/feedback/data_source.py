@@ -12,16 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from alignment_core.config import DataConfig, SourceConfig
+from alignment_core.config.places import names_feedback_store
 from alignment_core.data.sources.identity import UNIDENTIFYING, source_identity
 from alignment_core.errors import DataError
-
-ENDINGS = (".db", ".sqlite", ".sqlite3")
-SCHEMES = ("sqlite://", "postgresql://", "postgresql+psycopg://")
 
 
 def is_store(source: SourceConfig) -> bool:
     """Return whether the source is a feedback store, judging by its path."""
-    return source.path.startswith(SCHEMES) or ("://" not in source.path and source.path.lower().endswith(ENDINGS))
+    return names_feedback_store(source.path)
 
 
 def pin_source(source: SourceConfig) -> SourceConfig:
@@ -102,7 +100,7 @@ def _as_files(source: SourceConfig, folder: Path) -> SourceConfig:
             where=without_password(database_url(source.path)),
             do="Collect votes with `align chat` or `align rank`, or remove the store from data.sources",
         )
-    return source.model_copy(update={"path": str(folder)})
+    return source.model_copy(update={"path": str(folder), "votes_after": 0, "votes_before": None, "votes_upto": None})
 
 
 def _newest(source: SourceConfig) -> int:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
+from alignment_core.config.base import Temperature
 from alignment_core.plugin_api import AlignmentOptimizer, AlignmentRun, Needs, Rollout
 
 SURE = 2.0
@@ -22,12 +23,11 @@ class GuardedOptimizer(AlignmentOptimizer):
     """
 
     evaluators: ClassVar[tuple[str, ...]] = ("held_out_measure",)
-    kl_setting: ClassVar[str] = "kl_coef"
-    """Name of the setting that holds the policy to the reference, for messages."""
+    kl_setting: ClassVar[str | None] = "kl_coef"
 
     max_new_tokens: int = Field(128, ge=1)
     """Maximum length of a response, in tokens."""
-    temperature: float = Field(1.0, gt=0)
+    temperature: Temperature = 1.0
     """Sampling temperature. Log-probabilities, KL and ratios use the same scaled logits."""
     kl_ceiling: float = Field(50.0, gt=0)
     """Training stops above this KL per response, in nats. A policy above it is never kept. Not judged without a

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any, TypedDict
-from urllib.parse import urlsplit
 
 from alignment_core.addresses import has_secret
 from alignment_core.artifacts import PRODUCTION, ArtifactStore, Manifest
@@ -290,15 +289,6 @@ class _Planner:
 
 def _check_address(endpoint: EndpointConfig) -> None:
     where = "evaluation.endpoint.url"
-    try:
-        parts = urlsplit(endpoint.url)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname)
-    except ValueError:
-        usable = False
-    if not usable:
-        raise ConfigError(
-            "invalid URL", where=where, got=endpoint.url, expected="a URL such as http://localhost:8000/v1"
-        )
     if has_secret(endpoint.url):
         raise ConfigError(
             "the URL contains a secret, such as a password or a key, which would be stored",

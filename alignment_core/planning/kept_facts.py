@@ -33,10 +33,9 @@ def check_facts(config: PipelineConfig, optimizer: AlignmentOptimizer, registry:
 def _evaluators(
     config: PipelineConfig, optimizer: AlignmentOptimizer, registry: Registry
 ) -> Iterator[tuple[str, Evaluator | PairEvaluator]]:
-    if optimizer.needs().reward:
-        for index, part in enumerate(reward_parts(config.reward.by, registry)):
-            if part.evaluator is not None:
-                yield f"reward.by.{index}", part.evaluator
+    for index, part in enumerate(reward_parts(config.reward.by, registry)):  # checked also where nothing is rewarded
+        if optimizer.needs().reward and part.evaluator is not None:
+            yield f"reward.by.{index}", part.evaluator
     for setting, evaluator in registry.evaluators_of(optimizer).items():
         yield f"optimizer.{setting}", evaluator
     for setting, pairs in registry.pair_evaluators_of(optimizer).items():

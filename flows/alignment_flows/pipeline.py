@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from alignment_core.config import PipelineConfig
 from alignment_core.execution.build import StageResult
+from alignment_core.execution.stage import StageCall
 from alignment_core.planning.data_needs import check_data
 from alignment_core.planning.pipeline import Plan, plan_pipeline
 from alignment_core.planning.unpacked_base import base_of_run
@@ -47,10 +48,20 @@ def run_pipeline(settings: PipelineConfig) -> dict[str, StageResult]:
     return final_state(built)
 
 
+def read_data(stage: StageRunner, plan: Plan) -> tuple[StageCall | None, StageCall | None, StageCall | None]:
+    """Run the stages that read the feedback, and return their calls.
+
+    Raises:
+        DataError: the data lack rows that a later stage needs.
+    """
+    read = stage(plan.ingest), stage(plan.votes), stage(plan.older_votes)
+    check_data(plan.calls(), {name: stage.built(plan.calls()[name]).artifact.path for name in plan.data_stages()})
+    return read
+
+
 def pipeline(stage: StageRunner, plan: Plan) -> None:
     """Run the stages of a plan in order."""
-    data, votes, older = stage(plan.ingest), stage(plan.votes), stage(plan.older_votes)
-    check_data(plan.calls(), {name: stage.built(plan.calls()[name]).artifact.path for name in plan.data_stages()})
+    data, votes, older = read_data(stage, plan)
     adapter = stage(plan.adapter)
     sft = stage(plan.sft, data, adapter) or adapter
     samples = stage(plan.sample, data, sft)

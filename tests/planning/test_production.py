@@ -12,7 +12,7 @@ import pytest
 from stored import add_placeholder
 
 from alignment_core.artifacts import ArtifactStore
-from alignment_core.artifacts.catalogue import promote
+from alignment_core.artifacts.models import promote
 from alignment_core.config_file import check_config
 from alignment_core.errors import AlignmentError, ArtifactError, ConfigError, ModelError
 from alignment_core.execution.stage import StageCall
@@ -179,9 +179,9 @@ def test_damaged_or_missing_production_model_is_reported(
         ),
         (
             {"evaluation": {"endpoint": {"url": "localhost:8000/v1", "model": "m"}}},
-            r"evaluation\.endpoint\.url: invalid URL\. got localhost:8000/v1, expected a URL such as http",
+            r"evaluation\.endpoint\.url: localhost:8000/v1 is no web address, expected one such as http",
         ),
-        ({"evaluation": {"endpoint": {"url": "http://[::1", "model": "m"}}}, "invalid URL"),
+        ({"evaluation": {"endpoint": {"url": "http://[::1", "model": "m"}}}, "is no web address"),
     ],
 )
 def test_rules_that_can_never_apply_are_reported_before_anything_runs(

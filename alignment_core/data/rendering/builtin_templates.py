@@ -7,6 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from alignment_core.errors import ModelError
+from alignment_core.texts import read_text
 
 BUILTIN_TEMPLATES: dict[str, str] = {
     name: (files(__package__) / "templates" / f"{name}.jinja").read_text(encoding="utf-8").rstrip("\n")
@@ -14,6 +15,8 @@ BUILTIN_TEMPLATES: dict[str, str] = {
 }
 DEFAULT_TEMPLATE = "plain"
 """Used for base models whose tokenizer has no template."""
+LARGEST_TEMPLATE = 1_000_000
+"""Size in bytes of the largest file with a chat template."""
 TEMPLATE_DATE = date(2024, 7, 26)
 """The date that templates print. The same conversation must give the same tokens on every day."""
 
@@ -39,7 +42,7 @@ def resolve_chat_template(value: str | None, where: str = "model.chat_template")
     if value in BUILTIN_TEMPLATES:
         return BUILTIN_TEMPLATES[value]
     try:
-        return Path(value).read_text(encoding="utf-8")
+        return read_text(Path(value).expanduser(), LARGEST_TEMPLATE)
     except (OSError, UnicodeDecodeError) as error:
         raise ModelError(
             f"the chat template cannot be read ({type(error).__name__})",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from types import ModuleType
 from typing import Any, cast
 
 from alignment_core.errors import ModelError, loading_failure
+from alignment_core.texts import damaged, read_json_of_model
 
 
 def load_tokenizer(path: str, revision: str | None = None) -> Any:
@@ -89,10 +89,13 @@ def generation_stops(path: str, revision: str | None = None) -> tuple[int, ...]:
         file = Path(found)
     if not file.exists():
         return ()
-    eos = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
+    eos = read_json_of_model(file).get("eos_token_id")
     if eos is None:
         return ()
-    return tuple(eos) if isinstance(eos, list) else (eos,)
+    stops = eos if isinstance(eos, list) else [eos]
+    if not all(isinstance(stop, int) for stop in stops):
+        raise damaged(file, f"eos_token_id {eos!r}")
+    return tuple(stops)
 
 
 def _padding(tokenizer: Any, stops: set[int], path: str) -> str:

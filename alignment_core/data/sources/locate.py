@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment_core.config import SourceConfig
+from alignment_core.config.places import HUB
 from alignment_core.data.sources.source_file import (
     ARCHIVES,
     CONTAINERS,
@@ -16,8 +17,6 @@ from alignment_core.data.sources.source_file import (
 )
 from alignment_core.data.sources.splits import files_by_split, without_descriptions
 from alignment_core.errors import DataError
-
-HUB = "hf://"
 
 
 def first_line(error: Exception) -> str:

@@ -14,6 +14,7 @@ from alignment_core.errors import ModelError
 from alignment_core.models.base.identity import HUB_ID, ModelIdentity, model_file, of_hub, read_json
 from alignment_core.models.base.tensor_file import tensor_shapes
 from alignment_core.models.base.unusable import ADAPTER_CONFIG
+from alignment_core.texts import read_text_of_model
 
 WHERE = "model.adapter"
 WEIGHTS = "adapter_model.safetensors"
@@ -159,7 +160,7 @@ def _check_weights(file: Path, path: str) -> None:
 def _chat_template(place: ModelIdentity) -> str | None:
     """Return the chat template beside the adapter, which it was trained with."""
     if (file := model_file(place, "chat_template.jinja")) is not None:
-        return file.read_text(encoding="utf-8")
+        return read_text_of_model(file)
     found = read_json(model_file(place, "tokenizer_config.json")).get("chat_template")
     if isinstance(found, list):  # several, each with a name
         found = next((item.get("template") for item in found if item.get("name") == "default"), None)

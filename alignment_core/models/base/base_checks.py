@@ -13,6 +13,7 @@ from alignment_core.errors import ModelError
 from alignment_core.models.base.identity import ModelIdentity, model_file, read_json
 from alignment_core.models.base.tensor_file import tensor_shapes
 from alignment_core.models.base.unusable import ADAPTER_CONFIG
+from alignment_core.texts import damaged, read_text_of_model
 
 POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length", "max_sequence_length")
 """Names under which configurations hold the number of positions."""
@@ -40,7 +41,11 @@ def check_files(model: ModelIdentity, where: str) -> None:
         return
     folder = Path(model.path)
     for index in folder.glob("*.safetensors.index.json"):
-        shards = sorted(set(read_json(index).get("weight_map", {}).values()))
+        weights = read_json(index).get("weight_map", {})
+        names = list(weights.values()) if isinstance(weights, dict) else [weights]
+        if odd := [name for name in names if not isinstance(name, str) or name != Path(name).name]:
+            raise damaged(index, f"weights in {odd[0]!r}, which is no file beside it")
+        shards = sorted(set(names))
         if missing := [name for name in shards if not (folder / name).is_file()]:
             raise ModelError(
                 "a file of weights is missing",
@@ -168,8 +173,12 @@ def rows_to_add(model: ModelIdentity, chat_template: str | None, where: str, *, 
     rows = _text_config(_config(model)).get("vocab_size")
     if not isinstance(rows, int):
         return None
-    tokens = {token: number for token, number in _added_tokens(model).items() if number >= rows}
-    last = max([*tokens.values(), _last_word(model)], default=-1)
+    try:
+        tokens = {token: number for token, number in _added_tokens(model).items() if number >= rows}
+        last = max([*tokens.values(), _last_word(model)], default=-1)
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+        files = "tokenizer.json, tokenizer_config.json or added_tokens.json"
+        raise damaged(f"{where} {model.path}: {files}", f"{type(error).__name__}: {error}") from error
     if last < rows or (tokens and last <= max(tokens.values()) and _never_occur(model, tokens, chat_template)):
         return None
     if resize:
@@ -190,7 +199,7 @@ def _never_occur(model: ModelIdentity, tokens: Mapping[str, int], chat_template:
     own = model_file(model, "chat_template.jinja")
     templates = [chat_template or "", json.dumps(config.get("chat_template")) if chat_template is None else ""]
     if chat_template is None and own is not None:
-        templates.append(own.read_text(encoding="utf-8"))
+        templates.append(read_text_of_model(own))
     return all(
         # A token with "pad" in its name may be chosen as padding.
         MEDIA.search(token) and "pad" not in token.lower() and not any(token in text for text in templates)
@@ -202,16 +211,16 @@ def _added_tokens(model: ModelIdentity) -> dict[str, int]:
     """Return the tokens that were added to the vocabulary, from every file that may name them."""
     found: dict[str, int] = {}
     for item in read_json(model_file(model, "tokenizer.json")).get("added_tokens") or ():
-        found[item["content"]] = item["id"]
+        found[item["content"]] = int(item["id"])
     decoder = read_json(model_file(model, "tokenizer_config.json")).get("added_tokens_decoder") or {}
     found |= {item["content"]: int(number) for number, item in decoder.items()}
-    return found | read_json(model_file(model, "added_tokens.json"))
+    return found | {token: int(number) for token, number in read_json(model_file(model, "added_tokens.json")).items()}
 
 
 def _last_word(model: ModelIdentity) -> int:
     """Return the highest id of the vocabulary in tokenizer.json, or -1."""
     words = read_json(model_file(model, "tokenizer.json")).get("model", {}).get("vocab") or ()
-    return max(words.values()) if isinstance(words, dict) else len(words) - 1
+    return int(max(words.values())) if isinstance(words, dict) else len(words) - 1
 
 
 def _config(model: ModelIdentity) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from typing import Any
 from alignment_core.artifacts.digest import tree_digest
 from alignment_core.errors import ModelError
 from alignment_core.models.base import unusable
+from alignment_core.texts import read_json_of_model
 
 WEIGHTS = ("config.json", "*.safetensors", "*.safetensors.index.json")
 # generation_config.json names the stop tokens, so it belongs to the tokenizer's identity.
@@ -132,12 +132,12 @@ def model_file(model: ModelIdentity, name: str) -> Path | None:
 
 
 def read_json(file: Path | None) -> dict[str, Any]:
-    """Return the fields of a JSON file; none if it is missing or not a JSON object."""
-    try:
-        found = {} if file is None else json.loads(file.read_text(encoding="utf-8"))
-    except ValueError:
-        found = {}
-    return found if isinstance(found, dict) else {}
+    """Return the fields of a JSON file; none if it is missing.
+
+    Raises:
+        ModelError: it is no JSON object, or cannot be read.
+    """
+    return {} if file is None else read_json_of_model(file)
 
 
 def _of_folder(folder: Path, revision: str | None, where: str) -> ModelIdentity:

@@ -44,7 +44,7 @@ def run(config: ConfigFile, changes: Changes = None, as_json: AsJson = False) ->
     from alignment_flows import api
     from alignment_flows.cli.show_run import show_run
 
-    show_run(api.run(api.load_settings(config, changes or ())), as_json=as_json)
+    show_run(api.run(api.load_settings(config, changes or ())), config, as_json=as_json)
 
 
 @app.command()
@@ -261,7 +261,8 @@ def check(
         float | None, typer.Option(min=0.001, max=0.999, help="Fraction of conversations to hold out.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="New folder for report.html, the data set and the quarantined rows.")
+        Path | None,
+        typer.Option(help="New file for the report as a page, X.html, or new folder for it, the data and bad rows."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -286,7 +287,7 @@ def check(
         desirable=desirable or [],
         **{name: value for name, value in source.items() if value is not None},
     )
-    show_data(report, as_json=as_json)
+    show_data(report, out, as_json=as_json)
     if problem := no_usable_rows(report):
         raise problem
 

@@ -29,6 +29,7 @@ from alignment_core.planning.sample import plan_sampling
 from alignment_core.planning.unpacked_base import base_call
 from alignment_core.registry import load_registry
 from alignment_flows.form.references import refers_to_prefect, resolve
+from alignment_flows.reports.places import page_of
 from alignment_flows.serve.cached_run import all_built, find_cached_run, has_server
 
 if TYPE_CHECKING:
@@ -113,6 +114,7 @@ def run_pipeline(config: PipelineConfig) -> FinishedRun:
     settings = prepared(config)
     plan = plan_pipeline(settings, load_registry())
     if (built := find_cached_run(config, plan)) is not None:
+        _write_missing_page(settings, built)
         return _finished(config, built, None)
     _prepare_server()
     from alignment_flows.pipeline import align
@@ -121,6 +123,18 @@ def run_pipeline(config: PipelineConfig) -> FinishedRun:
     with recorded_run(heartbeats=not (has_server() and all_built(plan))):
         state = align(config, return_state=True)
     return _finished(settings, state.result(raise_on_failure=True), state)
+
+
+def _write_missing_page(config: PipelineConfig, built: dict[str, StageResult]) -> None:
+    """Write the page of a run that no flow reports on, if it is not there. The store may be read-only."""
+    if page_of(config.name, built).is_file():
+        return
+    from alignment_flows.reports.run_page import write_run_page
+
+    try:
+        write_run_page(config, built, None)
+    except OSError as error:
+        print(f"could not write the report of the run: {error}", file=sys.stderr)
 
 
 def _finished(config: PipelineConfig, built: dict[str, StageResult], state: Any) -> FinishedRun:

@@ -1,0 +1,87 @@
+"""A damaged file of a model is named before the run starts, whatever the damage."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alignment_core.data.rendering.tokenizer import generation_stops
+from alignment_core.errors import ModelError
+from alignment_core.models.base.base_checks import check_files, rows_to_add
+from alignment_core.models.base.identity import model_identity, read_json
+
+JUNK = [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"a":' * 100_000, b"[" * 100_000, b'{"a": ' + b"1" * 10_000 + b"}"]
+WRONG: list[Any] = [True, -1, 1.5, float("nan"), float("inf"), "x", ["x"], [1], [[]], [None], {"x": None}, {"x": "y"}]
+
+
+@pytest.fixture
+def model(tiny_model: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_model, tmp_path / "model"))
+
+
+def check(folder: Path) -> None:
+    """Do what a plan does with these files."""
+    found = model_identity(str(folder), None)
+    check_files(found, "model.base")
+    rows_to_add(found, None, "model.base", resize=False)
+    generation_stops(str(folder))
+
+
+@pytest.mark.parametrize("junk", JUNK, ids=range(len(JUNK)))
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "generation_config.json", "added_tokens.json"])
+def test_file_that_is_no_json_object(model: Path, name: str, junk: bytes) -> None:
+    (model / name).write_bytes(junk)
+    with pytest.raises(ModelError, match=name):
+        check(model)
+
+
+def with_value(path: str) -> Callable[[dict[str, Any], Any], None]:
+    *parents, last = path.split("/")
+
+    def put(fields: dict[str, Any], value: Any) -> None:
+        for name in parents:
+            fields = fields.setdefault(name, {})
+        fields[last] = value
+
+    return put
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("tokenizer.json", "model"), ("tokenizer.json", "model/vocab"), ("tokenizer.json", "added_tokens"),
+        ("tokenizer_config.json", "added_tokens_decoder"), ("added_tokens.json", "x"),
+        ("generation_config.json", "eos_token_id"), ("model.safetensors.index.json", "weight_map"),
+    ],
+)  # fmt: skip
+def test_value_of_another_kind(model: Path, name: str, path: str) -> None:
+    """Either it is named, or it does no harm. It never is a traceback."""
+    file, named = model / name, []
+    fields = json.loads(file.read_text()) if file.exists() else {}
+    for value in WRONG:
+        changed = json.loads(json.dumps(fields))
+        with_value(path)(changed, value)
+        file.write_text(json.dumps(changed))
+        try:
+            check(model)
+        except ModelError as error:
+            named.append(str(error))
+    assert len(named) >= len(WRONG) / 3
+    assert [text for text in named if name not in text and "a file of weights is missing" not in text] == []
+
+
+def test_weights_outside_of_the_folder_are_refused(model: Path) -> None:
+    outside = model.parent / "other.safetensors"
+    shutil.copy(model / "model.safetensors", outside)
+    (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"w": "../other.safetensors"}}))
+    with pytest.raises(ModelError, match="no file beside it"):
+        check(model)
+
+
+def test_missing_file_has_no_fields() -> None:
+    assert read_json(None) == {}

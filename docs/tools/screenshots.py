@@ -1,6 +1,7 @@
 """Make pictures of the pages in light, in dark and at the width of a phone, to look at them.
 
     python docs/tools/screenshots.py OUT [NAME...]     # all pages, or those with these names
+    python docs/tools/screenshots.py --docs            # the pictures of the documentation
 
 Each picture is OUT/NAME-light.png, -dark.png or -phone.png. Add a page: write a context manager that brings a browser's
 page into the state to be shown, and add it to PAGES. Needs the extra `test` and Chromium, and no model.
@@ -13,19 +14,22 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from io import BytesIO
 from pathlib import Path
+
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path += [str(ROOT / "tests" / "support" / "services"), str(Path(__file__).parent)]
 
-from browser import PATIENCE_MS, SCREEN, chromium  # noqa: E402 - from tests/support/services
+from browser import COLOURS, PATIENCE_MS, SCREEN, chromium  # noqa: E402 - from tests/support/services
 from pages import served_page  # noqa: E402
 from playwright.sync_api import Page  # noqa: E402
 
 from alignment_core.feedback import Rater, open_feedback  # noqa: E402
 
 PHONE = {"width": 360, "height": 740}
-LOOKS = {"light": ("light", SCREEN), "dark": ("dark", SCREEN), "phone": ("light", PHONE)}
+LOOKS = {"-light": ("light", SCREEN), "-dark": ("dark", SCREEN), "-phone": ("light", PHONE)}
 ANSWERS = {
     "How do I keep basil alive on a window sill?": (
         "Give it at least six hours of light, water it when the top of the soil is dry, and pinch off the tips every "
@@ -119,6 +123,7 @@ def instructions(folder: Path, page: Page) -> Iterator[None]:
 def raters(folder: Path, page: Page) -> Iterator[None]:
     with served_page(folder, "rank", settings(folder)) as url:
         enter(page, url)
+        page.get_by_text("0 of 3 ranked").wait_for()
         for done in range(3):
             for key in ("2", "1", "3", "Enter"):
                 page.keyboard.press(key)
@@ -135,7 +140,7 @@ def chat(folder: Path, page: Page) -> Iterator[None]:
     with served_page(folder, folder, program=program) as url:
         enter(page, url)
         say(page, "How do I keep basil alive on a window sill?")
-        page.get_by_role("button", name="Left is better").click()
+        page.get_by_role("button", name="A is better").click()
         page.get_by_text("goes on with this one").wait_for()
         say(page, "And in winter?")
         page.get_by_text("Which is better?").wait_for()
@@ -168,22 +173,36 @@ PAGES: dict[str, Callable[[Path, Page], AbstractContextManager[None]]] = {
 }
 
 
-def main(out: Path, names: Sequence[str]) -> None:
+IN_DOCS = {"rank": 700, "chat": 560}
+"""Pages in `docs/images`, and the height of the window."""
+
+
+def save(page: Page, path: Path) -> None:
+    """Save what the window shows, with few colors to keep the file small."""
+    shot = Image.open(BytesIO(page.screenshot(animations="disabled"))).convert("RGB")
+    shot.quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+    print(path)
+
+
+def main(out: Path, names: Sequence[str], *, docs: bool) -> None:
     out.mkdir(parents=True, exist_ok=True)
     with chromium() as browser:
-        for name in names or PAGES:
+        for name in names:
             page = browser.new_page(viewport=SCREEN, timezone_id="UTC", locale="en-GB", reduced_motion="reduce")
             page.set_default_timeout(PATIENCE_MS)
             with tempfile.TemporaryDirectory() as folder, PAGES[name](Path(folder), page):
-                for look, (scheme, size) in LOOKS.items():
+                looks = {"": ("light", SCREEN | {"height": IN_DOCS[name]})} if docs else LOOKS
+                for look, (scheme, size) in looks.items():
                     page.emulate_media(color_scheme=scheme)
                     page.set_viewport_size(size)
                     page.wait_for_timeout(500)  # colors fade
-                    page.screenshot(path=out / f"{name}-{look}.png", animations="disabled")
-                    print(out / f"{name}-{look}.png")
+                    save(page, out / f"{name}{look}.png")
                 page.goto("about:blank")
             page.close()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])
+    if sys.argv[1:] == ["--docs"]:
+        main(ROOT / "docs" / "images", [*IN_DOCS], docs=True)
+    else:
+        main(Path(sys.argv[1]), sys.argv[2:] or [*PAGES], docs=False)

@@ -125,6 +125,8 @@ def test_edited_and_rejected_answers_are_exported_imported_and_trained_on(tmp_pa
         assert store.count() == 4
         assert store.count_by_rater() == {("Ben", "human"): {"rankings": 3, "all_bad": 1}}
         assert [task.id for task in store.ranking_tasks()] == [ranked.id, rejected.id], "a chat is not offered"
+        (mine,) = store.progress()
+        assert (mine.ranked, mine.bad, mine.done) == (1, 1, 2), "and is no progress"
         assert export(store, tmp_path / "out") == {"thumbs.jsonl": 2, "rankings.jsonl": 3}
         source = [SourceConfig(path=str(tmp_path / "out"))]
         assert import_votes(store, source) == {"known": 5}

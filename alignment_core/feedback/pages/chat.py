@@ -96,6 +96,9 @@ class _Chat:
         if self._answering:
             ui.notify("Wait for the answer, or stop it. Your message was not sent yet.", timeout=4000)
             return
+        if self._views and self._views[-1].editing:
+            ui.notify("Save or cancel your edit first. Your message was not sent yet.", timeout=4000)
+            return
         self._input.value = ""
         self._talk.ask(text, self._panel.order())
         with self._list:
@@ -174,26 +177,31 @@ class _Chat:
         return saved
 
     async def _vote(self, vote: str) -> None:
-        """Save which of the two answers of the last turn is better, as a comparison."""
-        talk, place, prompt = self._talk, len(self._talk.turns) - 1, self._prompt(len(self._talk.turns) - 1)
-        turn = talk.turns[place]
+        """Note which of the two answers of the last turn is better, and save it as a comparison.
+
+        It is noted first, so that a message that is sent while it is saved follows the chosen answer.
+        """
+        place = len(self._talk.turns) - 1
+        turn, prompt = self._talk.turns[place], self._prompt(place)
         found = [turn["answers"][slot["answer"]] for slot in turn["slots"]]
         answers = [(one["content"], one["key"]) for one in found]
-        if await _saved(lambda: self._store.compare(self._rater, prompt, answers, RANKS[vote])):
-            talk.choose(vote)
+        self._talk.choose(vote)
+        self._refresh()
+        if not await _saved(lambda: self._store.compare(self._rater, prompt, answers, RANKS[vote])):
+            turn["vote"] = None
             self._refresh()
 
     async def _edit(self, slot: int, text: str) -> None:
         """Let the conversation go on with an edited answer, and save it as better than the original."""
-        talk, place, prompt = self._talk, len(self._talk.turns) - 1, self._prompt(len(self._talk.turns) - 1)
-        turn = talk.turns[place]
+        place = len(self._talk.turns) - 1
+        turn, prompt = self._talk.turns[place], self._prompt(place)
         answer = turn["answers"][turn["slots"][slot]["answer"]]
-        if text.strip() in ("", answer["content"].strip()):
-            self._views[-1].show()
-            return
-        original = [(answer["content"], answer["key"])]
-        if await _saved(lambda: self._store.compare(self._rater, prompt, original, (1,), edited=text)):
-            talk.edit(slot, text.strip())
+        if text.strip() not in ("", answer["content"].strip()):
+            original = [(answer["content"], answer["key"])]
+            self._talk.edit(slot, text.strip())
+            self._refresh()
+            await _saved(lambda: self._store.compare(self._rater, prompt, original, (1,), edited=text))
+        else:
             self._refresh()
 
     def _prompt(self, place: int) -> tuple[dict[str, Any], ...]:

@@ -52,8 +52,6 @@ class Talk:
 
     def ask(self, question: str, models: Sequence[str]) -> None:
         """Add a question, to be answered by these models, from left to right."""
-        if self.turns:
-            self.turns[-1]["kept"] = self.kept(len(self.turns) - 1)
         slots = [{"model": model, "answer": None} for model in models]
         self.turns.append({"question": question, "answers": [], "slots": slots, "kept": None, "vote": None})
 
@@ -98,11 +96,11 @@ class Talk:
             del slots[slot]
 
     def choose(self, vote: str) -> None:
-        """Note what was chosen among the two answers of the last turn: `left`, `right`, `tie` or `bad`."""
+        """Note what was chosen among the two answers of the last turn: `first`, `second`, `tie` or `bad`."""
         turn = self.turns[-1]
         turn["vote"] = vote
-        if vote in ("left", "right"):
-            turn["kept"] = turn["slots"][vote == "right"]["answer"]
+        if vote in ("first", "second"):
+            turn["kept"] = turn["slots"][vote == "second"]["answer"]
 
     def edit(self, slot: int, content: str) -> None:
         """Let the last turn go on with an edited answer alone."""
@@ -130,5 +128,5 @@ class Talk:
         return bool(blind and place == len(self.turns) - 1)
 
 
-RANKS = {"left": (1, 2), "right": (2, 1), "tie": (1, 1), "bad": None}
+RANKS = {"first": (1, 2), "second": (2, 1), "tie": (1, 1), "bad": None}
 """What a vote on two answers says, as ranks. None: both are bad."""

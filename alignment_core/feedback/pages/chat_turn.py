@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -12,9 +11,9 @@ from nicegui import ui
 from alignment_core.feedback.pages import parts, web
 from alignment_core.feedback.pages.chat_talk import Answer, Talk
 
-VOTES = (("left", "Left is better"), ("right", "Right is better"), ("tie", "Equally good"), ("bad", "Both are bad"))
+VOTES = (("first", "A is better"), ("second", "B is better"), ("tie", "Equally good"), ("bad", "Both are bad"))
 COPY = """async () => {
-    const text = TEXT;
+    const text = getHtmlElement(ID).textContent;
     if (navigator.clipboard) {
         await navigator.clipboard.writeText(text);
     } else {  // on an address without TLS
@@ -28,7 +27,11 @@ COPY = """async () => {
 
 
 class TurnView:
-    """One turn of a conversation on the page."""
+    """One turn of a conversation on the page.
+
+    Attributes:
+        editing: whether an answer is being edited.
+    """
 
     def __init__(
         self,
@@ -68,6 +71,7 @@ class TurnView:
 
     def show(self) -> None:
         """Show the answers as they are now."""
+        self.editing = False
         self._row.clear()
         self._labels: dict[int, ui.label] = {}
         with self._row:
@@ -124,16 +128,20 @@ class TurnView:
         self._texts.pop(slot, None)
         self._waits.pop(slot, None)
         with ui.card().classes("w-full gap-1 grow") as card:
-            ui.label(answer["content"]).classes("words").props('data-testid="answer"')
+            if len(self._turn["slots"]) > 1:
+                ui.label("AB"[slot]).classes("number")
+            words = ui.label(answer["content"]).classes("words").props('data-testid="answer"')
             ui.space()
             if not self._talk.hides_names(self._place):
                 kept = len(self._turn["slots"]) > 1 and self._talk.kept(self._place) == number
                 goes_on = " · the conversation goes on with this one" * kept
                 ui.label(answer["label"] + goes_on).classes("muted text-sm").props('data-testid="author"')
                 card.classes("chosen" if kept else "")
-            self._show_buttons(card, slot, number, answer)
+            self._show_buttons(card, words, slot, number)
 
-    def _show_buttons(self, card: ui.card, slot: int, number: int, answer: Answer) -> None:
+    def _show_buttons(self, card: ui.card, words: ui.label, slot: int, number: int) -> None:
+        answer: Answer = self._turn["answers"][number]
+
         @ui.refreshable
         def buttons() -> None:
             async def press(up: bool) -> None:
@@ -153,7 +161,7 @@ class TurnView:
                         button = parts.button(press=partial(press, up), icon=icon, label=name)
                         button.props(f'aria-pressed="{str(pressed).lower()}"').classes("on" if pressed else "")
                 copy = parts.button(icon="content_copy", label="Copy")
-                script = COPY.replace("TEXT", json.dumps(answer["content"]))
+                script = COPY.replace("ID", str(words.id))
                 copy.on("click", lambda: ui.notify("Copied.", timeout=1500), js_handler=script)
                 if self._is_last() and not self._busy():
                     parts.button(press=lambda: self._show_editor(card, slot, answer), icon="edit", label="Edit answer")
@@ -165,6 +173,8 @@ class TurnView:
 
     def _show_editor(self, card: ui.card, slot: int, answer: dict[str, Any]) -> None:
         """Replace an answer by a field with its text."""
+        self.editing = True
+        self._tools.clear()
         card.clear()
         with card:
             field = ui.textarea("Your better version", value=answer["content"]).props("outlined autogrow autofocus")

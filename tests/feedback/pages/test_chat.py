@@ -39,31 +39,41 @@ BEGUN = re.compile(r"^(?!Waiting)(?=.*\w{2})", re.DOTALL)
 """The beginning of an answer, after the note that it waits for the model."""
 
 
-@pytest.fixture
-def settings(tmp_path: Path, tiny_model: Path) -> Path:
-    """Write a config file whose store holds two SFT models, the first of them in production."""
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    """Folder of a config file and a store with two SFT models, the first of them in production."""
+    folder = tmp_path_factory.mktemp("trained")
     rows = [{"prompt": f"What is {n} plus {n}?", "completion": f"It is {2 * n}."} for n in range(12)]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    endless = _without_end(tiny_model, tmp_path / "endless")
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = {
-        "model": {"base": str(endless), "load_in": "fp32", "max_length": 512, "lora": {"rank": 2}},
-        "data": {"sources": [{"path": str(tmp_path / "rows.jsonl")}], "held_out_fraction": 0.3},
+        "model": {
+            "base": str(_without_end(tiny_model, folder / "endless")), "load_in": "fp32", "max_length": 512,
+            "lora": {"rank": 2},
+        },
+        "data": {"sources": [{"path": str(folder / "rows.jsonl")}], "held_out_fraction": 0.3},
         "sft": {"batch_size": 8},
-        "store": str(tmp_path / "store"),
-        "feedback": str(tmp_path / "feedback.db"),
+        "store": str(folder / "store"),
         "device": "cpu",
         "chat": {"max_new_tokens": 40, "system": "Be brief."},
-    }
-    file = tmp_path / "run.yaml"
+    }  # fmt: skip
+    file = folder / "run.yaml"
     file.write_text(json.dumps(config))
-    for number, changes in enumerate(([], ["seed=1"])):
+    for alias, changes in (("production", []), ("next", ["seed=1"])):
         plan = plan_pipeline(load_config(file, changes), load_registry())
         assert plan.sft is not None
         for call in (plan.ingest, plan.sft):
             build_here(call, Silent())
-        ArtifactStore(tmp_path / "store").aliases.promote(
-            "production" if number == 0 else "next", "sft", plan.sft.key, by="test", reason="test"
-        )
+        ArtifactStore(folder / "store").aliases.promote(alias, "sft", plan.sft.key, by="test", reason="test")
+    return folder
+
+
+@pytest.fixture
+def settings(trained: Path, tmp_path: Path) -> Path:
+    """Write a config file for a copy of the store, without votes."""
+    shutil.copytree(trained / "store", tmp_path / "store")
+    config = json.loads((trained / "run.yaml").read_text())
+    file = tmp_path / "run.yaml"
+    file.write_text(json.dumps(config | {"store": str(tmp_path / "store"), "feedback": str(tmp_path / "feedback.db")}))
     return file
 
 
@@ -133,7 +143,7 @@ def test_chat_and_thumbs(settings: Path, tmp_path: Path, browser_page: BrowserPa
         assert answers.all_text_contents()[:2] == first_answers
         browser_page.expected("ERR_CONNECTION_REFUSED|WebSocket|ERR_EMPTY_RESPONSE|ERR_CONNECTION_RESET|ERR_SOCKET")
         page.set_viewport_size({"width": 360, "height": 740})
-        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        page.wait_for_function("document.documentElement.scrollWidth <= 360")  # the panel moves away
         browser_page.picture("chat-phone")
         # A second click withdraws the thumb.
         page.get_by_label("Good answer").nth(2).click()
@@ -168,7 +178,7 @@ def test_two_models_answer_side_by_side(settings: Path, tmp_path: Path, browser_
         assert left["x"] + left["width"] < right["x"]
         check_looks(page)
         first = answers.all_text_contents()
-        page.get_by_role("button", name="Left is better").click()
+        page.get_by_role("button", name="A is better").click()
         expect(authors).to_have_count(2)
         assert sorted(text.partition(" · ")[0] for text in authors.all_text_contents()) == sorted(labels)
         expect(authors.nth(0)).to_contain_text("goes on with this one")
@@ -215,7 +225,7 @@ def test_answers_are_regenerated_and_edited_and_models_chosen(
         page.get_by_role("button", name="Regenerate").click()
         expect(answers).to_have_count(2)
         old, new = answers.all_text_contents()
-        page.get_by_role("button", name="Right is better").click()
+        page.get_by_role("button", name="B is better").click()
         expect(page.get_by_test_id("author").nth(1)).to_contain_text("goes on with this one")
         page.get_by_role("button", name="Edit answer").nth(1).click()
         field = page.get_by_label("Your better version")

@@ -32,7 +32,7 @@ def test_conversation_goes_on_with_the_chosen_answer(talk: Talk) -> None:
     assert (talk.open_slots(), talk.kept(0), talk.can_compare(0)) == ([0, 1], None, False)
     answered(talk, "left", "right")
     assert (talk.open_slots(), talk.can_compare(0), talk.hides_names(0)) == ([], True, True)
-    talk.choose("left")
+    talk.choose("first")
     assert not talk.hides_names(0)
     talk.ask("Two?", ["a", "b"])
     assert not talk.can_compare(0), "the second question follows from the answer"
@@ -64,7 +64,7 @@ def test_regenerated_answer_stands_beside_the_kept_one(talk: Talk) -> None:
     talk.regenerate()
     talk.answer(0, 1, "second", key="key", label="label")
     assert talk.kept(0) == 1
-    talk.choose("left")
+    talk.choose("first")
     assert talk.kept(0) == 0
     talk.regenerate()
     talk.answer(0, 1, "third", key="key", label="label")

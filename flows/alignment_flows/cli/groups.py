@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 
 GROUPS = {
     "First steps": ("tour", "demo", "init", "data", "plan", "fit"),
-    "Train and compare": ("run", "compare", "runs"),
+    "Train and compare": ("run", "runs", "compare"),
     "Use a model": ("promote", "rollback", "chat", "export"),
     "Collect feedback and learn from it": ("sample", "rank", "feedback", "retrain"),
     "In the browser": ("up", "deploy", "down"),

@@ -10,7 +10,8 @@ from typing import Any
 
 from alignment_core.artifacts.digest import file_digest
 from alignment_core.config import SourceConfig
-from alignment_core.data.sources.locate import HUB, first_line, is_hub, remote_stamp, source_files
+from alignment_core.config.places import HUB
+from alignment_core.data.sources.locate import first_line, is_hub, remote_stamp, source_files
 from alignment_core.data.sources.source_file import SourceFile
 from alignment_core.errors import DataError
 

@@ -15,7 +15,8 @@ from typing import IO, Any
 
 from alignment_core.addresses import hide_secrets
 from alignment_core.config import SourceConfig
-from alignment_core.data.sources.locate import HUB, first_line
+from alignment_core.config.places import HUB
+from alignment_core.data.sources.locate import first_line
 from alignment_core.data.sources.readers.columnar import arrow_rows, parquet_rows
 from alignment_core.data.sources.readers.json_rows import json_rows
 from alignment_core.data.sources.readers.lines import text_rows

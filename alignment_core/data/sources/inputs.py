@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from itertools import chain, islice
 
 from alignment_core.config import SourceConfig
+from alignment_core.config.places import HUB
 from alignment_core.data.sources.formats import NO_PLUGINS, SAMPLE, Detection, Plugged, detect
 from alignment_core.data.sources.identity import content_digest, hub_commit
-from alignment_core.config.places import HUB
 from alignment_core.data.sources.locate import files_and_other_splits, is_hub
 from alignment_core.data.sources.readers import Unreadable, read_file, read_hub
 from alignment_core.data.sources.source_file import SourceFile

@@ -120,19 +120,38 @@ class ChatEndpoint:
         )
 
 
-def shown(prompt: Sequence[Mapping[str, Any]]) -> str:
-    """Return a conversation as a judge reads it."""
-    return "\n\n".join(f"[{turn['role']}]\n{turn['content']}" for turn in prompt)
+def conversation_text(prompt: Sequence[Mapping[str, Any]], sections: Sequence[tuple[str, str]] = ()) -> str:
+    """Return a conversation as a judge reads it, followed by sections: pairs of a heading and a text."""
+    parts = [*((turn["role"], turn["content"]) for turn in prompt), *sections]
+    return "\n\n".join(f"[{heading}]\n{text}" for heading, text in parts)
 
 
-def compared(prompt: Sequence[Mapping[str, Any]], first: str, second: str) -> str:
-    """Return a conversation and two responses to it as a judge reads them."""
-    return f"{shown(prompt)}\n\n[response A]\n{first}\n\n[response B]\n{second}"
+def both_orders(conversation: str, a: str, b: str) -> tuple[str, str]:
+    """Return two questions about two responses to a conversation: `a` is shown first, then `b` is.
+
+    Judges prefer the response that is shown first (arXiv 2306.05685, section 3.4).
+    """
+    straight, swapped = (
+        f"{conversation}\n\n[response A]\n{first}\n\n[response B]\n{second}" for first, second in ((a, b), (b, a))
+    )
+    return straight, swapped
 
 
-def parse(text: str) -> int | None:
+def verdict_of(straight: str, swapped: str) -> tuple[int | None, str]:
+    """Return the verdict of the answers to the questions of `both_orders`, and its outcome.
+
+    The verdict is 1 if both answers prefer `a`, -1 if both prefer `b`, else 0. It is None if an answer names none of A,
+    B and TIE, or several. The outcome is `agreed`, `disagreed` (the order decided) or `bad_answer`.
+    """
+    first, second = _choice(straight), _choice(swapped)
+    if first is None or second is None:
+        return None, "bad_answer"
+    return (first, "agreed") if first == -second else (0, "disagreed")
+
+
+def _choice(answer: str) -> int | None:
     """Return 1 for A, -1 for B, 0 for a tie, and None if the answer names none of them or several."""
-    choices = set(re.findall(r"(?<![A-Za-z])(A|B|TIE|Tie|tie)(?![A-Za-z])", text))
+    choices = set(re.findall(r"(?<![A-Za-z])(A|B|TIE|Tie|tie)(?![A-Za-z])", answer))
     return SAYS[choices.pop().upper()] if len(choices) == 1 else None
 
 

@@ -31,6 +31,12 @@ def message(text: object) -> Markdown:
     return Markdown("".join(code(part[1:-1]) if place % 2 else _escape(part) for place, part in enumerate(parts)))
 
 
+def unmarked(text: object) -> str:
+    """Return a message of this program for a terminal: its names are not between backticks."""
+    parts = CODE.split(str(text))
+    return "".join(part[1:-1] if place % 2 else part for place, part in enumerate(parts))
+
+
 def code(text: object) -> Markdown:
     """Return the text as code within a line, outside or inside a table."""
     line = _line(text).replace("|", "\\|")

@@ -8,20 +8,33 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import ValidationError
 
 from alignment_core.errors import AlignmentError, PluginError, ran_out_of_memory
 from alignment_core.plugin_api import AlignmentOptimizer, Evaluator, Listener, Needs, PairEvaluator, RecordFormat
 
-KINDS: dict[type, str] = {
-    AlignmentOptimizer: "optimizer",
-    RecordFormat: "record format",
-    Evaluator: "evaluator",
-    PairEvaluator: "pair evaluator",
-    Listener: "listener",
+
+class Kind(NamedTuple):
+    """One kind of plugin."""
+
+    base: type
+    """The base class of its plugins."""
+    hook: str
+    """Name of the hook that registers them."""
+    noun: str
+    """What messages call it."""
+
+
+KINDS: dict[str, Kind] = {
+    "optimizer": Kind(AlignmentOptimizer, "alignment_optimizers", "optimizer"),
+    "format": Kind(RecordFormat, "alignment_formats", "record format"),
+    "evaluator": Kind(Evaluator, "alignment_evaluators", "evaluator"),
+    "pair_evaluator": Kind(PairEvaluator, "alignment_pair_evaluators", "pair evaluator"),
+    "listener": Kind(Listener, "alignment_listeners", "listener"),
 }
-"""Base class of each kind of plugin, and what messages call it."""
+"""The kinds of plugins, by the name that commands and JSON use."""
 FRAMES = 3
 """Calls of a traceback that a message shows."""
 ROWS = 4
@@ -92,7 +105,7 @@ def method_of(plugin: object, method: str, place: str = "") -> str:
 
 
 def _kind(plugin: object) -> str | None:
-    return next((name for base, name in KINDS.items() if isinstance(plugin, base)), None)
+    return next((kind.noun for kind in KINDS.values() if isinstance(plugin, kind.base)), None)
 
 
 def named(rows: Sequence[str]) -> str:

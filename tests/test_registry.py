@@ -192,6 +192,21 @@ def test_settings_may_choose_evaluators(install: Install) -> None:
         )
 
 
+def test_settings_may_choose_a_list_of_evaluators(install: Install) -> None:
+    judged = "evaluators: ClassVar = ('judges',); judges: list = []; slack: float"
+    install("stranger-hinge", HINGE.replace("slack: float", judged))
+    install("stranger-polite", RUDE)
+    registry = load_registry()
+    assert registry.evaluators_of(registry.optimizer({"name": "hinge"})) == {}
+    words = {"name": "wordlist", "wanted": ["good"]}
+    chosen = registry.evaluators_of(registry.optimizer({"name": "hinge", "judges": [{"name": "polite"}, words]}))
+    assert {place: rule.score((), "good", {}) for place, rule in chosen.items()} == {"judges.0": 0.0, "judges.1": 1.0}
+    with pytest.raises(ConfigError, match=r"judges\.0: this setting does not choose a plugin\. got 'polite'"):
+        registry.evaluators_of(registry.optimizer({"name": "hinge", "judges": ["polite"]}))
+    with pytest.raises(ConfigError, match=r"optimizer\.judges\.1\.wantd"):
+        registry.evaluators_of(registry.optimizer({"name": "hinge", "judges": [words, {**words, "wantd": []}]}))
+
+
 def test_two_plugins_with_one_name_are_both_refused(install: Install) -> None:
     built_in = names(load_registry(), "optimizer")
     install("stranger-hinge", HINGE)

@@ -1,4 +1,4 @@
-"""GRPO and RLOO with their defaults learn a rule with every seed (`benchmarks/rule_vetting.py`)."""
+"""GRPO, RLOO and online DPO with their defaults learn a rule with every seed (`benchmarks/rule_vetting.py`)."""
 
 from __future__ import annotations
 

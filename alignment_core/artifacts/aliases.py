@@ -69,7 +69,7 @@ class Aliases:
         check_folder(self._folder)
         paths = sorted(self._folder.glob("*.jsonl"))
         for path in paths:
-            if not _is_valid(path.stem):
+            if not is_alias(path.stem):
                 raise _damaged(path, "a file name that is not an alias")
         return [path.stem for path in paths]
 
@@ -161,7 +161,7 @@ class Aliases:
             return self._add(name, history, change)
 
     def _path(self, name: str) -> Path:
-        if not _is_valid(name):
+        if not is_alias(name):
             raise ArtifactError(
                 "this is not a valid alias",
                 got=name,
@@ -194,7 +194,8 @@ class Aliases:
         return change
 
 
-def _is_valid(name: str) -> bool:
+def is_alias(name: str) -> bool:
+    """Return whether an alias may have this name."""
     # A name of hexadecimal digits could be the prefix of a key.
     return bool(NAME.fullmatch(name)) and name not in RESERVED and not re.fullmatch(r"[0-9a-f]+", name)
 

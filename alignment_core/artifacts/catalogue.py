@@ -1,20 +1,23 @@
-"""The catalogue of an artifact store: listing, lookup by alias or key prefix, lineage, promotion and rollback."""
+"""The catalogue of an artifact store: listing, lookup by name or key prefix, and lineage."""
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from alignment_core.artifacts.aliases import Change
+from alignment_core.artifacts.aliases import is_alias
 from alignment_core.artifacts.layout import check_exists
 from alignment_core.artifacts.manifest import Manifest
 from alignment_core.artifacts.store import Artifact, ArtifactStore
 from alignment_core.errors import ArtifactError
 
-PROMOTABLE = ("optimize", "sft")
+ALIGNED = "optimize"
+"""Kind of the artifacts that hold an aligned model."""
+PROMOTABLE = (ALIGNED, "sft")
+"""Kinds of the artifacts that hold a trained model."""
 LATEST = "latest"
+HEXADECIMAL = re.compile(r"[0-9a-f]+")
 SHOWN = 5
 
 
@@ -38,13 +41,22 @@ class Entry:
         return 0 if self.manifest is None else sum(record.size for record in self.manifest.files.values())
 
     @property
+    def run(self) -> str:
+        """Name of the run that built it; empty if it has none, or if the manifest is unreadable."""
+        return "" if self.manifest is None else self.manifest.run
+
+    @property
     def created(self) -> str:
         """Time of creation, ISO 8601, UTC; empty if the manifest is unreadable."""
         return "" if self.manifest is None else self.manifest.created
 
 
-def catalogue(store: ArtifactStore) -> list[Entry]:
-    """Return every artifact of the store, newest first.
+def catalogue(store: ArtifactStore, kinds: Iterable[str] = ()) -> list[Entry]:
+    """Return the artifacts of the store, newest first.
+
+    Args:
+        store: the artifact store.
+        kinds: kinds of artifacts to return; empty for all kinds. The manifests of other kinds are not read.
 
     Raises:
         ArtifactError: there is no store, or an alias is damaged.
@@ -57,29 +69,44 @@ def catalogue(store: ArtifactStore) -> list[Entry]:
     entries = [
         Entry(artifact, readable_manifest(artifact), tuple(names.get(artifact.key, ())))
         for artifact in store.artifacts()
+        if not kinds or artifact.kind in kinds
     ]
     return sorted(entries, key=lambda entry: (entry.created, entry.artifact.key), reverse=True)
 
 
-def resolve(store: ArtifactStore, reference: str, kinds: Iterable[str] = ()) -> Entry:
+def resolve(store: ArtifactStore, reference: str, kinds: Iterable[str] = (), *, run: str | None = None) -> Entry:
     """Return the one artifact that a reference names.
 
     Args:
         store: the artifact store.
-        reference: an alias, a key, a key prefix, or `latest` for the newest artifact of `kinds`.
-        kinds: kinds of artifacts to search; empty for all kinds. An alias is resolved regardless of `kinds`.
+        reference: `latest` for the newest aligned model, an alias, the name of a run for its newest aligned model, a
+            key, or a key prefix. A name that fits several of them is the first of them.
+        kinds: kinds of artifacts to search by key; empty for all kinds.
+        run: `latest` is the newest aligned model of this run. None: of all runs.
 
     Raises:
         ArtifactError: there is no store, no artifact matches, or several do.
     """
     entries = catalogue(store)
-    of_kind = [entry for entry in entries if not kinds or entry.artifact.kind in kinds]
+    aligned = [entry for entry in entries if entry.artifact.kind == ALIGNED and entry.manifest is not None]
+    runs = list(dict.fromkeys(entry.run for entry in aligned if entry.run))
     if reference == LATEST:
-        found = of_kind[:1]
-    elif not re.fullmatch(r"[0-9a-f]+", reference):
-        return _named(store, reference, entries)
-    else:
-        found = [entry for entry in of_kind if entry.artifact.key.startswith(reference)]
+        if found := [entry for entry in aligned if run in (None, entry.run)]:
+            return found[0]
+        raise _no_model(store, run, runs)
+    by_hand = not HEXADECIMAL.fullmatch(reference)
+    if by_hand and (found := _named(store, reference, entries)):
+        return found[0]
+    if found := [entry for entry in aligned if entry.run == reference]:
+        return found[0]
+    if by_hand:
+        raise _unknown_name(store, reference, runs)
+    return _by_key(store, reference, entries, kinds)
+
+
+def _by_key(store: ArtifactStore, prefix: str, entries: Iterable[Entry], kinds: Iterable[str]) -> Entry:
+    matching = [entry for entry in entries if entry.artifact.key.startswith(prefix)]
+    found = [entry for entry in matching if not kinds or entry.artifact.kind in kinds]
     if len(found) == 1:
         return found[0]
     if found:
@@ -87,39 +114,61 @@ def resolve(store: ArtifactStore, reference: str, kinds: Iterable[str] = ()) -> 
         raise ArtifactError(
             f"the key prefix is ambiguous: {len(found)} artifacts match",
             where=str(store.root),
-            got=reference,
+            got=prefix,
             expected=f"a longer prefix of one of {some}" + (", …" if len(found) > SHOWN else ""),
         )
-    others = {entry.artifact.kind for entry in entries if entry.artifact.key.startswith(reference)}
+    others = ", ".join(sorted({entry.artifact.kind for entry in matching}))
     raise ArtifactError(
         "there is no such artifact",
         where=str(store.root),
-        got=f"{reference}, of kind {', '.join(sorted(others))}" if others else reference,
+        got=f"{prefix}, of kind {others}" if others else prefix,
         expected=f"one of kind {' or '.join(kinds)}" if kinds else None,
         do="List the artifacts with `align artifacts list`, or choose another store with `--store`",
     )
 
 
-def _named(store: ArtifactStore, name: str, entries: Iterable[Entry]) -> Entry:
-    current = store.aliases.current(name)
+def _named(store: ArtifactStore, name: str, entries: Iterable[Entry]) -> list[Entry]:
+    """Return the artifact with this alias, or nothing if there is no such alias."""
+    current = store.aliases.current(name) if is_alias(name) else None
     if current is None:
-        names = store.aliases.names()
-        raise ArtifactError(
-            "no artifact has this alias, and it is not a key (hexadecimal digits)",
-            where=str(store.root),
-            got=name,
-            expected=f"one of {', '.join(names)}" if names else None,
-            do=None if names else "Give a model an alias with `align promote`",
-        )
+        return []
     for entry in entries:
         if entry.artifact.key == current.key:
-            return entry
+            return [entry]
     raise ArtifactError(
         f"the artifact with the alias `{name}` is no longer in the store",
         where=str(store.root),
         got=f"{current.kind}/{current.key}",
         do="Promote another model with `align promote`, or roll back with `align rollback`",
     )
+
+
+def _no_model(store: ArtifactStore, run: str | None, runs: Sequence[str]) -> ArtifactError:
+    if run is None or not runs:
+        what, do = "there is no aligned model in this store", "Train one with `align run`, or name a model by its key"
+        return ArtifactError(what, where=str(store.root), got=LATEST, do=do)
+    return ArtifactError(
+        f"the run `{run}` has no aligned model in this store",
+        where=str(store.root),
+        got=LATEST,
+        expected=f"one of the runs {_some(runs)}",
+        do="Name a model by its run or its key. `align runs` lists them",
+    )
+
+
+def _unknown_name(store: ArtifactStore, name: str, runs: Sequence[str]) -> ArtifactError:
+    known = [*store.aliases.names(), *runs]
+    return ArtifactError(
+        "this is no alias, no run with an aligned model, and no key (hexadecimal digits)",
+        where=str(store.root),
+        got=name,
+        expected=f"one of {_some(known)}" if known else None,
+        do=None if known else "Train a model with `align run`, or choose another store with `--store`",
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
 
 
 def lineage(store: ArtifactStore, keys: Iterable[str]) -> dict[str, Artifact | None]:
@@ -142,61 +191,3 @@ def readable_manifest(artifact: Artifact) -> Manifest | None:
         return artifact.manifest()
     except (OSError, ValueError):
         return None
-
-
-def promote(store: ArtifactStore, reference: str, alias: str, *, by: str, reason: str) -> Change:
-    """Verify every file of a model and give it an alias.
-
-    Args:
-        store: the artifact store.
-        reference: an alias, a key, a key prefix, or `latest`.
-        alias: the alias to give, such as `production`.
-        by: the person or run that promotes.
-        reason: the reason, stored in the history.
-
-    Raises:
-        ArtifactError: there is no such model, it is damaged, or the alias is invalid.
-    """
-    check_exists(store.root)
-    store.aliases.current(alias)  # report an invalid alias first
-    entry = resolve(store, reference, PROMOTABLE)
-    if entry.artifact.kind not in PROMOTABLE:
-        raise ArtifactError(
-            "only SFT models and policies can be promoted",
-            got=f"{entry.artifact.kind}/{entry.artifact.key}",
-            expected=f"an artifact of kind {' or '.join(PROMOTABLE)}",
-        )
-    with store.leases.held([entry.artifact.key]):
-        _refuse_damaged(store, entry.artifact)
-        return store.aliases.promote(alias, entry.artifact.kind, entry.artifact.key, by=by, reason=reason)
-
-
-def rollback(store: ArtifactStore, alias: str, *, by: str, reason: str) -> Change:
-    """Move an alias back to the model that had it before the last promotion.
-
-    Raises:
-        ArtifactError: there is no earlier promotion, or its model is missing or damaged.
-    """
-    check_exists(store.root)
-    before = store.aliases.before(alias)
-    if before is None:
-        raise ArtifactError(
-            "there is no earlier promotion to roll back to",
-            where=alias,
-            got="no promotion" if store.aliases.current(alias) is None else "1 promotion that was not rolled back",
-            expected="at least 2",
-            do=f"List the aliases with `align artifacts list --store {store.root}`",
-        )
-    with store.leases.held([before.key]):
-        _refuse_damaged(store, Artifact(before.kind, before.key, str(store.root / before.kind / before.key)))
-        return store.aliases.rollback(alias, before, by=by, reason=reason)
-
-
-def _refuse_damaged(store: ArtifactStore, artifact: Artifact) -> None:
-    fault = store.fault(artifact) if os.path.lexists(artifact.path) else "it is no longer in the store"
-    if fault is not None:
-        raise ArtifactError(
-            f"the model cannot be promoted: {fault}",
-            where=str(artifact.path),
-            do="Run its pipeline again to rebuild it, or promote another model",
-        )

@@ -51,6 +51,7 @@ class Manifest(BaseModel):
         parents: keys of the artifacts that the stage read, by role.
         inputs: locations of the inputs whose content is hashed into `config`. Secrets in addresses are hidden.
         seed: seed of the stage; None if it uses no randomness.
+        run: name of the run that built it. Another run may reuse it.
         metrics: metrics of the stage.
         seconds: wall time of the stage in seconds.
         peak_memory_bytes: peak resident memory of the stage's process.
@@ -73,6 +74,7 @@ class Manifest(BaseModel):
     parents: dict[str, str]
     inputs: dict[str, Any] = Field(default_factory=dict)
     seed: int | None = None
+    run: str = ""
     metrics: dict[str, Any] = Field(default_factory=dict)
     seconds: float = 0.0
     peak_memory_bytes: int | None = None

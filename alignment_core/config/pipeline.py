@@ -67,6 +67,8 @@ class PipelineConfig(Settings):
     feedback: FeedbackPlace = "./feedback.db"
     """The feedback store: an SQLite file, or `postgresql://user@host/name`. Its password belongs in an environment
     variable or a Secret block, because Prefect shows settings to everyone."""
+    guidelines: str | None = None
+    """What people should prefer. `align rank` shows it before the first prompt."""
     seed: int = Field(0, ge=0, le=LARGEST_SEED)
     """Seed of every random stream."""
     device: str = "auto"

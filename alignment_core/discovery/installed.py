@@ -22,25 +22,9 @@ from alignment_core.config_file import did_you_mean
 from alignment_core.discovery.flaws import flaw_of, name_of
 from alignment_core.discovery.misplaced import misplaced_plugins
 from alignment_core.discovery.settings import describe_settings, example_of
-from alignment_core.plugin_api import (
-    AlignmentOptimizer,
-    Evaluator,
-    Listener,
-    Needs,
-    PairEvaluator,
-    RecordFormat,
-)
+from alignment_core.plugin_api import AlignmentOptimizer, Needs
 from alignment_core.plugin_api.hooks import PROJECT, Hooks
-from alignment_core.plugin_calls import last_lines, summary
-
-KINDS: dict[str, tuple[type, str]] = {
-    "optimizer": (AlignmentOptimizer, "alignment_optimizers"),
-    "format": (RecordFormat, "alignment_formats"),
-    "evaluator": (Evaluator, "alignment_evaluators"),
-    "pair_evaluator": (PairEvaluator, "alignment_pair_evaluators"),
-    "listener": (Listener, "alignment_listeners"),
-}
-"""Base class and hook of each kind of plugin."""
+from alignment_core.plugin_calls import KINDS, last_lines, summary
 
 
 @dataclass(frozen=True)
@@ -157,11 +141,11 @@ def _load(entry: EntryPoint, distribution: Distribution, faults: list[str]) -> I
     except (pluggy.PluginValidationError, ValueError) as error:
         faults.append(f"a hook has the wrong signature: {' '.join(str(error).split())}")
         return
-    for kind, (base, hook) in KINDS.items():
+    for kind, (base, hook, noun) in KINDS.items():
         for cls in _answers(getattr(manager.hook, hook), faults):
             flaw = flaw_of(cls, base)
             if flaw is not None:
-                faults.append(f"{getattr(cls, '__name__', repr(cls))} is not a usable {kind}: {flaw}")
+                faults.append(f"{getattr(cls, '__name__', repr(cls))} is not a usable {noun}: {flaw}")
                 continue
             yield Plugin(name_of(cls), kind, distribution.name, distribution.version, cls, distribution, entry)
 

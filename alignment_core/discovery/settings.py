@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
 from operator import or_
 from types import UnionType
@@ -24,6 +24,16 @@ def example_of(cls: type[AlignmentOptimizer]) -> AlignmentOptimizer:
         return cls.model_validate(cls.example)
     except ValidationError:
         return cls.model_construct(**cls.example)
+
+
+def choices_of(optimizer: AlignmentOptimizer, settings: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield what these settings choose, each with its place: `judge`, or `objectives.0` in a list."""
+    for setting in settings:
+        value = getattr(optimizer, setting)
+        if isinstance(value, list | tuple):
+            yield from ((f"{setting}.{index}", each) for index, each in enumerate(value))
+        elif value is not None:
+            yield setting, value
 
 
 def describe_settings(model: type) -> Iterator[dict[str, Any]]:

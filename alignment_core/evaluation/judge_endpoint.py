@@ -16,7 +16,7 @@ from typing import IO, Any
 
 import httpx
 
-from alignment_core.chat_endpoint import ANSWER_TOKENS, ChatEndpoint, compared, parse
+from alignment_core.chat_endpoint import ANSWER_TOKENS, ChatEndpoint, both_orders, conversation_text, verdict_of
 from alignment_core.config import EndpointConfig
 from alignment_core.errors import ConfigError
 from alignment_core.progress import Progress, Stopped
@@ -128,20 +128,15 @@ class Endpoint:
             self._progress.warn(f"the judge gave no verdict on {lost} of {len(found.answers)} prompts: {counts}")
 
     async def _ask_twice(self, client: httpx.AsyncClient, question: Question) -> Answer:
-        retries, verdicts = 0, []
-        for first, second in ((question.ours, question.theirs), (question.theirs, question.ours)):
-            content = compared(question.prompt, first, second)
+        retries, answers = 0, []
+        for content in both_orders(conversation_text(question.prompt), question.ours, question.theirs):
             messages = [{"role": "system", "content": self._settings.instruction}, {"role": "user", "content": content}]
             reply = await self._chat.ask(client, messages, ANSWER_TOKENS)
             retries += reply.retries
             if reply.text is None:
                 return Answer(None, "unreachable", retries)
-            verdicts.append(parse(reply.text))
-        straight, swapped = verdicts
-        if straight is None or swapped is None:
-            return Answer(None, "bad_answer", retries)
-        agreed = straight == -swapped
-        return Answer(straight if agreed else 0, "agreed" if agreed else "disagreed", retries)
+            answers.append(reply.text)
+        return Answer(*verdict_of(*answers), retries)
 
 
 def _read(kept: Path) -> dict[int, Answer]:

@@ -104,6 +104,7 @@ def build_here(call: StageCall, progress: Progress) -> tuple[Artifact, bool]:
                 parents=call.reads(),
                 inputs=call.inputs,
                 seed=call.config.get("seed"),
+                run=call.runtime.run,
                 metrics={**metrics, "warnings": counted.messages},
                 seconds=time.monotonic() - started,
                 peak_memory_bytes=peak_memory(),

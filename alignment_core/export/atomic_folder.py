@@ -12,14 +12,18 @@ from alignment_core.artifacts.files import fsync, try_lock
 from alignment_core.errors import ConfigError
 
 
-def check_absent(place: Path) -> None:
+def check_absent(place: Path, what: str = "folder") -> None:
     """Check that the path does not exist.
+
+    Args:
+        place: the path.
+        what: what is to be written there.
 
     Raises:
         ConfigError: the path exists.
     """
     if place.exists() or place.is_symlink():
-        raise ConfigError("the folder already exists", where="--out", got=place, do="Choose a new folder")
+        raise ConfigError(f"the {what} already exists", where="--out", got=place, do=f"Choose a new {what}")
 
 
 @contextmanager

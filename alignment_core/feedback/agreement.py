@@ -9,14 +9,12 @@ from itertools import chain, combinations, groupby
 from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, case, func, or_, select
+from sqlalchemy import Connection, Row, case, func, select
 
-from alignment_core.feedback.current_votes import BATCH, SKIPPED, WITHDRAWN, current_votes
+from alignment_core.feedback.current_votes import BATCH, current_votes
 from alignment_core.feedback.database import ranking_tasks
-
-RANKED = '{"ranks": %'
-"""Start of the value of a ranking, as the store writes it, for `LIKE`."""
-UP, DOWN = json.dumps({"up": True}), json.dumps({"up": False})
+from alignment_core.feedback.vote_values import BAD, DOWN, RANKED, SKIPPED, UP, WITHDRAWN
+from alignment_core.feedback.votes import RaterKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,26 +40,28 @@ class Agreement:
         return self.agreed / both if both else None
 
 
-def is_judgment(value: ColumnElement[str]) -> ColumnElement[bool]:
-    """Return the condition that a vote holds a judgment: it is no withdrawal, skipped ranking or removed thumb."""
-    return or_(value.in_([UP, DOWN]), value.like(RANKED))
+def count_by_rater(connection: Connection, *, of_tasks: bool = False) -> dict[tuple[str, RaterKind], dict[str, int]]:
+    """Return the number of current votes by name and kind of the rater, and by what they are.
 
+    They are `thumbs`, `rankings`, `all_bad` (all responses to a prompt are bad) and `skipped` rankings.
 
-def count_by_rater(connection: Connection) -> dict[tuple[str, str], dict[str, int]]:
-    """Return the number of current `thumbs`, `rankings` and `skipped` rankings by name and kind of the rater."""
+    Args:
+        connection: an open transaction.
+        of_tasks: count only votes on ranking tasks.
+    """
     current = current_votes(0, None).order_by(None).subquery()
     column = case(
         (current.c.value == json.dumps(WITHDRAWN), None),
         (current.c.value == json.dumps(SKIPPED), "skipped"),
+        (current.c.value.like(BAD), "all_bad"),
         (current.c.kind == "thumb", "thumbs"),
         else_="rankings",
     ).label("column")
-    rows = connection.execute(
-        select(current.c.rater, current.c.rater_kind, column, func.count().label("votes")).group_by(
-            current.c.rater, current.c.rater_kind, column
-        )
-    )
-    found: dict[tuple[str, str], dict[str, int]] = {}
+    counted = select(current.c.rater, current.c.rater_kind, column, func.count().label("votes"))
+    if of_tasks:
+        counted = counted.where(current.c.kind == "ranking")
+    rows = connection.execute(counted.group_by(current.c.rater, current.c.rater_kind, column))
+    found: dict[tuple[str, RaterKind], dict[str, int]] = {}
     for row in rows:
         if row.column is not None:
             found.setdefault((row.rater, row.rater_kind), {})[row.column] = row.votes

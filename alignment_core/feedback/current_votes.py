@@ -10,11 +10,10 @@ from typing import Any
 from sqlalchemy import JSON, Connection, Row, Select, Table, Text, cast, func, literal, select
 
 from alignment_core.feedback.database import prompts, ranking_tasks, responses, votes
+from alignment_core.feedback.vote_values import WITHDRAWN, judged_ids
 from alignment_core.feedback.votes import RankingTask, Rater, RaterKind, Response, Vote
 from alignment_core.records import Conversation
 
-WITHDRAWN: Mapping[str, Any] = {"withdrawn": True}
-SKIPPED: Mapping[str, Any] = {"skipped": True}
 BATCH = 2000
 """Rows that are read at once."""
 
@@ -48,10 +47,10 @@ class Judged:
             if said == WITHDRAWN:
                 continue
             ranks = tuple(said["ranks"][name] for name in names) if "ranks" in said else ()
-            up = said["up"] if kind == "thumb" else None
+            up, bad, edited = said["up"] if kind == "thumb" else None, "bad" in said, said.get("edited", "")
             prompt = _conversation(self.messages[self.answers[names[0]][0]])
             judged = tuple(_response(name, self.answers[name]) for name in names)
-            yield Vote(number, Rater(name, rater_kind), prompt, judged, ranks, up, comment, time)
+            yield Vote(number, Rater(name, rater_kind), prompt, judged, ranks, up, comment, time, bad, edited)
 
 
 def read_judged(connection: Connection, query: Select[Any]) -> Iterator[Judged]:
@@ -64,7 +63,7 @@ def read_judged(connection: Connection, query: Select[Any]) -> Iterator[Judged]:
     for rows in _batches(connection, query):
         said = [_THUMBS.get(row[5]) or json.loads(row[5]) for row in rows]
         # A ranking names its responses in the order of its task.
-        named = [tuple(value["ranks"]) if "ranks" in value else () for value in said]
+        named = [judged_ids(value) for value in said]
         others = {row[2] for row, names in zip(rows, named, strict=True) if row[1] == "ranking" and not names}
         tasks = {name: tuple(json.loads(listed)) for _, name, _, listed in _with_ids(connection, ranking_tasks, others)}
         named = [
@@ -80,9 +79,10 @@ def read_judged(connection: Connection, query: Select[Any]) -> Iterator[Judged]:
         )
 
 
-def read_ranking_tasks(connection: Connection) -> Iterator[RankingTask]:
-    """Yield all ranking tasks, oldest first."""
-    for rows in _batches(connection, select(ranking_tasks).order_by(ranking_tasks.c.number)):
+def read_ranking_tasks(connection: Connection, ids: Sequence[str] | None = None) -> Iterator[RankingTask]:
+    """Yield the ranking tasks with these ids, or all, oldest first."""
+    query = select(ranking_tasks).order_by(ranking_tasks.c.number)
+    for rows in _batches(connection, query if ids is None else query.where(ranking_tasks.c.id.in_(ids))):
         named = {name: json.loads(listed) for _, name, _, listed in rows}
         answers, messages = _answers(connection, {name for names in named.values() for name in names})
         for task, names in named.items():

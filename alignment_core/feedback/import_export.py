@@ -35,7 +35,7 @@ def export(store: FeedbackStore, folder: Path, *, history: bool = False) -> dict
         history: also write superseded votes.
 
     Returns:
-        The number of votes in each file.
+        The number of lines in each file.
 
     Raises:
         FeedbackError: the folder exists or cannot be created.
@@ -97,7 +97,7 @@ def import_votes(
         DataError: a source does not exist, or no format in it is recognized.
     """
     added: Counter[str] = Counter()
-    known = {_identity(vote) for vote in store.votes()}
+    known = {identity for vote in store.votes() for identity in _identities(vote)}
     for item in find_inputs(sources, plugged):
         for found in _judgements(item, kind):
             if isinstance(found, str):
@@ -121,10 +121,18 @@ class _Judgement:
     up: bool | None
     comment: str
     time: float | None
+    edited: str = ""
 
     def identity(self) -> tuple[Any, ...]:
         ranked = sorted(zip(self.answers, self.ranks, strict=True)) if self.ranks else self.answers
-        return (self.rater, json.dumps([dict(m) for m in self.prompt]), tuple(ranked), self.up, self.comment)
+        return (
+            self.rater,
+            json.dumps([dict(m) for m in self.prompt]),
+            tuple(ranked),
+            self.up,
+            self.comment,
+            self.edited,
+        )
 
     def add_to(self, store: FeedbackStore) -> str:
         """Add the vote and return what to count it as."""
@@ -132,16 +140,47 @@ class _Judgement:
             response = store.add_response(self.prompt, *self.answers[0])
             store.thumb(self.rater, response, self.up, self.comment, self.time)
             return "thumbs"
+        if self.edited and len(self.answers) == 1:
+            answers, ranks = self.answers, self.ranks
+            store.compare(self.rater, self.prompt, answers, ranks, self.comment, self.time, self.edited)
+            return "rankings"
         kept = store.add_ranking_tasks([(self.prompt, self.answers)])
         if not kept or len(kept[0].responses) != len(self.ranks):
             return "identical_completions"
-        store.rank(self.rater, kept[0], self.ranks, self.comment, self.time)
+        store.rank(self.rater, kept[0], self.ranks, self.comment, self.time, self.edited)
         return "rankings"
 
 
-def _identity(vote: Vote) -> tuple[Any, ...]:
+def _identities(vote: Vote) -> Iterator[tuple[Any, ...]]:
+    """Yield what identifies a vote of the store among imported ones: all responses are bad as by a thumb for each."""
     answers = tuple((response.text, response.model) for response in vote.responses)
-    return _Judgement(vote.rater, vote.prompt, answers, vote.ranks, vote.up, vote.comment, vote.time).identity()
+    said = (vote.comment, vote.time)
+    if vote.bad:
+        for answer in answers:
+            yield _Judgement(vote.rater, vote.prompt, (answer,), (), False, *said).identity()
+        return
+    written = next((place for place, one in enumerate(vote.responses) if one.id == vote.edited), None)
+    yield _ranked(vote.rater, vote.prompt, answers, vote.ranks, written, vote.up, *said).identity()
+
+
+def _ranked(
+    rater: Rater,
+    prompt: Conversation,
+    answers: Sequence[tuple[str, str]],
+    ranks: Sequence[int],
+    written: int | None,
+    up: bool | None,
+    comment: str,
+    time: float | None,
+) -> _Judgement:
+    """Return the vote. `written` is the place of an answer that the rater wrote: it is no answer of the task."""
+    if written is None:
+        return _Judgement(rater, prompt, tuple(answers), tuple(ranks), up, comment, time)
+    left = [place for place in range(len(answers)) if place != written]
+    used = sorted({ranks[place] for place in left})
+    placed = tuple(1 + used.index(ranks[place]) for place in left)
+    given, text = tuple(answers[place] for place in left), answers[written][0]
+    return _Judgement(rater, prompt, given, placed, up, comment, time, text)
 
 
 def _judgements(item: Input, kind: RaterKind) -> Iterator[_Judgement | str]:
@@ -195,11 +234,13 @@ def _ranking(format: KWay, row: RawRow, kind: RaterKind) -> _Judgement | str:
         return "not_one_answer_to_a_prompt"
     best_first = sorted({score for _, score in judged}, reverse=True)
     ranks = tuple(1 + best_first.index(score) for _, score in judged)
-    models = [str(item.get("model", "")) for item in row.value.get("completions", ()) if isinstance(item, Mapping)]
-    models = models if len(models) == len(texts) else [""] * len(texts)
+    items = [item for item in row.value.get("completions", ()) if isinstance(item, Mapping)]
+    models = [str(item.get("model", "")) for item in items] if len(items) == len(texts) else [""] * len(texts)
+    written = next((place for place, item in enumerate(items) if item.get("edited") is True), None)
     answers = tuple((str(text), model) for text, model in zip(texts, models, strict=True))
     voter, when = rater_and_time(row.value)
-    return _Judgement(_rater(voter, row.origin, row.value, kind), prompt, answers, ranks, None, *_said(row.value, when))
+    rater = _rater(voter, row.origin, row.value, kind)
+    return _ranked(rater, prompt, answers, ranks, written, None, *_said(row.value, when))
 
 
 def _judgement(

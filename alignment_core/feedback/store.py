@@ -16,14 +16,8 @@ from sqlalchemy import Connection, Engine, Select, Table, func, select
 
 from alignment_core.errors import DataError
 from alignment_core.feedback import database, vote_sums
-from alignment_core.feedback.agreement import Agreement, agreements, count_by_rater, is_judgment
-from alignment_core.feedback.current_votes import (
-    SKIPPED,
-    WITHDRAWN,
-    current_votes,
-    read_judged,
-    read_ranking_tasks,
-)
+from alignment_core.feedback.agreement import Agreement, agreements, count_by_rater
+from alignment_core.feedback.current_votes import current_votes, read_judged, read_ranking_tasks
 from alignment_core.feedback.database import (
     is_read_only,
     open_engine,
@@ -34,8 +28,10 @@ from alignment_core.feedback.database import (
     votes,
     write_transaction,
 )
+from alignment_core.feedback.rankings import Disagreement, Progress, disagreements, progress
 from alignment_core.feedback.training_rows import training_rows
-from alignment_core.feedback.votes import RankingTask, Rater, Response, Vote
+from alignment_core.feedback.vote_values import SKIPPED, WITHDRAWN, all_bad, is_judgment, ranked
+from alignment_core.feedback.votes import RankingTask, Rater, RaterKind, Response, Vote
 from alignment_core.records import Conversation
 
 VOTES_AT_ONCE = 1_000_000
@@ -111,6 +107,7 @@ class FeedbackStore:
         ranks: Sequence[int] | None,
         comment: str = "",
         when: float | None = None,
+        edited: str = "",
     ) -> int:
         """Record a ranking and return the vote's number.
 
@@ -120,21 +117,73 @@ class FeedbackStore:
             ranks: one rank per response: 1 is best, equal ranks are a tie. None skips the task.
             comment: the rater's comment.
             when: seconds since the epoch; None for now.
+            edited: text that the rater wrote from one of the responses. It ranks above all of them.
 
         Raises:
-            DataError: the ranks do not match the responses.
+            DataError: the ranks do not match the responses, or the edited text is one of them.
         """
         if ranks is None:
             return self._vote(rater, "ranking", task.id, SKIPPED, comment, when)
-        if len(ranks) != len(task.responses) or min(ranks) < 1:
+        value = self._ranking(task.prompt, task.responses, ranks, edited, task.id)
+        return self._vote(rater, "ranking", task.id, value, comment, when)
+
+    def reject_all(self, rater: Rater, task: RankingTask, comment: str = "") -> int:
+        """Record that all responses of a task are bad. Return the vote's number."""
+        value = all_bad([response.id for response in task.responses])
+        return self._vote(rater, "ranking", task.id, value, comment, None)
+
+    def compare(
+        self,
+        rater: Rater,
+        prompt: Conversation,
+        answers: Sequence[tuple[str, str]],
+        ranks: Sequence[int] | None,
+        comment: str = "",
+        when: float | None = None,
+        edited: str = "",
+    ) -> int:
+        """Record a comparison of answers that are not offered for ranking, such as those of a chat.
+
+        Args:
+            rater: who compares.
+            prompt: the conversation up to the answers.
+            answers: text and model of each answer. With `edited`, one is enough.
+            ranks: one rank per answer, as for `rank`. None: all are bad.
+            comment, when, edited: as for `rank`.
+
+        Returns:
+            The number of the vote. A later one of the same rater on the same answers supersedes it.
+
+        Raises:
+            DataError: as for `rank`.
+        """
+        with write_transaction(self._engine) as connection:
+            made = self._add_responses(connection, prompt, answers)
+        ids = [response.id for response in made]
+        subject = _digest(sorted(ids))
+        value = all_bad(ids) if ranks is None else self._ranking(prompt, made, ranks, edited, subject)
+        return self._vote(rater, "comparison", subject, value, comment, when)
+
+    def _ranking(
+        self, prompt: Conversation, judged: Sequence[Response], ranks: Sequence[int], edited: str, where: str
+    ) -> Mapping[str, Any]:
+        """Return the value of a ranking. An edited text is added to the responses, and ranks first."""
+        if len(ranks) != len(judged) or min(ranks) < 1:
+            expected = f"{len(judged)} ranks from 1"
+            raise DataError("the ranking does not match the responses", where=where, got=list(ranks), expected=expected)
+        given = {response.id: int(rank) for response, rank in zip(judged, ranks, strict=True)}
+        if not edited.strip():
+            return ranked(given)
+        if edited.strip() in {response.text.strip() for response in judged}:
             raise DataError(
-                "the ranking does not match the responses",
-                where=task.id,
-                got=list(ranks),
-                expected=f"{len(task.responses)} ranks from 1",
+                "the edited answer is equal to one of the responses",
+                where=where,
+                got=edited[:60],
+                do="Change it, or discard the edit and rank that response first",
             )
-        by_id = {response.id: int(rank) for response, rank in zip(task.responses, ranks, strict=True)}
-        return self._vote(rater, "ranking", task.id, {"ranks": by_id}, comment, when)
+        with write_transaction(self._engine) as connection:
+            (added,) = self._add_responses(connection, prompt, [(edited, "")])
+        return ranked({added.id: 1} | {name: rank + 1 for name, rank in given.items()}, added.id)
 
     def withdraw(self, rater: Rater, subject: RankingTask | Response) -> int:
         """Withdraw a rater's vote, as if it had never been given. Return the number of the withdrawal."""
@@ -260,8 +309,11 @@ class FeedbackStore:
         with read_transaction(self._engine) as connection:
             return connection.execute(select(func.count()).where(is_judgment(current.c.value))).scalar_one()
 
-    def count_by_rater(self) -> dict[tuple[str, str], dict[str, int]]:
-        """Return the number of current `thumbs`, `rankings` and `skipped` rankings by name and kind of the rater."""
+    def count_by_rater(self) -> dict[tuple[str, RaterKind], dict[str, int]]:
+        """Return the number of current votes by name and kind of the rater, and by what they are.
+
+        They are `thumbs`, `rankings`, `all_bad` (all responses to a prompt are bad) and `skipped` rankings.
+        """
         with read_transaction(self._engine) as connection:
             return count_by_rater(connection)
 
@@ -269,6 +321,16 @@ class FeedbackStore:
         """Return the agreement of every two raters who have judged the same responses."""
         with read_transaction(self._engine) as connection:
             return agreements(connection)
+
+    def progress(self) -> list[Progress]:
+        """Return how far each rater is with the ranking tasks, the one with the most first."""
+        with read_transaction(self._engine) as connection:
+            return progress(connection)
+
+    def disagreements(self, rater: Rater, limit: int) -> list[Disagreement]:
+        """Return the ranking tasks that this rater and others have ranked in opposite ways, the worst first."""
+        with read_transaction(self._engine) as connection:
+            return disagreements(connection, rater.name.strip(), limit)
 
     def ranking_tasks(self) -> list[RankingTask]:
         """Return all ranking tasks, oldest first."""

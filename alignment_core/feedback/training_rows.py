@@ -18,6 +18,8 @@ _quoted = lru_cache(1024)(quoted)
 def training_rows(judged: Judged, *, metadata: bool = False) -> Iterator[tuple[str, str]]:
     """Yield the file and the line of each vote. A withdrawn vote and a skipped ranking have none.
 
+    If all responses are bad, there is a line for each, as for a thumb down.
+
     Args:
         judged: the votes.
         metadata: whether to add rater, time, model and comment.
@@ -32,10 +34,16 @@ def training_rows(judged: Judged, *, metadata: bool = False) -> Iterator[tuple[s
             rest += f', "comment": {_quoted(comment)}'
         if "ranks" in said:
             ranks: Mapping[str, int] = said["ranks"]
+            edited = {said.get("edited"): ', "edited": true' * metadata}
             completions = ", ".join(
-                [f'{{"completion": {texts[name]}, "rank": {ranks[name]}{models[name]}}}' for name in names]
+                [
+                    f'{{"completion": {texts[name]}, "rank": {ranks[name]}{models[name]}{edited.get(name, "")}}}'
+                    for name in names
+                ]
             )
             yield RANKINGS, f'{{"prompt": {prompt}, "completions": [{completions}]{rest}}}'
-        elif "up" in said:
-            (name,), label = names, _LABELS[said["up"]]
-            yield THUMBS, f'{{"prompt": {prompt}, "completion": {texts[name]}, "label": {label}{models[name]}{rest}}}'
+        elif "up" in said or "bad" in said:
+            label = _LABELS[said.get("up", False)]
+            for name in names:
+                thumb = f'"completion": {texts[name]}, "label": {label}{models[name]}'
+                yield THUMBS, f'{{"prompt": {prompt}, {thumb}{rest}}}'

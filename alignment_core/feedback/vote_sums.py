@@ -38,8 +38,8 @@ from sqlalchemy import (
     select,
 )
 
-from alignment_core.feedback.current_votes import SKIPPED, WITHDRAWN
 from alignment_core.feedback.database import metadata, prompts, ranking_tasks, responses, votes
+from alignment_core.feedback.vote_values import SKIPPED, WITHDRAWN
 
 BLOCK = 256
 """Votes from one kept sum to the next."""

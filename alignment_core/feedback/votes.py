@@ -20,7 +20,7 @@ class Rater:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """One response to a prompt. `model` is the key of the artifact that wrote it, empty if unknown."""
+    """One response to a prompt. `model` is the key of the artifact that wrote it, empty if unknown or a person."""
 
     id: str
     text: str
@@ -45,10 +45,13 @@ class Vote:
         rater: who voted.
         prompt: the conversation up to the response.
         responses: the response that got the thumb, or the ranked responses.
-        ranks: rank of each response: 1 is best, equal ranks are a tie. Empty for a thumb and for a skipped ranking.
+        ranks: rank of each response: 1 is best, equal ranks are a tie. Empty for a thumb, for a skipped ranking, and
+            if all responses are bad.
         up: True for thumb up, False for thumb down, None for a comment without a thumb and for a ranking.
         comment: the rater's comment.
         time: seconds since the epoch.
+        bad: whether the rater found all responses bad.
+        edited: id of the response that the rater wrote from one of the others, empty if there is none.
     """
 
     number: int
@@ -59,6 +62,8 @@ class Vote:
     up: bool | None
     comment: str
     time: float
+    bad: bool = False
+    edited: str = ""
 
     @property
     def is_thumb(self) -> bool:

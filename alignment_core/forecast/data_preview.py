@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from alignment_core.artifacts import ArtifactStore
 from alignment_core.data.dataset.splits import Split, read_dataset
@@ -48,10 +49,9 @@ class DataPreview:
         """Return the new votes of a retraining run that are on held-out prompts."""
         return read_dataset(self._folder("votes")).held_out
 
-    def used(self) -> dict[str, int]:
-        """Return how many `records` of the run's data set are used, and `of` how many."""
-        report = json.loads((self._folder("ingest") / "report.json").read_text(encoding="utf-8"))
-        found: dict[str, int] = report["used"]
+    def report(self) -> dict[str, Any]:
+        """Return the data report of the run's data set."""
+        found: dict[str, Any] = json.loads((self._folder("ingest") / "report.json").read_text(encoding="utf-8"))
         return found
 
     def _folder(self, name: str) -> Path:

@@ -84,7 +84,10 @@ class _Search:
             self.attempts.append(Attempt(**tried, refused=str(error)))
             return False
         attempt = Attempt(
-            **tried, stages=stages, used=predictor.planned.used(), parameters=predictor.adapter.footprint().parameters
+            **tried,
+            stages=stages,
+            used=predictor.planned.report()["used"],
+            parameters=predictor.adapter.footprint().parameters,
         )
         self.attempts.append(attempt)
         self.changes, self.device = changes, predictor.name()

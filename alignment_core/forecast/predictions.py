@@ -61,6 +61,8 @@ class Forecast(BaseModel):
         notes: sentences about the weights that are not quantized, and those that no adapter trains.
         rows: number of training rows by kind.
         used: how many `records` of the sources are used, and `of` how many.
+        held_out: number of held-out rows by kind.
+        raters: `count` of the raters that the records name, and the `largest` share of one of them.
         stages: predictions by the names of the plan. Ingestion and ranking run no model, so they have none.
         requests: number of requests to the judge at `evaluation.endpoint`, by the names of the plan, without retries.
     """
@@ -73,6 +75,8 @@ class Forecast(BaseModel):
     notes: list[str] = []
     rows: dict[str, int]
     used: dict[str, int]
+    held_out: dict[str, int]
+    raters: dict[str, float]
     stages: dict[str, Prediction]
     requests: dict[str, int]
 

@@ -115,6 +115,7 @@ class Predictor:
         if self.card is None and choices and all(choice.fits for choice in choices.values()):
             speed = measure_speed(self.model, self.load_in, self.lora, self.device, imports)
         adapter, learned = self.adapter.footprint(), self.planned.train(self.calls["optimize"])
+        report = self.planned.report()
         return Forecast(
             device=self.name(),
             parameters=adapter.parameters,
@@ -123,7 +124,9 @@ class Predictor:
             rows={
                 kind: len(getattr(learned, kind)) for kind in ("demonstrations", "preferences", "feedback", "prompts")
             },
-            used=self.planned.used(),
+            used=report["used"],
+            held_out=report["rows"]["held_out"],
+            raters=report["raters"],
             stages={name: self._prediction(works[name], choice, speed) for name, choice in choices.items()},
             requests={name: workload.requests() for name in self.to_run if calls_judge(self.calls[name])},
         )

@@ -10,8 +10,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from alignment_core.artifacts import ArtifactStore
-from alignment_core.artifacts.catalogue import PROMOTABLE, resolve
 from alignment_core.artifacts.manifest import read_manifest
+from alignment_core.artifacts.models import find_model
 
 
 class ModelParts(BaseModel):
@@ -55,16 +55,17 @@ class NamedModel:
     parts: ModelParts
 
 
-def trained_model(store: ArtifactStore, reference: str) -> NamedModel:
+def trained_model(store: ArtifactStore, reference: str, run: str | None = None) -> NamedModel:
     """Return a trained model of the store.
 
     Args:
         store: the artifact store.
-        reference: an alias, a key, a key prefix, or `latest`.
+        reference: an alias, the name of a run, a key, a key prefix, or `latest`.
+        run: `latest` is the newest aligned model of this run. None: of all runs.
 
     Raises:
         ArtifactError: there is no such model.
     """
-    artifact = resolve(store, reference, PROMOTABLE).artifact
+    artifact = find_model(store, reference, run=run).entry.artifact
     label = f"{reference}: {artifact.kind}/{artifact.key[:8]}"
     return NamedModel(artifact.key, label, ModelParts.of_artifact(artifact.path))

@@ -23,8 +23,7 @@ class GuardedOptimizer(AlignmentOptimizer):
     """
 
     evaluators: ClassVar[tuple[str, ...]] = ("held_out_measure",)
-    kl_setting: ClassVar[str] = "kl_coef"
-    """Name of the setting that holds the policy to the reference, for messages."""
+    kl_setting: ClassVar[str | None] = "kl_coef"
 
     max_new_tokens: int = Field(128, ge=1)
     """Maximum length of a response, in tokens."""

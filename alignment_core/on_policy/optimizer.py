@@ -18,9 +18,9 @@ class OnPolicyOptimizer(GuardedOptimizer):
     """Samples rollouts from the policy, scores them with the reward, and learns from each in several passes.
 
     A subclass defines `experience` (what is learned from a rollout, such as advantages) and `loss`. It may override
-    `rate` (what is maximized, if not the reward), `after_rollout` and `rows_per_rollout`. If its loss reports
-    the metric `step_kl`, passes end early at the setting of that name. Everything that is needed to resume within a
-    rollout is in `run.state`.
+    `rate` (what is maximized, if not the reward), `after_rollout`, `rows_per_rollout` and `refill_rounds`. If its loss
+    reports the metric `step_kl`, passes end early at the setting of that name. Everything that is needed to resume
+    within a rollout is in `run.state`.
     """
 
     learning_rate: float = Field(2e-4, gt=0)
@@ -80,11 +80,16 @@ class OnPolicyOptimizer(GuardedOptimizer):
         """Return the number of rows that `experience` gives at most."""
         return self.rollout_size
 
+    def refill_rounds(self) -> int:
+        """Return how often, at most, the groups of equal score are replaced by responses to new prompts."""
+        return 0
+
     # --- the rollouts ---------------------------------------------------------------------------------------------
 
     def batches(self, run: AlignmentRun) -> Iterator[StepBatch]:
         state = run.state
         state.setdefault("rollouts_done", 0)
+        state.setdefault("next_prompt", 0)
         state.setdefault("idle", 0)  # rollouts since the last step, because there was nothing to learn from
         while state["rollouts_done"] < self.rollouts and "stopped" not in state:
             if "rollout" not in state:
@@ -93,7 +98,9 @@ class OnPolicyOptimizer(GuardedOptimizer):
                 yield from self._minibatches(run, state["rollout"])
                 state["rollouts_done"] += 1
                 state["idle"] = 0 if run.step > state["rollout"]["first_step"] else state["idle"] + 1
-            self.after_rollout(run, state.pop("rollout")["kl"])
+            rollout = state.pop("rollout")
+            state["next_prompt"] = rollout["next_prompt"]
+            self.after_rollout(run, rollout["kl"])
         if not run.step and "stopped" not in state and "measured_last" not in state:
             run.warn("nothing was learned, because no rollout gave anything to learn from")
         self.restore_best(run)
@@ -103,16 +110,16 @@ class OnPolicyOptimizer(GuardedOptimizer):
 
     def _collect(self, run: AlignmentRun) -> dict[str, Any]:
         """Sample one rollout, and compute everything that stays constant while it is learned from."""
-        rollouts = self._sample(run)
+        rollouts, rates = self._rated(run)
         sequences = [rollout.sequence for rollout in rollouts]
         old = run.sampled_logps(rollouts, self.temperature)
         needs_reference = self.needs().reference
         reference = run.reference.token_logps(sequences, self.temperature) if needs_reference else old
-        scores = old.logps.new_tensor(self.rate(run, rollouts, held_out=False))
-        scores = scores - scores.new_tensor([self._penalty(rollout) for rollout in rollouts])
+        scores = old.logps.new_tensor(rates) - old.logps.new_tensor([self._penalty(rollout) for rollout in rollouts])
         sampled = Sampled(rollouts, self.samples, old, reference.logps, scores)
         experience = self.experience(run, sampled)
         kl, score, length = float(sampled.kl().mean()), float(scores.mean()), float(old.mask.sum(dim=1).mean())
+        groups = len(rollouts) // self.samples
         run.report(
             {
                 "score": score,
@@ -120,29 +127,52 @@ class OnPolicyOptimizer(GuardedOptimizer):
                 "response_length": length,
                 "unfinished_share": sum(not rollout.finished for rollout in rollouts) / len(rollouts),
                 "entropy": float((old.entropy * old.mask).sum() / old.mask.sum()),
+                **({"refilled_groups": groups - self._groups()} if self.refill_rounds() else {}),
                 **experience.metrics,
                 **self.watch(run, score=score, kl=kl if needs_reference else None, length=length),
             }
         )
-        return {"first_step": run.step, "kl": kl, "rows": rows_to_json(experience.rows)}
+        next_prompt = run.state["next_prompt"] + groups
+        return {"first_step": run.step, "kl": kl, "rows": rows_to_json(experience.rows), "next_prompt": next_prompt}
 
-    def _sample(self, run: AlignmentRun) -> Sequence[Rollout]:
-        prompts, idle = self._prompts(run), run.state["idle"]
+    def _rated(self, run: AlignmentRun) -> tuple[list[Rollout], list[float]]:
+        """Sample the responses of one rollout. Return them with their ratings."""
+        rollouts: list[Rollout] = []
+        rates: list[float] = []
+        wanted = self._groups()
+        for again in range(1 + self.refill_rounds()):
+            new = self._sample(run, run.state["next_prompt"] + len(rollouts) // self.samples, wanted, again)
+            found = list(self.rate(run, new, held_out=False))
+            rollouts, rates = [*rollouts, *new], [*rates, *found]
+            scores = [rate - self._penalty(rollout) for rate, rollout in zip(found, new, strict=True)]
+            wanted = sum(len(set(scores[i : i + self.samples])) == 1 for i in range(0, len(scores), self.samples))
+            if not wanted:
+                break
+        return rollouts, rates
+
+    def _groups(self) -> int:
+        return self.rollout_size // self.samples
+
+    def _sample(self, run: AlignmentRun, first: int, count: int, again: int) -> Sequence[Rollout]:
+        """Sample responses to `count` prompts.
+
+        Args:
+            first: number of prompts that were used before.
+            again: how many times this rollout has been sampled from before.
+        """
+        prompts, idle = self._prompts(run, first, count), run.state["idle"]
         # The noise depends on step and row: without a step, the same prompts would get the same responses again.
-        asked = [replace(prompt, id=f"{prompt.id} {idle}") for prompt in prompts] if idle else prompts
+        mark = f" {idle}/{again}" if again else f" {idle}" if idle else ""
+        asked = [replace(prompt, id=prompt.id + mark) for prompt in prompts]
         rollouts = run.generate(
             asked, max_new_tokens=self.max_new_tokens, temperature=self.temperature, samples=self.samples, logps=True
         )
-        if not idle:
-            return rollouts
         return [replace(rollout, prompt=prompts[i // self.samples]) for i, rollout in enumerate(rollouts)]
 
-    def _prompts(self, run: AlignmentRun) -> list[Row]:
-        """Return the prompts of the next rollout. Passes over the prompts repeat, each in a different order."""
+    def _prompts(self, run: AlignmentRun, first: int, count: int) -> list[Row]:
+        """Return the next prompts. Passes over the prompts repeat, each in a different order."""
         prompts = sorted(run.prompts, key=lambda row: row.id)
         chosen: list[Row] = []
-        count = self.rollout_size // self.samples
-        first = run.state["rollouts_done"] * count
         for index in range(first, first + count):
             turn, place = divmod(index, len(prompts))
             if not chosen or place == 0:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from alignment_core.artifacts import ArtifactStore
-from alignment_core.artifacts.catalogue import PROMOTABLE, resolve
 from alignment_core.artifacts.layout import check_store
+from alignment_core.artifacts.models import find_model
 from alignment_core.config import PipelineConfig, SampleConfig
 from alignment_core.execution.stage import StageCall
 from alignment_core.feedback.data_source import pin_data
@@ -38,7 +38,8 @@ def plan_sampling(config: PipelineConfig, registry: Registry, model: str | None 
     Args:
         config: the settings of a run. If `sample` is null, its defaults are used.
         registry: the installed plugins.
-        model: the model to sample from: an alias, a key or a prefix of a key. None: the SFT model of these settings.
+        model: the model to sample from: an alias, the name of a run, a key, a prefix of a key, or `latest` for the
+            newest aligned model of the run with this name. None: the SFT model of these settings.
 
     Raises:
         ConfigError, DataError, ModelError: a mistake of the user, found before anything is built.
@@ -62,6 +63,6 @@ def plan_sampling(config: PipelineConfig, registry: Registry, model: str | None 
 
 
 def _model(config: PipelineConfig, calls: StageCalls, reference: str) -> str:
-    entry = resolve(ArtifactStore(config.store), reference, PROMOTABLE)
-    calls.check_same_base(entry.artifact)
-    return entry.artifact.key
+    model = find_model(ArtifactStore(config.store), reference, run=config.name)
+    calls.check_same_base(model.entry.artifact)
+    return model.key

@@ -27,7 +27,7 @@ from alignment_core.registry import Registry
 VERSIONS = {
     BASE: VERSION,
     "adapter": 1,
-    "ingest": 7,
+    "ingest": 8,
     "sft": 1,
     "sample": 2,
     "rank": 3,

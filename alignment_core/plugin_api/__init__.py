@@ -24,14 +24,16 @@ formats, evaluators and listeners are registered in the same way.
     optimizer.py  the base class of optimizers
     evaluator.py  the base class of evaluators
     listener.py   the base class of listeners
+    advice.py     what an optimizer says about a finished run
     hooks.py      the hooks that register them
 
 This package does not import torch. Tensors appear only in annotations.
 """
 
-from alignment_core.chat_endpoint import ChatEndpoint
+from alignment_core.chat_endpoint import ChatEndpoint, both_orders, conversation_text, verdict_of
 from alignment_core.config import ChatEndpointSettings, SourceConfig
 from alignment_core.errors import ConfigError, DataError
+from alignment_core.plugin_api.advice import Advice
 from alignment_core.plugin_api.evaluator import Evaluator, PairEvaluator
 from alignment_core.plugin_api.hooks import hookimpl, hookspec
 from alignment_core.plugin_api.listener import Listener, StageInfo
@@ -43,10 +45,10 @@ from alignment_core.records import Conversation, Demonstration, Facts, LabelledR
 from alignment_core.token_rows import Row, TokenSequence
 
 __all__ = [
-    "API_VERSION", "AlignmentOptimizer", "AlignmentRun", "BadRow", "ChatEndpoint", "ChatEndpointSettings",
+    "API_VERSION", "Advice", "AlignmentOptimizer", "AlignmentRun", "BadRow", "ChatEndpoint", "ChatEndpointSettings",
     "ConfigError", "Conversation", "DataError", "Demonstration", "Dropped", "Evaluator", "Facts",
     "LabelledResponse", "LanguageModelRole", "Listener", "LossOutput", "MicroBatch", "Needs", "PairEvaluator",
     "PreferencePair", "Prompt", "Quarantined", "RawRow", "Reading", "RecordFormat", "Rollout", "Row",
-    "SourceConfig", "StageInfo", "StepBatch", "TokenLogps", "TokenSequence", "Unread", "ValueRole", "hookimpl",
-    "hookspec",
+    "SourceConfig", "StageInfo", "StepBatch", "TokenLogps", "TokenSequence", "Unread", "ValueRole", "both_orders",
+    "conversation_text", "hookimpl", "hookspec", "verdict_of",
 ]  # fmt: skip

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from alignment_core.config import StepSettings
 from alignment_core.errors import PluginError
+from alignment_core.plugin_api.advice import Advice
 from alignment_core.plugin_api.run import AlignmentRun
 from alignment_core.plugin_api.steps import LossOutput, MicroBatch, StepBatch
 
@@ -68,9 +69,12 @@ class AlignmentOptimizer(StepSettings):
     api_version: ClassVar[int] = API_VERSION
     """Version of the plugin API that the optimizer was written for."""
     evaluators: ClassVar[tuple[str, ...]] = ()
-    """Names of settings of type `dict[str, Any] | None` that select an installed evaluator for `run.judge`."""
+    """Names of settings that choose an evaluator for `run.judge`, of type `dict[str, Any] | None`, or several, of type
+    `list[dict[str, Any]]`."""
     pair_evaluators: ClassVar[tuple[str, ...]] = ()
-    """Names of settings of type `dict[str, Any] | None` that select an installed pair evaluator for `run.prefer`."""
+    """Names of settings that choose installed pair evaluators for `run.prefer` in the same way."""
+    kl_setting: ClassVar[str | None] = None
+    """Name of the setting that holds the policy to where it started, for messages and advice: larger is closer."""
     example: ClassVar[Mapping[str, Any]] = {}
     """Settings that describe and check the optimizer where no user has chosen any: values of settings without a
     default, and others that the optimizer cannot do without."""
@@ -115,3 +119,15 @@ class AlignmentOptimizer(StepSettings):
         }
         kind = next((kind for kind, needed in kinds.items() if needed), "prompts")
         return self.epochs * -(-len(getattr(run, kind)) // self.batch_size)
+
+    def advice(self, trained: Mapping[str, Any], evaluated: Mapping[str, Any]) -> Sequence[Advice]:
+        """Return what the optimizer's own metrics say about a run, for its result and its report. By default nothing.
+
+        Alignment Flows has rules for what holds for every optimizer: KL, length, win rates, the reward model.
+
+        Args:
+            trained: the metrics of the optimizer's stage: the mean of each over the last tenth of the steps. Empty if
+                the run is only planned.
+            evaluated: the metrics of the evaluation of the trained model, in the same way.
+        """
+        return []

@@ -150,10 +150,13 @@ class AlignmentRun(Protocol):
         """
 
     def judge(self, setting: str, rollouts: Sequence[Rollout]) -> list[float]:
-        """Score responses with the evaluator that `setting` selects; see `AlignmentOptimizer.evaluators`."""
+        """Score responses with the evaluator that `setting` chooses; see `AlignmentOptimizer.evaluators`.
+
+        If the setting is a list, its place is added: `judge("objectives.0", rollouts)`.
+        """
 
     def prefer(self, setting: str, a: Sequence[Rollout], b: Sequence[Rollout]) -> list[float]:
-        """Compare responses to the same prompts with the pair evaluator that `setting` selects.
+        """Compare responses to the same prompts with the pair evaluator that `setting` chooses.
 
         Returns the probability that the response in `a` is better than the one in `b`, for each pair. A pair without a
         verdict is a tie, 0.5. See `AlignmentOptimizer.pair_evaluators`.

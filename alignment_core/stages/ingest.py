@@ -21,6 +21,7 @@ METRICS = (
     "votes",
     "duplicates",
     "balance",
+    "raters",
     "fit",
     "targets",
     "overlap",

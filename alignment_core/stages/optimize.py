@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
+from alignment_core.data.dataset.prompt_index import PromptIndex
 from alignment_core.data.dataset.splits import Dataset
+from alignment_core.errors import PluginError
 from alignment_core.evaluation.judging import Cases, preferences_of, scores_of
 from alignment_core.execution.stage import Job, Stage
 from alignment_core.models.base.saving import save_tensors
@@ -14,7 +18,7 @@ from alignment_core.planning.reward_parts import reward_parts
 from alignment_core.plugin_api import Conversation, Evaluator, Needs, PairEvaluator, Rollout
 from alignment_core.registry import Registry, load_registry
 from alignment_core.stages.reference import read_reference
-from alignment_core.stages.shared.context import StageContext, open_data, require_rows, write_history
+from alignment_core.stages.shared.context import DATA, StageContext, open_data, require_rows, write_history
 from alignment_core.training.parameters import FILE, initial_parameters
 from alignment_core.training.reference import CachedReference
 from alignment_core.training.rewards import Judge, Part, Rewards
@@ -36,12 +40,13 @@ def run(job: Job) -> dict[str, Any]:
     _add_roles(context, needs)
     context.roles.add_parameters(initial_parameters(optimizer, context.roles.width, job.call.config["seed"]))
     cached = read_reference(job.parents["reference"]) if "reference" in job.parents else {}
-    rewards = _rewards(job.call.config["reward"], registry, data) if needs.reward else None
+    conversations = Conversations(data, job.parents)
+    rewards = _rewards(job.call.config["reward"], registry, conversations) if needs.reward else None
     training = context.run(_rows(needs, data, job), cached, rewards, needs.snapshots)
     for setting, evaluator in registry.evaluators_of(optimizer).items():
-        training.judges[setting] = _judge(evaluator, data)
+        training.judges[setting] = _judge(evaluator, conversations)
     for setting, pair_evaluator in registry.pair_evaluators_of(optimizer).items():
-        training.pair_judges[setting] = _pair_judge(pair_evaluator, data)
+        training.pair_judges[setting] = _pair_judge(pair_evaluator, conversations)
     context.train(optimizer, training)
     context.save("policy", job.out)
     for role in needs.trained:
@@ -72,41 +77,60 @@ def _add_roles(context: StageContext, needs: Needs) -> None:
     context.roles.train_only(needs.trained)
 
 
-def _rewards(settings: Mapping[str, Any], registry: Registry, data: Dataset) -> Rewards:
+def _rewards(settings: Mapping[str, Any], registry: Registry, conversations: Conversations) -> Rewards:
     parts = [
-        Part(part.label, None if part.evaluator is None else _judge(part.evaluator, data), part.weight)
+        Part(part.label, None if part.evaluator is None else _judge(part.evaluator, conversations), part.weight)
         for part in reward_parts(settings["by"], registry)
     ]
     return Rewards(parts, normalise=settings["normalise"], clip=settings["clip"])
 
 
-def _judge(evaluator: Evaluator, data: Dataset) -> Judge:
+class Conversations:
+    """The conversations that responses are to."""
+
+    def __init__(self, data: Dataset, folders: Mapping[str, Path]) -> None:
+        self._data = data
+        self._index = PromptIndex(*(folders[role] for role in DATA if role in folders))
+
+    def of(self, rollout: Rollout) -> Conversation:
+        """Return the conversation before a response.
+
+        Raises:
+            PluginError: the response is to a prompt that no record has.
+        """
+        for split in (self._data.train, self._data.held_out):
+            with suppress(KeyError):
+                return split.messages(rollout.prompt)
+        found = self._index.find(rollout.sequence.prompt)
+        if found is None:
+            raise PluginError(
+                "an evaluator needs the text of the prompt, but no record has the prompt of this response",
+                got=f"the row {rollout.prompt.id}",
+                expected="a prompt from `run.prompts`, or the beginning of a row of the data",
+            )
+        return found
+
+
+def _judge(evaluator: Evaluator, conversations: Conversations) -> Judge:
     """Return a function that scores responses with the evaluator. Their prompts may be from either split."""
 
     def scores(rollouts: Sequence[Rollout]) -> list[float | None]:
         cases = Cases()
         for rollout in rollouts:
-            cases.add(rollout.prompt.id, _messages(data, rollout), rollout.prompt.facts, rollout.text)
+            cases.add(rollout.prompt.id, conversations.of(rollout), rollout.prompt.facts, rollout.text)
         return scores_of(evaluator, cases)
 
     return scores
 
 
-def _pair_judge(evaluator: PairEvaluator, data: Dataset) -> PairJudge:
+def _pair_judge(evaluator: PairEvaluator, conversations: Conversations) -> PairJudge:
     def preferences(a: Sequence[Rollout], b: Sequence[Rollout]) -> list[float | None]:
         cases = Cases()
         for one, other in zip(a, b, strict=True):
-            cases.add(one.prompt.id, _messages(data, one), one.prompt.facts, one.text, other.text)
+            cases.add(one.prompt.id, conversations.of(one), one.prompt.facts, one.text, other.text)
         return preferences_of(evaluator, cases)
 
     return preferences
-
-
-def _messages(data: Dataset, rollout: Rollout) -> Conversation:
-    try:
-        return data.held_out.messages(rollout.prompt)
-    except KeyError:
-        return data.train.messages(rollout.prompt)
 
 
 def _rows(needs: Needs, data: Dataset, job: Job) -> Rows:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from alignment_core.advice import own_advice
 from alignment_core.errors import AlignmentError, PluginError
 from alignment_core.plugin_api import AlignmentOptimizer, StepBatch
 from alignment_core.plugin_calls import needs_of
@@ -38,6 +39,7 @@ WAITED = Path("/proc/thread-self/schedstat")
 """The second number is the time in nanoseconds that the calling thread has waited for a CPU."""
 CHECKS = (
     "loss", "declared needs", "gradient", "weights", "micro-batches and padding", "repeats", "resumes", "cost",
+    "advice",
 )  # fmt: skip
 
 
@@ -124,6 +126,18 @@ class _Checked:
             shown.append(self._resumes())
         with report.checking("cost") as shown:
             shown.append(self._costs(batch))
+        with report.checking("advice"):
+            self._advises()
+
+    # --- advice ---------------------------------------------------------------------------------------------------
+
+    def _advises(self) -> None:
+        """Ask for advice on the checked run, and on one of which nothing was measured."""
+        setting = self.optimizer.kl_setting
+        if setting is not None and setting not in type(self.optimizer).model_fields:
+            raise Fault(f"`kl_setting` is {setting!r}, which is none of its settings")
+        for trained in (self.first.metrics, {}):
+            own_advice(self.optimizer, trained, {})
 
     # --- micro-batches and padding --------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 
 from alignment_core.config import Settings
 from alignment_core.discovery.flaws import flaw_of
+from alignment_core.discovery.installed import find_plugins
 from alignment_core.testing.report import Doubt, Fault, Report
 
 
@@ -39,6 +40,8 @@ def check_settings(report: Report, plugin: type[Settings], base: type[Settings],
         _serializes(plugin, made)
     with report.checking("settings are described"):
         _described(plugin, base)
+    with report.checking("told apart in forms"):
+        _told_apart(plugin, base)
     check_import(report, plugin)
     return True
 
@@ -148,6 +151,31 @@ def _described(plugin: type[Settings], base: type[Settings]) -> None:
         raise Fault(f"no docstring under {', '.join(undescribed)}. It is the description in forms and tables")
     if inspect.getdoc(plugin) == inspect.getdoc(base):
         raise Fault("the class has no docstring. It describes the plugin to users")
+
+
+def _told_apart(plugin: type[Settings], base: type[Settings]) -> None:
+    """Check that a form can open each of two plugins. It chooses by the names of the given settings alone."""
+    for other in find_plugins()[0]:
+        if other.cls is plugin or not issubclass(other.cls, base) or other.name == plugin.model_fields["name"].default:
+            continue
+        # A form opens the first plugin that has most of the given settings. Those with fewer defaults come first.
+        first, later = sorted((plugin, other.cls), key=lambda cls: (len(_filled(cls)), len(cls.model_fields)))
+        given = _filled(later) | {name for name, field in later.model_fields.items() if field.is_required()}
+        if given <= first.model_fields.keys():
+            raise Doubt(
+                f"a form of Prefect cannot tell it from `{other.name}` of {other.package}. It goes by the names of "
+                f"settings, and those of one ({', '.join(sorted(given))}) are also settings of the other. Rename one"
+            )
+
+
+def _filled(plugin: type[Settings]) -> set[str]:
+    """Return the settings whose default is a value, not null."""
+    defaults = {
+        name: field.get_default(call_default_factory=True, validated_data={})
+        for name, field in plugin.model_fields.items()
+        if not field.is_required()
+    }
+    return {name for name, default in defaults.items() if default is not None}
 
 
 @cache

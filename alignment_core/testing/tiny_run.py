@@ -16,6 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from alignment_core.config import LoraConfig
 from alignment_core.data.rendering.byte_tokenizer import EOS, PAD, byte_backend
+from alignment_core.discovery.settings import choices_of
 from alignment_core.models.roles.logps import Budget
 from alignment_core.models.roles.shared_base import Roles
 from alignment_core.plugin_api import AlignmentOptimizer, Needs, Rollout, Row, TokenSequence
@@ -99,8 +100,8 @@ def open_run(optimizer: AlignmentOptimizer, progress: Watch | None = None, budge
         budget=Budget(budget),
         seed=5,
         progress=progress or Watch(),
-        judges=dict.fromkeys(_chosen(optimizer, optimizer.evaluators), _judge),
-        pair_judges=dict.fromkeys(_chosen(optimizer, optimizer.pair_evaluators), _pair_judge),
+        judges={place: _judge for place, _ in choices_of(optimizer, optimizer.evaluators)},
+        pair_judges={place: _pair_judge for place, _ in choices_of(optimizer, optimizer.pair_evaluators)},
         rewarded_by=Rewards() if needs.reward else None,
         snapshot_names=needs.snapshots,
     )
@@ -153,11 +154,6 @@ def _model() -> Any:
     model: Any = LlamaForCausalLM(config).eval().requires_grad_(False)
     model.name_or_path = "tiny-llama"  # otherwise PEFT warns that the base model has no name
     return model
-
-
-def _chosen(optimizer: AlignmentOptimizer, settings: Sequence[str]) -> list[str]:
-    """Return the settings that select an evaluator. In a run, the others have none either."""
-    return [setting for setting in settings if getattr(optimizer, setting) is not None]
 
 
 def _judge(rollouts: Sequence[Rollout]) -> list[float]:

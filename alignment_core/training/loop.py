@@ -83,11 +83,11 @@ class _Loop:
 
     def train(self) -> None:
         self._resume()
-        total = steps_of(self.objective, self.run)
+        total = self.run.total = steps_of(self.objective, self.run)
         batches = batches_of(self.objective, self.run)
         try:
             while (batch := self._next(batches)) is not None:
-                metrics = self._step(batch, total) | self.run.take_reward_metrics()
+                metrics = self._step(batch, total) | self.run.take_side_metrics()
                 self.run.step += 1
                 self.run.metrics = metrics
                 self.run.history.append({"step": self.run.step, **metrics})
@@ -97,7 +97,7 @@ class _Loop:
         except Stopped:
             self._save()
             raise
-        if left := self.run.take_reward_metrics():
+        if left := self.run.take_side_metrics():
             self.run.report(left)
         # The stage may be killed in its later work (held-out metrics, saving) without losing the training.
         self._save()

@@ -41,6 +41,7 @@ class Run:
     progress: Progress
     cached_reference: Mapping[str, float] = field(default_factory=dict)
     step: int = 0
+    total: int = 0
     state: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -52,6 +53,7 @@ class Run:
     rewarded_by: Rewards | None = None
     engine: Engine | None = None
     logged_fresh_logps: bool = False
+    sampled: Counter[str] = field(default_factory=Counter)
     snapshot_names: Sequence[str] = ()
 
     def __post_init__(self) -> None:
@@ -179,6 +181,7 @@ class Run:
             keys,
             on_step=lambda done: self._report_sampled("responses", done, len(repeated)),
         )
+        self.sampled.update(responses=len(found), slow=sum(one.slow for one in found))
         stops = set(self.vocabulary.stop_ids)
         return [
             Rollout(
@@ -193,12 +196,13 @@ class Run:
         ]
 
     def sampled_logps(self, rollouts: Sequence[Rollout], temperature: float = 1.0) -> TokenLogps:
-        return sampled_logps(self.policy, rollouts, temperature, self._log_fresh_logps)
-
-    def _log_fresh_logps(self, message: str) -> None:
-        if not self.logged_fresh_logps:
-            self.progress.log(message)
-        self.logged_fresh_logps = True
+        refused: list[str] = []
+        found = sampled_logps(self.policy, rollouts, temperature, refused.append)
+        if refused and not self.logged_fresh_logps:
+            self.progress.log(refused[0])
+            self.logged_fresh_logps = True
+        self.sampled.update(checked=len(rollouts), read_again=len(rollouts) if refused else 0)
+        return found
 
     def _noise_keys(self, prompts: Sequence[Row], role: str) -> list[str]:
         """Return keys of seed, step, row and its earlier occurrences, so that a repeated prompt gets fresh noise.
@@ -259,9 +263,16 @@ class Run:
         prefix = "held_out_" if held_out else ""
         return self.rewarded_by(self.reward, rollouts, self.device, prefix=prefix)
 
-    def take_reward_metrics(self) -> dict[str, float]:
-        """Return the metrics of the rewards since the last report."""
-        return {} if self.rewarded_by is None else self.rewarded_by.take_metrics()
+    def take_side_metrics(self) -> dict[str, float]:
+        """Return the metrics of the sampling and of the rewards since the last report."""
+        shares = {"slow_responses_share": ("slow", "responses"), "read_again_share": ("read_again", "checked")}
+        sampled = {
+            name: self.sampled[part] / self.sampled[whole]
+            for name, (part, whole) in shares.items()
+            if self.sampled[whole]
+        }
+        self.sampled.clear()
+        return sampled | ({} if self.rewarded_by is None else self.rewarded_by.take_metrics())
 
     def snapshot(self, name: str, mix: float = 1.0) -> None:
         """Move a snapshot towards the policy (`Snapshots.move`)."""
@@ -296,13 +307,14 @@ class Run:
                 )
         entry = {
             "step": self.step,
-            **self.take_reward_metrics(),
+            **self.take_side_metrics(),
             **{name: value if isinstance(value, int) else float(value) for name, value in metrics.items()},
         }
         # A run that was stopped within a step builds that step's batch again, and reports it again.
         if self.history and (last := self.history[-1])["step"] == self.step and last.keys() == entry.keys():
             self.history.pop()
         self.history.append(entry)
+        self.progress.step(self.step, self.total, {name: entry[name] for name in entry if name != "step"})
 
     def warn(self, message: str) -> None:
         self.warnings.append(message)

@@ -21,9 +21,20 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
     "reward": {"learning_rate": 5e-4, "batch_size": 8, "epochs": 2},
     "dpo": {"learning_rate": 1e-3, "batch_size": 8, "epochs": 1, "beta": 0.1},
     "kto": {"learning_rate": 1e-3, "batch_size": 16, "epochs": 1, "beta": 0.1},
-    "ppo": {"learning_rate": 1e-3, "rollouts": 5, "rollout_size": 32, "epochs": 2, "kl_coef": 0.05},
-}
+    "ppo": {"learning_rate": 1e-3, "rollouts": 5, "rollout_size": 32, "epochs": 2, "kl_coef": 0.02},
+    "grpo": {
+        "learning_rate": 1e-3, "rollouts": 5, "rollout_size": 32, "samples": 4, "epochs": 2, "kl_coef": 0.02
+    },
+    "rloo": {
+        "learning_rate": 1e-3, "rollouts": 5, "rollout_size": 32, "samples": 4, "epochs": 2, "kl_coef": 0.02
+    },
+    "online_dpo": {
+        "learning_rate": 1e-3, "rollouts": 5, "rollout_size": 32, "samples": 4, "epochs": 2, "beta": 0.1
+    },
+}  # fmt: skip
 """Settings of each optimizer, the same for both libraries."""
+ON_POLICY = ("ppo", "grpo", "rloo", "online_dpo")
+"""Optimizers that sample answers and score them by a reward model, which our side trains for both."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +42,10 @@ class Data:
     """Which data a cell learns from and is judged on.
 
     Attributes:
-        task: `opening` (the verifiable rule) or `helpful` (HH-RLHF's helpful pairs).
+        task: a name of `rules.RULES` or `real_data.REAL`.
         pairs: number of comparisons to learn from.
         noise: probability that a comparison is reversed.
-        judged: number of held-out prompts, and at most as many held-out comparisons.
+        judged: at most as many held-out prompts are answered, and about as many held-out pairs are ordered.
         split: which held-out prompts: `test`, or `validation`, on which settings are chosen.
         new_tokens: longest answer in tokens.
         seed: draws the answers, the comparisons and the mistakes.
@@ -73,7 +84,7 @@ class Cell:
     def case(self) -> str:
         """Return what the results file calls this cell: everything that determines its result, readable."""
         found = {**asdict(self.data), "side": self.side, "optimizer": self.optimizer, "settings": self.all_settings}
-        if self.optimizer == "ppo":
+        if self.optimizer in ON_POLICY:
             found["reward"] = OPTIMIZERS["reward"]
         return json.dumps(found, sort_keys=True)
 

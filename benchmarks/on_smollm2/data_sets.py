@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from on_smollm2.cells import Data, data_name
-from on_smollm2.opening_rule import Comparison, Thumb, comparisons, thumbs
+from on_smollm2.real_data import REAL, Asked, divided
+from on_smollm2.rules import RULES, Comparison, Thumb, comparisons, thumbs
 
 if TYPE_CHECKING:
     from on_smollm2.chat_model import ChatModel
 
 INSTRUCTIONS = "sft/alpaca_en_demo.rows000-799.json"
-HELPFUL = "preference/hh_rlhf/helpful-base-test.jsonl.gz"
 WORDS = 14
 """Longest instruction in words."""
-CHARACTERS = 400
-"""Longest prompt and longest answer of HH, so that a pair fits into the tokens that a CPU can afford."""
 ANSWERS = 4
 """Answers that are sampled per prompt, of which at most two are compared."""
-SPARE = 1.6
+SPARE = {"opening": 1.6, "commas": 1.6, "ends": 3.45}
 """Prompts per comparison: not every prompt has answers of both kinds."""
 
 
@@ -35,12 +32,12 @@ class DataSet:
     Attributes:
         pairs: comparisons to learn from.
         held_out: comparisons to judge scores by, without mistakes of the rater where there is a rule.
-        prompts: prompts whose answers are judged; none if there is no rule.
+        asked: prompts whose answers are judged, each with what is known of the right answer (with a rule: nothing).
     """
 
     pairs: list[Comparison]
     held_out: list[Comparison]
-    prompts: list[str]
+    asked: Asked
 
     def thumbs(self, seed: int) -> list[Thumb]:
         return thumbs(self.pairs, random.Random(f"thumbs {seed}"))
@@ -50,16 +47,16 @@ def make(data: Data, sampler: Callable[[], ChatModel], shared: Path, work: Path)
     """Write the data of a cell if it is not there, and return its file. `sampler` returns the untouched model."""
     path = work / "data" / data_name(data)
     if not path.exists():
-        found = _helpful(data, shared) if data.task == "helpful" else _opening(data, sampler, shared, work)
+        found = _published(data, shared) if data.task in REAL else _ruled(data, sampler, shared, work)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({name: getattr(found, name) for name in ("pairs", "held_out", "prompts")}, indent=1))
+        path.write_text(json.dumps({name: getattr(found, name) for name in ("pairs", "held_out", "asked")}, indent=1))
     return path
 
 
 def read(path: Path) -> DataSet:
     found = json.loads(path.read_text())
     pairs, held_out = ([Comparison(*row) for row in found[name]] for name in ("pairs", "held_out"))
-    return DataSet(pairs, held_out, found["prompts"])
+    return DataSet(pairs, held_out, [(prompt, known) for prompt, known in found["asked"]])
 
 
 def split(prompts: list[str], train: int, judged: int) -> tuple[list[str], dict[str, list[str]]]:
@@ -76,22 +73,23 @@ def split(prompts: list[str], train: int, judged: int) -> tuple[list[str], dict[
     return order[2 * judged : 2 * judged + train], held_out
 
 
-def _opening(data: Data, sampler: Callable[[], ChatModel], shared: Path, work: Path) -> DataSet:
+def _ruled(data: Data, sampler: Callable[[], ChatModel], shared: Path, work: Path) -> DataSet:
     rows = json.loads((shared / INSTRUCTIONS).read_text())
     short = [row["instruction"] for row in rows if not row["input"] and len(row["instruction"].split()) <= WORDS]
-    train, held_out = split(list(dict.fromkeys(short)), round(SPARE * data.pairs), data.judged)
+    train, held_out = split(list(dict.fromkeys(short)), round(SPARE[data.task] * data.pairs), data.judged)
     judged = held_out[data.split]
     # The held-out comparisons are the same for every seed, with a seed of their own.
-    path = work / "data" / f"held-out-{data.split}-{data.judged}-{data.new_tokens}.json"
+    path = work / "data" / f"held-out-{data.task}-{data.split}-{data.judged}-{data.new_tokens}.json"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(_compared(sampler(), judged, data.new_tokens, None, 0.0, 1_000_000)))
-    pairs = _compared(sampler(), train, data.new_tokens, data.pairs, data.noise, data.seed)
-    return DataSet(pairs, [Comparison(*row) for row in json.loads(path.read_text())], judged)
+        path.write_text(json.dumps(_compared(sampler(), judged, data, None, 0.0, 1_000_000)))
+    pairs = _compared(sampler(), train, data, data.pairs, data.noise, data.seed)
+    held = [Comparison(*row) for row in json.loads(path.read_text())]
+    return DataSet(pairs, held, [(prompt, "") for prompt in judged])
 
 
 def _compared(
-    model: ChatModel, prompts: list[str], new_tokens: int, count: int | None, noise: float, seed: int
+    model: ChatModel, prompts: list[str], data: Data, count: int | None, noise: float, seed: int
 ) -> list[Comparison]:
     """Return comparisons of the untouched model's answers."""
     from alignment_core.training.rows import Rows
@@ -99,29 +97,16 @@ def _compared(
 
     if not model.roles.has("policy"):
         model.roles.add_base("policy")
-    texts = sample(model, model.run(Rows(), seed), prompts, new_tokens, ANSWERS)
+    texts = sample(model, model.run(Rows(), seed), prompts, data.new_tokens, ANSWERS)
     answers = {
         prompt: [text for text in dict.fromkeys(found) if text] for prompt, found in zip(prompts, texts, strict=True)
     }
-    return comparisons(answers, count, noise=noise, random=random.Random(f"comparisons {seed}"))
+    _, follows = RULES[data.task]
+    return comparisons(answers, follows, count, noise=noise, random=random.Random(f"comparisons {seed}"))
 
 
-def _helpful(data: Data, shared: Path) -> DataSet:
-    with gzip.open(shared / HELPFUL, "rt") as file:
-        found = [pair for line in file if (pair := _one_turn(json.loads(line))) is not None]
-    random.Random("splits").shuffle(found)
-    held_out, rest = found[: data.judged], found[data.judged :]
-    if len(rest) < data.pairs:
-        raise ValueError(f"only {len(rest)} short pairs are left to train on, {data.pairs} are needed")
-    return DataSet(random.Random(data.seed).sample(rest, data.pairs), held_out, [])
-
-
-def _one_turn(row: dict[str, Any]) -> Comparison | None:
-    """Return a pair with one question; None for a longer conversation or text, and for answers that are equal."""
-    parts = [row[name].split("\n\nHuman: ") for name in ("chosen", "rejected")]
-    if any(len(part) != 2 for part in parts):
-        return None
-    (prompt, chosen), (other, rejected) = (part[1].split("\n\nAssistant:", 1) for part in parts)
-    texts = [text.strip() for text in (prompt, chosen, rejected)]
-    usable = prompt == other and texts[1] != texts[2] and all(0 < len(text) <= CHARACTERS for text in texts)
-    return Comparison(*texts) if usable else None
+def _published(data: Data, shared: Path) -> DataSet:
+    _, read_pairs = REAL[data.task]
+    pairs, asked = read_pairs(shared)
+    validation = data.split == "validation"
+    return DataSet(*divided(pairs, asked, train=data.pairs, judged=data.judged, validation=validation, seed=data.seed))

@@ -11,8 +11,9 @@ from against_trl.world import serve
 from alignment_core.training.rows import Rows
 from alignment_core.training.run import Run
 from on_smollm2.chat_model import ChatModel
-from on_smollm2.opening_rule import follows
+from on_smollm2.real_data import is_right
 from on_smollm2.request import Request, answering
+from on_smollm2.rules import RULES
 
 
 def judge(request: Request) -> dict[str, Any]:
@@ -35,7 +36,7 @@ def judge(request: Request) -> dict[str, Any]:
     with torch.no_grad():
         if cell.optimizer != "untouched":
             found["ordered"] = _ordered(request, model, run)
-        if cell.optimizer != "reward" and request.data.prompts:
+        if cell.optimizer != "reward" and request.data.asked:
             found |= _answers(request, model, run)
     return found
 
@@ -53,18 +54,23 @@ def _ordered(request: Request, model: ChatModel, run: Run) -> list[float]:
 
 
 def _answers(request: Request, model: ChatModel, run: Run) -> dict[str, Any]:
-    prompts = model.prompts(request.data.prompts)
+    asked, task = request.data.asked, request.cell.data.task
+    prompts = model.prompts([prompt for prompt, _ in asked])
     rollouts = run.generate(prompts, max_new_tokens=request.cell.data.new_tokens)
     sequences = [rollout.sequence for rollout in rollouts]
     kl = run.policy.logps(sequences) - run.reference.logps(sequences)
     texts = [rollout.text for rollout in rollouts]
     return {
-        "follows": [int(follows(text)) for text in texts],
+        "right": [int(_right(task, text, known)) for text, (_, known) in zip(texts, asked, strict=True)],
         "kl": float(kl.mean()),
         "length": fmean(len(sequence.completion) for sequence in sequences),
         "finished": fmean(rollout.finished for rollout in rollouts),
         "sample": texts[:4],
     }
+
+
+def _right(task: str, answer: str, known: str) -> bool:
+    return RULES[task][1](answer) if task in RULES else is_right(task, answer, known)
 
 
 if __name__ == "__main__":

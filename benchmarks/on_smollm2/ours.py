@@ -14,7 +14,7 @@ from alignment_core.stages.reward import BradleyTerry
 from alignment_core.stages.sft import SFT
 from alignment_core.training.loop import train
 from alignment_core.training.rows import Rows
-from on_smollm2.cells import Cell
+from on_smollm2.cells import ON_POLICY, Cell
 from on_smollm2.chat_model import ChatModel
 from on_smollm2.data_sets import DataSet
 from on_smollm2.meter import Meter, measured, warm_up
@@ -46,10 +46,11 @@ def objective_of(cell: Cell) -> Any:
     given = {name: value for name, value in settings.items() if name not in ("load_in", "lora_rank", "lora_alpha")}
     if cell.optimizer in ("sft", "reward"):
         return {"sft": SFT, "reward": BradleyTerry}[cell.optimizer](**given)
-    if cell.optimizer == "ppo":
+    if cell.optimizer in ON_POLICY:
         # TRL takes one optimizer step per pass over a rollout, and does not penalize scores by itself.
+        pairs = settings["rollout_size"] // settings.get("samples", 1)
         given |= {
-            "batch_size": settings["rollout_size"],
+            "batch_size": pairs if cell.optimizer == "online_dpo" else settings["rollout_size"],
             "max_new_tokens": cell.data.new_tokens,
             "missing_end_penalty": 0.0,
             "step_kl": None,
@@ -63,7 +64,7 @@ def rows_of(cell: Cell, data: DataSet, model: ChatModel) -> Rows:
             return Rows(demonstrations=model.demonstrations(data.pairs))
         case "kto":
             return Rows(feedback=model.feedback(data.thumbs(cell.data.seed)))
-        case "ppo":
+        case optimizer if optimizer in ON_POLICY:
             return Rows(prompts=model.prompts([pair.prompt for pair in data.pairs]))
         case _:
             return Rows(preferences=model.preferences(data.pairs))
@@ -81,9 +82,10 @@ def open_roles(cell: Cell, model: ChatModel, reward: Path | None) -> str:
     roles.add_new("policy", lora, cell.data.seed)
     if cell.optimizer != "sft":
         roles.add_base("reference")
-    if cell.optimizer == "ppo":
+    if cell.optimizer in ON_POLICY:
         assert reward is not None
         roles.add_saved("reward", reward)
+    if cell.optimizer == "ppo":
         roles.add_copy("value", of="reward")
     roles.train_only(["policy", "value"] if cell.optimizer == "ppo" else ["policy"])
     return "policy"
@@ -106,7 +108,7 @@ def train_cell(request: Request) -> dict[str, Any]:
     metrics: dict[str, Any] = {"losses": [round(entry["loss"], 4) for entry in steps], "warnings": timed.warnings}
     if cell.optimizer == "kto":
         metrics["z0"] = [entry["kl"] for entry in steps]
-    if cell.optimizer == "ppo":
+    if cell.optimizer in ON_POLICY:
         metrics["scores"] = [round(entry["score"], 3) for entry in run.history if "score" in entry]
     return {**found, **metrics}
 

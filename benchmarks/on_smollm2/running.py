@@ -19,7 +19,7 @@ import torch
 from gpu_cases.results_file import ResultsFile
 
 from alignment_core.processes.start import ENVIRONMENT
-from on_smollm2.cells import Cell
+from on_smollm2.cells import ON_POLICY, Cell
 from on_smollm2.chat_model import ChatModel, unpacked
 from on_smollm2.data_sets import make
 from on_smollm2.request import Request
@@ -35,7 +35,7 @@ class Runner:
 
     def __init__(self, arguments: argparse.Namespace, results: ResultsFile) -> None:
         self.arguments, self.results = arguments, results
-        self.work: Path = arguments.work
+        self.work: Path = arguments.work.resolve()  # the processes work in another folder
         self.base = unpacked(arguments.base, self.work)
         self.done = {line["case"]: line for line in results.read() if line["ok"]}
         self._model: ChatModel | None = None
@@ -67,7 +67,7 @@ class Runner:
 
     def _request(self, cell: Cell) -> Request:
         reward = None
-        if cell.optimizer == "ppo":  # of both sides: with the same reward model, only the optimizers differ
+        if cell.optimizer in ON_POLICY:  # of both sides: with the same reward model, only the optimizers differ
             trained = replace(cell, side="ours", optimizer="reward", settings=())
             reward = self.work / "adapters" / trained.folder
             if not (reward / ADAPTER).exists():

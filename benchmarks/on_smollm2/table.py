@@ -11,13 +11,16 @@ from typing import Any
 
 from alignment_core.evaluation.win_rate import WinRate, win_rate
 from on_smollm2.cells import OPTIMIZERS, Cell, Data, without_seed
+from on_smollm2.real_data import REAL
+from on_smollm2.rules import RULES
 
 NAMES = {"ours": "ours", "trl": "TRL"}
 Lines = Sequence[dict[str, Any]]
 
 ABOUT = """
 Every number is over all seeds. Intervals are exact (Clopper–Pearson, 95 %) and treat the answers of several seeds as
-independent. *Follows the rule* is the share of answers to held-out instructions that do. *Wins* compares each answer
+independent. *Right answers* is the share of answers to held-out prompts that follow the rule or that
+the data call right. *Wins* compares each answer
 with that of the untouched model to the same prompt, drawn with the same noise; a tie is half a win, which makes the
 interval conservative, and p is that of the two-sided exact sign test without ties. *Held-out pairs* is the share of
 correctly ordered held-out comparisons, by the implicit reward or by the reward model's score. KL is from the untouched
@@ -69,7 +72,7 @@ def wins(one: Found, other: Found) -> WinRate | None:
     """Compare two models on the same prompts and seeds; None if they have none in common."""
     pairs: list[tuple[int, int]] = []
     for seed in sorted(one.lines.keys() & other.lines.keys()):
-        ours, theirs = (found.lines[seed]["judged"].get("follows") for found in (one, other))
+        ours, theirs = (found.lines[seed]["judged"].get("right") for found in (one, other))
         if ours and theirs:
             pairs += zip(ours, theirs, strict=True)
     return win_rate([a - b for a, b in pairs]) if pairs else None
@@ -107,11 +110,11 @@ def footer(lines: Lines) -> str:
 
 
 def section(data: Data, group: Sequence[Found]) -> list[str]:
-    if data.task == "helpful":
-        head = f"## HH-RLHF's helpful pairs: {data.pairs} pairs"
+    if data.task in REAL:
+        head = f"## {REAL[data.task][0]}: {data.pairs} pairs"
     else:
         head = (
-            f"## Opening with a short sentence: {data.pairs} comparisons, {data.noise:.0%} of them reversed, "
+            f"## {RULES[data.task][0]}: {data.pairs} comparisons, {data.noise:.0%} of them reversed, "
             f"answers of at most {data.new_tokens} tokens, {data.split} prompts"
         )
     text = [head, "", *table(group), ""]
@@ -122,7 +125,7 @@ def section(data: Data, group: Sequence[Found]) -> list[str]:
 
 def table(group: Sequence[Found]) -> list[str]:
     columns = (
-        "model", "seeds", "settings", "follows the rule, %", "answers by seed", "wins over the untouched, %",
+        "model", "seeds", "settings", "right answers, %", "by seed", "wins over the untouched, %",
         "held-out pairs, %", "KL", "tokens", "CPU, s", "peak, MiB",
     )  # fmt: skip
     text = [f"| {' | '.join(columns)} |", "|" + " --- |" * len(columns)]
@@ -135,7 +138,7 @@ def table(group: Sequence[Found]) -> list[str]:
             name,
             ", ".join(map(str, sorted(found.lines))),
             shown_settings(cell),
-            percent(share(found.all("follows"))),
+            percent(share(found.all("right"))),
             by_seed(found),
             "–" if won is None else f"{percent(won)}, {p_value(won)}",
             percent(share(found.all("ordered"))),
@@ -176,8 +179,8 @@ def shown_settings(cell: Cell) -> str:
 
 
 def by_seed(found: Found) -> str:
-    """Return how many answers follow the rule, for each seed."""
-    counts = [line["judged"].get("follows", []) for _, line in sorted(found.lines.items())]
+    """Return how many answers are right, for each seed."""
+    counts = [line["judged"].get("right", []) for _, line in sorted(found.lines.items())]
     return ", ".join(f"{sum(count)}/{len(count)}" for count in counts if count) or "–"
 
 

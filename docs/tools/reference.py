@@ -130,13 +130,11 @@ def parameter_row(parameter: Any) -> str:
 
 def cli_page() -> Iterator[str]:
     from alignment_flows.cli.app import app
+    from alignment_flows.cli.groups import EXAMPLES, EXIT_CODES
 
     yield "# Command line"
     yield ""
-    yield (
-        "Exit codes: 0 on success, 2 if the user can fix it (one paragraph on stderr says how), 1 if a check or an "
-        "optimizer failed, 130 after Ctrl-C. `--json` prints one JSON object on stdout."
-    )
+    yield f"{EXIT_CODES} `--json` prints one JSON object on stdout, and everything else goes to stderr."
     yield ""
     for path, node in commands(typer.main.get_command(app)):
         yield f"## `{path}`"
@@ -149,6 +147,8 @@ def cli_page() -> Iterator[str]:
             yield "| --- | --- | --- |"
             yield from rows
             yield ""
+        if examples := EXAMPLES.get(path.removeprefix("align ")):
+            yield from ("```bash", *examples, "```", "")
 
 
 # --- record formats -----------------------------------------------------------------------------------------------

@@ -4,12 +4,15 @@ Everything here is exported by `alignment_flows`. Importing this module loads ne
 """
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alignment_core.advice import advise
 from alignment_core.artifacts import PRODUCTION, Artifact, ArtifactStore, catalogue
+from alignment_core.artifacts.models import Standing, find_model
 from alignment_core.config import ModelConfig, PipelineConfig
 from alignment_core.config_file import check_config, load_config
 from alignment_core.execution.stage import Runtime, StageCall
@@ -24,6 +27,7 @@ from alignment_core.models.base.gguf_file import names_gguf
 from alignment_core.planning.pipeline import Plan, plan_pipeline
 from alignment_core.planning.retrain import TooFewVotes, plan_retrain
 from alignment_core.planning.unpacked_base import unpacked_base
+from alignment_core.plugin_api import Advice
 from alignment_core.registry import load_registry
 from alignment_flows.serve.local import (
     FinishedRun,
@@ -63,6 +67,19 @@ class PlannedRun:
     def to_build(self) -> list[str]:
         """Names of the stages that would be built."""
         return [name for name, artifact in self.found.items() if artifact is None]
+
+    def advice(self) -> list[Advice]:
+        """Return what the data and the settings give reason to change before anything is trained."""
+        forecast, optimize = self.forecast, self.calls["optimize"]
+        metrics: dict[str, dict[str, Any]] = {
+            name: artifact.manifest().metrics for name, artifact in self.found.items() if artifact is not None
+        }
+        metrics.setdefault("ingest", {"rows": {"held_out": forecast.held_out}, "raters": forecast.raters})
+        prompts = min(self.settings.evaluation.max_prompts, forecast.held_out["prompts"])
+        metrics.setdefault("evaluate", {"prompts": prompts})
+        if (predicted := forecast.stages.get("optimize")) is not None:
+            metrics["optimize"] = {"steps": predicted.steps}
+        return advise(metrics, load_registry().optimizer(optimize.config["optimizer"]))
 
     def check_memory(self) -> None:
         """Check that every stage fits into the available memory.
@@ -125,7 +142,8 @@ def check_data(
         chat_template: as in `model.chat_template`.
         max_length: as in `model.max_length`. None: no limit.
         held_out_fraction: as in `data.held_out_fraction`.
-        out: new folder for `report.html`, the data set and the quarantined rows. None: they are discarded.
+        out: new file that ends in `.html` for the report, or new folder for `report.html`, the data set and the
+            quarantined rows. None: they are discarded.
         source: other settings of a source, such as `format`, `columns` or `threshold`.
 
     Raises:
@@ -133,11 +151,11 @@ def check_data(
         DataError: a source is missing, or its settings do not fit it.
         ModelError: the tokenizer or the chat template does not load.
     """
-    from alignment_core.data.ingestion.check import check
+    from alignment_core.data.ingestion.check import check, is_page
     from alignment_core.feedback.data_source import stores_as_files
 
     if out is not None:
-        check_absent(out)
+        check_absent(out, "file" if is_page(out) else "folder")
     unpacked = None
     if model is not None and names_gguf(model):
         runtime = Runtime(store=STORE.absolute())
@@ -259,14 +277,14 @@ def open_artifact(reference: str, store: Path = STORE) -> Artifact:
     """Return an artifact of the store; its `path` is the folder and `manifest()` describes it.
 
     Args:
-        reference: an alias such as `production`, a key, a key prefix, or `latest` for the newest model.
+        reference: an alias such as `production`, the name of a run for its newest aligned model, a key, a key prefix,
+            or `latest` for the newest aligned model.
         store: folder of the artifact store.
 
     Raises:
         ArtifactError: no artifact, or more than one, matches.
     """
-    kinds = catalogue.PROMOTABLE if reference == catalogue.LATEST else ()
-    return catalogue.resolve(ArtifactStore(store), reference, kinds).artifact
+    return catalogue.resolve(ArtifactStore(store), reference).artifact
 
 
 def load_model(reference: str = PRODUCTION, store: Path = STORE, device: str = "auto") -> "LoadedModel":
@@ -283,8 +301,7 @@ def load_model(reference: str = PRODUCTION, store: Path = STORE, device: str = "
     """
     from alignment_core.inference.loaded_model import LoadedModel
 
-    entry = catalogue.resolve(ArtifactStore(store), reference, catalogue.PROMOTABLE)
-    return LoadedModel.open(Path(store), entry.artifact.key, device)
+    return LoadedModel.open(Path(store), find_model(ArtifactStore(store), reference).key, device)
 
 
 def export(
@@ -311,9 +328,17 @@ def export(
     Raises:
         AlignmentError: a problem with the artifact, its base model, the target or the folder.
     """
-    key = catalogue.resolve(ArtifactStore(store), reference, catalogue.PROMOTABLE).artifact.key
+    model = find_model(ArtifactStore(store), reference)
+    if model.standing in (Standing.UNALIGNED, Standing.REFUSED):
+        warnings.warn(str(model.warning), stacklevel=2)
     place = None if out is None else Path(out).absolute()
     request = Request(
-        store=Path(store).absolute(), key=key, target=to, place=place, repo=repo, private=private, quantize=quantize
+        store=Path(store).absolute(),
+        key=model.key,
+        target=to,
+        place=place,
+        repo=repo,
+        private=private,
+        quantize=quantize,
     )
     return export_model(request)

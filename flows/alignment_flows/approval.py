@@ -9,7 +9,7 @@ not plan its stages again. It finds those that it asked about in an input that i
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import cast
 
@@ -31,7 +31,7 @@ from alignment_core.config import PipelineConfig
 from alignment_core.errors import ArtifactError
 from alignment_core.evaluation.promotion import Decision, Promotion
 from alignment_core.execution.build import StageResult
-from alignment_core.markdown import message
+from alignment_core.markdown import message, unmarked
 from alignment_flows.reports.run import publish_run_report, win_rates
 
 ASKED = "align-asked-about"
@@ -136,8 +136,7 @@ def _decision(answer: Approval) -> Decision:
 
 
 def _ask_in_terminal(config: PipelineConfig, built: Mapping[str, StageResult]) -> Decision | None:
-    verdict = _facts(config, built)
-    typer.echo(f"\n{verdict}\n", err=True)
+    typer.echo(f"\n{_facts(config, built, unmarked)}\n", err=True)
     try:
         approved = typer.confirm(f"Promote it to {PRODUCTION}?", default=False, err=True)
         reason = typer.prompt("Reason", err=True)
@@ -151,14 +150,20 @@ def _question(config: PipelineConfig, built: Mapping[str, StageResult], promotio
     publish_run_report(config, built, promotion)
     page = url_for("flow-run", obj_id=flow_run.id)
     link = f"The reports, with samples and curves, are under *Artifacts* on [the page of the run]({page})."
-    return "\n\n".join([_facts(config, built), *win_rates(built), link])
+    return "\n\n".join([_facts(config, built, message), *win_rates(built), link])
 
 
-def _facts(config: PipelineConfig, built: Mapping[str, StageResult]) -> str:
-    """Return which model is to replace which one, and the checks that it passed."""
+def _facts(config: PipelineConfig, built: Mapping[str, StageResult], shown: Callable[[str], str]) -> str:
+    """Return which model is to replace which one, and the checks that it passed.
+
+    Args:
+        config: the settings of the run.
+        built: its stages.
+        shown: puts a message into the text: `message` into markdown, `unmarked` into a terminal.
+    """
     model: Artifact = built["optimize"].artifact
     current = ArtifactStore(config.store).aliases.current(PRODUCTION)
     place = f"in place of `{current.kind}/{current.key}`" if current else "which does not exist yet"
-    checks = "\n".join(f"- {message(reason)}" for reason in built["gate"].metrics["reasons"])
+    checks = "\n".join(f"- {shown(reason)}" for reason in built["gate"].metrics["reasons"])
     passed = f"The model `{model.kind}/{model.key}` of the run {config.name} passed the gate."
-    return f"{passed} It would become `{PRODUCTION}`, {place}.\n\n{checks}"
+    return f"{shown(f'{passed} It would become `{PRODUCTION}`, {place}.')}\n\n{checks}"

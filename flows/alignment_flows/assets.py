@@ -12,7 +12,7 @@ from prefect.events import emit_event
 
 from alignment_core.execution.build import StageResult
 from alignment_core.execution.stage import StageCall
-from alignment_flows.reports.stage import numbers
+from alignment_flows.reports.numbers import numbers
 
 REFERENCED = "prefect.asset.referenced"
 

@@ -10,7 +10,6 @@ from prefect.states import Failed
 from alignment_core.config import PipelineConfig
 from alignment_core.config_file import check_config
 from alignment_core.errors import AlignmentError, ConfigError
-from alignment_core.execution.build import hold_leases
 from alignment_core.execution.stage import StageCall
 from alignment_core.planning.pipeline import Plan, plan_pipeline
 from alignment_core.planning.reward_parts import uses_reward_model
@@ -18,11 +17,11 @@ from alignment_core.planning.unpacked_base import base_of_run
 from alignment_core.registry import load_registry
 from alignment_flows.form.parameters import secret_flow
 from alignment_flows.form.settings import PipelineForm, read_settings, run_name
-from alignment_flows.pipeline import pipeline
+from alignment_flows.pipeline import pipeline, read_data
 from alignment_flows.progress import tolerate_server_outage
 from alignment_flows.reports.comparison import Comparison, OptimizerRun, compare_results
 from alignment_flows.reports.comparison_page import markdown, write_comparison
-from alignment_flows.tasks import StageRunner, without_traceback
+from alignment_flows.tasks import StageRunner, planned, without_traceback
 
 FOLDER = Path("comparison")
 
@@ -44,7 +43,9 @@ def compare(
     for each in settings.values():
         stage(base_of_run(each))
     plans = plans_of(settings)
-    with hold_leases([call for plan in plans.values() for call in plan.calls().values()]):
+    with planned([call for plan in plans.values() for call in plan.calls().values()]):
+        for plan in plans.values():
+            read_data(stage, plan)  # so that nothing is trained if one of them lacks data
         comparison = side_by_side(stage, plans)
     write_comparison(comparison, Path(folder))
     with tolerate_server_outage():

@@ -12,14 +12,14 @@ from prefect import flow
 
 from alignment_core.artifacts import key_of
 from alignment_core.config import PipelineConfig
-from alignment_core.execution.build import StageResult, hold_leases
+from alignment_core.execution.build import StageResult
 from alignment_core.execution.stage import Runtime, StageCall
 from alignment_core.planning.pipeline import VERSIONS, Plan, plan_pipeline
 from alignment_core.registry import load_registry
 from alignment_core.stages.shared.demo_texts import TRUE_RULE
 from alignment_flows.form.run_names import named
 from alignment_flows.pipeline import pipeline
-from alignment_flows.tasks import StageRunner, without_traceback
+from alignment_flows.tasks import StageRunner, planned, without_traceback
 
 LENGTH = {"max_new_tokens": 40}
 OPTIMIZERS: dict[str, dict[str, Any]] = {
@@ -74,11 +74,11 @@ def demo(store: Path, seed: int = 0) -> tuple[dict[str, Plan], dict[str, StageRe
         seed: Random seed of the demo.
     """
     stage, world, registry = StageRunner(), world_call(store, seed), load_registry()
-    with hold_leases([world]):
+    with planned([world]):
         stage(world)
         folder = stage.built(world).artifact.path
         plans = {name: plan_pipeline(demo_config(folder, store, seed, name), registry) for name in OPTIMIZERS}
-        with hold_leases(call for plan in plans.values() for call in plan.calls().values()):
+        with planned(call for plan in plans.values() for call in plan.calls().values()):
             for plan in plans.values():
                 pipeline(stage, plan)
     return plans, stage.all_built()

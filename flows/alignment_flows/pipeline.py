@@ -7,7 +7,8 @@ stage that the run does not need is None.
 from collections.abc import Sequence
 
 from alignment_core.config import PipelineConfig
-from alignment_core.execution.build import StageResult, hold_leases
+from alignment_core.execution.build import StageResult
+from alignment_core.execution.stage import StageCall
 from alignment_core.planning.data_needs import check_data
 from alignment_core.planning.pipeline import Plan, plan_pipeline
 from alignment_core.planning.unpacked_base import base_of_run
@@ -17,7 +18,7 @@ from alignment_flows.form.parameters import secret_flow
 from alignment_flows.form.settings import PipelineForm, read_settings, run_name
 from alignment_flows.promotion import promote_by_gate, promote_if_approved
 from alignment_flows.reports.run import publish_run_report
-from alignment_flows.tasks import StageRunner, final_state, without_traceback
+from alignment_flows.tasks import StageRunner, final_state, planned, without_traceback
 
 
 @secret_flow(name="align", flow_run_name=run_name, persist_result=False, validate_parameters=False)
@@ -40,17 +41,27 @@ def run_pipeline(settings: PipelineConfig) -> dict[str, StageResult]:
         return asked
     stage(base_of_run(settings))
     plan = plan_pipeline(settings, load_registry())
-    with hold_leases(plan.calls().values()):
+    with planned(plan.calls().values()):
         pipeline(stage, plan)
         built = {name: stage.built(call) for name, call in plan.calls().items()}
         publish_run_report(settings, built, promote_by_gate(settings, built))
     return final_state(built)
 
 
+def read_data(stage: StageRunner, plan: Plan) -> tuple[StageCall | None, StageCall | None, StageCall | None]:
+    """Run the stages that read the feedback, and return their calls.
+
+    Raises:
+        DataError: the data lack rows that a later stage needs.
+    """
+    read = stage(plan.ingest), stage(plan.votes), stage(plan.older_votes)
+    check_data(plan.calls(), {name: stage.built(plan.calls()[name]).artifact.path for name in plan.data_stages()})
+    return read
+
+
 def pipeline(stage: StageRunner, plan: Plan) -> None:
     """Run the stages of a plan in order."""
-    data, votes, older = stage(plan.ingest), stage(plan.votes), stage(plan.older_votes)
-    check_data(plan.calls(), {name: stage.built(plan.calls()[name]).artifact.path for name in plan.data_stages()})
+    data, votes, older = read_data(stage, plan)
     adapter = stage(plan.adapter)
     sft = stage(plan.sft, data, adapter) or adapter
     samples = stage(plan.sample, data, sft)

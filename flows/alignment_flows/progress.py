@@ -1,6 +1,5 @@
-"""Show the progress of a stage as a bar in the terminal, in the log and on the page of the run in Prefect."""
+"""Show the progress of a stage in the terminal, in the log and on the page of the run in Prefect."""
 
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,8 +10,9 @@ from uuid import UUID
 import httpx
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.logging import get_run_logger
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from alignment_flows.terminal.prefect_lines import SHOWN
+from alignment_flows.terminal.run_view import current_view, name_of
 
 LOG_SECONDS = 10.0
 PAGE_SECONDS = 3.0
@@ -21,41 +21,33 @@ PAGE_SECONDS = 3.0
 class StageProgress:
     """Shows the progress of one stage. Implements `alignment_core.progress.Progress`.
 
-    The log goes to Prefect. Prefect also prints it to stderr, except on a terminal, which shows the bar instead.
+    The log goes to Prefect, and in a worker to stderr as well. A command shows the stage in its view of the run.
     """
 
     stopping = False
 
     def __init__(self, label: str) -> None:
-        self._label = label
-        self._name = label.partition(" · ")[0]
+        self._name = name_of(label)
+        self._view = current_view()
         self._logger = get_run_logger()
         self._newest = self._last_logged = ""
         self._logged = self._shown = time.monotonic()
         self._percent = 0.0
         self._first: tuple[float, int] | None = None
         self._page: UUID | None = None
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[newest]}"),
-            console=Console(stderr=True),
-            disable=not sys.stderr.isatty(),
-            transient=True,
-        )
-        self._row = self._bar.add_task(label, total=None, newest="")
+        self._began = self._logged
+        if self._view is not None:
+            self._view.begin(label)
 
     def __enter__(self) -> "StageProgress":
-        self._bar.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.stop()
+        if self._view is not None and kind is not None:
+            how = "failed" if issubclass(kind, Exception) else "stopped"
+            self._view.end(f"{how} after {time.monotonic() - self._began:.0f} s", well=False)
         self._tell()
         if self._page is not None and kind is None:
             self._show()
@@ -66,9 +58,11 @@ class StageProgress:
         self._first = self._first or (now, done)
         values = "  ".join(f"{name} {value:.4g}" for name, value in (metrics or {}).items())
         started, before = self._first
-        self._newest = f"{done}/{total}{_time_left(done - before, total - done, now - started)}  {values}".rstrip()
+        left = _time_left(done - before, total - done, now - started)
+        self._newest = f"{done}/{total}{f', {left}' if left else ''}  {values}".rstrip()
         self._percent = 100 * done / max(total, 1)
-        self._bar.update(self._row, completed=done, total=total, newest=values)
+        if self._view is not None:
+            self._view.step(done, total, left, metrics or {})
         if now - self._logged > LOG_SECONDS:
             self._logged = now
             self._tell()
@@ -77,18 +71,22 @@ class StageProgress:
             self._show()
 
     def log(self, message: str) -> None:
-        self._print(message)
+        if self._view is not None:
+            self._view.log(message)
         self._tell()
         self._logger.info(message)
 
     def warn(self, message: str) -> None:
-        self._print(f"warning: {message}")
-        self._logger.warning(message)
+        if self._view is not None:
+            self._view.log(f"warning: {message}")
+        self._logger.warning(message, extra=SHOWN if self._view is not None else None)
 
-    def _print(self, message: str) -> None:
-        """Print a line above the bar, if there is a bar."""
-        if not self._bar.disable:
-            self._bar.console.print(f"{self._label}: {message}", highlight=False, markup=False)
+    def finish(self, outcome: str) -> None:
+        """Show how the stage ended."""
+        if self._view is not None:
+            self._view.end(outcome)
+        self._tell()
+        self._logger.info(outcome)
 
     def _tell(self) -> None:
         """Log the newest step, unless it has been logged or no step is done.
@@ -123,4 +121,4 @@ def _time_left(done: int, left: int, seconds: float) -> str:
     if done <= 0 or left <= 0 or seconds < 1:
         return ""
     remaining = seconds / done * left
-    return f", {remaining / 60:.0f} min left" if remaining > 90 else f", {remaining:.0f} s left"
+    return f"{remaining / 60:.0f} min left" if remaining > 90 else f"{remaining:.0f} s left"

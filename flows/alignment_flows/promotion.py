@@ -9,12 +9,13 @@ from typing import Any
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.orchestration import get_client
+from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from alignment_core.artifacts import CANDIDATE, PRODUCTION, ArtifactStore, Change
-from alignment_core.artifacts.catalogue import promote as give
-from alignment_core.artifacts.catalogue import rollback as take_back
+from alignment_core.artifacts.models import promote as give
+from alignment_core.artifacts.models import rollback as take_back
 from alignment_core.config import PipelineConfig
 from alignment_core.evaluation.promotion import Promotion, apply_decision, apply_verdict, without_asking
 from alignment_core.execution.build import StageResult
@@ -83,13 +84,16 @@ def promote(store: Path, model: str = "candidate", alias: str = "production", re
 
     Args:
         store: Folder of the artifact store.
-        model: A key, a key prefix, an alias, or `latest`.
+        model: An alias, the name of a run, a key, a key prefix, or `latest` for the newest aligned model, which must
+            have passed the gate.
         alias: The alias to give.
         reason: The reason, recorded in the alias's history.
     """
     opened = ArtifactStore(store)
     before = opened.aliases.current(alias)
-    change = give(opened, model, alias, by=_this_run(), reason=reason)
+    change, given = give(opened, model, alias, by=_this_run(), reason=reason)
+    if given.warning is not None:
+        get_run_logger().warning(given.warning)
     publish_history(opened, alias)
     if change != before:
         emit([change_event(opened, alias, change)])

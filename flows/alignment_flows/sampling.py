@@ -5,14 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alignment_core.config import PipelineConfig
-from alignment_core.execution.build import hold_leases
 from alignment_core.feedback import open_feedback
 from alignment_core.planning.sample import plan_sampling
 from alignment_core.planning.unpacked_base import base_of_run
 from alignment_core.registry import load_registry
 from alignment_flows.form.parameters import secret_flow
 from alignment_flows.form.settings import PipelineForm, read_settings, run_name
-from alignment_flows.tasks import StageRunner, without_traceback
+from alignment_flows.tasks import StageRunner, planned, without_traceback
 
 RESPONSES = "responses.jsonl"
 
@@ -30,7 +29,7 @@ def sample(config: PipelineForm, model: str | None = None, changes: Sequence[str
     settings, stage = read_settings(config, changes), StageRunner()
     stage(base_of_run(settings))
     plan = plan_sampling(settings, load_registry(), model or None)
-    with hold_leases(plan.calls()):
+    with planned(plan.calls()):
         data = stage(plan.ingest)
         adapter = stage(plan.adapter)
         sft = stage(plan.sft, data, adapter) or adapter

@@ -3,23 +3,26 @@
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 from prefect import Task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 from prefect.tasks import MaterializingTask
 from rich.console import Console
 
 from alignment_core.errors import AlignmentError, StageCrashed
-from alignment_core.execution.build import StageResult, build
+from alignment_core.execution.build import StageResult, build, hold_leases
 from alignment_core.execution.stage import StageCall
 from alignment_flows.assets import assets_of, describe_assets
 from alignment_flows.progress import StageProgress
 from alignment_flows.reports.stage import publish_report
+from alignment_flows.terminal.run_view import current_view
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -78,7 +81,7 @@ def _build_stage(call: StageCall, parents: list[StageResult]) -> State[Any]:
     """Build one stage, or find it in the store. `parents` only draws the graph: their keys are already in `call`."""
     with StageProgress(call.label) as progress:
         built = build(call, progress)
-        progress.log("found in the store" if built.cached else f"built in {built.seconds:.0f} s")
+        progress.finish("found in the store" if built.cached else f"built in {built.seconds:.0f} s")
     publish_report(call, built)
     describe_assets(call, built)
     if built.cached:
@@ -106,6 +109,16 @@ def final_state(built: dict[str, StageResult]) -> dict[str, StageResult]:
         return built
     # Prefect uses a returned state as the final state of the run.
     return Completed(name=NOTHING_NEW, message="every stage is already in the store", data=built)  # type: ignore[return-value]
+
+
+@contextmanager
+def planned(calls: Iterable[StageCall]) -> Iterator[None]:
+    """Protect what these stages read or write from pruning, and show them in the terminal as the stages of the run."""
+    calls = list(calls)
+    if (view := current_view()) is not None:
+        view.plan((call.label for call in calls), flow_run.ui_url)
+    with hold_leases(calls):
+        yield
 
 
 class StageRunner:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
 from alignment_core import losses
 from alignment_core.plugin_api import (
+    Advice,
     AlignmentOptimizer,
     AlignmentRun,
     LossOutput,
@@ -17,12 +18,18 @@ from alignment_core.plugin_api import (
     StepBatch,
     hookimpl,
 )
+from alignment_plugins.falling_rewards import both_fall
+
+MEMORIZED = 0.2
+"""Share of pairs by which training accuracy may exceed held-out accuracy."""
 
 
 class DPO(AlignmentOptimizer):
     """Learns from preference pairs with a classification loss. Needs no reward model and no sampling."""
 
     model_config = ConfigDict(title="DPO")
+
+    kl_setting: ClassVar[str | None] = "beta"
 
     name: Literal["dpo"] = "dpo"
     beta: float = Field(0.1, gt=0)
@@ -73,6 +80,22 @@ class DPO(AlignmentOptimizer):
                 "length_rejected": rejected_lengths.sum() / pairs,
             },
         )
+
+    def advice(self, trained: Mapping[str, Any], evaluated: Mapping[str, Any]) -> Sequence[Advice]:
+        do = "raise `optimizer.beta` or `optimizer.sft_weight`, or lower `optimizer.learning_rate`"
+        found = list(both_fall(trained, "reward_chosen", "reward_rejected", do))
+        accuracy, held_out = trained.get("accuracy"), evaluated.get("implicit_reward_accuracy")
+        if accuracy is not None and held_out is not None and accuracy - held_out > MEMORIZED:
+            found.append(
+                Advice(
+                    "pairs-memorized",
+                    f"`accuracy` is {accuracy:.0%} on the training pairs, and {held_out:.0%} on held-out pairs",
+                    "the policy has memorized the pairs more than it has learned what people prefer",
+                    "lower `optimizer.epochs` or `optimizer.learning_rate`, or add pairs on other prompts",
+                    "our choice",
+                )
+            )
+        return found
 
 
 @hookimpl

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from alignment_core import losses
 from alignment_core.on_policy import Experience, OnPolicyOptimizer, Sampled
@@ -37,11 +37,23 @@ class GRPO(OnPolicyOptimizer):
     """How far the policy ratio may usefully rise above 1. DAPO: 0.28. If unset, `clip`."""
     dynamic_sampling: bool = True
     """Leave out groups whose responses all have the same reward: without a KL penalty, nothing is learned from them."""
+    refills: int = Field(0, ge=0)
+    """How often, at most, the groups that dynamic sampling leaves out are replaced by responses to new prompts. DAPO
+    goes on until the rollout is full."""
     learn_from_unfinished: bool = True
     """Learn from responses that reached the length limit. Off: DAPO's overlong filtering."""
 
+    @model_validator(mode="after")
+    def _refills_what_is_left_out(self) -> GRPO:
+        if self.refills and not self.dynamic_sampling:
+            raise ValueError("refills replaces the groups that dynamic_sampling leaves out, but that is off")
+        return self
+
     def needs(self) -> Needs:
         return Needs(prompts=True, reward=True, reference=self.kl_coef > 0)
+
+    def refill_rounds(self) -> int:
+        return self.refills
 
     def experience(self, run: AlignmentRun, sampled: Sampled) -> Experience:
         scores, kl = sampled.grouped(sampled.scores), sampled.grouped(sampled.kl())

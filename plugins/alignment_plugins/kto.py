@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
 from alignment_core import losses
 from alignment_core.plugin_api import (
+    Advice,
     AlignmentOptimizer,
     AlignmentRun,
     DataError,
@@ -19,6 +20,7 @@ from alignment_core.plugin_api import (
     StepBatch,
     hookimpl,
 )
+from alignment_plugins.falling_rewards import both_fall
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,6 +30,8 @@ class KTO(AlignmentOptimizer):
     """Learns from labelled responses (thumbs up or down) without pairs, and weights gains and losses differently."""
 
     model_config = ConfigDict(title="KTO")
+
+    kl_setting: ClassVar[str | None] = "beta"
 
     name: Literal["kto"] = "kto"
     batch_size: int = Field(32, ge=2)
@@ -96,6 +100,10 @@ class KTO(AlignmentOptimizer):
             "length": sum(sequence.targets for sequence in sequences) / rows,
         }
         return LossOutput((votes * per_row).sum() / rows, metrics)
+
+    def advice(self, trained: Mapping[str, Any], evaluated: Mapping[str, Any]) -> Sequence[Advice]:
+        do = "raise `optimizer.beta`, or lower `optimizer.learning_rate`"
+        return list(both_fall(trained, "reward_desirable", "reward_undesirable", do))
 
     def _z0(self, run: AlignmentRun, rows: Sequence[Row]) -> float:
         """Return the reference point: the mean log-ratio of prompts with responses to other prompts, at least 0."""

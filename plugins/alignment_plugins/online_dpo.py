@@ -35,11 +35,12 @@ class OnlineDPO(OnPolicyOptimizer):
     name: Literal["online_dpo"] = "online_dpo"
     samples: int = Field(4, ge=2)
     """Responses per prompt. The best and the worst of them become a pair."""
-    batch_size: int = Field(8, ge=1)
+    batch_size: int = Field(4, ge=1)
     """Pairs per optimizer step (a minibatch of the rollout)."""
     beta: float = Field(0.1, gt=0)
     """Strength of the KL penalty. Larger values stay closer to the SFT model."""
-
+    refills: int = Field(0, ge=0)
+    """How often, at most, the prompts whose responses all have the same reward are replaced by new ones."""
     judge: dict[str, Any] | None = None
     """Pair evaluator that compares the responses to a prompt: its `name` and settings. null: the reward decides."""
 
@@ -77,6 +78,9 @@ class OnlineDPO(OnPolicyOptimizer):
 
     def rows_per_rollout(self) -> int:
         return self.rollout_size // self.samples
+
+    def refill_rounds(self) -> int:
+        return self.refills
 
     def experience(self, run: AlignmentRun, sampled: Sampled) -> Experience:
         scores = sampled.grouped(sampled.scores)

@@ -14,7 +14,7 @@ import pytest
 from stored import A, B, C, D, add
 
 from alignment_core.artifacts import ArtifactStore
-from alignment_core.artifacts.catalogue import promote, rollback
+from alignment_core.artifacts.models import promote, rollback
 from alignment_core.artifacts.prune import prune
 from alignment_core.errors import ArtifactError
 from alignment_core.progress import Silent

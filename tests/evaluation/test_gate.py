@@ -11,7 +11,7 @@ import pytest
 from stored import add, named
 
 from alignment_core.artifacts import Artifact, ArtifactStore
-from alignment_core.artifacts.catalogue import promote, rollback
+from alignment_core.artifacts.models import promote, rollback
 from alignment_core.config import GateConfig
 from alignment_core.evaluation.gate import Comparison, decide
 from alignment_core.evaluation.promotion import apply_verdict

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from judge import Judge, Reply, playing, reply_with
 
-from alignment_core.chat_endpoint import parse
+from alignment_core.chat_endpoint import verdict_of
 from alignment_core.config import EndpointConfig
 from alignment_core.errors import ConfigError
 from alignment_core.evaluation.judge_endpoint import Answers, Endpoint, Question
@@ -191,5 +191,7 @@ def test_stop_does_not_wait_for_an_answer(judge: tuple[Judge, str], tmp_path: Pa
         ("", None), ("A or B", None), ("Apple", None), ("neither", None), ("C", None),
     ],
 )  # fmt: skip
-def test_parse_reads_the_usual_forms_of_answers(text: str, found: int | None) -> None:
-    assert parse(text) == found
+def test_usual_forms_of_answers_are_read(text: str, found: int | None) -> None:
+    swapped = {1: "B", -1: "A", 0: "TIE", None: "A"}[found]
+    assert verdict_of(text, swapped) == (found, "bad_answer" if found is None else "agreed")
+    assert verdict_of(text, text)[0] == (None if found is None else 0), "the order decided"

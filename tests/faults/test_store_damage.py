@@ -17,7 +17,8 @@ from powers import permissions_count
 from stored import add_placeholder
 
 from alignment_core.artifacts import ArtifactStore
-from alignment_core.artifacts.catalogue import promote, resolve, rollback
+from alignment_core.artifacts.catalogue import resolve
+from alignment_core.artifacts.models import promote, rollback
 from alignment_core.artifacts.prune import prune
 from alignment_core.config import PipelineConfig
 from alignment_core.config_file import check_config

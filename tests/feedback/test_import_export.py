@@ -111,6 +111,47 @@ def test_import_restores_an_export_and_a_second_import_adds_nothing(place: str, 
         assert copy.newest() == newest
 
 
+def test_edited_and_rejected_answers_are_exported_imported_and_trained_on(tmp_path: Path) -> None:
+    """Ben writes a text above two responses, which gives three pairs, and finds two others bad. In a chat he compares
+    two answers and improves one."""
+    place = str(tmp_path / "feedback.db")
+    with open_feedback(place) as store:
+        texts = [("It is forty.", "m1"), ("Perhaps fifty, perhaps not.", "m2")]
+        ranked, rejected = store.add_ranking_tasks([(question(20), texts), (question(25), texts)])
+        store.rank(BEN, ranked, (1, 2), "too short", edited="It is forty, since twice twenty is forty.")
+        store.reject_all(BEN, rejected, "both wrong")
+        store.compare(BEN, question(1), [("It is two, of course.", "m1"), ("Eleven.", "m2")], (1, 2))
+        store.compare(BEN, question(2), [("Four or so.", "m1")], (1,), edited="It is exactly four.")
+        assert store.count() == 4
+        assert store.count_by_rater() == {("Ben", "human"): {"rankings": 3, "all_bad": 1}}
+        assert [task.id for task in store.ranking_tasks()] == [ranked.id, rejected.id], "a chat is not offered"
+        (mine,) = store.progress()
+        assert (mine.ranked, mine.bad, mine.done) == (1, 1, 2), "and is no progress"
+        assert export(store, tmp_path / "out") == {"thumbs.jsonl": 2, "rankings.jsonl": 3}
+        source = [SourceConfig(path=str(tmp_path / "out"))]
+        assert import_votes(store, source) == {"known": 5}
+    with stores_as_files([place]) as files:
+        for path in (str(tmp_path / "out"), *files):
+            report = check([path])
+            assert (given(report, "feedback"), given(report, "preferences")) == (2, 5)
+            assert (report["dropped"], report["quarantined"], report["warnings"]) == ({}, {}, [])
+    with open_feedback(str(tmp_path / "copy.db")) as copy:
+        assert import_votes(copy, source) == {"thumbs": 2, "rankings": 3}
+        written = {
+            response.text: dict(zip([one.text for one in vote.responses], vote.ranks, strict=True))
+            for vote in copy.votes()
+            for response in vote.responses
+            if response.id == vote.edited
+        }
+        assert written == {
+            "It is forty, since twice twenty is forty.": {
+                "It is forty, since twice twenty is forty.": 1, "It is forty.": 2, "Perhaps fifty, perhaps not.": 3,
+            },
+            "It is exactly four.": {"It is exactly four.": 1, "Four or so.": 2},
+        }  # fmt: skip
+        assert import_votes(copy, source) == {"known": 5}
+
+
 def test_import_reads_exports_of_other_tools(tmp_path: Path) -> None:
     rows = [
         {"prompt": "Hi", "completion": "Hello!", "label": True},

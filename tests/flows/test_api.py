@@ -65,7 +65,10 @@ def test_plan_run_generate_promote_export(settings: af.PipelineConfig, tmp_path:
 
     store = settings.store
     assert af.open_artifact("latest", store).path == run.adapter
-    change = af.promote("latest", reason="a test", store=store)
+    with pytest.raises(af.AlignmentError, match=r"`latest` is promoted only if it passed the gate.* was not judged"):
+        af.promote("latest", store=store)
+    with pytest.warns(UserWarning, match="of the run `small` was not judged by a gate"):
+        change = af.promote("small", reason="a test", store=store)
     assert (change.kind, change.reason) == ("optimize", "a test")
     assert af.open_artifact("production", store).path == run.adapter
     model = af.load_model("production", store, device="cpu")

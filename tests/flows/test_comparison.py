@@ -16,8 +16,10 @@ from alignment_core.errors import AlignmentError, ConfigError, PluginError, Stag
 from alignment_core.execution.build import StageResult
 from alignment_core.progress import Silent
 from alignment_flows.comparison import compare, plans_of, settings_for, settings_of
-from alignment_flows.reports.comparison import Comparison, Estimate, OptimizerRun, compare_results, estimate
-from alignment_flows.reports.comparison_page import columns, html, markdown, shown_curves, write_comparison
+from alignment_flows.reports.comparison import Comparison, Estimate, OptimizerRun, Row, compare_results, estimate
+from alignment_flows.reports.comparison_page import columns, headline, html, markdown, write_comparison
+from alignment_flows.reports.curves import in_order
+from alignment_flows.reports.result import best_of
 
 Write = Callable[..., Path]
 
@@ -99,6 +101,20 @@ def test_rows_contain_quality_cost_and_training_rows(comparison: Comparison) -> 
     assert list(comparison.samples[0]["answers"]) == ["sft", "dpo"]
 
 
+def test_rows_of_the_data_and_of_the_ranking_are_counted_together(built: Callable[..., StageResult]) -> None:
+    """PPO learns from the prompts, which only the ingested data have, and its reward model from the pairs of both."""
+    reward = built("reward", "reward")
+    parents = {"reward": reward.artifact.key}
+    stages = {
+        "ingest": built("ingest", "data", {"rows": {"train": {"preferences": 30, "feedback": 60, "prompts": 20}}}),
+        "rank": built("rank", "ranked", {"rows": {"train": {"preferences": 5, "feedback": 9}}}),
+        "reward": reward,
+        "optimize": built("optimize", "ppo", config={"optimizer": {"name": "ppo"}}, parents=parents),
+    }
+    (row,) = compare_results([OptimizerRun("ppo", {"name": "ppo"}, stages)]).rows
+    assert row.learnt_from == {"preferences": 35, "prompts": 20}
+
+
 def test_table_has_a_cell_with_an_interval_for_each_model(comparison: Comparison) -> None:
     table = columns(comparison.rows)
     assert table["preferred to sft by reward"] == {"dpo": ("75.0 %", "19.4 % to 99.4 %")}
@@ -111,25 +127,45 @@ def test_page_is_complete_and_self_contained(comparison: Comparison, tmp_path: P
     write_comparison(comparison, tmp_path / "report")
     page = (tmp_path / "report" / "report.html").read_text()
     assert not re.search(r"(?:src|href)=[\"'](?!data:)|@import|url\(", page)
-    assert page.count("data:image/png;base64,") == 2
+    assert page.count("<figure>") == 6, "win rate, two scores against KL, length, and two curves"
+    assert "dpo is preferred to sft on 75 % (19 to 99) of the prompts, judged by the reward model." in page
     assert "<script>" not in page, "an answer is text, not markup"
-    assert "Dpo 0 &lt;script&gt;" in page
-    assert "ppo failed:" in page
-    assert 'name: "dpo", beta: 0.1' in page
+    assert "<mark>Dpo</mark> 0 &lt;script&gt;" in page
+    assert "<bdi>ppo</bdi> failed:" in page
+    assert "name: &#34;dpo&#34;\nbeta: 0.1" in page
     report = json.loads((tmp_path / "report" / "report.json").read_text())
     assert [model["model"] for model in report["models"]] == ["sft", "dpo", "ppo"]
-    text = markdown(comparison)
+    text = markdown(comparison, tmp_path / "report")
+    places = [
+        text.index(shown) for shown in ("75 % (19 to 99)", "report.html", "ppo failed", "data:image/svg", "| dpo |")
+    ]
+    assert places == sorted(places), "the result comes first"
     assert "| dpo | 75.0 % (19.4 % to 99.4 %) |" in text
     assert len(text.encode()) < 2**19, "Prefect stores it in its database"
-    assert html(comparison, {}).count("<img") == 0
+    assert "<script" not in html(comparison)
 
 
-def test_pictures_of_an_earlier_comparison_are_removed(comparison: Comparison, tmp_path: Path) -> None:
-    write_comparison(comparison, tmp_path)
-    assert {path.name for path in tmp_path.glob("*.png")} == {"frontier.png", "curves.png"}
+def test_comparison_in_which_everything_failed(tmp_path: Path) -> None:
     write_comparison(compare_results([OptimizerRun("ppo", {}, {}, AlignmentError("all failed"))]), tmp_path)
-    assert not list(tmp_path.glob("*.png"))
-    assert "all failed" in (tmp_path / "report.html").read_text()
+    page = (tmp_path / "report.html").read_text()
+    assert "all failed" in page
+    assert "No win rates: no judge compared the responses." in page
+    assert "<figure>" not in page
+
+
+def test_headline_says_what_is_certain() -> None:
+    def rows(**rates: tuple[float, float, float]) -> list[Row]:
+        return [
+            Row(name, win_rate={"rule": {"rate": rate, "low": low, "high": high}})
+            for name, (rate, low, high) in rates.items()
+        ]
+
+    first = "kto is preferred to sft on 70 % (60 to 80) of the prompts, judged by rule."
+    assert headline(rows(dpo=(0.5, 0.4, 0.59), kto=(0.7, 0.6, 0.8))) == first
+    assert headline(rows(dpo=(0.6, 0.5, 0.65), kto=(0.7, 0.6, 0.8))) == (
+        f"{first} These prompts do not tell it from dpo: the intervals overlap."
+    )
+    assert headline(rows(kto=(0.5, 0.4, 0.6))).endswith("That may be chance: the interval contains 50 %.")
 
 
 # --- settings -----------------------------------------------------------------------------------------------------
@@ -223,11 +259,61 @@ def test_failed_optimizer_does_not_stop_the_others(write: Write, install: Callab
     assert again == {**first["dpo"], "cached": True}
 
 
+@pytest.mark.ci
+@pytest.mark.usefixtures("prefect_server")
+def test_built_in_optimizers_are_in_one_report(write: Write, tmp_path: Path) -> None:
+    """Four of them learn from a reward model that only they need. It scores the responses of all models."""
+    on_policy, offline = ["ppo", "grpo", "rloo", "online_dpo"], ["dpo", "kto"]
+    small = {"rollouts": 1, "rollout_size": 8, "epochs": 1, "max_new_tokens": 8, "held_out_prompts": 2}
+    changes = [f"{name}.{setting}={value}" for name in on_policy for setting, value in small.items()]
+    out = tmp_path / "comparison"
+    compare(load_config(write(isolation="inline")), [*on_policy, *offline], changes, out)
+    models = {model["model"]: model for model in json.loads((out / "report.json").read_text())["models"]}
+    assert list(models) == ["sft", *on_policy, *offline]
+    assert {model["error"] for model in models.values()} == {None}
+    assert {tuple(model["scores"]) for model in models.values()} == {("reward",)}
+    learnt_from = {name: set(models[name]["learnt_from"]) for name in models if name != "sft"}
+    sampled = {name: {"preferences", "prompts"} for name in on_policy}
+    assert learnt_from == {**sampled, "dpo": {"preferences"}, "kto": {"feedback"}}
+    assert len({models[name]["seconds_before"] for name in on_policy}) == 1, "one reward model"
+    assert len({model["artifact"] for model in models.values()}) == len(models)
+    page = (out / "report.html").read_text()
+    assert all(f'name: "{name}"' in page for name in (*on_policy, *offline))
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_nothing_is_trained_if_the_data_lack_what_one_optimizer_needs(write: Write, tmp_path: Path) -> None:
+    """Thumbs without a pair: KTO could learn from them, DPO cannot."""
+    thumbs = [
+        {"prompt": f"What is {n} times {n + 7}?", "completion": f"{n * n}.", "label": n % 2 == 0} for n in range(24)
+    ]
+    (tmp_path / "thumbs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in thumbs))
+    data = {"sources": [{"path": str(tmp_path / "thumbs.jsonl")}], "held_out_fraction": 0.25, "near_duplicates": None}
+    config = load_config(write(isolation="inline", data=data, sft=None))
+    state = compare(config, ["kto", "dpo"], [], tmp_path / "comparison", return_state=True)
+    assert state.is_failed()
+    assert "dpo" in (state.message or "")
+    assert "the training data contain no preference pairs" in (state.message or "")
+    kinds = {artifact.kind for artifact in ArtifactStore(config.store).artifacts()}
+    assert kinds == {"ingest", "shard"}
+
+
+def test_sentences_of_a_comparison(comparison: Comparison) -> None:
+    assert comparison.sentences() == [
+        "`dpo` is not clearly better or worse than the SFT model: better on 75 % of 4 held-out prompts (19–99, judge "
+        "`reward`); KL 2 nats per response."
+    ], "nothing was trained by PPO"
+    assert best_of(comparison.trained) == "dpo"
+    assert "`dpo` is not clearly better" in markdown(comparison)
+
+
 def test_each_kind_of_curve_is_drawn_before_a_second_one_of_a_kind() -> None:
-    """Only two of PPO's five losses and scores come before the metrics that DPO reports."""
+    """Only two of PPO's five losses and scores come before the metrics that DPO reports. All follow in the end."""
     one = [(1, 0.0), (2, 1.0)]
-    curves = {
-        "ppo": dict.fromkeys(("policy_loss", "value_loss", "loss", "raw_score", "score", "kl"), one),
-        "dpo": dict.fromkeys(("loss", "accuracy", "margin", "kl"), one) | {"response_length": [(1, 0.0)]},
-    }
-    assert shown_curves(curves) == ["loss", "score", "kl", "accuracy", "margin", "policy_loss"]
+    names = ("policy_loss", "value_loss", "loss", "raw_score", "score", "kl", "grad_norm", "zeal")
+    curves = [
+        dict.fromkeys(names, one),
+        dict.fromkeys(("loss", "accuracy", "margin", "kl"), one) | {"response_length": [(1, 0.0)]},
+    ]
+    first = ["loss", "score", "kl", "accuracy", "margin"]
+    assert in_order(curves) == [*first, "policy_loss", "raw_score", "value_loss", "zeal", "grad_norm"]

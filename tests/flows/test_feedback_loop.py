@@ -94,10 +94,11 @@ def world(served: Served, stories260k: Path, tmp_path_factory: pytest.TempPathFa
     }
     file = folder / "settings.yaml"
     file.write_text(json.dumps(settings))
-    # Sampling trains only the SFT model.
-    for arguments in (["sample", file], ["promote", "latest", "--store", settings["store"]]):
-        done = served.run(ALIGN, *arguments)
-        assert done.returncode == 0, done.stderr
+    # Sampling trains only the SFT model, which is promoted only if it is named.
+    assert served.run(ALIGN, "sample", file).returncode == 0
+    assert served.run(ALIGN, "promote", "latest", "--store", settings["store"]).returncode == 2
+    (sft,) = (folder / "store" / "sft").iterdir()
+    assert served.run(ALIGN, "promote", sft.name, "--store", settings["store"]).returncode == 0
     return World(settings, [f"What about the {kind} {thing}?" for kind, thing in asked[DEMONSTRATED:]])
 
 

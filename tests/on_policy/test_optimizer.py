@@ -80,6 +80,7 @@ def generated_prompts(seed: int, *, backwards: bool = False) -> list[str]:
     """Return the prompts of four rollouts of three, drawn from five, in the order of generation."""
     run = grouped_run(SCORES)
     run.seed, run.prompts = seed, prompt_rows(5)[:: -1 if backwards else 1]
+    run.rollouts = [*run.rollouts, *run.rollouts[:2]]
     learned(Reinforce(rollout_size=6, samples=2, rollouts=4, batch_size=4, epochs=1), run)
     return [name for names, _ in run.asked_to_generate for name in names]
 

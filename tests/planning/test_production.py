@@ -12,7 +12,7 @@ import pytest
 from stored import add_placeholder
 
 from alignment_core.artifacts import ArtifactStore
-from alignment_core.artifacts.catalogue import promote
+from alignment_core.artifacts.models import promote
 from alignment_core.config_file import check_config
 from alignment_core.errors import AlignmentError, ArtifactError, ConfigError, ModelError
 from alignment_core.execution.stage import StageCall

@@ -47,5 +47,5 @@ def test_its_key_is_that_of_the_responses_that_are_sampled_from_it(write: Callab
 def test_latest_is_a_model_that_answers(write: Callable[..., Path], tmp_path: Path) -> None:
     """The newest artifact of this store is a data set, and there is no model in it."""
     build_here(plan_pipeline(load_config(write()), load_registry()).ingest, Silent())
-    with pytest.raises(ArtifactError, match="there is no such artifact"):
+    with pytest.raises(ArtifactError, match="there is no aligned model in this store"):
         trained_model(ArtifactStore(tmp_path / "store"), "latest")

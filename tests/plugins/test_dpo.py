@@ -133,3 +133,25 @@ def test_the_denominator_counts_the_chosen_targets_of_the_step() -> None:
 def test_policy_equal_to_the_reference_has_loss_ln_2() -> None:
     run = ScriptedRun(policy=RUN.reference, reference=RUN.reference)
     assert DPO().loss(run, micro([ROW], {"rows": 1, "chosen_tokens": 2})).loss == torch.tensor(math.log(2))
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "rules"),
+    [
+        (-0.6, -1.5, ["both-rewards-fall"]),  # fell by 0.6, which is more than half of 0.9
+        (-0.4, -1.5, []),  # fell by 0.4, and the two are 1.1 apart
+        (-0.09, -0.1, []),
+        (0.2, -3.0, []),
+    ],
+)
+def test_advice_if_both_rewards_fall(chosen: float, rejected: float, rules: list[str]) -> None:
+    trained = {"reward_chosen": chosen, "reward_rejected": rejected, "accuracy": 0.9}
+    assert [one.rule for one in DPO().advice(trained, {})] == rules
+
+
+def test_advice_if_the_pairs_are_memorized() -> None:
+    assert DPO().advice({"accuracy": 0.9}, {"implicit_reward_accuracy": 0.71}) == []
+    (one,) = DPO().advice({"accuracy": 0.9}, {"implicit_reward_accuracy": 0.69})
+    assert (one.rule, one.finding) == (
+        "pairs-memorized", "`accuracy` is 90% on the training pairs, and 69% on held-out pairs",
+    )  # fmt: skip

@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from grouped import CUT, GROUPS, LONG, OTHER, SHORT, grouped_run
+from grouped import CUT, GROUPS, LONG, OTHER, SHORT, Refilled, grouped_run
+from pydantic import ValidationError
 from scripted import Model, ScriptedRun, micro
 
 from alignment_core.plugin_api import Needs, Row, TokenSequence
@@ -51,6 +52,32 @@ def test_groups_of_equal_reward_are_left_out_and_counted() -> None:
     found = advantages((4.0, 2.0, 3.0, 3.0), dynamic_sampling=False)
     assert (len(found), found[OTHER], found[CUT]) == (4, 0.0, 0.0)
     assert advantages((1.0, 1.0, 1.0, 1.0)) == {}
+
+
+def refilled(later: list[tuple[TokenSequence, TokenSequence]], **settings: Any) -> tuple[Refilled, set[TokenSequence]]:
+    """Return the run of one rollout, in which OTHER and CUT have equal rewards, and what is learned from."""
+    run = Refilled.of((4.0, 2.0, 3.0, 3.0), later)
+    batches = list(GRPO(**PLAIN, **settings).batches(run))
+    return run, {row.sequences["response"] for batch in batches for row in batch.rows}
+
+
+def test_groups_that_are_left_out_are_replaced_by_new_ones() -> None:
+    run, rows = refilled([(SHORT, SHORT), (LONG, OTHER), (SHORT, LONG)], refills=5)
+    assert rows == {SHORT, LONG, OTHER}, "the first group, and after one more of equal rewards that of LONG and OTHER"
+    asked = [names for names, _ in run.asked_to_generate]
+    assert [len(names) for names in asked] == [2, 1, 1]
+    assert [names[0].split(" ", 1)[1] for names in asked[1:]] == ["0/1", "0/2"], "noise of its own"
+    found = {name: run.reports[0][name] for name in ("equal_groups", "refilled_groups", "left_out", "score")}
+    assert found == {"equal_groups": 2, "refilled_groups": 2, "left_out": 4, "score": pytest.approx(25 / 8)}
+    assert run.state["next_prompt"] == 4
+
+
+def test_refills_are_bounded() -> None:
+    run, rows = refilled([(SHORT, SHORT)] * 9, refills=2)
+    assert rows == {SHORT, LONG}
+    assert [run.reports[0][name] for name in ("equal_groups", "refilled_groups")] == [3, 2]
+    with pytest.raises(ValidationError, match="dynamic_sampling leaves out, but that is off"):
+        GRPO(refills=1, dynamic_sampling=False)
 
 
 def test_unfinished_responses_count_in_their_group_but_are_not_learned_from() -> None:

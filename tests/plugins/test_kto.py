@@ -206,3 +206,9 @@ def test_at_a_fixed_z0_each_response_moves_with_its_likes(
         gradient = policy.of[row.sequences["response"]].grad
         assert gradient is not None
         assert -gradient.item() == pytest.approx(slope * (up * good - down * bad) / len(rows), rel=1e-4, abs=1e-7)
+
+
+def test_advice_if_both_rewards_fall() -> None:
+    (one,) = KTO().advice({"reward_desirable": -0.6, "reward_undesirable": -1.5}, {})
+    assert one.finding == "Both rewards fell: `reward_desirable` to -0.60, `reward_undesirable` to -1.50"
+    assert KTO().advice({"reward_desirable": 0.1, "reward_undesirable": -1.5}, {}) == []

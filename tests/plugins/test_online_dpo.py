@@ -7,7 +7,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from grouped import CUT, GROUPS, LONG, OTHER, SHORT, grouped_run
+from grouped import CUT, GROUPS, LONG, OTHER, SHORT, Refilled, grouped_run
 from scripted import Model, ScriptedRun, micro
 
 from alignment_core.plugin_api import Needs, Row, TokenSequence
@@ -46,6 +46,13 @@ def test_equal_rewards_make_no_pair() -> None:
     (batch,) = OnlineDPO(**PLAIN).batches(run)
     assert [row.sequences["chosen"] for row in batch.rows] == [SHORT]
     assert (run.reports[0]["equal_groups"], run.reports[0]["score_gap"]) == (1, 1.0)
+
+
+def test_prompts_with_equal_rewards_can_be_replaced() -> None:
+    run = Refilled.of((4.0, 2.0, 3.0, 3.0), [(LONG, OTHER)])
+    (batch,) = OnlineDPO(**PLAIN, refills=1).batches(run)
+    assert {row.sequences["chosen"] for row in batch.rows} == {SHORT, OTHER}
+    assert [run.reports[0][name] for name in ("equal_groups", "refilled_groups")] == [1, 1]
 
 
 JUDGE = {"judge": {"name": "longer"}}

@@ -23,7 +23,18 @@ NOT_METRICS = {
     "dpo": {"chosen_tokens"},
 }
 """Keys of dictionaries in the plugins that name parts of a rollout or step, not metrics."""
-PARTS_OF_A_ROLLOUT = {"response", "first_step", "rows", "id", "sequences", "values", "tokens", "after", "measured"}
+PARTS_OF_A_ROLLOUT = {
+    "response",
+    "first_step",
+    "next_prompt",
+    "rows",
+    "id",
+    "sequences",
+    "values",
+    "tokens",
+    "after",
+    "measured",
+}
 """Such keys in the base of on-policy optimizers."""
 
 

@@ -13,9 +13,12 @@ from safetensors.torch import load_file
 
 from alignment_core.config_file import load_config
 from alignment_core.data.dataset.splits import read_dataset
+from alignment_core.errors import PluginError
 from alignment_core.execution.build import build_here
 from alignment_core.planning.pipeline import plan_pipeline
+from alignment_core.plugin_api import Rollout, Row, TokenSequence
 from alignment_core.registry import load_registry
+from alignment_core.stages.optimize import Conversations
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = """
@@ -113,6 +116,20 @@ def test_ranked_responses_keep_the_facts(config: Path) -> None:
     rows = read_dataset(folder).train.preferences
     assert len(rows) > 0
     assert all(row.facts.keys() == {"answer"} for row in rows)
+
+
+def test_evaluators_judge_responses_to_any_prompt_of_the_data(config: Path) -> None:
+    """An optimizer may make prompts from demonstrations, as SPIN does, with ids that no prompt of the data has."""
+    config.write_text(config.read_text().replace("{prompt: question}", "{prompt: question, completion: answer}"))
+    folder = build_here(plan_pipeline(load_config(config), load_registry()).ingest, Listener())[0].path
+    data = read_dataset(folder)
+    conversations = Conversations(data, {"data": folder})
+    sequence = data.train.demonstrations[0].sequences["demonstration"]
+    asked = conversations.of(Rollout(Row("own", {}), sequence, True, ""))
+    assert [turn["role"] for turn in asked] == ["user"]
+    assert asked[0]["content"].startswith("How many are")
+    with pytest.raises(PluginError, match=r"no record has the prompt of this response\. got the row own"):
+        conversations.of(Rollout(Row("own", {}), TokenSequence((3, 4, 5), 2), True, ""))
 
 
 @pytest.mark.ci

@@ -43,7 +43,7 @@ def test_correct_optimizer_passes(optimizer: type[AlignmentOptimizer]) -> None:
     report = check(optimizer)
     report.assert_passed()
     assert {result.outcome for result in report.results} == {"passed"}
-    assert len(report.results) == 15
+    assert len(report.results) == 16
 
 
 @pytest.mark.parametrize("optimizer", cases(FAULTS))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from faulty_kinds import (
@@ -16,7 +17,7 @@ from faulty_kinds import (
     SoundListener,
 )
 
-from alignment_core.plugin_api import Listener, RecordFormat
+from alignment_core.plugin_api import Listener, RecordFormat, StageInfo
 from alignment_core.testing import Report, check_format, check_listener
 from alignment_plugins.jsonl import JsonLines
 
@@ -66,10 +67,37 @@ def test_correct_listener_passes(sound: type[Listener], file: str) -> None:
 
 
 def test_settings_of_a_listener(tmp_path: Path) -> None:
-    check_listener(SoundListener, path=tmp_path / "here.txt").assert_passed()
+    check_listener(SoundListener, events=tmp_path / "here.txt").assert_passed()
     lines = (tmp_path / "here.txt").read_text().splitlines()
     # A built stage with five steps, then one that is found.
     assert lines[:8] == ["optimize", "0 5 0", "1 5 3", "2 5 3", "3 5 3", "4 5 3", "5 False", "2 True"]
+
+
+class Twin(JsonLines):
+    """Its settings are those of `jsonl`."""
+
+    name: Literal["twin"] = "twin"  # type: ignore[assignment]
+
+
+class WithOptionalPath(Listener):
+    """A form with `path` given opens `jsonl`, and one without `path` opens this: they are told apart."""
+
+    name: Literal["optional-path"] = "optional-path"
+    url: str = "http://localhost"
+    """Where."""
+    path: Path | None = None
+    """File."""
+
+    def started(self, stage: StageInfo) -> None:
+        pass
+
+
+def test_plugins_with_the_same_settings_are_a_warning() -> None:
+    twin, detail = outcome(check_listener(Twin), "told apart in forms")
+    assert twin == "warning"
+    assert "cannot tell it from `jsonl` of alignment-flows" in detail
+    assert "those of one (name, path) are also settings of the other" in detail
+    assert outcome(check_listener(WithOptionalPath), "told apart in forms") == ("passed", "")
 
 
 @pytest.mark.parametrize("faulty", LISTENER_FAULTS)

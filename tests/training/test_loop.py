@@ -253,6 +253,16 @@ def test_history_holds_the_metrics_of_the_plugin_and_of_the_loop(world: World, t
     assert run.metrics == {name: value for name, value in run.history[-1].items() if name != "step"}
 
 
+def test_everything_in_the_history_is_told_while_it_happens(world: World, tmp_path: Path) -> None:
+    progress = Listener()
+    run = learn(OBJECTIVES["ppo"](), world.open("ppo", progress=progress), tmp_path)
+    told = [{"step": done, **metrics} for done, _, metrics in progress.steps]
+    assert told == run.history
+    assert any("score" in entry for entry in told), "a rollout"
+    assert any("loss" in entry for entry in told), "a step"
+    assert {total for _, total, _ in progress.steps} == {run.total}
+
+
 def test_gradients_are_clipped_to_the_maximum_norm(world: World, tmp_path: Path) -> None:
     run = learn(SFT(batch_size=10, max_grad_norm=0.01), world.open("sft"), tmp_path)
     norm = math.sqrt(sum(float((gradient**2).sum()) for gradient in gradients_of(run).values()))

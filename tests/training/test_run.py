@@ -163,11 +163,12 @@ def test_random_streams_depend_on_name_and_seed(world: World) -> None:
 def test_warnings_and_reports_are_recorded(world: World) -> None:
     listener = Listener()
     run = world.open("dpo", progress=listener)
-    run.step = 4
+    run.step, run.total = 4, 9
     run.warn("look here")
     run.report({"score": 1.5})
     assert run.warnings == listener.warnings == ["look here"]
     assert run.history == [{"step": 4, "score": 1.5}]
+    assert listener.steps == [(4, 9, {"score": 1.5})]
 
 
 def test_evaluator_scores_rollouts(world: World) -> None:

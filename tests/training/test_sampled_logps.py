@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,7 @@ def test_a_float32_model_is_read_once_and_a_bf16_model_again(tiny_model: Path, t
         fresh = run.policy.token_logps([rollout.sequence for rollout in found], 0.8)
         assert torch.equal(taken.logps, fresh.logps.detach()) == read_again
         assert len(progress.logs) == int(read_again), "said once"
+        assert run.take_side_metrics() == {"slow_responses_share": 0.0, "read_again_share": float(read_again)}
         torch.testing.assert_close(taken.logps, fresh.logps.detach(), atol=TOLERANCE, rtol=0)
         torch.testing.assert_close(taken.entropy, fresh.entropy, atol=TOLERANCE, rtol=0)
         assert torch.equal(taken.mask, fresh.mask)
@@ -85,3 +87,16 @@ def test_greedy_responses_have_none(tiny_model: Path, tmp_path: Path) -> None:
     run = open_run(tiny_model, tmp_path, "fp32", Listener())
     with pytest.raises(PluginError, match="greedy responses have no log-probabilities"):
         run.generate(prompt_rows(1), max_new_tokens=2, temperature=0, logps=True)
+
+
+def test_responses_that_are_sampled_one_by_one_are_counted(tiny_model: Path, tmp_path: Path) -> None:
+    run = open_run(tiny_model, tmp_path, "fp32", Listener())
+    prompts = prompt_rows(3)
+    lengths = sorted(len(prompt.sequences["prompt"].ids) for prompt in prompts)
+    run.roles.reach = replace(run.roles.reach, batched=lengths[0] + 4)
+    run.generate(prompts, max_new_tokens=4)
+    slow = sum(length > lengths[0] for length in lengths)
+    assert slow, "the prompts differ in length"
+    run.report({})
+    assert run.history == [{"step": 0, "slow_responses_share": pytest.approx(slow / 3)}]
+    assert run.take_side_metrics() == {}

@@ -12,6 +12,7 @@ from alignment_core.config import DataConfig, SourceConfig
 from alignment_core.data.ingestion.counts import counted
 from alignment_core.data.ingestion.ingest import ingest
 from alignment_core.data.ingestion.report.contents import NO_LIMIT
+from alignment_core.data.ingestion.report.page import html_report
 from alignment_core.data.rendering.byte_tokenizer import ByteTokenizer
 from alignment_core.data.rendering.renderer import Renderer, resolve_chat_template
 from alignment_core.data.sources.formats import NO_PLUGINS, Plugged
@@ -39,7 +40,8 @@ def check(
         chat_template: as in `model.chat_template`.
         max_length: as in `model.max_length`. None: no limit.
         held_out_fraction: as in `data.held_out_fraction`. None: its default.
-        out: new folder for the data set and the report (`report.html`). None: both are discarded.
+        out: new file that ends in `.html` for the report, or new folder for the report (`report.html`), the data set
+            and the quarantined rows. None: all are discarded.
         progress: receives steps, log lines and warnings.
         plugged: record formats of plugins, in addition to the built-in ones.
         source: other settings for all sources, as in `data.sources[]`.
@@ -55,11 +57,21 @@ def check(
     data = DataConfig(sources=sources, **split)
     unit, progress = "bytes" if model is None else "tokens", progress or Silent()
     with ExitStack() as temporary:
-        if out is None:
+        if out is None or is_page(out):
             folder = Path(temporary.enter_context(tempfile.TemporaryDirectory(prefix="align-check-")))
         else:
             (folder := out).mkdir(parents=True)
-        return ingest(data, renderer, folder, progress, unit=unit, strict=False, plugged=plugged, pages=out is not None)
+        pages = folder == out
+        report = ingest(data, renderer, folder, progress, unit=unit, strict=False, plugged=plugged, pages=pages)
+    if out is not None and is_page(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(html_report(report, files=False), encoding="utf-8")
+    return report
+
+
+def is_page(out: Path) -> bool:
+    """Return whether the report alone goes to this path, and not a folder with everything."""
+    return out.suffix.lower() in (".html", ".htm")
 
 
 def no_usable_rows(report: Mapping[str, Any]) -> DataError | None:

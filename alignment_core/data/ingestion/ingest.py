@@ -18,7 +18,7 @@ from alignment_core.config import DataConfig
 from alignment_core.data.dataset.kinds import KINDS
 from alignment_core.data.ingestion.counts import counted
 from alignment_core.data.ingestion.report.contents import TOO_LONG, Outcome, make_report
-from alignment_core.data.ingestion.report.page import render_report
+from alignment_core.data.ingestion.report.page import html_report, markdown_report
 from alignment_core.data.ingestion.report.used import used_line
 from alignment_core.data.ingestion.selection import select
 from alignment_core.data.ingestion.shard_cache import BAD, RECORDS, ShardFolder, shard
@@ -59,7 +59,7 @@ def ingest(
         unit: name of the renderer's tokens in the report.
         plugged: record formats of plugins, in addition to the built-in ones.
         strict: raise an error if too many or all rows cannot be used. False: only report them.
-        pages: write `report.md` and `report.html`. Their picture takes most of a second.
+        pages: write `report.md` and `report.html`.
 
     Returns:
         The report, as in `report.json`.
@@ -189,8 +189,8 @@ def _of_limits(folders: Sequence[ShardFolder]) -> Iterator[str]:
 
 
 def _write_pages(report: Mapping[str, Any], out: Path) -> None:
-    (out / "report.html").write_text(render_report(report, "html"), encoding="utf-8")
-    (out / "report.md").write_text(render_report(report, "markdown"), encoding="utf-8")
+    (out / "report.html").write_text(html_report(report), encoding="utf-8")
+    (out / "report.md").write_text(markdown_report(report), encoding="utf-8")
 
 
 def _quarantine(

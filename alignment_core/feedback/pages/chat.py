@@ -1,9 +1,9 @@
-"""The page `align chat`: a conversation with a model, or with two side by side, with thumbs for their answers."""
+"""The page `align chat`: conversations with a model, or with two side by side, with votes on their answers."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import aclosing, suppress
 from typing import Any
 
@@ -11,22 +11,29 @@ from nicegui import app, background_tasks, run, ui
 
 from alignment_core.config import ChatConfig
 from alignment_core.errors import AlignmentError
-from alignment_core.feedback.pages import web
-from alignment_core.feedback.pages.chat_model import ChatModel
+from alignment_core.feedback.pages import parts, web
+from alignment_core.feedback.pages.chat_models import ChatModels
+from alignment_core.feedback.pages.chat_panel import Panel
+from alignment_core.feedback.pages.chat_talk import RANKS, Talk
+from alignment_core.feedback.pages.chat_turn import TurnView
 from alignment_core.feedback.store import FeedbackStore
-from alignment_core.feedback.votes import Rater, Response
+from alignment_core.feedback.votes import Rater
 
-Turn = dict[str, Any]
+TO_END = """
+const far = document.documentElement.scrollHeight - window.innerHeight - window.scrollY;
+if (FORCED || far < 240) window.scrollTo(0, document.documentElement.scrollHeight);
+"""
+"""Scroll to the end, unless the visitor has scrolled up to read."""
 
 
 def chat_page(
-    models: Sequence[ChatModel], store: FeedbackStore, settings: ChatConfig, end: web.EndButton | None = None
+    models: ChatModels, store: FeedbackStore, settings: ChatConfig, end: web.EndButton | None = None
 ) -> Callable[[], None]:
     """Return a function that builds the page for each visitor.
 
     Args:
-        models: the models that answer each message, from left to right.
-        store: where the thumbs go.
+        models: the models that visitors can choose.
+        store: where the votes go.
         settings: the chat settings.
         end: a button that ends the page, or None.
     """
@@ -41,42 +48,46 @@ def chat_page(
 
 
 class _Chat:
-    """One visitor's conversation. It is stored per visitor and models, and survives a reload and a restart.
-
-    A turn is a question and its answers by the reference of the model. An answer also holds `model`, the key of the
-    model that wrote it, and the visitor's vote as `up` and `comment`. Each model sees only its own answers.
-    """
+    """One visitor's conversations. They are stored per visitor, and survive a reload and a restart."""
 
     def __init__(
-        self, models: Sequence[ChatModel], store: FeedbackStore, settings: ChatConfig, end: web.EndButton | None
+        self, models: ChatModels, store: FeedbackStore, settings: ChatConfig, end: web.EndButton | None
     ) -> None:
-        self._models, self._store, self._settings = models, store, settings
-        self._client = ui.context.client
-        self._rater = Rater(web.visitor())
-        conversation = " beside ".join(model.reference for model in models)
-        self._turns: list[Turn] = app.storage.user.setdefault("turns", {}).setdefault(conversation, [])
-        self._answering: dict[str, asyncio.Task[None]] = {}
-        self._rows: list[ui.row] = []
-        self._width = "page wide" if len(models) > 1 else "page"
-        with ui.header().classes("justify-center"), ui.row().classes(f"{self._width} items-center no-wrap gap-2"):
-            self._names = [ui.label(one.label).classes("grow basis-0").props('data-testid="model"') for one in models]
-            ui.button("New conversation", on_click=self._start_anew).props("flat color=white no-caps")
+        self._models, self._store, self._system = models, store, settings.system
+        self._client, self._rater = ui.context.client, Rater(web.visitor())
+        self._panel = Panel(models, app.storage.user, self._open, self._show_names)
+        self._answering: dict[int, asyncio.Task[None]] = {}
+        self._views: list[TurnView] = []
+        with ui.header(), ui.row().classes("page wide items-center no-wrap gap-2"):
+            parts.button(press=self._panel.toggle, icon="menu", label="Conversations and models")
+            parts.title("Chat").classes("gt-xs")
+            self._names = ui.row().classes("grow gap-x-3 gap-y-0 muted")
+            parts.button(press=self._panel.start_anew, icon="add_comment", label="New conversation")
             if end is not None:
                 end.show()
-        self._list = ui.column().classes(f"{self._width} gap-2 pb-4")
-        with ui.footer().classes("bg-white dark:bg-black"), ui.row().classes("page items-end no-wrap"):
+        self._list = ui.column().classes("page wide gap-3 pb-4").props("role=main")
+        with ui.footer(), ui.row().classes("page items-end no-wrap gap-2"):
             self._input = ui.textarea(placeholder="Your message").props("autogrow outlined dense rows=1")
             self._input.props('aria-label="Your message" autofocus').classes("grow")
-            self._send_button = ui.button(icon="send").props('aria-label="Send"')
+            self._send_button = parts.button(icon="send", kind="main", label="Send")
             web.on_submit(self._input, self._send, self._send_button)
-            self._stop_button = ui.button(icon="stop", on_click=self._stop).props('aria-label="Stop" color=negative')
-        self._show_buttons()
-        for turn in self._turns:
-            self._show(turn)
-        self._offer_answer()
+            self._stop_button = parts.button(press=self._stop, icon="stop", kind="stop", label="Stop")
+        self._status = ui.label().classes("hidden-text").props("role=status")
+        self._panel.show()
         ui.timer(5.0, self._look_for_promotion)
 
     # --- input ----------------------------------------------------------------------------------------------------
+
+    def _open(self, talk: Talk) -> None:
+        """Show a conversation. An answer that is being generated is stopped and kept."""
+        self._stop()
+        self._talk, self._answering = talk, {}
+        self._list.clear()
+        with self._list:
+            self._views = [self._view(place) for place in range(len(talk.turns))]
+        self._show_names()
+        self._refresh()
+        self._to_end(forced=True)
 
     def _send(self, text: str) -> None:
         text = text.strip()
@@ -85,157 +96,163 @@ class _Chat:
         if self._answering:
             ui.notify("Wait for the answer, or stop it. Your message was not sent yet.", timeout=4000)
             return
+        if self._views and self._views[-1].editing:
+            ui.notify("Save or cancel your edit first. Your message was not sent yet.", timeout=4000)
+            return
         self._input.value = ""
-        self._turns.append({"question": text, "answers": {}})
-        self._show(self._turns[-1])
+        self._talk.ask(text, self._panel.order())
+        with self._list:
+            self._views.append(self._view(len(self._talk.turns) - 1))
+        if len(self._views) > 1:
+            self._views[-2].show()  # what was the last turn can be compared no more
+        self._panel.show_list()
+        self._to_end(forced=True)
         self._answer()
 
     def _stop(self) -> None:
         for task in self._answering.values():
             task.cancel()
 
-    def _start_anew(self) -> None:
-        self._stop()
-        self._turns.clear()
-        self._rows.clear()
-        self._list.clear()
+    def _regenerate(self) -> None:
+        self._talk.regenerate()
+        self._views[-1].show()
+        self._answer()
+
+    # --- answers --------------------------------------------------------------------------------------------------
 
     def _answer(self) -> None:
-        """Let every model answer the last message that has not answered it."""
-        place = len(self._turns) - 1
-        for model in self._models:
-            if model.reference not in self._turns[place]["answers"]:
-                self._answering[model.reference] = background_tasks.create(self._stream_answer(model, place))
-        self._show_buttons()
+        """Fill the open slots of the last turn."""
+        for slot in self._talk.open_slots():
+            stream = self._stream(self._talk, self._views[-1], len(self._talk.turns) - 1, slot)
+            self._answering[slot] = background_tasks.create(stream)
+        self._refresh()
 
-    def _show_buttons(self) -> None:
-        self._send_button.visible, self._stop_button.visible = not self._answering, bool(self._answering)
-
-    async def _stream_answer(self, model: ChatModel, place: int) -> None:
+    async def _stream(self, talk: Talk, view: TurnView, place: int, slot: int) -> None:
         """Show an answer while it is generated. A stopped answer is kept."""
-        turn, cell = self._turns[place], self._cell(place, model)
-        with cell, ui.card().classes("w-full"):
-            label = ui.label("…").classes("words")
-        text = key = ""
+        turn, text, key, label = talk.turns[place], "", "", ""
         try:
-            async with aclosing(model.answer(self._messages(model, place))) as answer:
+            await self._models.make_room([one["model"] for one in turn["slots"] if one["answer"] is None])
+            model = self._models.get(turn["slots"][slot]["model"])
+            messages = talk.messages(place, self._system)
+            async with aclosing(model.answer(messages, lambda reason: view.wait(slot, reason))) as answer:
                 async for partial in answer:
-                    text, key = partial.text, partial.model
-                    label.text = text
+                    text, key, label = partial.text, partial.model, model.label
+                    view.stream(slot, text)
                     self._to_end()
         except asyncio.CancelledError:
-            pass  # the visitor pressed stop
+            pass  # the visitor pressed stop, or opened another conversation
         except AlignmentError as error:
             with self._list:
-                ui.notify(str(error), type="negative", timeout=0, close_button=True, multi_line=True)
-        cell.clear()
-        if text.strip() and any(turn is one for one in self._turns):  # a new conversation may have started meanwhile
-            turn["answers"][model.reference] = {"content": text, "model": key}
-            self._show_answer(place, model)
+                _complain(error)
+        if text.strip():
+            talk.answer(place, slot, text, key=key, label=label)
+        if talk is not self._talk:
+            return
+        self._answering.pop(slot, None)
+        self._status.text = "The answer is complete." if text.strip() else "There is no answer."
+        if not self._answering:
+            self._give_up_empty()
         self._show_names()
-        del self._answering[model.reference]
-        self._show_buttons()
-        self._offer_answer()
+        self._refresh()
+        self._to_end()
 
-    def _messages(self, model: ChatModel, place: int) -> list[Turn]:
-        """Return the conversation with a model up to the question at `place`."""
-        messages = [{"role": "system", "content": self._settings.system}] if self._settings.system else []
-        for turn in self._turns[:place]:
-            messages.append({"role": "user", "content": turn["question"]})
-            if (answer := turn["answers"].get(model.reference)) is not None:
-                messages.append({"role": "assistant", "content": answer["content"]})
-        return [*messages, {"role": "user", "content": self._turns[place]["question"]}]
+    def _give_up_empty(self) -> None:
+        """Show one answer alone if another one, asked for in addition to it, failed."""
+        turn = self._talk.turns[-1]
+        if any(one["answer"] is not None and not one["model"] for one in turn["slots"]):
+            for slot in self._talk.open_slots():
+                self._talk.give_up(slot)
 
-    async def _vote(self, place: int, model: ChatModel, up: bool | None, comment: str) -> None:
-        answer = self._turns[place]["answers"][model.reference]
-        prompt = tuple(self._messages(model, place))
+    # --- votes ----------------------------------------------------------------------------------------------------
+
+    async def _thumb(self, place: int, number: int, up: bool | None, comment: str) -> bool:
+        answer, prompt = self._talk.turns[place]["answers"][number], self._prompt(place)
 
         def save() -> None:
-            response: Response = self._store.add_response(prompt, answer["content"], answer["model"])
+            response = self._store.add_response(prompt, answer["content"], answer["key"])
             self._store.thumb(self._rater, response, up, comment)
 
-        try:
-            await run.io_bound(save)
-        except AlignmentError as error:
-            ui.notify(str(error), type="negative", timeout=0, close_button=True, multi_line=True)
-            return
-        answer["up"], answer["comment"] = up, comment
+        if saved := await _saved(save):
+            answer["up"], answer["comment"] = up, comment
+        return saved
+
+    async def _vote(self, vote: str) -> None:
+        """Note which of the two answers of the last turn is better, and save it as a comparison.
+
+        It is noted first, so that a message that is sent while it is saved follows the chosen answer.
+        """
+        place = len(self._talk.turns) - 1
+        turn, prompt = self._talk.turns[place], self._prompt(place)
+        found = [turn["answers"][slot["answer"]] for slot in turn["slots"]]
+        answers = [(one["content"], one["key"]) for one in found]
+        self._talk.choose(vote)
+        self._refresh()
+        if not await _saved(lambda: self._store.compare(self._rater, prompt, answers, RANKS[vote])):
+            turn["vote"] = None
+            self._refresh()
+
+    async def _edit(self, slot: int, text: str) -> None:
+        """Let the conversation go on with an edited answer, and save it as better than the original."""
+        place = len(self._talk.turns) - 1
+        turn, prompt = self._talk.turns[place], self._prompt(place)
+        answer = turn["answers"][turn["slots"][slot]["answer"]]
+        if text.strip() not in ("", answer["content"].strip()):
+            original = [(answer["content"], answer["key"])]
+            self._talk.edit(slot, text.strip())
+            self._refresh()
+            await _saved(lambda: self._store.compare(self._rater, prompt, original, (1,), edited=text))
+        else:
+            self._refresh()
+
+    def _prompt(self, place: int) -> tuple[dict[str, Any], ...]:
+        return tuple(self._talk.messages(place, self._system))
 
     # --- display --------------------------------------------------------------------------------------------------
 
-    def _show(self, turn: Turn) -> None:
-        """Show a question, and its answers beside each other."""
-        with self._list:
-            with ui.card().classes("self-end bg-blue-1 dark:bg-blue-10"):
-                ui.label(turn["question"]).classes("words").props('data-testid="question"')
-            with ui.row().classes("w-full gap-2 items-start") as row:
-                for _ in self._models:
-                    ui.column().classes("answer gap-0")
-        self._rows.append(row)
-        place = len(self._rows) - 1
-        for model in self._models:
-            if model.reference in turn["answers"]:
-                self._show_answer(place, model)
-        self._to_end()
+    def _view(self, place: int) -> TurnView:
+        return TurnView(
+            self._talk, place, thumb=self._thumb, vote=self._vote, edit=self._edit, regenerate=self._regenerate,
+            retry=self._answer, busy=lambda: bool(self._answering),
+        )  # fmt: skip
 
-    def _cell(self, place: int, model: ChatModel) -> ui.element:
-        """Return the place of a model's answer on the page."""
-        columns: list[ui.element] = list(self._rows[place].default_slot.children)
-        return columns[self._models.index(model)]
-
-    def _show_answer(self, place: int, model: ChatModel) -> None:
-        answer = self._turns[place]["answers"][model.reference]
-        with self._cell(place, model), ui.card().classes("w-full gap-1"):
-            ui.label(answer["content"]).classes("words").props('data-testid="answer"')
-            self._show_thumbs(place, model)
-        self._to_end()
-
-    def _show_thumbs(self, place: int, model: ChatModel) -> None:
-        answer = self._turns[place]["answers"][model.reference]
-
-        @ui.refreshable
-        def thumbs() -> None:
-            async def press(up: bool) -> None:
-                await self._vote(place, model, None if answer.get("up") is up else up, answer.get("comment", ""))
-                thumbs.refresh()
-
-            async def save_comment(comment: str) -> None:
-                await self._vote(place, model, answer.get("up"), comment)
-                ui.notify("Comment saved.", type="positive", timeout=1500)
-
-            with ui.row().classes("items-center w-full"):
-                for icon, up, name in (("thumb_up", True, "Good answer"), ("thumb_down", False, "Bad answer")):
-                    pressed = answer.get("up") is up
-                    button = ui.button(icon=icon, on_click=lambda up=up: press(up))
-                    button.props(f'flat round dense aria-label="{name}" aria-pressed="{str(pressed).lower()}"')
-                    button.props("color=primary" if pressed else "color=grey")
-                if answer.get("up") is not None:
-                    comment = ui.input(placeholder="What was good or bad? (optional)", value=answer.get("comment", ""))
-                    web.on_submit(comment.props('dense aria-label="Comment"').classes("grow"), save_comment)
-
-        thumbs()
-
-    def _offer_answer(self) -> None:
-        """Offer to answer the last message if an answer is missing, after a restart or an error."""
-        if not self._turns or len(self._turns[-1]["answers"]) == len(self._models) or self._answering:
-            return
-
-        def again() -> None:
-            offer.delete()
-            self._answer()
-
-        with self._list:
-            offer = ui.button("Retry", icon="refresh", on_click=again).props("flat no-caps")
+    def _refresh(self) -> None:
+        """Show the last turn, and the button that fits."""
+        busy = bool(self._answering)
+        self._send_button.visible, self._stop_button.visible = not busy, busy
+        if self._views:
+            self._views[-1].show()
 
     def _look_for_promotion(self) -> None:
-        for model in self._models:
+        for reference in self._talk.models:
             with suppress(AlignmentError):  # the next answer reports the error
-                model.refresh()
+                self._models.get(reference).refresh()
         self._show_names()
 
     def _show_names(self) -> None:
-        for label, model in zip(self._names, self._models, strict=True):
-            label.text = model.label
+        found = []
+        for reference in self._talk.models:
+            with suppress(AlignmentError):
+                found.append(self._models.get(reference).label)
+        if found == [label.text for label in self._names.default_slot.children if isinstance(label, ui.label)]:
+            return
+        self._names.clear()
+        with self._names:
+            for name in found:
+                ui.label(name).props('data-testid="model"')
 
-    def _to_end(self) -> None:
-        self._client.run_javascript("window.scrollTo(0, document.body.scrollHeight)")
+    def _to_end(self, *, forced: bool = False) -> None:
+        self._client.run_javascript(TO_END.replace("FORCED", str(forced).lower()))
+
+
+def _complain(error: AlignmentError) -> None:
+    ui.notify(str(error), type="negative", timeout=0, close_button=True, multi_line=True)
+
+
+async def _saved(save: Callable[[], object]) -> bool:
+    """Save a vote in a thread, since the database may wait for a writer. Return whether it was saved."""
+    try:
+        await run.io_bound(save)
+    except AlignmentError as error:
+        _complain(error)
+        return False
+    return True

@@ -76,6 +76,16 @@ class ChatModel:
         """How the page names the model."""
         return self._model.label
 
+    @property
+    def is_loaded(self) -> bool:
+        """Whether a process holds the model."""
+        return self._process is not None and not self._process.ended
+
+    @property
+    def is_answering(self) -> bool:
+        """Whether an answer is being generated, or the model is being loaded for one."""
+        return self._turn.locked()
+
     def refresh(self) -> None:
         """Find the model again.
 
@@ -84,15 +94,26 @@ class ChatModel:
         """
         self._model = self._find()
 
-    async def answer(self, messages: Sequence[dict[str, Any]]) -> AsyncGenerator[PartialAnswer]:
+    async def answer(
+        self, messages: Sequence[dict[str, Any]], on_wait: Callable[[str], None] = lambda reason: None
+    ) -> AsyncGenerator[PartialAnswer]:
         """Yield the answer while it is generated. Closing the generator stops the model.
+
+        Args:
+            messages: the conversation.
+            on_wait: called with what the answer waits for.
 
         Raises:
             AlignmentError: the model does not load, or its process exited. The next answer starts a new process.
         """
+        if self._turn.locked():
+            on_wait("it answers another message first")
         async with self._turn:
             self.refresh()
+            if self._process is None or self._process.ended or self._process.model != self._model:
+                on_wait("it is being loaded")
             key, process = self._model.key, await self._running()
+            on_wait("it reads the conversation")
             try:
                 async with aclosing(process.answer(list(messages))) as texts:
                     async for text in texts:

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from alignment_core.feedback.pages.login import LONGEST_SECONDS, Login, Sessions
+from alignment_core.palette import palette
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -160,6 +161,7 @@ class Guard:
 
     async def _form(self, send: Send, status: int, fault: str, headers: Iterable[tuple[str, str]] = ()) -> None:
         page = (files(__package__) / "login.html").read_text(encoding="utf-8")
+        page = page.replace("{palette}", palette())
         page = page.replace("{title}", html.escape(self._title)).replace("{fault}", html.escape(fault))
         kind = [("content-type", "text/html; charset=utf-8"), ("content-security-policy", FORM_POLICY)]
         await _answer(send, status, page, [*kind, *headers])

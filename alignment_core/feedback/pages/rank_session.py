@@ -5,8 +5,12 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
+from alignment_core.feedback.rankings import Disagreement, Progress
 from alignment_core.feedback.store import FeedbackStore
 from alignment_core.feedback.votes import RankingTask, Rater
+
+DISAGREEMENTS = 20
+"""Number of disagreements that are shown at once."""
 
 
 @dataclass
@@ -49,6 +53,23 @@ class Order:
         return [self.rank_of(place) or len(self.groups) + 1 for place in range(self.count)]
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """What a rater says about one task.
+
+    Attributes:
+        ranks: rank of each response in display order; None if the task is skipped or all responses are bad.
+        bad: whether all responses are bad.
+        comment: the rater's comment.
+        edited: text that the rater wrote from the best response; empty if there is none.
+    """
+
+    ranks: list[int] | None = None
+    bad: bool = False
+    comment: str = ""
+    edited: str = ""
+
+
 class Session:
     """The ranking tasks that one rater still has to rank.
 
@@ -61,7 +82,7 @@ class Session:
         random.Random(f"{rater.name}/prompts").shuffle(self._all)
         judged = store.judged_by(rater)
         self._todo = [task for task in self._all if task.id not in judged]
-        self._done: list[RankingTask] = []
+        self._done: list[tuple[RankingTask, Verdict]] = []
 
     @property
     def total(self) -> int:
@@ -82,23 +103,34 @@ class Session:
         random.Random(f"{self._rater.name}/{task.id}").shuffle(places)
         return places
 
-    def submit(self, ranks: list[int] | None) -> None:
-        """Save the ranks of the current responses, in display order. None skips the task."""
-        task = self._todo[0]
-        if ranks is not None:
-            by_place = dict(zip(self.shown(task), ranks, strict=True))
-            ranks = [by_place[place] for place in range(len(task.responses))]
-        self._store.rank(self._rater, task, ranks)
-        self._done.append(self._todo.pop(0))
+    def submit(self, verdict: Verdict) -> None:
+        """Save a verdict on the current task.
 
-    def undo(self) -> bool:
-        """Return to the last task of this session and withdraw its vote. Return False if there is none."""
+        Raises:
+            DataError: the edited text is equal to one of the responses.
+        """
+        task, ranks = self._todo[0], verdict.ranks
+        if verdict.bad:
+            self._store.reject_all(self._rater, task, verdict.comment)
+        else:
+            if ranks is not None:
+                by_place = dict(zip(self.shown(task), ranks, strict=True))
+                ranks = [by_place[place] for place in range(len(task.responses))]
+            self._store.rank(self._rater, task, ranks, verdict.comment, edited=verdict.edited)
+        self._done.append((self._todo.pop(0), verdict))
+
+    def undo(self) -> Verdict | None:
+        """Return to the last task of this session, withdraw its vote and return it. None: there is no vote."""
         if not self._done:
-            return False
-        task = self._done.pop()
+            return None
+        task, verdict = self._done.pop()
         self._store.withdraw(self._rater, task)
         self._todo.insert(0, task)
-        return True
+        return verdict
+
+    def team(self) -> tuple[list[Progress], list[Disagreement]]:
+        """Return how far each rater is, the one with the most first, and where others contradict this one."""
+        return self._store.progress(), self._store.disagreements(self._rater, DISAGREEMENTS)
 
     def agreement(self) -> list[str]:
         """Return this rater's agreement with each other rater as text."""

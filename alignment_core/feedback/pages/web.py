@@ -27,15 +27,6 @@ seconds are not enough on a busy machine or a bad network."""
 SHOW_SECONDS = 0.5
 """Time for a message to reach the browser before the page ends."""
 
-STYLE = """
-body { background: #f6f7f9; }
-.page { max-width: 56rem; margin: 0 auto; width: 100%; }
-.wide { max-width: 96rem; }
-.answer { flex: 1 1 min(20rem, 100%); min-width: 0; }
-.words { white-space: pre-wrap; overflow-wrap: anywhere; }
-.body--dark { background: #121417; }
-"""
-
 
 def is_loopback(host: str) -> bool:
     """Return whether the address can be reached only from this machine."""
@@ -91,6 +82,7 @@ def serve(page: Callable[[], Any], *, title: str, host: str, port: int, state: P
 
     from alignment_core.feedback.pages.guard import HEALTH, WATCH, Guard
     from alignment_core.feedback.pages.login import Login, Sessions
+    from alignment_core.feedback.pages.parts import style
 
     Storage.path = state.resolve()  # NiceGUI reads its variable of the environment on import, which has happened
     site = FastAPI(title=title, docs_url=None, redoc_url=None, openapi_url=None)
@@ -104,11 +96,12 @@ def serve(page: Callable[[], Any], *, title: str, host: str, port: int, state: P
     if is_loopback(host):
         # Prevents DNS rebinding: another site in the same browser could point its own host name here.
         site.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", "[::1]"])
-    ui.add_css(STYLE, shared=True)
+    ui.add_css(style(), shared=True)
     ui.run_with(
         site,
         title=title,
         dark=None,
+        language="en-US",
         storage_secret=_secret(state),
         # Cookies do not know ports: with one name for both, the two pages would make a visitor's name unknown in turn.
         session_middleware_kwargs={"session_cookie": f"align-{title.lower()}"},
@@ -143,6 +136,8 @@ class EndButton:
         """Add the button to the header of the page."""
         from nicegui import ui
 
+        from alignment_core.feedback.pages.parts import button
+
         async def end() -> None:
             ui.add_css("#popup { display: none; }")  # that the connection is lost is no news
             with ui.dialog(value=True).props("persistent"), ui.card():
@@ -150,7 +145,7 @@ class EndButton:
             await asyncio.sleep(SHOW_SECONDS)
             signal.raise_signal(signal.SIGINT)
 
-        ui.button(self.label, on_click=end).props("color=white text-color=primary no-caps")
+        button(self.label, end, kind="main")
 
 
 def visitor() -> str:
@@ -165,26 +160,32 @@ def ask_for_name() -> None:
     """Show a card that asks for the visitor's name, then reload the page."""
     from nicegui import app, ui
 
+    from alignment_core.feedback.pages.parts import button, title
+
     def save(name: str) -> None:
         if name.strip():
             app.storage.user["name"] = name.strip()
             ui.navigate.reload()
 
-    with ui.card().classes("page"):
-        ui.label("Enter your name").classes("text-lg")
-        ui.label("Your votes are saved under this name.")
-        name = ui.input("Your name", value=account_name("")).props("autofocus")
-        on_submit(name, save, ui.button("Continue").props("no-caps"))
+    with ui.card().classes("page p-6 gap-3 mt-8").style("max-width: 26rem").props("role=main"):
+        title("Enter your name")
+        ui.label("Your votes are saved under this name.").classes("muted")
+        name = ui.input("Your name", value=account_name("")).props("autofocus outlined").classes("w-full")
+        on_submit(name, save, button("Continue", kind="main"))
 
 
-def on_submit(field: Any, run: Callable[[str], object], button: Any = None) -> None:
+ENTER, CTRL_ENTER = "keydown.enter.exact.prevent", "keydown.enter.ctrl.prevent"
+"""Key presses in a field."""
+
+
+def on_submit(field: Any, run: Callable[[str], object], button: Any = None, *, press: str = ENTER) -> None:
     """Call `run` with the text of a field when the visitor presses Enter in it, or presses the button.
 
     The text comes with the event: while the page connects, an event can reach the server before what was typed.
     """
     typed = "found.matches('input, textarea') ? found : found.querySelector('input, textarea')"
     emit = f"() => {{ const found = getHtmlElement({field.id}); emit(({typed}).value); }}"
-    field.on("keydown.enter.exact.prevent", lambda event: run(event.args), js_handler=emit)
+    field.on(press, lambda event: run(event.args), js_handler=emit)
     if button is not None:
         button.on("click", lambda event: run(event.args), js_handler=emit)
 

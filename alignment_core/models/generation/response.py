@@ -22,11 +22,13 @@ class Response:
         logps: log-probability of each token of the response in nats, under the logits divided by the temperature,
             without top-k and top-p; None if they were not kept.
         entropies: entropy in nats of the distribution that each token was sampled from; None like `logps`.
+        slow: whether it was generated in a slow way: without a cache, or with no other response.
     """
 
     sequence: TokenSequence
     logps: tuple[float, ...] | None = None
     entropies: tuple[float, ...] | None = None
+    slow: bool = False
 
     @classmethod
     def of(cls, prompt: Sequence[int], response: Sequence[int], record: TokenRecord | None, row: int) -> Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from weakref import WeakKeyDictionary
 
 from alignment_core.models.generation.choice import Sampling
@@ -64,8 +65,8 @@ def generate(
             else:
                 batch = PaddedBatch(roles, role, rows, keys, sampling, set(stop_ids), pad_id, reading)
 
-            def on_end(place: int, response: Response, group: Sequence[int] = group) -> None:
-                results[group[place]] = response
+            def on_end(place: int, response: Response, group: Sequence[int] = group, slow: bool = reading.slow) -> None:
+                results[group[place]] = replace(response, slow=slow)
 
             def report(place: int, token: int, group: Sequence[int] = group) -> None:
                 on_token(group[place], token)

@@ -109,7 +109,7 @@ def _its_own(calls: StageCalls) -> str:
 
 def _reward_model(calls: StageCalls, reference: str) -> Artifact:
     store = ArtifactStore(calls.config.store)
-    entry = resolve(store, reference)
+    entry = resolve(store, reference, run=calls.config.name)
     found: Artifact | None = entry.artifact
     if entry.artifact.kind != "reward":
         learned = entry.manifest.parents.get("reward") if entry.manifest else None

@@ -9,6 +9,7 @@ import torch
 from alignment_zoo.bco import BCO
 from alignment_zoo.cpo import CPO
 from alignment_zoo.dro import DRO
+from alignment_zoo.gdpo import GDPO
 from alignment_zoo.ipo import IPO
 from alignment_zoo.orpo import ORPO
 from alignment_zoo.rmu import RMU
@@ -142,6 +143,32 @@ def test_rmu_steers_disliked_and_keeps_liked_responses():
     # The second row's states are 0 and 1 away from the reference's.
     assert float(output.metrics["keep"]) == pytest.approx(1 / 5)
     assert float(output.loss) == pytest.approx(6.25 + 2 / 5)
+
+
+def test_gdpo_normalizes_each_objective_by_its_group():
+    """Two groups of two responses. By the second objective, those of the first group are equal.
+
+    Two rewards that differ by d have the deviation d/√2, so they become ±a with a = 1/√2, whatever d is. The sums are
+    ±a in the first group and ±2a in the second, with the mean square 2.5·a².
+    """
+    judged = {"objectives.0": [100.0, 0.0, 100.0, 0.0], "objectives.1": [1.0, 1.0, 0.002, 0.0]}
+    run = SimpleNamespace(state={}, judge=lambda place, rollouts: judged[place])
+    objective = GDPO(**GDPO.example, samples=2, rollout_size=4)
+    assert objective.rate(run, [None] * 4, held_out=False) == [101.0, 1.0, 100.002, 0.0]
+    seen = {}
+    sampled = SimpleNamespace(
+        scores=torch.zeros(4),
+        grouped=lambda scores: scores.view(-1, 2),
+        old=SimpleNamespace(logps=torch.zeros(4, 1)),
+        reference_logps=torch.zeros(4, 1),
+        rows=lambda constants: seen.update(constants) or [],
+    )
+    found = objective.experience(run, sampled)
+    assert found.metrics == pytest.approx({"objective_0": 50.0, "objective_1": 0.5005})
+    unit = 1 / math.sqrt(2.5)
+    # The deviation 0.0014 of the last pair has 0.0001 added, as every deviation.
+    assert seen["advantage"].tolist() == pytest.approx([unit, -unit, 2 * unit, -2 * unit], rel=0.05)
+    assert run.state == {}
 
 
 CHECKED = {"tr_dpo": {"every": 2}, "spin": {"epochs": 2}}

@@ -7,11 +7,12 @@ from typing import Annotated, Literal
 import typer
 
 from alignment_core.errors import ConfigError
-from alignment_flows.cli import compare, export, feedback, store
+from alignment_flows.cli import compare, export, feedback, init, store
 from alignment_flows.cli.command import AsJson, Card, Changes, ConfigFile, command
+from alignment_flows.cli.groups import Commands, show_version
 
 app = typer.Typer(
-    help="Turn raw human feedback into an aligned adapter on one GPU.",
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -20,10 +21,20 @@ plugins_app = typer.Typer(help="List, check and create plugins.", no_args_is_hel
 data_app = typer.Typer(help="Inspect feedback before training.", no_args_is_help=True)
 app.add_typer(plugins_app, name="plugins")
 app.add_typer(data_app, name="data")
+init.add_to(app)
 compare.add_to(app)
 export.add_to(app)
 store.add_to(app)
 feedback.add_to(app)
+
+
+@app.callback()
+def align(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Turn raw human feedback into an aligned adapter on one GPU."""
 
 
 @app.command()
@@ -33,7 +44,7 @@ def run(config: ConfigFile, changes: Changes = None, as_json: AsJson = False) ->
     from alignment_flows import api
     from alignment_flows.cli.show_run import show_run
 
-    show_run(api.run(api.load_settings(config, changes or ())), as_json=as_json)
+    show_run(api.run(api.load_settings(config, changes or ())), config, as_json=as_json)
 
 
 @app.command()
@@ -250,7 +261,8 @@ def check(
         float | None, typer.Option(min=0.001, max=0.999, help="Fraction of conversations to hold out.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="New folder for report.html, the data set and the quarantined rows.")
+        Path | None,
+        typer.Option(help="New file for the report as a page, X.html, or new folder for it, the data and bad rows."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -275,7 +287,7 @@ def check(
         desirable=desirable or [],
         **{name: value for name, value in source.items() if value is not None},
     )
-    show_data(report, as_json=as_json)
+    show_data(report, out, as_json=as_json)
     if problem := no_usable_rows(report):
         raise problem
 

@@ -1,10 +1,12 @@
 """Options and error handling shared by the `align` commands."""
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, ParamSpec
+from warnings import catch_warnings, simplefilter
 
 import typer
 
@@ -23,6 +25,10 @@ Changes = Annotated[
 Card = Annotated[
     str | None,
     typer.Option(metavar="SIZE", help="Plan for a card of this memory, e.g. 12gb, which this machine need not have."),
+]
+Model = Annotated[
+    str,
+    typer.Argument(metavar="MODEL", help="An alias, the name of a run, a key, a key prefix, or `latest` (aligned)."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout, and everything else to stderr.")]
 
@@ -49,3 +55,13 @@ def command(run: Callable[Parameters, None]) -> Callable[Parameters, None]:
             raise typer.Exit(INTERRUPTED) from interrupt
 
     return wrapper
+
+
+@contextmanager
+def warnings_last() -> Iterator[None]:
+    """Print the API's warnings below what the command prints."""
+    with catch_warnings(record=True) as problems:
+        simplefilter("always")
+        yield
+    for problem in problems:
+        typer.echo(f"align: {problem.message}", err=True)

@@ -32,6 +32,6 @@ def compare(
     names = [name.strip() for name in optimizers.split(",") if name.strip()]
     common = [change for change in changes or () if change.partition(".")[0] not in names]
     comparison = api.compare(api.load_settings(config, common), names, changes or (), out)
-    show_comparison(comparison, out, as_json=as_json)
+    show_comparison(comparison, out, config, as_json=as_json)
     if any(run.error for run in comparison.runs):
         raise typer.Exit(1)

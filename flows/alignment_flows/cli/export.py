@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from alignment_core.export.target_names import Target
-from alignment_flows.cli.command import AsJson, command
+from alignment_flows.cli.command import AsJson, Model, command, warnings_last
 from alignment_flows.cli.store import STORE, Store
 
 
@@ -17,7 +17,7 @@ def add_to(app: typer.Typer) -> None:
 
 @command
 def export(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A key, a key prefix, an alias, or `latest`.")],
+    model: Model,
     to: Annotated[Target, typer.Option("--to", help="Export format.")],
     out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Folder to create. Not for hub.")] = None,
     repo: Annotated[str | None, typer.Option(metavar="OWNER/NAME", help="Hub repository. Only for hub.")] = None,
@@ -32,5 +32,6 @@ def export(
     from alignment_flows import api
     from alignment_flows.cli.show_export import show_export
 
-    exported = api.export(model, to, out, repo=repo, private=private, quantize=quantize, store=store)
-    show_export(exported, as_json=as_json)
+    with warnings_last():
+        exported = api.export(model, to, out, repo=repo, private=private, quantize=quantize, store=store)
+        show_export(exported, as_json=as_json)

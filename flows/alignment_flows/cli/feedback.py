@@ -36,7 +36,7 @@ def sample(
     config: ConfigFile,
     model: Annotated[
         str | None,
-        typer.Option(help="Model to sample from: an alias such as production, or a key. Default: the SFT model."),
+        typer.Option(help="Model to sample from, as for `align chat`. Default: the SFT model."),
     ] = None,
     changes: Changes = None,
 ) -> None:
@@ -82,7 +82,10 @@ def chat(
     config: ConfigFile,
     model: Annotated[
         str,
-        typer.Option(help="A key, a key prefix, an alias, `latest`, or `base` for the base model of the settings."),
+        typer.Option(
+            help="An alias, the name of a run, a key, a key prefix, `latest` for the newest aligned model of this run, "
+            "or `base` for the base model of the settings."
+        ),
     ] = "production",
     beside: Annotated[
         str | None, typer.Option(metavar="MODEL", help="A second model that answers each message beside the first.")
@@ -111,7 +114,7 @@ def retrain(config: ConfigFile, changes: Changes = None, as_json: AsJson = False
     if isinstance(done, TooFewVotes):
         show_skipped(str(done), as_json=as_json)
     else:
-        show_run(done, as_json=as_json)
+        show_run(done, config, as_json=as_json)
 
 
 @feedback_app.command("show")
@@ -138,7 +141,7 @@ def export(
     check_exists(place)
     with open_feedback(place) as store:
         counts = export(store, folder, history=history)
-    found = [f"{count} {'vote' if count == 1 else 'votes'} in {name}" for name, count in counts.items() if count]
+    found = [f"{count} {'row' if count == 1 else 'rows'} in {name}" for name, count in counts.items() if count]
     typer.echo(f"{folder}: {', '.join(found)}")
 
 

@@ -6,13 +6,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from alignment_flows.cli.show_run import print_json
+from alignment_flows.cli.show_run import print_json, show_sentence
 from alignment_flows.reports.comparison import Comparison
 from alignment_flows.reports.comparison_page import DASH, HTML, columns, cost
+from alignment_flows.reports.result import best_of, steps_after
 
 
-def show_comparison(comparison: Comparison, folder: Path, *, as_json: bool) -> None:
-    """Print the failures, the table and the path of the report."""
+def show_comparison(comparison: Comparison, folder: Path, config: Path, *, as_json: bool) -> None:
+    """Print the failures, the table, the results, the path of the report, and what to do with the best model."""
     for row in comparison.rows:
         if row.error:
             print(f"{row.model} failed: {row.error}", file=sys.stderr)
@@ -26,4 +27,8 @@ def show_comparison(comparison: Comparison, folder: Path, *, as_json: bool) -> N
         seconds, _, memory, _ = cost(row)
         table.add_row(row.model, *("\n".join(filter(None, cell)) for cell in cells), seconds, memory)
     Console().print(table)
-    print(f"report: {folder / HTML}")
+    for sentence in comparison.sentences():
+        show_sentence(sentence)
+    print(f"Report: {folder / HTML}")
+    if (best := best_of(comparison.trained)) is not None:
+        show_sentence(f"Next, for `{best}`: {', '.join(steps_after(comparison.trained[best], str(config)))}")

@@ -9,6 +9,8 @@ from rich.table import Table
 from alignment_core.feedback import open_feedback
 from alignment_core.feedback.data_source import check_exists
 
+COLUMNS = ("thumbs", "rankings", "all_bad", "skipped")
+
 
 def show_feedback(place: str, *, as_json: bool) -> None:
     """Print the votes of each rater and the agreement of each pair of raters.
@@ -30,9 +32,9 @@ def show_feedback(place: str, *, as_json: bool) -> None:
         return
     console = Console(markup=False)
     console.print(f"{where}: {count} {'vote' if count == 1 else 'votes'}")
-    table = Table("rater", "kind", "thumbs", "rankings", "skipped")
+    table = Table("rater", "kind", *(name.replace("_", " ") for name in COLUMNS))
     for (name, kind), counted in sorted(counts.items()):
-        table.add_row(name, kind, *(str(counted.get(column, 0)) for column in ("thumbs", "rankings", "skipped")))
+        table.add_row(name, kind, *(str(counted.get(column, 0)) for column in COLUMNS))
     console.print(table)
     for pair in agreed:
         shared = pair.agreed + pair.opposed

@@ -1,9 +1,12 @@
 """Output of the commands: tables, or one JSON object."""
 
 import json
+import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -12,8 +15,12 @@ from rich.table import Table
 
 from alignment_core.data.ingestion.report.used import used_line
 from alignment_core.forecast.predictions import Prediction
+from alignment_core.outcome.sentences import advised, lines
+from alignment_core.plugin_api import Advice
 from alignment_core.registry import Registry
 from alignment_flows.api import PlannedRun
+from alignment_flows.reports.places import page_of
+from alignment_flows.reports.result import advice_on_run, result_of_run, steps_after
 from alignment_flows.serve.local import FinishedRun
 
 if TYPE_CHECKING:
@@ -22,9 +29,9 @@ if TYPE_CHECKING:
 KEY_DIGITS, SHORT_KEY = 12, 8
 
 
-def show_run(run: FinishedRun, *, as_json: bool) -> None:
-    """Print the stages of a finished run and the adapter's folder."""
-    policy = run.stages["optimize"].artifact
+def show_run(run: FinishedRun, config: Path, *, as_json: bool) -> None:
+    """Print the stages of a finished run, its result, advice, and what to do with the model of the config file."""
+    policy, page = run.stages["optimize"].artifact, page_of(run.name, run.stages)
     if as_json:
         stages = [
             {
@@ -38,7 +45,9 @@ def show_run(run: FinishedRun, *, as_json: bool) -> None:
             for name, built in run.stages.items()
         ]
         facts = {"run": run.name, "flow_run_id": run.flow_run_id, "policy": policy.uri, "aliases": run.aliases}
-        print_json({**facts, "stages": stages})
+        facts |= {"report": str(page) if page.is_file() else None}
+        advice = [asdict(one) for one in advice_on_run(run.stages)]
+        print_json({**facts, "stages": stages, "result": result_of_run(run.stages).to_json(), "advice": advice})
         return
     table = Table("stage", "", "seconds", "artifact", title=run.name, title_justify="left")
     for name, built in run.stages.items():
@@ -47,9 +56,27 @@ def show_run(run: FinishedRun, *, as_json: bool) -> None:
     Console().print(table)
     if all(built.cached for built in run.stages.values()):
         print("Nothing to do: every stage is already in the store.")
-    for line in _measured(run):
-        print(line)
-    print(f"Aligned adapter: {policy.uri}" + (f" ({', '.join(run.aliases)})" if run.aliases else ""))
+    for line in lines(result_of_run(run.stages)):
+        show_sentence(line)
+    show_advice(advice_on_run(run.stages))
+    print(f"Aligned adapter: {policy.uri}")
+    if page.is_file():
+        print(f"Report: {page}")
+    show_sentence("Next: " + ", ".join(steps_after(run.stages, str(config))))
+
+
+def show_advice(advice: Sequence[Advice]) -> None:
+    """Print the advice on a run, if there is any."""
+    for line in advised(advice):
+        show_sentence(f"Advice: {line}")
+
+
+def show_sentence(text: str) -> None:
+    """Print a text of any length. A terminal gets lines that end between words."""
+    if sys.stdout.isatty():
+        width = shutil.get_terminal_size().columns
+        text = fill(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    print(text)
 
 
 def show_skipped(why: str, *, as_json: bool) -> None:
@@ -58,20 +85,6 @@ def show_skipped(why: str, *, as_json: bool) -> None:
         print_json({"skipped": why})
     else:
         print(f"Skipped: {why}")
-
-
-def _measured(run: FinishedRun) -> Iterator[str]:
-    """Yield how much of the data was used, the win rates and the gate's verdict."""
-    if (ingest := run.stages.get("ingest")) is not None and "used" in ingest.metrics:
-        yield f"Sources: {used_line(ingest.metrics['used'])}."
-    for opponent, name in (("the SFT model", "over_sft"), ("production", "over_production")):
-        metrics = run.stages[name].metrics if name in run.stages else {}
-        for judge, rate in metrics.get("win_rate", {}).items():
-            low, high = 100 * rate["low"], 100 * rate["high"]
-            yield f"Win rate over {opponent} by {judge}: {100 * rate['rate']:.1f} % ({low:.1f} to {high:.1f} %)"
-    if (gate := run.stages.get("gate")) is not None:
-        yield f"Gate: {'passed' if gate.metrics['passed'] else 'not passed'}"
-        yield from (f"  {reason}" for reason in gate.metrics["reasons"])
 
 
 def show_plan(planned: PlannedRun, *, as_json: bool) -> None:
@@ -90,7 +103,9 @@ def show_plan(planned: PlannedRun, *, as_json: bool) -> None:
             for name, call in calls.items()
         ]
         model = forecast.model_dump(include={"device", "parameters", "trainable", "notes", "rows", "used", "requests"})
-        print_json({"run": config.name, "store": str(config.store.absolute()), **model, "stages": stages})
+        advice = [asdict(one) for one in planned.advice()]
+        shown = {"run": config.name, "store": str(config.store.absolute()), **model, "stages": stages, "advice": advice}
+        print_json(shown)
         return
     # Must fit in 80 columns: a narrower terminal would wrap every cell.
     table = Table(
@@ -120,6 +135,7 @@ def show_plan(planned: PlannedRun, *, as_json: bool) -> None:
     print(f"Model: {forecast.parameters:,} parameters, {forecast.trainable:,} in the adapter, on {forecast.device}.")
     for note in forecast.notes:
         print(f"{note[0].upper()}{note[1:]}.")
+    show_advice(planned.advice())
 
 
 def _prediction(stage: Prediction | None) -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ from rich.tree import Tree
 from alignment_core.artifacts import Artifact, ArtifactStore, Change, Manifest
 from alignment_core.artifacts.catalogue import Entry, readable_manifest
 from alignment_core.artifacts.prune import Unneeded
+from alignment_core.outcome.names import name_of
 from alignment_flows.cli.show_run import KEY_DIGITS, print_json
 
 
@@ -34,7 +35,7 @@ def show_list(store: ArtifactStore, entries: Sequence[Entry], *, as_json: bool) 
         return
     print(store.root)
     # A table of rich takes seconds for thousands of artifacts.
-    for line in _aligned([("artifact", "alias", "created", "size"), *map(_listed, entries)]):
+    for line in aligned([("artifact", "name", "alias", "created", "size"), *map(_listed, entries)]):
         print(line)
     console = Console()
     for name, history in histories.items():
@@ -45,13 +46,17 @@ def show_list(store: ArtifactStore, entries: Sequence[Entry], *, as_json: bool) 
         console.print(changes)
 
 
-def _listed(entry: Entry) -> tuple[str, str, str, str]:
-    name = f"{entry.artifact.kind}/{entry.artifact.key[:KEY_DIGITS]}…"
+def _listed(entry: Entry) -> tuple[str, ...]:
+    artifact = f"{entry.artifact.kind}/{entry.artifact.key[:KEY_DIGITS]}…"
     made = entry.created or "unreadable manifest"
-    return name, ", ".join(entry.aliases), made, readable_size(entry.size)
+    return artifact, _title(entry), ", ".join(entry.aliases), made, readable_size(entry.size)
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+def _title(entry: Entry) -> str:
+    return "" if entry.manifest is None else name_of(entry.manifest)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """Yield the rows as lines in which the columns start at the same place."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
@@ -164,6 +169,7 @@ def _described(entry: Entry) -> dict[str, Any]:
     return {
         "kind": artifact.kind,
         "key": artifact.key,
+        "name": _title(entry),
         "uri": artifact.uri,
         "aliases": list(entry.aliases),
         "created": entry.created,

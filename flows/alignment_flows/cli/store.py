@@ -1,18 +1,15 @@
-"""`align promote`, `align rollback` and `align artifacts`: the artifact store and its aliases."""
+"""`align runs`, `align promote`, `align rollback` and `align artifacts`: the artifact store and its aliases."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
-from warnings import catch_warnings, simplefilter
 
 import typer
 
 from alignment_core.config import PipelineConfig
-from alignment_flows.cli.command import AsJson, command
+from alignment_flows.cli.command import AsJson, Model, command, warnings_last
 
 Store = Annotated[Path, typer.Option(help="Folder of the artifact store.")]
-Reference = Annotated[str, typer.Argument(metavar="ARTIFACT", help="A key, a key prefix, an alias, or `latest`.")]
+Reference = Annotated[str, typer.Argument(metavar="ARTIFACT", help="As for `align promote`, or any artifact's key.")]
 Alias = Annotated[str, typer.Option(help="Alias to change.")]
 Reason = Annotated[str, typer.Option(help="Reason, recorded in the alias's history.")]
 
@@ -26,22 +23,26 @@ def add_to(app: typer.Typer) -> None:
     """Add these commands to `align`."""
     app.command("promote")(promote)
     app.command("rollback")(rollback)
+    app.command("runs")(runs)
     app.add_typer(artifacts_app, name="artifacts")
 
 
 @command
 def promote(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A key, a key prefix, an alias, or `latest`.")],
+    model: Model,
     alias: Alias = "production",
     reason: Reason = "by hand",
     store: Store = STORE,
     as_json: AsJson = False,
 ) -> None:
-    """Give a trained model an alias. Undo with `align rollback`."""
+    """Give a trained model an alias. Undo with `align rollback`.
+
+    `latest` is promoted only if it passed the gate. Any other model is named by its run or key, and is warned about.
+    """
     from alignment_flows.cli.show_store import show_change
     from alignment_flows.serve import alias_changes
 
-    with _problems_last():
+    with warnings_last():
         show_change(alias, alias_changes.promote(model, alias, reason=reason, store=store), as_json=as_json)
 
 
@@ -53,8 +54,19 @@ def rollback(
     from alignment_flows.cli.show_store import show_change
     from alignment_flows.serve import alias_changes
 
-    with _problems_last():
+    with warnings_last():
         show_change(alias, alias_changes.rollback(alias, reason=reason, store=store), as_json=as_json)
+
+
+@command
+def runs(store: Store = STORE, as_json: AsJson = False) -> None:
+    """List the runs of a store, those with the highest win rate first, with the settings in which they differ."""
+    from alignment_core.artifacts import ArtifactStore
+    from alignment_core.outcome.leaderboard import leaderboard
+    from alignment_flows.cli.show_runs import show_runs
+
+    opened = ArtifactStore(store)
+    show_runs(opened, leaderboard(opened), as_json=as_json)
 
 
 @artifacts_app.command("list")
@@ -103,7 +115,7 @@ def lineage(artifact: Reference, store: Store = STORE, as_json: AsJson = False) 
 def verify(
     artifact: Annotated[
         str | None,
-        typer.Argument(metavar="[ARTIFACT]", help="A key, a key prefix, an alias, or `latest`. Default: all."),
+        typer.Argument(metavar="[ARTIFACT]", help="As for `align promote`, or any artifact's key. Default: all."),
     ] = None,
     store: Store = STORE,
     as_json: AsJson = False,
@@ -136,13 +148,3 @@ def prune(
 
     items = prune(ArtifactStore(store), older_than_seconds=older_than * DAYS, dry_run=dry_run)
     show_pruned(items, dry_run=dry_run, as_json=as_json)
-
-
-@contextmanager
-def _problems_last() -> Iterator[None]:
-    """Print the API's warnings below what the command prints."""
-    with catch_warnings(record=True) as problems:
-        simplefilter("always")
-        yield
-    for problem in problems:
-        typer.echo(f"align: {problem.message}", err=True)

@@ -223,7 +223,8 @@ def _serve(page: Callable[..., None], *given: Any) -> None:
 def rated_answers(settings: PipelineConfig) -> int:
     """Return how many answers in the feedback store have a thumb or a rank."""
     with open_feedback(settings.feedback) as store:
-        return sum(len(vote.ranks) + (vote.up is not None) for vote in store.votes())
+        judged = (len(vote.responses) for vote in store.votes() if vote.ranks or vote.bad or vote.up is not None)
+        return sum(judged)
 
 
 def _show(run: FinishedRun, folder: Path, words: int | None) -> str:

@@ -118,8 +118,9 @@ def _tab(plugin: Plugin, handler: GetJsonSchemaHandler) -> JsonSchema:
     annotate_fields(body, handler.resolve_ref_schema)
     for kind in ("evaluator", "pair_evaluator"):
         for setting in getattr(plugin.cls, f"{kind}s", ()):
-            tabs = plugin_tabs(load_registry(), kind, handler)
-            body["properties"][setting] = with_off_tab(body["properties"][setting], list(tabs.values()))
+            field, tabs = body["properties"][setting], list(plugin_tabs(load_registry(), kind, handler).values())
+            is_list = field.get("type") == "array"
+            body["properties"][setting] = {**field, "items": {"anyOf": tabs}} if is_list else with_off_tab(field, tabs)
     return body
 
 

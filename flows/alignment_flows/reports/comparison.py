@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -9,12 +10,14 @@ from typing import Any
 
 from alignment_core.errors import AlignmentError
 from alignment_core.execution.build import StageResult
+from alignment_core.outcome.sentences import achieved
 from alignment_flows.reports.curves import Curve, read_curves
+from alignment_flows.reports.result import result_of_run
 
 START = "sft"
 NORMAL_95 = 1.96
-SAMPLES = 8
-LEARNT_FROM = ("preferences", "feedback", "prompts")
+SAMPLES = 24
+LEARNT_FROM = ("preferences", "feedback", "demonstrations", "prompts")
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ class Row:
         artifact: kind and key of the adapter; None if there is none.
         cached: whether the adapter was already in the store.
         scores: mean of each score of its responses, by the reward model and by each evaluator.
+        characters: mean number of characters of its responses; None if it was not evaluated.
         win_rate: for each judge, how often its response is preferred to the SFT model's: `rate`, `low`, `high`, counts.
         metrics: metrics of the evaluation, such as KL and its standard error, length and perplexity.
         seconds: wall time of the stage that trained it, from when it was built.
@@ -75,6 +79,7 @@ class Row:
     artifact: str | None = None
     cached: bool = False
     scores: Mapping[str, Estimate] = field(default_factory=dict)
+    characters: Estimate | None = None
     win_rate: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     seconds: float | None = None
@@ -100,9 +105,19 @@ class Comparison:
     curves: Mapping[str, Mapping[str, Curve]]
     samples: Sequence[Mapping[str, Any]]
 
+    @property
+    def trained(self) -> dict[str, Mapping[str, StageResult]]:
+        """The stages of each run that trained a model, by the name of its optimizer."""
+        return {run.name: run.built for run in self.runs if "optimize" in run.built}
+
+    def sentences(self) -> list[str]:
+        """Return what each optimizer achieved, one sentence each."""
+        return [achieved(result_of_run(built)) for built in self.trained.values()]
+
     def to_json(self) -> dict[str, Any]:
         """Return everything except the curves, which are in the adapters' `metrics.jsonl`."""
-        return {"models": [asdict(row) for row in self.rows], "samples": list(self.samples)}
+        models = [asdict(row) for row in self.rows]
+        return {"results": self.sentences(), "models": models, "samples": list(self.samples)}
 
 
 def compare_results(runs: Sequence[OptimizerRun]) -> Comparison:
@@ -152,12 +167,17 @@ def _cost(trained: StageResult | None) -> dict[str, Any]:
 
 def _measured(evaluated: StageResult) -> dict[str, Any]:
     scores: dict[str, list[float]] = {}
-    for line in _responses(evaluated):
+    lines = _responses(evaluated)
+    for line in lines:
         for name, value in line.items():
             if isinstance(value, int | float):
                 scores.setdefault(name, []).append(float(value))
     numbers = {name: value for name, value in evaluated.metrics.items() if isinstance(value, int | float)}
-    return {"scores": {name: estimate(values) for name, values in scores.items()}, "metrics": numbers}
+    return {
+        "scores": {name: estimate(values) for name, values in scores.items()},
+        "characters": estimate([len(line["response"]) for line in lines]) if lines else None,
+        "metrics": numbers,
+    }
 
 
 def estimate(values: Sequence[float]) -> Estimate:
@@ -173,11 +193,15 @@ def _learnt_from(built: Mapping[str, StageResult]) -> dict[str, int]:
     """Count the training rows of each kind behind the adapter, including those of its reward model."""
     if "optimize" not in built:
         return {}
-    data = built["rank" if "rank" in built else "ingest"].metrics.get("rows", {}).get("train", {})
+    # A stage learns from the ingested rows and the ranked samples together.
+    rows: Counter[str] = Counter()
+    for stage in ("ingest", "rank"):
+        if stage in built:
+            rows.update(built[stage].metrics.get("rows", {}).get("train", {}))
     described = built["optimize"].artifact.manifest().parents
     kinds = {"preferences"} if "reward" in described else set()
     kinds |= set(_needs(built["optimize"]))
-    return {kind: data[kind] for kind in LEARNT_FROM if kind in kinds and data.get(kind)}
+    return {kind: rows[kind] for kind in LEARNT_FROM if kind in kinds and rows[kind]}
 
 
 def _needs(trained: StageResult) -> list[str]:

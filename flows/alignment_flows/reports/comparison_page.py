@@ -1,38 +1,38 @@
-"""The report of a comparison: HTML that opens offline, markdown with pictures for Prefect, and JSON."""
+"""The report of a comparison: HTML that opens offline, a short version as markdown for Prefect, and JSON."""
 
-import base64
-import io
 import json
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.resources import files
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-import jinja2
+from alignment_core.markdown import code, message, plain
+from alignment_core.reporting.page import Figures, render
+from alignment_core.reporting.svg import Chart, picture
+from alignment_core.reporting.words import Answer, Sample, that_fit
+from alignment_flows.reports.comparison import SAMPLES, START, Comparison, Estimate, Row
+from alignment_flows.reports.curves import PANELS, curve_charts
+from alignment_flows.reports.model_charts import (
+    judge_name,
+    length_charts,
+    percent,
+    score_charts,
+    series_of,
+    win_rate_chart,
+    win_rate_text,
+)
 
-from alignment_core.markdown import message, plain
-from alignment_flows.reports.comparison import START, Comparison, Estimate, Row
-from alignment_flows.reports.curves import Curve, downsampled
-
-HTML, JSON, FRONTIER, CURVES = "report.html", "report.json", "frontier.png", "curves.png"
-COLOURS = ("0.5", "tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown")
-SHOWN_CURVES = ("loss", "score", "kl", "accuracy", "response_length", "margin")
-"""Metrics whose name contains one of these words are drawn."""
-PANELS = 6
-CHARACTERS = 600
+HTML, JSON = "report.html", "report.json"
 DASH = "–"
+NAMED = 4
+"""More models are counted, not named."""
+PACKAGE = "alignment_flows.reports"
 
 
 def write_comparison(comparison: Comparison, folder: Path) -> None:
-    """Write `report.html`, `report.json` and the pictures to the folder, replacing those of an earlier comparison."""
+    """Write `report.html` and `report.json` to the folder, replacing those of an earlier comparison."""
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = draw(comparison)
-    for name in (FRONTIER, CURVES):
-        _replace(folder / name, pictures[name]) if name in pictures else (folder / name).unlink(missing_ok=True)
-    _replace(folder / HTML, html(comparison, pictures).encode())
+    _replace(folder / HTML, html(comparison).encode())
     _replace(folder / JSON, (json.dumps(_finite(comparison.to_json()), indent=2, ensure_ascii=False) + "\n").encode())
 
 
@@ -56,14 +56,12 @@ def _finite(value: Any) -> Any:
 
 def columns(rows: Sequence[Row]) -> dict[str, dict[str, tuple[str, str]]]:
     """Return the columns of the table by heading. Each cell is a value and its interval, which may be empty."""
-    judges = dict.fromkeys(judge for row in rows for judge in row.win_rate)
     scores = dict.fromkeys(name for row in rows for name in row.scores)
     found: dict[str, dict[str, tuple[str, str]]] = {}
-    for judge in judges:
-        rates = {row.model: row.win_rate[judge] for row in rows if judge in row.win_rate}
+    for judge in judges(rows):
         found[f"preferred to {START} by {judge}"] = {
-            model: (_share(rate["rate"]), f"{_share(rate['low'])} to {_share(rate['high'])}")
-            for model, rate in rates.items()
+            model: (percent(rate["rate"]), f"{percent(rate['low'])} to {percent(rate['high'])}")
+            for model, rate in rates_of(rows, judge).items()
         }
     for name in scores:
         found[f"mean {name}"] = {row.model: _estimate(row.scores[name]) for row in rows if name in row.scores}
@@ -73,8 +71,14 @@ def columns(rows: Sequence[Row]) -> dict[str, dict[str, tuple[str, str]]]:
     return {head: cells for head, cells in found.items() if cells}
 
 
-def _share(value: float) -> str:
-    return f"{100 * value:.1f} %"
+def judges(rows: Sequence[Row]) -> list[str]:
+    """Return the names of the judges of all models."""
+    return list(dict.fromkeys(judge for row in rows for judge in row.win_rate))
+
+
+def rates_of(rows: Sequence[Row], judge: str) -> dict[str, Mapping[str, float]]:
+    """Return the win rate of each model by a judge."""
+    return {row.model: row.win_rate[judge] for row in rows if judge in row.win_rate}
 
 
 def _estimate(estimate: Estimate) -> tuple[str, str]:
@@ -110,42 +114,110 @@ def rows_learned_from(row: Row) -> str:
 # --- pages --------------------------------------------------------------------------------------------------------
 
 
-def html(comparison: Comparison, pictures: Mapping[str, bytes]) -> str:
+def headline(rows: Sequence[Row]) -> str:
+    """Return the result in a sentence or two: who is best by the first judge, and whether that is certain."""
+    found = judges(rows)
+    if not found:
+        return "No win rates: no judge compared the responses. Choose some under `evaluation`."
+    rates = rates_of(rows, found[0])
+    ranked = sorted(rates, key=lambda model: rates[model]["rate"], reverse=True)
+    best = rates[ranked[0]]
+    judge = judge_name(found[0])
+    said = f"{ranked[0]} is preferred to {START} on {win_rate_text(best)} of the prompts, judged by {judge}."
+    if best["low"] <= 0.5 <= best["high"]:
+        return f"{said} That may be chance: the interval contains 50 %."
+    close = [model for model in ranked[1:] if rates[model]["high"] >= best["low"]]
+    if close:
+        return f"{said} These prompts do not tell it from {_listed(close)}: the intervals overlap."
+    return said
+
+
+def _listed(names: Sequence[str]) -> str:
+    if len(names) > NAMED:
+        return f"{len(names)} others"
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def charts(comparison: Comparison) -> list[Chart]:
+    """Return the charts of the results, most important first."""
+    rows, series = comparison.rows, _series(comparison)
+    found = [
+        win_rate_chart(f"Preferred to {START} by {judge_name(judge)}", rates_of(rows, judge), series)
+        for judge in judges(rows)
+    ]
+    return [*found, *score_charts(rows, series), *length_charts(rows, series)]
+
+
+def _series(comparison: Comparison) -> dict[str, int]:
+    return series_of([row.model for row in comparison.rows])
+
+
+def html(comparison: Comparison) -> str:
     """Return a self-contained page that loads nothing from the network."""
-    text = (files(__package__) / "templates" / "comparison.html.jinja").read_text(encoding="utf-8")
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    environment.filters["short"] = lambda text: text if len(text) <= CHARACTERS else text[:CHARACTERS] + "…"
-    environment.filters["number"] = lambda value: f"{value:.3g}"
-    named = {"Score against KL": FRONTIER, "Training curves": CURVES}
-    return environment.from_string(text).render(
+    rows, series = comparison.rows, _series(comparison)
+    curves = curve_charts(comparison.curves, series)
+    heads = list(columns(rows))
+    samples = that_fit((_sample(sample, series) for sample in comparison.samples), SAMPLES)
+    return render(
+        PACKAGE, "comparison.html.jinja",
         title=_title(comparison),
-        rows=comparison.rows,
+        kicker="Comparison of optimizers",
+        headline=headline(rows),
+        sentences=comparison.sentences(),
         prompts=_prompts(comparison),
-        heads=list(columns(comparison.rows)),
-        table=list(_table(comparison.rows)),
-        costs=[
-            {"model": row.model, "cells": cost(row), "learnt_from": rows_learned_from(row)}
-            for row in comparison.rows
-            if row.seconds is not None
+        failures=[row for row in rows if row.error],
+        series={row.model: series[row.model] for row in rows if not row.error},
+        charts=charts(comparison),
+        curves=curves[:PANELS],
+        more_curves=curves[PANELS:],
+        results=Figures("All results", ["model", *heads], [[row["model"], *row["cells"]] for row in _table(rows)]),
+        costs=Figures(
+            "Cost",
+            ["model", "training time", "prerequisites", "peak memory", "peak GPU memory", "trained on"],
+            [[row.model, *cost(row), rows_learned_from(row)] for row in rows if row.seconds is not None],
+        ),
+        samples=samples,
+        settings=[
+            (row.model, row.artifact or "", [f"{name}: {json.dumps(value)}" for name, value in row.settings.items()])
+            for row in rows
+            if row.settings
         ],
-        pictures={head: base64.b64encode(pictures[name]).decode() for head, name in named.items() if name in pictures},
-        samples=comparison.samples,
-        models=[row.model for row in comparison.rows if any(row.model in s["answers"] for s in comparison.samples)],
-    )
+    )  # fmt: skip
 
 
-def markdown(comparison: Comparison) -> str:
-    """Return the report as markdown for Prefect, with the pictures and without the responses."""
+def _sample(sample: Mapping[str, Any], series: Mapping[str, int]) -> Sample:
+    prompt = [(str(turn["role"]), str(turn["content"])) for turn in sample["prompt"]]
+    answers = [
+        Answer(model, series[model], given["response"], scored(given["scores"]))
+        for model, given in sample["answers"].items()
+    ]
+    return Sample(prompt, answers)
+
+
+def scored(scores: Mapping[str, float]) -> list[str]:
+    """Return the scores of a response as texts."""
+    return [f"{name} {value:.3g}" for name, value in scores.items()]
+
+
+def markdown(comparison: Comparison, folder: Path | None = None) -> str:
+    """Return the report as markdown for Prefect: the result, the table and the charts, without the responses.
+
+    Args:
+        comparison: the comparison.
+        folder: where `report.html` is, on the machine that ran the flow.
+    """
     heads = columns(comparison.rows)
-    lines = [f"# {_title(comparison)}", ""]
+    lines = [f"# {plain(_title(comparison))}", "", f"**{message(headline(comparison.rows))}**", ""]
+    if folder is not None:
+        lines += [f"The whole report, with responses side by side: {code(folder.absolute() / HTML)}", ""]
     lines += [f"**{plain(row.model)} failed:** {message(row.error)}\n" for row in comparison.rows if row.error]
+    lines += [f"- {message(sentence)}" for sentence in comparison.sentences()]
+    lines.append("")
+    if found := charts(comparison)[:PANELS]:
+        lines += [f"![{plain('; '.join(chart.title for chart in found))}]({picture(found)})", ""]
     lines += [f"| model | {' | '.join(map(plain, heads))} |", "| --- |" + " ---: |" * len(heads)]
     for row in _table(comparison.rows):
-        cells = (
-            " ".join(filter(None, (cell["value"], cell["range"] and f"({cell['range']})"))) for cell in row["cells"]
-        )
+        cells = (f"{value} ({ends})" if ends else value for value, ends in row["cells"])
         lines.append(f"| {plain(row['model'])} | {' | '.join(cells)} |")
     lines += [
         "",
@@ -157,13 +229,12 @@ def markdown(comparison: Comparison) -> str:
         for row in comparison.rows
         if row.seconds is not None
     ]
-    for name, picture in draw(comparison, dpi=64).items():
-        lines += ["", f"![{name}](data:image/png;base64,{base64.b64encode(picture).decode()})"]
     return "\n".join(lines) + "\n"
 
 
 def _title(comparison: Comparison) -> str:
-    return " · ".join(row.model for row in comparison.rows if row.model != START)
+    names = [row.model for row in comparison.rows if row.model != START]
+    return " · ".join(names) if len(names) <= NAMED else f"{len(names)} optimizers"
 
 
 def _prompts(comparison: Comparison) -> int:
@@ -173,98 +244,5 @@ def _prompts(comparison: Comparison) -> int:
 def _table(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
     heads = columns(rows)
     for row in rows:
-        cells = [column.get(row.model, ("failed" if row.error else DASH, "")) for column in heads.values()]
-        yield {"model": row.model, "cells": [{"value": value, "range": ends} for value, ends in cells]}
-
-
-# --- pictures -----------------------------------------------------------------------------------------------------
-
-
-def draw(comparison: Comparison, dpi: int = 120) -> dict[str, bytes]:
-    """Draw score against KL and the training curves as PNG. Pictures without data are left out."""
-    found = {FRONTIER: _frontier(comparison.rows, dpi), CURVES: _training(comparison.curves, dpi)}
-    return {name: picture for name, picture in found.items() if picture is not None}
-
-
-def _frontier(rows: Sequence[Row], dpi: int) -> bytes | None:
-    names = list(dict.fromkeys(name for row in rows for name in row.scores if "kl" in row.metrics))
-    if not names:
-        return None
-    figure, axes = _figure(len(names), (4.6, 3.4))
-    for axis, name in zip(axes, names, strict=True):
-        for row, colour in zip(rows, _colours(rows), strict=True):
-            if name in row.scores:
-                score, error = row.scores[name], row.metrics.get("kl_standard_error") or 0.0
-                ends = [[score.mean - score.low], [score.high - score.mean]] if math.isfinite(score.low) else None
-                wide = 1.96 * error if math.isfinite(error) else 0.0
-                axis.errorbar(
-                    row.metrics["kl"],
-                    score.mean,
-                    yerr=ends,
-                    xerr=wide,
-                    fmt="o",
-                    color=colour,
-                    capsize=3,
-                    label=row.model,
-                )
-        axis.set(xlabel="KL from the SFT model, nats per response", title=f"mean {name}")
-        axis.grid(alpha=0.3)
-    axes[0].legend()
-    return _png(figure, dpi)
-
-
-def shown_curves(curves: Mapping[str, Mapping[str, Curve]]) -> list[str]:
-    """Return the metrics to draw: one per word of `SHOWN_CURVES` in turn, those that most optimizers report first."""
-    reported = Counter(name for of_one in curves.values() for name, curve in of_one.items() if len(curve) > 1)
-    of_word = [
-        sorted(
-            (name for name in reported if word == name or word in name.split("_")),
-            key=lambda name, word=word: (-reported[name], name != word),  # type: ignore[misc]
-        )
-        for word in SHOWN_CURVES
-    ]
-    return list(dict.fromkeys(name for turn in zip_longest(*of_word) for name in turn if name))[:PANELS]
-
-
-def _training(curves: Mapping[str, Mapping[str, Curve]], dpi: int) -> bytes | None:
-    chosen = shown_curves(curves)
-    if not chosen:
-        return None
-    figure, axes = _figure(len(chosen), (3.6, 2.4))
-    for axis, name in zip(axes, chosen, strict=True):
-        for optimizer, colour in zip(curves, COLOURS[1:] * len(curves), strict=False):
-            if name in curves[optimizer]:
-                axis.plot(
-                    *zip(*downsampled(curves[optimizer][name]), strict=True),
-                    color=colour,
-                    label=optimizer,
-                    linewidth=1.2,
-                )
-        axis.set_title(name.replace("_", " "), fontsize=10)
-        axis.set_xlabel("step", fontsize=8)
-        axis.tick_params(labelsize=8)
-        axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
-    return _png(figure, dpi)
-
-
-def _figure(panels: int, size: tuple[float, float]) -> tuple[Any, list[Any]]:
-    # pyplot would keep every figure in memory and look for a display.
-    from matplotlib.figure import Figure
-
-    across = min(panels, 3)
-    down = -(-panels // across)
-    figure = Figure(figsize=(size[0] * across, size[1] * down), layout="constrained")
-    return figure, [figure.add_subplot(down, across, place) for place in range(1, panels + 1)]
-
-
-def _colours(rows: Sequence[Row]) -> list[str]:
-    """Return gray for the SFT model and a different color for each optimizer."""
-    others = iter(COLOURS[1:] * len(rows))
-    return [COLOURS[0] if row.model == START else next(others) for row in rows]
-
-
-def _png(figure: Any, dpi: int) -> bytes:
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=dpi)
-    return picture.getvalue()
+        missing = ("failed" if row.error else DASH, "")
+        yield {"model": row.model, "cells": [column.get(row.model, missing) for column in heads.values()]}

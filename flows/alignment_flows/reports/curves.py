@@ -1,124 +1,121 @@
-"""Draw the training curves of a stage from its `metrics.jsonl` as one small picture."""
+"""The training curves of a stage from its `metrics.jsonl`: which to show, and as one small picture for Prefect."""
 
-import base64
-import io
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
-PICTURE_BYTES = 20_000
-"""Prefect keeps reports in its database and loads them completely, so pictures must be small."""
+from alignment_core.reporting.intervals import Point, point_chart
+from alignment_core.reporting.lines import line_chart
+from alignment_core.reporting.scales import titled
+from alignment_core.reporting.svg import Chart, picture
+
 PANELS = 6
-POINTS = 200
-COLOURS = 16
-RESOLUTIONS = (80, 64, 48, 36)  # dots per inch; the first one that gives a small enough picture is used
+"""Number of curves that are shown at once."""
+FIRST = ("loss", "score", "reward", "kl", "accuracy", "margin", "length")
+"""A metric of each of these words is shown first, in this order."""
+LAST = ("grad_norm", "learning_rate", "logps", "kl_coef", "token_budget", "checkpointing")
+"""Metrics whose name contains one of these words are shown last."""
 
-FIRST = ("loss", "score", "reward", "accuracy", "kl", "length")
-"""Metrics whose name contains one of these words are drawn first, in this order."""
-LAST = ("grad_norm", "learning_rate", "logps", "kl_coef")
+SIDES = {"chosen": 2, "rejected": 1, "desirable": 2, "undesirable": 1}
+"""The two sides of a judgement, whose metrics are drawn together, with their colors."""
 
 Curve = list[tuple[float, float]]
 
 
-def draw_curves(history: Path) -> str:
-    """Draw the most important metrics by step as a `data:` URI of a PNG under 20 kB. Empty if there are none.
-
-    Args:
-        history: the stage's `metrics.jsonl`, one line per optimizer step or report.
-    """
-    curves = read_curves(history)
-    chosen = sorted((name for name in curves if len(curves[name]) > 1), key=_rank)[:PANELS]
-    if not chosen:
-        return ""
-    return _uri(_draw({name: curves[name] for name in chosen}))
-
-
 def read_curves(history: Path) -> dict[str, Curve]:
-    """Read the steps and values of every metric. Non-finite values are left out."""
+    """Return the steps and values of every metric of a `metrics.jsonl`. A value may be infinite or not a number."""
     curves: dict[str, Curve] = {}
     for line in history.read_text(encoding="utf-8").splitlines():
         entry = json.loads(line)
         for name, value in entry.items():
-            if name != "step" and isinstance(value, int | float) and math.isfinite(value):
+            if name != "step" and isinstance(value, int | float) and not isinstance(value, bool):
                 curves.setdefault(name, []).append((entry["step"], value))
     return curves
 
 
-def _rank(name: str) -> tuple[int, str]:
-    if any(word in name for word in LAST):
-        return len(FIRST) + 1, name
-    return next((place for place, word in enumerate(FIRST) if word in name), len(FIRST)), name
+def in_order(reported: Sequence[Mapping[str, Curve]]) -> list[str]:
+    """Return the metrics that are curves, those that say most first.
+
+    One metric for each word of `FIRST` comes before a second one of a word, and what most runs report comes first. All
+    other metrics follow: an optimizer may log anything.
+
+    Args:
+        reported: the curves of each run by metric. A curve of a single point is none.
+    """
+    counts = Counter(name for curves in reported for name, curve in curves.items() if is_curve(curve))
+    last = sorted(name for name in counts if any(word in name for word in LAST))
+    of_word = [
+        sorted(
+            (name for name in counts if word in name.split("_") and name not in last),
+            key=lambda name, word=word: (-counts[name], name != word, name),  # type: ignore[misc]
+        )
+        for word in FIRST
+    ]
+    first = [name for turn in zip_longest(*of_word) for name in turn if name]
+    return list(dict.fromkeys([*first, *sorted(set(counts) - set(last)), *last]))
 
 
-def downsampled(curve: Curve, points: int = POINTS) -> Curve:
-    """Reduce a curve to at most `points` points, each the mean of a group, so that spikes stay visible."""
-    size = -(-len(curve) // points)
-    groups = [curve[start : start + size] for start in range(0, len(curve), size)]
-    return [(_mean([step for step, _ in group]), _mean([value for _, value in group])) for group in groups]
+def is_curve(curve: Curve) -> bool:
+    """Return whether there are at least two values that are numbers."""
+    return sum(math.isfinite(value) for _, value in curve) > 1
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+def curve_charts(curves: Mapping[str, Mapping[str, Curve]], series: Mapping[str, int]) -> list[Chart]:
+    """Return a chart of each metric with the curves of all runs, in the order of `in_order`.
+
+    Args:
+        curves: curves by metric, by run.
+        series: color of each run.
+    """
+    charts: list[Chart] = []
+    names = in_order(list(curves.values()))
+    while names:
+        sides = [names[0]] if len(curves) > 1 else _sides(names[0], names)
+        names = [name for name in names if name not in sides]
+        charts.append(_of_runs(sides[0], curves, series) if len(sides) == 1 else _of_sides(sides, *curves.values()))
+    return charts
 
 
-def draw_reliability(calibration: Path) -> str:
-    """Draw accuracy against confidence as a `data:` URI of a small PNG. The area of a point shows its number of pairs.
+def _sides(name: str, names: Sequence[str]) -> list[str]:
+    """Return a metric with those that measure the same on the other side of a judgement."""
+    stem, _, side = name.rpartition("_")
+    if stem and side in SIDES:
+        return [f"{stem}_{each}" for each in SIDES if f"{stem}_{each}" in names]
+    return [name]
+
+
+def _of_runs(name: str, curves: Mapping[str, Mapping[str, Curve]], series: Mapping[str, int]) -> Chart:
+    drawn = {run: of_one[name] for run, of_one in curves.items() if is_curve(of_one.get(name, []))}
+    return line_chart(titled(name), drawn, series)
+
+
+def _of_sides(names: Sequence[str], curves: Mapping[str, Curve]) -> Chart:
+    stem = names[0].rpartition("_")[0]
+    drawn = {name.rpartition("_")[2]: curves[name] for name in names}
+    return line_chart(titled(stem), drawn, SIDES, named=True)
+
+
+def draw_curves(history: Path) -> str:
+    """Return the first metrics of a stage as a `data:` URI of an SVG image. Empty if there are none."""
+    shown = curve_charts({"": read_curves(history)}, {"": 0})[:PANELS]
+    return picture(shown) if shown else ""
+
+
+def reliability(calibration: Path) -> Chart:
+    """Return the accuracy of a reward model against its confidence.
 
     Args:
         calibration: the reward model's `calibration.json`.
     """
     bins = [bin_ for bin_ in json.loads(calibration.read_text(encoding="utf-8"))["bins"] if bin_["pairs"]]
-    figure, canvas = _canvas(3.6, 3.0)
-    axis = figure.add_subplot()
-    axis.plot([0.5, 1], [0.5, 1], color="0.6", linewidth=1)
-    largest = max(bin_["pairs"] for bin_ in bins)
-    sizes = [10 + 90 * bin_["pairs"] / largest for bin_ in bins]
-    axis.scatter([bin_["confidence"] for bin_ in bins], [bin_["accuracy"] for bin_ in bins], s=sizes)
-    axis.set(xlim=(0.5, 1), ylim=(0, 1.02), xlabel="confidence", ylabel="share ordered correctly")
-    axis.grid(alpha=0.3)
-    return _uri(_small_png(figure, canvas))
+    points = [
+        Point(_pairs(bin_["pairs"]), bin_["confidence"], bin_["accuracy"], 0.0, math.nan, math.nan, 0) for bin_ in bins
+    ]
+    return point_chart("Reward model: share of pairs in the right order", "its confidence", points, shares=True)
 
 
-def _draw(curves: Mapping[str, Curve]) -> bytes:
-    from matplotlib.ticker import MaxNLocator
-
-    columns = min(3, len(curves))
-    rows = -(-len(curves) // columns)
-    figure, canvas = _canvas(3 * columns, 1.8 * rows)
-    for place, (name, curve) in enumerate(curves.items(), start=1):
-        axis = figure.add_subplot(rows, columns, place)
-        axis.plot(*zip(*downsampled(curve), strict=True), linewidth=1.2)
-        axis.set_title(name.replace("_", " "), fontsize=9)
-        axis.tick_params(labelsize=7)
-        axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))  # steps
-        axis.grid(alpha=0.3)
-    return _small_png(figure, canvas)
-
-
-def _canvas(width: float, height: float) -> tuple[Any, Any]:
-    """Create a figure of this size in inches without pyplot, which would keep it in memory and look for a display."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, FigureCanvasAgg(figure)
-
-
-def _small_png(figure: Any, canvas: Any) -> bytes:
-    import numpy as np
-    from PIL import Image
-
-    for resolution in RESOLUTIONS:
-        figure.set_dpi(resolution)
-        canvas.draw()
-        picture = io.BytesIO()
-        Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]).quantize(COLOURS).save(picture, "png", optimize=True)
-        if picture.tell() < PICTURE_BYTES * 3 // 4:  # base64 makes four bytes of three
-            break
-    return picture.getvalue()
-
-
-def _uri(picture: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(picture).decode()
+def _pairs(count: int) -> str:
+    return f"{count:,} {'pair' if count == 1 else 'pairs'}"

@@ -4,33 +4,45 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from prefect.artifacts import create_markdown_artifact
+from prefect.logging import get_run_logger
 
 from alignment_core.config import PipelineConfig
 from alignment_core.evaluation.promotion import Promotion
 from alignment_core.execution.build import StageResult
 from alignment_core.markdown import Markdown, code, message, plain, table
 from alignment_flows.progress import tolerate_server_outage
-from alignment_flows.reports.stage import numbers
+from alignment_flows.reports.result import result_section
+from alignment_flows.reports.run_page import gains, write_run_page
 
 
 def publish_run_report(config: PipelineConfig, built: Mapping[str, StageResult], promotion: Promotion | None) -> None:
-    """Publish the report as a Prefect artifact of the flow run."""
+    """Write the page of the run into the store, and publish a short version as a Prefect artifact of the flow run."""
+    place = None
+    try:
+        place = write_run_page(config, built, promotion)
+    except OSError as error:
+        get_run_logger().warning("could not write the report of the run: %s", error)
     with tolerate_server_outage():
-        report = run_report(config, built, promotion)
+        report = run_report(config, built, promotion, place)
         create_markdown_artifact(report, key="run-report", description=f"{config.name}: the adapter")
 
 
-def run_report(config: PipelineConfig, built: Mapping[str, StageResult], promotion: Promotion | None) -> str:
+def run_report(
+    config: PipelineConfig, built: Mapping[str, StageResult], promotion: Promotion | None, page: Path | None = None
+) -> str:
     """Return the report of a finished run as markdown.
 
     Args:
         config: the settings of the run.
         built: its stages by their names in the plan, parents before children.
         promotion: the result of the gate; None if the run has no gate.
+        page: the page with plots and responses side by side, if it was written.
     """
     parts = [
         f"# {config.name}",
+        *result_section(built),
         _headline(built),
+        *([] if page is None else [f"With plots, and responses side by side: {code(page)}"]),
         *_promoted(promotion),
         *_listener_errors(built),
         "## The adapter",
@@ -93,20 +105,9 @@ def _usage(config: PipelineConfig, policy: StageResult) -> str:
 
 def _gain(built: Mapping[str, StageResult]) -> str:
     """Return the held-out metrics of each model as a table."""
-    columns = {
-        "before": ("evaluate_sft", "lm_eval_sft"),
-        "after": ("evaluate", "lm_eval"),
-        "production": ("evaluate_production",),
-    }
-    there = {
-        head: {key: value for name in names if name in built for key, value in numbers(built[name].metrics)}
-        for head, names in columns.items()
-        if names[0] in built
-    }
-    lines = [f"| held-out metric | {' | '.join(there)} |", "| --- |" + " --- |" * len(there)]
-    lines += [
-        f"| {plain(name)} | {' | '.join(plain(of.get(name, '')) for of in there.values())} |" for name in there["after"]
-    ]
+    found = gains(built)
+    lines = [f"| {' | '.join(found.head)} |", "| --- |" + " --- |" * (len(found.head) - 1)]
+    lines += [f"| {' | '.join(map(plain, row))} |" for row in found.rows]
     return "\n".join(lines)
 
 

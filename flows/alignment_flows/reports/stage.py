@@ -1,24 +1,22 @@
 """The report of a finished stage in Prefect: the facts of its manifest, and the report that the stage wrote."""
 
 import json
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from prefect.artifacts import create_markdown_artifact
 
 from alignment_core.execution.build import StageResult
 from alignment_core.execution.stage import StageCall
 from alignment_core.markdown import code, code_block, message, plain, table
+from alignment_core.reporting.svg import picture
 from alignment_flows.progress import tolerate_server_outage
-from alignment_flows.reports.curves import draw_curves, draw_reliability
+from alignment_flows.reports.curves import draw_curves, reliability
+from alignment_flows.reports.numbers import numbers
 
 REPORT_BYTES = 2**19
 """Prefect keeps every report in its database. Larger reports stay in the artifact's folder only."""
-
-DIGEST = re.compile(r"^([0-9a-f]{12})[0-9a-f]{28,}$")
 
 SAMPLES = 5
 SAMPLE_CHARACTERS = 600
@@ -60,7 +58,7 @@ def stage_report(call: StageCall, built: StageResult) -> str:
     if (responses := built.artifact.path / "responses.jsonl").is_file():
         parts += ["## Samples", *_samples(responses)]
     if (calibration := built.artifact.path / "calibration.json").is_file():
-        parts += ["## Calibration", f"![reliability]({draw_reliability(calibration)})"]
+        parts += ["## Calibration", f"![reliability]({picture([reliability(calibration)])})"]
     if (verdicts := built.artifact.path / "verdicts.jsonl").is_file():
         parts += ["## Side by side", *_side_by_side(verdicts)]
     parts += ["## Settings", table("setting", dict(numbers(manifest.config)))]
@@ -105,15 +103,3 @@ def _quoted(text: str) -> str:
 
 def _gigabytes(size: int | None) -> str:
     return "" if size is None else f"{size / 2**30:.2f} GiB"
-
-
-def numbers(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the numbers and short texts of nested JSON by dotted name. Lists are left out."""
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from numbers(value, f"{prefix}{name}.")
-        elif isinstance(value, float):
-            yield f"{prefix}{name}", f"{value:.6g}"
-        elif isinstance(value, bool | int) or (isinstance(value, str) and len(value) <= 80):
-            # A full digest is wider than the page. It is in the manifest.
-            yield f"{prefix}{name}", DIGEST.sub(r"\1…", str(value))

@@ -5,7 +5,7 @@ import warnings
 from pathlib import Path
 
 from alignment_core.account import account_name
-from alignment_core.artifacts import PRODUCTION, ArtifactStore, Change, catalogue
+from alignment_core.artifacts import PRODUCTION, ArtifactStore, Change, models
 from alignment_core.artifacts.layout import check_exists
 from alignment_core.config import PipelineConfig
 
@@ -16,7 +16,8 @@ def promote(reference: str, alias: str = PRODUCTION, *, reason: str = "by hand",
     """Give a trained model an alias.
 
     Args:
-        reference: a key, a key prefix, an alias, or `latest`.
+        reference: an alias, the name of a run for its newest aligned model, a key, a key prefix, or `latest` for the
+            newest aligned model, which must have passed the gate.
         alias: the alias, such as `production`.
         reason: recorded in the alias's history.
         store: folder of the artifact store.
@@ -24,12 +25,14 @@ def promote(reference: str, alias: str = PRODUCTION, *, reason: str = "by hand",
     Prefect's server, if one is configured or running, gets the event `alignment.model.promoted`.
 
     Raises:
-        ArtifactError: there is no such model, or it is damaged.
+        ArtifactError: there is no such model, it is damaged, or it is `latest` and has not passed the gate.
     """
     opened = ArtifactStore(store)
     check_exists(opened.root)
     before = opened.aliases.current(alias)
-    change = catalogue.promote(opened, reference, alias, by=account_name(), reason=reason)
+    change, model = models.promote(opened, reference, alias, by=account_name(), reason=reason)
+    if model.warning is not None:
+        warnings.warn(model.warning, stacklevel=2)
     _tell(opened, alias, change, new=change != before)
     return change
 
@@ -48,7 +51,7 @@ def rollback(alias: str = PRODUCTION, *, reason: str = "by hand", store: Path = 
         ArtifactError: there is no earlier model.
     """
     opened = ArtifactStore(store)
-    change = catalogue.rollback(opened, alias, by=account_name(), reason=reason)
+    change = models.rollback(opened, alias, by=account_name(), reason=reason)
     _tell(opened, alias, change, new=True)
     return change
 

@@ -29,6 +29,7 @@ from alignment_core.planning.sample import plan_sampling
 from alignment_core.planning.unpacked_base import base_call
 from alignment_core.registry import load_registry
 from alignment_flows.form.references import refers_to_prefect, resolve
+from alignment_flows.reports.places import page_of
 from alignment_flows.serve.cached_run import all_built, find_cached_run, has_server
 
 if TYPE_CHECKING:
@@ -113,14 +114,27 @@ def run_pipeline(config: PipelineConfig) -> FinishedRun:
     settings = prepared(config)
     plan = plan_pipeline(settings, load_registry())
     if (built := find_cached_run(config, plan)) is not None:
+        _write_missing_page(settings, built)
         return _finished(config, built, None)
     _prepare_server()
     from alignment_flows.pipeline import align
 
     # Looking through the store is only worth it where there may be heartbeats: a temporary server gets none.
-    with prefect_server(heartbeats=not (has_server() and all_built(plan))):
+    with recorded_run(heartbeats=not (has_server() and all_built(plan))):
         state = align(config, return_state=True)
     return _finished(settings, state.result(raise_on_failure=True), state)
+
+
+def _write_missing_page(config: PipelineConfig, built: dict[str, StageResult]) -> None:
+    """Write the page of a run that no flow reports on, if it is not there. The store may be read-only."""
+    if page_of(config.name, built).is_file():
+        return
+    from alignment_flows.reports.run_page import write_run_page
+
+    try:
+        write_run_page(config, built, None)
+    except OSError as error:
+        print(f"could not write the report of the run: {error}", file=sys.stderr)
 
 
 def _finished(config: PipelineConfig, built: dict[str, StageResult], state: Any) -> FinishedRun:
@@ -144,7 +158,7 @@ def run_comparison(
     # Planning first reports mistakes before the run is recorded.
     settings = settings_of(resolved(config), optimizers, changes)
     plans_of({name: prepared(each) for name, each in settings.items()})
-    with prefect_server():
+    with recorded_run():
         state = compare(config, optimizers, changes, folder, return_state=True)
     comparison = state.result(raise_on_failure=False)
     if isinstance(comparison, BaseException):
@@ -163,7 +177,7 @@ def run_retrain(config: PipelineConfig) -> FinishedRun | TooFewVotes:
     # Planning first reports mistakes before the run is recorded.
     settings = prepared(config)
     plan_retrain(settings, load_registry())
-    with prefect_server():
+    with recorded_run():
         from alignment_flows.retraining import SKIPPED, retrain
 
         state = retrain(config, return_state=True)
@@ -185,7 +199,7 @@ def run_sampling(config: PipelineConfig, model: str | None) -> int:
     _prepare_server()
     # Planning first reports mistakes before the run is recorded.
     plan_sampling(prepared(config), load_registry(), model)
-    with prefect_server():
+    with recorded_run():
         from alignment_flows.sampling import sample
 
         kept: int = sample(config, model, return_state=True).result(raise_on_failure=True)
@@ -256,12 +270,25 @@ class Printed:
 
 
 @contextmanager
-def prefect_server(*, heartbeats: bool = True) -> Iterator[None]:
+def recorded_run(*, heartbeats: bool = True) -> Iterator[None]:
+    """Record the flow inside as `prefect_server` does, and show it in the terminal."""
+    with prefect_server(heartbeats=heartbeats) as lasting:
+        from alignment_flows.terminal.shown_run import shown_run
+
+        with shown_run(linked=lasting):
+            yield
+
+
+@contextmanager
+def prefect_server(*, heartbeats: bool = True) -> Iterator[bool]:
     """Record the flows inside on the user's server, or on a temporary one that stops with this process.
 
     Args:
         heartbeats: whether flow runs send heartbeats, by which the server detects a killed run. Stopping them takes a
             second.
+
+    Yields:
+        Whether the server outlives this process.
     """
     configure_prefect()
     from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
@@ -270,17 +297,18 @@ def prefect_server(*, heartbeats: bool = True) -> Iterator[None]:
     from alignment_flows.serve.temporary_server import start_temporary_server
 
     settings: dict[Any, Any] = {}
+    lasting = True
     if (url := PREFECT_API_URL.value()) is not None:
         check_server(url)
     elif (url := running_server()) is not None:
         settings = {PREFECT_API_URL: url}
     else:
         settings = {PREFECT_API_URL: start_temporary_server()}
-        heartbeats = False  # the server stops with the run
+        lasting = heartbeats = False  # the server stops with the run
     if not heartbeats:
         settings[PREFECT_FLOWS_HEARTBEAT_FREQUENCY] = None
     with temporary_settings(settings), _exit_on_sigterm():
-        yield
+        yield lasting
 
 
 @contextmanager
@@ -321,6 +349,3 @@ def configure_prefect() -> None:
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("DO_NOT_TRACK", "1")
     os.environ.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", str(HEARTBEAT_SECONDS))
-    if sys.stderr.isatty():
-        # The terminal shows the progress bar. The log is on the page of the run.
-        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "ERROR")

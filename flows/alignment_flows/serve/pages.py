@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from alignment_core.artifacts import ArtifactStore
+from alignment_core.artifacts.catalogue import PROMOTABLE, catalogue
 from alignment_core.config import PipelineConfig
 from alignment_core.errors import ArtifactError, ConfigError
 from alignment_core.feedback import FeedbackStore, open_feedback
@@ -18,6 +19,9 @@ from alignment_flows.serve.vote_events import vote_notifier
 STATE = ".pages"
 """Folder in the artifact store for the state of the pages, so that raters stay known after a restart."""
 
+KEY_LENGTH, NEWEST = 12, 10
+"""Length of the prefix of a key, and number of models without an alias, among the models that can be chosen."""
+
 
 def serve_chat(
     config: PipelineConfig, references: Sequence[str], host: str, port: int, end: web.EndButton | None = None
@@ -26,8 +30,9 @@ def serve_chat(
 
     Args:
         config: the settings of a run, resolved.
-        references: the models that answer each message, side by side: aliases, keys, prefixes of keys, `latest`, or
-            `base` for the base model of the settings.
+        references: the one or two models that answer first: aliases, names of runs, keys, prefixes of keys, `latest`
+            for the newest aligned model of the run with this name, or `base` for the base model of the settings.
+            Visitors can choose others.
         host: address to listen on.
         port: port to listen on. 0 picks a free one.
         end: a button that ends the page, or None.
@@ -43,23 +48,34 @@ def serve_chat(
         problem = "both models are the same"
         raise ConfigError(problem, where="--beside", got=references[0], do="Name two models, such as one and `base`")
     from alignment_core.feedback.pages.chat_model import ChatModel
+    from alignment_core.feedback.pages.chat_models import ChatModels
+
+    def open_model(name: str) -> ChatModel:
+        return ChatModel(name, _finder(config, name), config.device, config.chat)
 
     try:
-        models = [ChatModel(name, _finder(config, name), config.device, config.chat) for name in references]
+        models = ChatModels(references, open_model, lambda: _choices(config))
     except ArtifactError as error:
         base = f"open the base model with `--model {BASE}`"
         error.do = f"{error.do}, or {base}" if error.do else base.capitalize()
         raise
 
-    async def close() -> None:
-        for model in models:
-            await model.close()
-
     with _open_store(config) as store:
         from alignment_core.feedback.pages.chat import chat_page
 
         page = chat_page(models, store, config.chat, end)
-        web.serve(page, title="Chat", host=host, port=port, state=config.store / STATE / "chat", close=close)
+        web.serve(page, title="Chat", host=host, port=port, state=config.store / STATE / "chat", close=models.close)
+
+
+def _choices(config: PipelineConfig) -> list[str]:
+    """Return the models that a visitor can choose: the aliases of the store, its newest models, and the base model."""
+    store = ArtifactStore(config.store)
+    if not store.root.is_dir():
+        return [BASE]
+    found = catalogue(store)
+    aliases = sorted({name for entry in found for name in entry.aliases if entry.artifact.kind in PROMOTABLE})
+    unnamed = [entry.artifact.key for entry in found if entry.artifact.kind in PROMOTABLE and not entry.aliases]
+    return [*aliases, BASE, *(key[:KEY_LENGTH] for key in unnamed[:NEWEST])]
 
 
 def _finder(config: PipelineConfig, reference: str) -> Callable[[], NamedModel]:
@@ -67,7 +83,7 @@ def _finder(config: PipelineConfig, reference: str) -> Callable[[], NamedModel]:
     if reference == BASE:
         base = untouched_base(prepared(config), load_registry())
         return lambda: base
-    return lambda: trained_model(ArtifactStore(config.store), reference)
+    return lambda: trained_model(ArtifactStore(config.store), reference, config.name)
 
 
 def serve_rank(config: PipelineConfig, host: str, port: int, end: web.EndButton | None = None) -> None:
@@ -80,7 +96,7 @@ def serve_rank(config: PipelineConfig, host: str, port: int, end: web.EndButton 
     with _open_store(config) as store:
         from alignment_core.feedback.pages.rank import rank_page
 
-        page, state = rank_page(store, end), config.store / STATE / "rank"
+        page, state = rank_page(store, config.guidelines, end), config.store / STATE / "rank"
         web.serve(page, title="Rank", host=host, port=port, state=state, close=lambda: None)
 
 

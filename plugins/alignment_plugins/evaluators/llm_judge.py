@@ -17,7 +17,10 @@ from alignment_core.plugin_api import (
     Evaluator,
     Facts,
     PairEvaluator,
+    both_orders,
+    conversation_text,
     hookimpl,
+    verdict_of,
 )
 from alignment_plugins.evaluators.facts import column_of, fact_of
 
@@ -27,8 +30,6 @@ WORD_TOKENS = 16
 REMEMBERED = 10_000
 """Number of answers that are kept in memory. The same question is asked once."""
 GRADE = re.compile(r"(?<![\w.])-?[0-9]{1,3}(?:\.[0-9]{1,6})?(?![\w%]|\.[0-9])")
-WINNER = re.compile(r"(?<![A-Za-z])(A|B|TIE|Tie|tie)(?![A-Za-z])")
-SAYS = {"A": 1.0, "B": 0.0, "TIE": 0.5}
 
 
 class _Judge(ChatEndpointSettings):
@@ -56,10 +57,8 @@ class _Judge(ChatEndpointSettings):
             known.popitem(last=False)
         return found
 
-    def _asked(self, prompt: Conversation, facts: Facts) -> str:
-        turns = [f"[{turn['role']}]\n{turn['content']}" for turn in prompt]
-        turns += [f"[{name}]\n{_shown(fact_of(facts, name))}" for name in self.facts]
-        return "\n\n".join(turns)
+    def _asked(self, prompt: Conversation, facts: Facts, *more: tuple[str, str]) -> str:
+        return conversation_text(prompt, [*((name, _shown(fact_of(facts, name))) for name in self.facts), *more])
 
 
 def _shown(fact: Any) -> str:
@@ -93,7 +92,7 @@ class LlmJudge(_Judge, Evaluator):
         self, prompts: Sequence[Conversation], responses: Sequence[str], facts: Sequence[Facts]
     ) -> list[float | None]:
         questions = [
-            f"{self._asked(prompt, known)}\n\n[response]\n{response}"
+            self._asked(prompt, known, ("response", response))
             for prompt, response, known in zip(prompts, responses, facts, strict=True)
         ]
         return [self._grade(text) for text in self._texts(questions, self.instruction, GRADE_TOKENS, self.name)]
@@ -122,24 +121,20 @@ class LlmPairJudge(_Judge, PairEvaluator):
     def prefers(
         self, prompts: Sequence[Conversation], a: Sequence[str], b: Sequence[str], facts: Sequence[Facts]
     ) -> list[float | None]:
-        questions = []
-        for prompt, one, other, known in zip(prompts, a, b, facts, strict=True):
-            asked = self._asked(prompt, known)
-            for first, second in ((one, other), (other, one)):
-                questions.append(f"{asked}\n\n[response A]\n{first}\n\n[response B]\n{second}")
-        said = [_winner(text) for text in self._texts(questions, self.instruction, WORD_TOKENS, self.name)]
-        return [_agreed(straight, swapped) for straight, swapped in zip(said[::2], said[1::2], strict=True)]
+        questions = [
+            question
+            for prompt, one, other, known in zip(prompts, a, b, facts, strict=True)
+            for question in both_orders(self._asked(prompt, known), one, other)
+        ]
+        said = self._texts(questions, self.instruction, WORD_TOKENS, self.name)
+        return [_probability(straight, swapped) for straight, swapped in zip(said[::2], said[1::2], strict=True)]
 
 
-def _winner(text: str | None) -> float | None:
-    found = set(WINNER.findall(text or ""))
-    return SAYS[found.pop().upper()] if len(found) == 1 else None
-
-
-def _agreed(straight: float | None, swapped: float | None) -> float | None:
+def _probability(straight: str | None, swapped: str | None) -> float | None:
     if straight is None or swapped is None:
         return None
-    return straight if straight == 1 - swapped else 0.5
+    verdict, _ = verdict_of(straight, swapped)
+    return None if verdict is None else (1 + verdict) / 2
 
 
 @hookimpl

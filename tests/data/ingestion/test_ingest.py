@@ -23,7 +23,7 @@ from alignment_core.data.dataset.splits import read_dataset
 from alignment_core.data.ingestion import shard_cache
 from alignment_core.data.ingestion.check import check, no_usable_rows
 from alignment_core.data.ingestion.ingest import _libraries_frozen, ingest
-from alignment_core.data.ingestion.report.page import render_report
+from alignment_core.data.ingestion.report.page import html_report, markdown_report
 from alignment_core.data.rendering.renderer import Renderer
 from alignment_core.data.sources.identity import source_identity
 from alignment_core.errors import DataError
@@ -367,7 +367,7 @@ def test_report_pages_are_complete_and_escape_user_text(tmp_path: Path, run: Any
     assert "<script>" not in html
     assert "&lt;script&gt;" in html
     assert "<mark>" in html
-    assert "data:image/png;base64," in markdown
+    assert "data:image/svg+xml;base64," in markdown
     assert "⟦" in markdown
     assert len(markdown) < 200_000
     assert markdown.count("~~~") % 2 == 0
@@ -391,7 +391,7 @@ def test_check_needs_no_model_and_reports_quarantined_rows(tmp_path: Path) -> No
     assert report["quarantined"] == {"other_format": 2}
     assert report["unit"] == "bytes"
     assert report["fit"]["max_length"] is None
-    text = render_report(report, "markdown")
+    text = markdown_report(report)
     assert "other_format" in text
     assert "bytes" in text
     assert "rows.jsonl:6" in text
@@ -454,7 +454,7 @@ def test_damaged_files_always_yield_a_report(data: st.DataObject, container: str
     path = tmp_path / f"damaged.{container}"
     path.write_bytes(whole)
     report = check([str(path)])
-    render_report(report, "html")
+    html_report(report)
     used = sum(split["preferences"] for split in report["rows"].values())
     assert used or report["quarantined"] or not report["files"][0]["rows"]
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from alignment_core.data.ingestion.check import check
-from alignment_core.data.ingestion.report.charts import balance_chart, length_charts
-from alignment_core.data.ingestion.report.page import render_report
+from alignment_core.data.ingestion.report.charts import data_charts, length_charts
+from alignment_core.data.ingestion.report.page import html_report, markdown_report
 from alignment_core.data.ingestion.report.tables import tables
 from alignment_core.data.ingestion.report.used import used_line
 
@@ -31,6 +32,24 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return check([str(path)])
 
 
+def test_raters_are_those_of_the_used_records(tmp_path: Path) -> None:
+    """Ann rates three answers and one of them again, Bo one, and one answer has no rater."""
+    rated = [("q1", "ann"), ("q2", "ann"), ("q3", "ann"), ("q3", "ann"), ("q4", "bo"), ("q5", None)]
+    rows = [
+        {"prompt": f"{asked} {n * 7919}", "completion": "a", "label": True, "time": float(n)}
+        | ({"rater": who} if who else {})
+        for n, (asked, who) in enumerate(rated)
+    ]
+    rows[3]["prompt"] = rows[2]["prompt"]
+    path = tmp_path / "rated.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    assert check([str(path)])["raters"] == {"count": 2, "largest": 0.75}
+
+
+def test_a_report_without_raters(report: dict[str, Any]) -> None:
+    assert report["raters"] == {"count": 0}
+
+
 def test_counts_of_what_is_used_and_what_is_not(report: dict[str, Any]) -> None:
     assert report["used"] == {"records": 4, "of": 8}
     assert report["ignored"] == {"mood": 4}
@@ -45,33 +64,61 @@ def test_counts_of_what_is_used_and_what_is_not(report: dict[str, Any]) -> None:
     assert first.rows[0][2] == "rows.jsonl:1: ok"
 
 
-@pytest.mark.parametrize("form", ["html", "markdown"])
-def test_pages_lead_with_the_used_records(report: dict[str, Any], form: str) -> None:
-    page = render_report(report, form)
-    places = [page.index(text) for text in ("Used 4 of 8 records (50%)", "`mood`", "cannot be rendered", "thumbs")]
+@pytest.mark.parametrize("render", [html_report, markdown_report])
+def test_pages_lead_with_the_used_records(report: dict[str, Any], render: Callable[[dict[str, Any]], str]) -> None:
+    page = render(report)
+    places = [page.index(text) for text in ("Used 4 of 8 records (50%)", "mood", "cannot be rendered", "thumbs")]
     assert places == sorted(places)
 
 
 def test_page_works_in_the_dark_and_on_a_phone(report: dict[str, Any]) -> None:
-    page = render_report(report, "html")
+    page = html_report(report)
     assert "prefers-color-scheme: dark" in page
     assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in page
-    assert page.count("<svg") == len(report["lengths"]) + 1
+    assert page.count("<svg") == len(data_charts(report))
     style = page[page.index("<style>") : page.index("</style>")]
     assert not re.search(r"#[0-9a-f]{3,6}", re.sub(r"--[\w-]+: #\w+;", "", style)), "every color has a dark variant"
 
 
-def test_charts() -> None:
+def test_plots_come_before_the_tables_and_show_what_is_used(report: dict[str, Any]) -> None:
+    """Of 8 records 4 are used, 2 quarantined, 1 dropped; the eighth is a duplicate. All labels of the 4 are good."""
+    used, labels, prompts, responses, demonstrations = data_charts(report)
+    assert [row[:2] for row in used.rows] == [
+        ("used", "4"), ("cannot be used (quarantined)", "2"), ("no judgement (dropped)", "1"),
+        ("duplicates and settled votes", "1"),
+    ]  # fmt: skip
+    kept = report["rows"]["train"]["feedback"]
+    assert labels.rows == (("desirable", str(kept), "100 %"), ("undesirable", "0", "0 %"))
+    titles = [chart.title for chart in (prompts, responses, demonstrations)]
+    assert titles == ["Prompts", "Desirable and undesirable responses", "Demonstrations"]
+    page = html_report(report)
+    assert page.index("<svg") < page.index("column not read")
+
+
+def test_sides_of_a_judgement_are_drawn_over_one_another() -> None:
     spread = {"histogram": [1, 3], "edges": [0.0, 5.0, 10.0], "median": 7.5, "min": 0, "max": 10}
-    (chart,) = length_charts({"<prompts>": spread}, "tokens")
-    # 320 units for 10 tokens. The tallest bar, of 3, has 60 units.
-    assert re.findall(r'class="bar" x="([\d.]+)" y="([\d.]+)"', chart) == [("0.0", "64.0"), ("160.0", "24.0")]
-    assert 'class="median" x1="240.0"' in chart
-    assert "&lt;prompts&gt;: median 8 tokens" in chart
-    bar = balance_chart({"desirable": 3, "undesirable": 1})
-    assert bar is not None
-    assert 'class="up" x="0" y="22" width="240.0"' in bar
-    assert balance_chart({"desirable": 0, "undesirable": 0}) is None
+    short, long = spread, {**spread, "edges": [0.0, 10.0, 20.0], "median": 15.0, "max": 20}
+    prompts, sides = length_charts({"prompts": spread, "rejected": short, "chosen": long}, "tokens")
+    assert prompts.rows == (("prompts", "4", "7.5", "10"),)
+    assert [row[0] for row in sides.rows] == ["chosen", "rejected"]
+    # Both share the axis from 0 to 20, which is 4 to 356: the medians are at three quarters and three eighths.
+    assert re.findall(r'x1="([\d.]+)" [^/]*class="median', sides.svg) == ["268", "136"]
+
+
+def test_page_names_only_files_that_are_beside_it(report: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": "q", "chosen": "a", "rejected": "b"}\n{"prompt": "q"}\n', encoding="utf-8")
+    check([str(path)], out=tmp_path / "folder")
+    page = (tmp_path / "folder" / "report.html").read_text(encoding="utf-8")
+    named = set(re.findall(r"[\w-]+\.jsonl?\b", page)) - {"rows.jsonl"}
+    assert named == {"quarantine.jsonl", "report.json"}
+    assert all((tmp_path / "folder" / name).is_file() for name in named)
+    check([str(path)], out=tmp_path / "new" / "x.html")
+    alone = (tmp_path / "new" / "x.html").read_text(encoding="utf-8")
+    assert not set(re.findall(r"[\w-]+\.jsonl?\b", alone)) - {"rows.jsonl"}
+    assert [file.name for file in (tmp_path / "new").iterdir()] == ["x.html"]
+    notes = [table.note for table in tables(report, files=False)]
+    assert not any("quarantine.jsonl" in note for note in notes)
 
 
 def test_used_line() -> None:

@@ -142,6 +142,8 @@ def test_second_skip_is_refused_while_the_first_is_saved(
             page.keyboard.press("s")
             page.keyboard.press("s")
             expect(page.get_by_text("this prompt was not skipped")).to_be_visible()
+            page.keyboard.press("b")
+            expect(page.get_by_text("this prompt was not rejected")).to_be_visible()
             writer.execute("ROLLBACK")
         expect(progress).to_have_text(f"1 of {RANKINGS} ranked")
         page.goto("about:blank")

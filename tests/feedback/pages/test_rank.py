@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from accessible import check_looks
 from browser import PATIENCE_MS, BrowserPage
 from pages import served_page
 from playwright.sync_api import expect
@@ -29,7 +30,7 @@ def settings(tmp_path: Path) -> Path:
             store.rank(Rater("Ben"), task, (1, 2, 3))
     file = tmp_path / "run.yaml"
     config = {"model": {"base": "x"}, "data": {"sources": [{"path": "x"}]}, "feedback": place, "store": str(tmp_path)}
-    file.write_text(json.dumps(config))
+    file.write_text(json.dumps(config | {"guidelines": "Prefer what is true.\nThen what is short."}))
     return file
 
 
@@ -38,6 +39,8 @@ def test_ranking_with_the_keyboard(settings: Path, tmp_path: Path, browser_page:
     with served_page(tmp_path, "rank", settings) as url:
         port = int(url.rpartition(":")[2])
         page = browser_page.open(url)
+        expect(page.get_by_label("Your name")).to_be_visible()
+        check_looks(page)
         page.get_by_label("Your name").fill("Ann")
         page.keyboard.press("Enter")
         progress = page.get_by_test_id("progress")
@@ -58,7 +61,7 @@ def test_ranking_with_the_keyboard(settings: Path, tmp_path: Path, browser_page:
         page.keyboard.press("=")
         page.keyboard.press("1")
         expect(page.get_by_text("rank 1")).to_have_count(2)
-        browser_page.picture("rank")
+        check_looks(page)
         page.keyboard.press("Enter")
         expect(progress).to_have_text("1 of 3 ranked")
         with open_feedback(place) as store:
@@ -92,6 +95,64 @@ def test_ranking_with_the_keyboard(settings: Path, tmp_path: Path, browser_page:
         assert sorted(map(bool, mine)) == [False, True, True]
 
 
+def test_comment_edit_all_bad_and_the_other_raters(settings: Path, tmp_path: Path, browser_page: BrowserPage) -> None:
+    """Everything by keyboard, and typed at once: no letter of a text is taken for a command."""
+    with served_page(tmp_path, "rank", settings) as url:
+        page = browser_page.open(url)
+        page.get_by_label("Your name").fill("Ann")
+        page.keyboard.press("Enter")
+        progress = page.get_by_test_id("progress")
+        expect(page.get_by_test_id("guidelines")).to_have_text("Prefer what is true.\nThen what is short.")
+        first = page.get_by_test_id("words").all_text_contents()
+        for key in ("e", "3", "2"):  # nothing to edit before there is a best one
+            page.keyboard.press(key)
+        expect(page.locator(".editor.ready")).to_have_count(1)
+        page.keyboard.type("cbusy, said Ben")
+        expect(progress).to_have_text("0 of 3 ranked")
+        page.keyboard.press("Tab")
+        page.evaluate("document.activeElement.blur()")
+        page.keyboard.press("e")
+        page.keyboard.press("End")
+        page.keyboard.type(" Use 26 letters, see.")
+        check_looks(page)
+        page.keyboard.press("Control+Enter")
+        expect(progress).to_have_text("1 of 3 ranked")
+        page.keyboard.press("u")  # undo brings back what was written
+        expect(page.get_by_label("Comment (optional)")).to_have_value("busy, said Ben")
+        expect(page.get_by_label("Your better version")).to_have_value(f"{first[2]} Use 26 letters, see.")
+        page.evaluate("document.activeElement.blur()")
+        for key in ("2", "Enter"):
+            page.keyboard.press(key)
+        expect(progress).to_have_text("1 of 3 ranked")
+        page.get_by_role("button", name="Got it").click()
+        expect(page.get_by_test_id("guidelines")).to_be_hidden()
+        page.keyboard.press("b")
+        expect(progress).to_have_text("2 of 3 ranked")
+        # A response that has the focus is picked by Enter, which then saves.
+        for place in (2, 0):
+            page.get_by_test_id("response").nth(place).focus()
+            page.keyboard.press("Enter")
+        expect(page.get_by_label("Response 3, rank 1")).to_be_visible()
+        expect(page.get_by_label("Response 1, rank 2")).to_be_visible()
+        page.keyboard.press("Enter")
+        expect(page.get_by_text("All responses are ranked")).to_be_visible()
+        page.keyboard.press("t")
+        expect(page.get_by_test_id("rater")).to_have_text(["Ann3 of 3, 1 all bad", "Ben3 of 3"])
+        check_looks(page)
+        page.keyboard.press("u")  # what is not shown is not undone
+        page.keyboard.press("t")
+        expect(page.get_by_text("All responses are ranked")).to_be_visible()
+        page.reload()
+        expect(progress).to_have_text("3 of 3 ranked")
+        expect(page.get_by_test_id("guidelines")).to_be_hidden()
+        page.goto("about:blank")
+    with open_feedback(str(tmp_path / "feedback.db")) as store:
+        edited, bad, last = [vote for vote in store.votes() if vote.rater.name == "Ann"]
+    by_text = {response.text: rank for response, rank in zip(edited.responses, edited.ranks, strict=True)}
+    assert by_text == {f"{first[2]} Use 26 letters, see.": 1, first[2]: 2, first[1]: 3, first[0]: 4}
+    assert (edited.comment, bad.bad, sorted(last.ranks)) == ("busy, said Ben", True, [1, 2, 3])
+
+
 def test_page_on_all_interfaces_asks_for_the_password(
     settings: Path, tmp_path: Path, browser_page: BrowserPage
 ) -> None:
@@ -104,6 +165,7 @@ def test_page_on_all_interfaces_asks_for_the_password(
             page.keyboard.press("Enter")
             if given == "wrong":
                 expect(page.get_by_text("Wrong password.")).to_be_visible()
+                check_looks(page)
                 browser_page.expected("403")
         expect(page.get_by_label("Your name")).to_be_visible()
         page.goto("about:blank")

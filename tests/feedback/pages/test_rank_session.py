@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from alignment_core.errors import ConfigError
+from alignment_core.errors import ConfigError, DataError
 from alignment_core.feedback import FeedbackStore, Rater, open_feedback
-from alignment_core.feedback.pages.rank_session import Order, Session
+from alignment_core.feedback.pages.rank_session import Order, Session, Verdict
 from alignment_core.feedback.pages.web import PASSWORD, is_loopback, password_for
 
 ANN, BEN = Rater("Ann"), Rater("Ben")
@@ -54,7 +54,7 @@ def test_ranks_belong_to_the_responses_in_shown_order(store: FeedbackStore) -> N
     assert task is not None
     shown = [task.responses[place].text for place in session.shown(task)]
     assert sorted(shown) == list("abcd")
-    session.submit([3, 1, 2, 4])
+    session.submit(Verdict([3, 1, 2, 4]))
     (vote,) = store.votes()
     by_text = {response.text: rank for response, rank in zip(vote.responses, vote.ranks, strict=True)}
     assert by_text == dict(zip(shown, [3, 1, 2, 4], strict=True))
@@ -74,20 +74,59 @@ def test_each_rater_has_a_separate_order_that_a_restart_keeps(store: FeedbackSto
 def test_undo_withdraws_votes_and_a_restart_resumes(store: FeedbackStore) -> None:
     session = Session(store, ANN)
     first = session.current
-    session.submit([1, 2, 3, 4])
+    session.submit(Verdict([1, 2, 3, 4], comment="clear"))
     second = session.current
-    session.submit(None)
+    session.submit(Verdict())
     assert session.judged == 2
-    assert session.undo()
+    assert session.undo() == Verdict()
     assert session.current == second
-    assert session.undo()
+    assert session.undo() == Verdict([1, 2, 3, 4], comment="clear")
     assert session.current == first
     assert not session.undo()
     assert list(store.votes()) == []
-    session.submit([4, 3, 2, 1])
+    session.submit(Verdict([4, 3, 2, 1]))
     again = Session(store, ANN)
     assert (again.current, again.judged) == (second, 1)
     assert not again.undo()
+
+
+def test_edited_text_ranks_above_all_responses_and_all_bad_is_no_ranking(store: FeedbackStore) -> None:
+    session = Session(store, ANN)
+    task = session.current
+    assert task is not None
+    best = task.responses[session.shown(task)[2]].text
+    session.submit(Verdict([2, 2, 1, 3], comment="too short", edited=f"{best}, and why"))
+    session.submit(Verdict(bad=True, comment="all wrong"))
+    edited, bad = store.votes()
+    assert (edited.comment, bad.comment) == ("too short", "all wrong")
+    by_text = {response.text: rank for response, rank in zip(edited.responses, edited.ranks, strict=True)}
+    assert by_text.pop(f"{best}, and why") == 1
+    assert sorted(by_text.items(), key=lambda item: item[1])[0] == (best, 2)
+    assert sorted(by_text.values()) == [2, 3, 3, 4]
+    assert (bad.ranks, bad.bad, len(bad.responses)) == ((), True, 4)
+    ((mine,), _) = session.team()
+    assert (mine.rater, mine.ranked, mine.bad, mine.skipped, mine.done) == (ANN, 1, 1, 0, 2)
+    with pytest.raises(DataError, match="equal to one of the responses"):
+        session.submit(Verdict([1, 2, 3, 4], edited=" a "))
+    assert session.judged == 2
+
+
+def test_disagreements_show_only_what_the_rater_has_ranked(store: FeedbackStore) -> None:
+    """Ann and Ben disagree on 1 of 6 pairs of the first task and on all of the second. Ann has not ranked the third."""
+    one, two, three, four, *_ = store.ranking_tasks()
+    for task, mine, other in ((one, [1, 2, 3, 4], [1, 2, 4, 3]), (two, [1, 2, 3, 4], [4, 3, 2, 1])):
+        store.rank(ANN, task, mine)
+        store.rank(BEN, task, other, edited="better")
+    store.rank(BEN, three, [1, 2, 3, 4])
+    store.rank(Rater("judge", "ai"), three, [4, 3, 2, 1])
+    store.rank(ANN, four, [1, 1, 2, 2])
+    store.rank(BEN, four, [1, 2, 3, 4])
+    _, (worst, other) = Session(store, ANN).team()
+    assert (worst.task, worst.opposed) == (two, 6)
+    assert worst.ranks == {"Ann": (1, 2, 3, 4), "Ben": (4, 3, 2, 1)}
+    assert (other.task, other.opposed) == (one, 1)
+    assert store.disagreements(ANN, 1) == [worst]
+    assert store.disagreements(Rater("Zoe"), 5) == []
 
 
 def test_agreement_text(store: FeedbackStore) -> None:

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import cast
+from typing import Any
 
 import pytest
 from command import align_here
+from stored import add, named
 
+from alignment_core.artifacts import ArtifactStore
 from alignment_core.config_file import load_config
 from alignment_core.data.dataset.folds import rows_in_fold
 from alignment_core.data.dataset.splits import read_dataset
-from alignment_core.execution.build import build_here
+from alignment_core.execution.build import StageResult, build_here
 from alignment_core.feedback import Rater, open_feedback
 from alignment_core.forecast.predictions import Forecast, Prediction
 from alignment_core.planning.pipeline import Plan, plan_pipeline
@@ -141,14 +143,18 @@ def test_plan_fits_into_a_terminal_of_80_columns(write: Write, capsys: pytest.Ca
         trainable=10**7,
         rows={"prompts": 5},
         used={"records": 5, "of": 6},
+        held_out={"prompts": 64},
+        raters={"count": 0},
         stages=stages,
         requests={},
     )
     planned = PlannedRun(config.model_copy(update={"name": "run"}), calls, dict.fromkeys(calls), forecast)
     show_plan(planned, as_json=False)
     lines = [line for line in capsys.readouterr().out.splitlines() if str(config.store) not in line]
+    advice = [line for line in lines if line.startswith("Advice: ")]
+    assert [line[8:40] for line in advice] == ["The optimizer makes only 1 step:", "The model is evaluated on 2 held"]
     assert "Sources: used 5 of 6 records (83%)." in lines
-    assert max(map(len, lines)) <= 80
+    assert max(len(line) for line in lines if line not in advice) <= 80
     cells = {line.split()[0]: line.split()[1:] for line in lines if line.split()}
     key = calls["sft"].key[:8]
     assert cells["sft"] == ["to", "run", key, "123,456", "123,456,789", "4096", "↻2", "7.50", "89", "s"]
@@ -217,14 +223,30 @@ def test_plugins_list_describes_needs_and_settings() -> None:
     assert "list[str]" in shown
 
 
-def test_run_says_how_much_of_the_data_is_used(capsys: pytest.CaptureFixture[str]) -> None:
-    stage = SimpleNamespace(
-        artifact=SimpleNamespace(kind="ingest", key="0" * 64, uri="artifact"), cached=False, seconds=1.0,
-        metrics={"used": {"records": 1200, "of": 1600}},
-    )  # fmt: skip
-    run = SimpleNamespace(name="run", aliases=(), stages={"ingest": stage, "optimize": stage})
-    show_run(cast(FinishedRun, run), as_json=False)
-    assert "Sources: used 1,200 of 1,600 records (75%)." in capsys.readouterr().out.splitlines()
+def test_run_ends_with_its_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = ArtifactStore(tmp_path)
+    metrics: dict[str, dict[str, Any]] = {
+        "ingest": {"used": {"records": 1200, "of": 1600}},
+        "optimize": {"steps": 3, "loss": 1},
+    }
+    stages = {}
+    for kind, measured in metrics.items():
+        artifact = add(store, named("", kind, optimizer={"name": "dpo"}), metrics=measured)
+        stages[kind] = StageResult(artifact, False, 1.0, measured)
+    run = FinishedRun("run", None, stages, [])
+    show_run(run, Path("my.yaml"), as_json=False)
+    shown = capsys.readouterr().out.splitlines()
+    assert "Used 1,200 of 1,600 records (400 left out)." in shown
+    key = stages["optimize"].artifact.key[:12]
+    assert [line[:40] for line in shown[-3:]] == [
+        "Advice: The optimizer made only 3 steps:"[:40],
+        f"Aligned adapter: {tmp_path}"[:40],
+        f"Next: `align chat my.yaml --model {key}`"[:40],
+    ]
+    assert shown[-1].endswith(f"`align promote {key} --store {tmp_path}`")
+    show_run(run, Path("my.yaml"), as_json=True)
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["result"]["used"], [one["rule"] for one in answer["advice"]]) == (1200, ["few-steps"])
 
 
 def test_data_check_reports_without_training(write: Write, tmp_path: Path) -> None:
@@ -237,6 +259,7 @@ def test_data_check_reports_without_training(write: Write, tmp_path: Path) -> No
     shown = align_here("data", "check", pairs, "--out", tmp_path / "checked")
     assert shown.stdout.startswith("Used 24 of 24 records.\n")
     assert "|" not in shown.stdout
+    assert shown.stdout.splitlines()[-1] == f"Report: {tmp_path / 'checked' / 'report.html'}"
     few = align_here("data", "check", pairs, "--max-records", 5)
     assert few.stdout.startswith(
         "Used 5 of 5 records.\nWarning: Stopped after 5 records of pairs.jsonl (max_records)\n"
@@ -247,6 +270,22 @@ def test_data_check_reports_without_training(write: Write, tmp_path: Path) -> No
         2,
         f"align: --out: the folder already exists. got {tmp_path / 'checked'}. Choose a new folder.\n",
     )
+    assert few.stdout.splitlines()[-1] == "To see this as a page with plots: align data check … --out report.html"
+
+
+def test_data_check_writes_a_page_alone_and_no_markup_to_the_terminal(tmp_path: Path) -> None:
+    file, page = tmp_path / "rows.jsonl", tmp_path / "x.html"
+    rows = [{"prompt": f"q{n}", "chosen": "a", "rejected": "b", "mood": "ok"} for n in range(3)]
+    file.write_text("\n".join(map(json.dumps, [*rows, {"prompt": "q"}])))
+    done = align_here("data", "check", file, "--out", page)
+    assert done.stdout.splitlines()[-1] == f"Report: {page}"
+    assert page.read_text().startswith("<!doctype html>")
+    assert "Warning: Not read, and left out: mood (3 rows)." in done.stdout
+    assert not re.search(r"`|\*\*|quarantine\.jsonl", done.stdout), "markup, or a file that was not written"
+    again = align_here("data", "check", file, "--out", page)
+    assert (again.returncode, again.stderr) == (
+        2, f"align: --out: the file already exists. got {page}. Choose a new file.\n",
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def test_show_names_raters_their_kind_and_their_agreement(place: str) -> None:
 
 def test_export_import_and_check(place: str, tmp_path: Path) -> None:
     folder = str(tmp_path / "out")
-    assert align("feedback", "export", folder, "--store", place)[1] == f"{folder}: 3 votes in thumbs.jsonl\n"
+    assert align("feedback", "export", folder, "--store", place)[1] == f"{folder}: 3 rows in thumbs.jsonl\n"
     other = str(tmp_path / "other.db")
     assert align("feedback", "import", folder, "--store", other)[1] == "thumbs 3\n"
     assert align("feedback", "import", folder, "--store", other)[1] == "known 3\n"

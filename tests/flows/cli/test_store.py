@@ -38,7 +38,11 @@ def json_of(store: Path, *arguments: str) -> dict[str, object]:
 def test_promote_list_rollback(store: Path) -> None:
     done = align(store, "promote", B[:6])
     assert (done.returncode, done.stdout) == (0, f"production is now optimize/{B}\n")
-    change = json_of(store, "promote", "latest", "--reason", "shorter")
+    assert done.stderr == f"align: the model optimize/{B[:12]} was not judged by a gate\n"
+    done = align(store, "promote", "latest")
+    assert done.returncode == 2
+    assert f"To promote it all the same, name it: `align promote {D[:12]}`" in done.stderr
+    change = json.loads(align(store, "promote", D, "--reason", "shorter", "--json").stdout)
     assert (change["alias"], change["key"], change["previous"], change["reason"]) == (
         "production", D, B, "shorter",
     )  # fmt: skip

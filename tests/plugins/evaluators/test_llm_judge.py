@@ -150,6 +150,11 @@ def test_the_judge_sees_facts(server: tuple[Server, str]) -> None:
     assert "\n\n[answer]\n7\n\n[meta.tests]\n[1]\n\n[response]\nx" in played.asked[0]
     with pytest.raises(DataError, match="answer"):
         rule.scores([PROMPT], ["x"], [{}])
+    played.reply = lambda asked: "TIE"
+    pairs = LlmPairJudge(url=url, model="m", facts=["response"])
+    assert pairs.prefers([PROMPT], ["x"], ["y"], [{"response": "The best."}]) == [0.5]
+    expected = "[user]\nWho are you?\n\n[response]\nThe best.\n\n[response A]\nx\n\n[response B]\ny"
+    assert any(asked.endswith(expected) for asked in played.asked[1:]), "the two orders are asked at the same time"
 
 
 def test_pairs_are_asked_in_both_orders(server: tuple[Server, str]) -> None:

@@ -300,6 +300,26 @@ class RowsOfOne(Sound):
         return len(run.preferences)
 
 
+class AdvisesInWords(Sound):
+    """Returns text as its advice."""
+
+    def advice(self, trained: Any, evaluated: Any) -> Any:
+        return ["lower the learning rate"]
+
+
+class CountsOnItsMetrics(Sound):
+    """Fails where its metrics were not measured, as in a run that is only planned."""
+
+    def advice(self, trained: Any, evaluated: Any) -> Any:
+        return [] * int(trained["loss"])
+
+
+class HeldByNothing(Sound):
+    """Names a setting that it does not have."""
+
+    kl_setting: ClassVar[str | None] = "beta_"
+
+
 FAULTS: dict[type[AlignmentOptimizer], tuple[str, str]] = {
     Detached: ("loss", "not a differentiable scalar"),
     Diverging: ("loss", "no longer finite"),
@@ -324,6 +344,9 @@ FAULTS: dict[type[AlignmentOptimizer], tuple[str, str]] = {
     KeepsTheGraph: ("resumes", "keeps the autograd graph of last"),
     Spendthrift: ("cost", "× its memory"),
     Sluggish: ("cost", "× DPO's time"),
+    AdvisesInWords: ("advice", "it does not return a list of advice. got str"),
+    CountsOnItsMetrics: ("advice", "it raised KeyError: 'loss'"),
+    HeldByNothing: ("advice", "`kl_setting` is 'beta_', which is none of its settings"),
     Endless: ("loss", "`batches` continues after the 6 steps that `total_steps` announces"),
     BadDefault: ("defaults", "the default of `target` violates its own bounds"),
     NoDefault: ("defaults", "no default for target"),

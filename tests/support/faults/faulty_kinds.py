@@ -178,13 +178,13 @@ FORMAT_FAULTS: dict[type[RecordFormat], tuple[str, str]] = {
 class SoundListener(Listener):
     """Writes a line per event."""
 
-    example: ClassVar[Mapping[str, Any]] = {"path": "events.txt"}
+    example: ClassVar[Mapping[str, Any]] = {"events": "events.txt"}
     name: Literal["sound-listener"] = "sound-listener"
-    path: Path
+    events: Path
     """File to append to."""
 
     def write(self, text: str) -> None:
-        with self.path.open("a") as file:
+        with self.events.open("a") as file:
             file.write(f"{text}\n")
 
     def started(self, stage: StageInfo) -> None:
@@ -252,7 +252,7 @@ class Slow(SoundListener):
 
 
 LISTENER_FAULTS: dict[type[Listener], tuple[str, str]] = {
-    NoPath: ("defaults", "no default for path. Give it one, or a value in `example: ClassVar = {…}`, with which"),
+    NoPath: ("defaults", "no default for events. Give it one, or a value in `example: ClassVar = {…}`, with which"),
     WantsTheLoss: (
         "a stage is built",
         "`step` of the listener `sound-listener` (faulty_kinds): it raised KeyError",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any, ClassVar, Literal
 
 from scripted import Model, ScriptedRun
@@ -37,6 +39,30 @@ def grouped_run(scores: tuple[float, float, float, float], **more: Any) -> Scrip
         ],
         **more,
     )
+
+
+class Refilled(ScriptedRun):
+    """Samples the four responses of `grouped_run` first, and then those of one prompt after another."""
+
+    later: Sequence[tuple[TokenSequence, TokenSequence]] = ()
+
+    @classmethod
+    def of(
+        cls, scores: tuple[float, float, float, float], later: Sequence[tuple[TokenSequence, TokenSequence]]
+    ) -> Refilled:
+        plain = grouped_run(scores)
+        run = cls(**{field.name: getattr(plain, field.name) for field in fields(plain)})
+        run.later = later
+        return run
+
+    def generate(self, prompts: Sequence[Row], **settings: Any) -> Sequence[Rollout]:
+        number = len(self.asked_to_generate)
+        first = super().generate(prompts, **settings)
+        if not number:
+            return first
+        sequences = self.later[number - 1]
+        assert len(prompts) == 1
+        return [Rollout(prompts[0], sequence, True, "") for sequence in sequences]
 
 
 class Reinforce(OnPolicyOptimizer):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -72,10 +73,11 @@ class ScriptedRun:
     kept_at: list[int] = field(default_factory=list)
     restored: int = 0
     seed: int = 0
+    sampled: Counter[str] = field(default_factory=Counter)
 
     shuffled = Run.shuffled
     rewards = Run.rewards
-    take_reward_metrics = Run.take_reward_metrics
+    take_side_metrics = Run.take_side_metrics
     device = torch.device("cpu")
 
     def random(self, name: str) -> Any:
@@ -111,7 +113,7 @@ class ScriptedRun:
         self.restored += 1
 
     def report(self, metrics: Mapping[str, float]) -> None:
-        self.reports.append({**self.take_reward_metrics(), **metrics})
+        self.reports.append({**self.take_side_metrics(), **metrics})
 
     def warn(self, message: str) -> None:
         self.warnings.append(message)

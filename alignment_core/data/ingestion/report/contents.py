@@ -49,7 +49,7 @@ def make_report(outcome: Outcome, renderer: Renderer, unit: str) -> dict[str, An
 
     Keys: `used`, `ignored` (rows by unread column), `ignored_examples`, `unrendered` (records by reason), `files`,
     `rendering`, `rows` (by split and kind), `conversions`, `quarantined`, `examples`, `dropped`, `votes`, `duplicates`,
-    `balance`, `unit`, `lengths`, `fit`, `targets`, `overlap`, `samples`, `warnings`.
+    `balance`, `raters`, `unit`, `lengths`, `fit`, `targets`, `overlap`, `samples`, `warnings`.
     """
     train, numbers = outcome.chosen["train"], outcome.shards.numbers
     stats = [folder.stats() for folder in outcome.folders]
@@ -76,6 +76,7 @@ def make_report(outcome: Outcome, renderer: Renderer, unit: str) -> dict[str, An
         "votes": dict(outcome.counts.votes),
         "duplicates": dict(outcome.counts.duplicates),
         "balance": _balance(train.feedback[2]),
+        "raters": _raters(outcome),
         "unit": unit,
         "lengths": _lengths(numbers, train),
         "fit": _fit(outcome, renderer.max_length),
@@ -102,6 +103,17 @@ def _used(outcome: Outcome, dropped: Mapping[str, int]) -> dict[str, int]:
     used = outcome.written["train"].records | outcome.written["held_out"].records
     lost = sum(dropped.values()) + sum(outcome.quarantined.values())
     return {"records": int(np.count_nonzero(used)), "of": fit + lost}
+
+
+def _raters(outcome: Outcome) -> dict[str, float]:
+    """Return the `count` of the raters that the used records name, and the `largest` share of one of them."""
+    votes: Counter[int] = Counter()
+    used = outcome.written["train"].records | outcome.written["held_out"].records
+    for part in slices(len(used)):
+        voters, counts = np.unique(outcome.shards.numbers["voter"][part][used[part]], return_counts=True)
+        votes.update(dict(zip(voters.tolist(), counts.tolist(), strict=True)))
+    votes.pop(0, None)  # the records that name nobody
+    return {"count": len(votes), "largest": max(votes.values()) / votes.total()} if votes else {"count": 0}
 
 
 def _rendering(stats: Sequence[Mapping[str, Any]], renderer: Renderer) -> dict[str, Any]:

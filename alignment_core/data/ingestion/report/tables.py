@@ -33,6 +33,8 @@ LEFT_OUT = {
     "turn_not_found": "that cannot be found in what the chat template writes",
 }
 """How the report calls the reasons why an assistant turn is no target."""
+QUARANTINE_FILE = "The quarantined rows are in quarantine.jsonl. Fix them and use the file as a source."
+NO_FILE = "To get the quarantined rows as a file, to fix them: align data check --out FOLDER."
 CELL = 300
 """Longer texts in a cell are cut."""
 
@@ -48,13 +50,25 @@ class Table:
     note: str = ""
 
 
-def tables(report: Mapping[str, Any]) -> list[Table]:
-    """Return the tables of a report that have rows."""
-    made = (_not_used(report), _rows(report), _files(report), _origins(report), _lengths(report), _details(report))
+def tables(report: Mapping[str, Any], *, files: bool = True) -> list[Table]:
+    """Return the tables of a report that have rows.
+
+    Args:
+        report: from `make_report`.
+        files: whether the other files of an ingestion are beside the report, such as the quarantined rows.
+    """
+    made = (
+        _not_used(report, files=files),
+        _rows(report),
+        _files(report),
+        _origins(report),
+        _lengths(report),
+        _details(report),
+    )
     return [table for table in made if table.rows]
 
 
-def _not_used(report: Mapping[str, Any]) -> Table:
+def _not_used(report: Mapping[str, Any], *, files: bool) -> Table:
     """What is left out, why, and a few examples."""
 
     def bad(name: str, reasons: Mapping[str, int]) -> Iterator[tuple[Cell, ...]]:
@@ -73,7 +87,7 @@ def _not_used(report: Mapping[str, Any]) -> Table:
         *((LABELS.get(name, name), count, "") for name, count in report["votes"].items() if count),
         *((name, count, "") for name, count in duplicates.items()),
     )
-    note = "The quarantined rows are in quarantine.jsonl. Fix them and use the file as a source."
+    note = QUARANTINE_FILE if files else NO_FILE
     return Table(("left out", "count", "examples"), rows, note if report["quarantined"] else "")
 
 

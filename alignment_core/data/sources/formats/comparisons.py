@@ -37,6 +37,8 @@ class KWay(RecordFormat):
     unused: ClassVar[frozenset[str]] = frozenset(
         # The prompt of UltraFeedback's models, which its raters did not see.
         {"rater_kind", "comment", "correct_answers", "incorrect_answers", "completions[].custom_system_prompt"}
+        # Who wrote a completion is no matter: one that a rater wrote has its rank.
+        | {"completions[].edited"}
     )
 
     PROMPTS: ClassVar = ("prompt", "context", "instruction", "question", "query")

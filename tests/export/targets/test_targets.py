@@ -210,7 +210,7 @@ def test_errors_are_one_paragraph(trained: Make, tmp_path: Path) -> None:
     place = ("--store", str(origin.store), "--out", str(tmp_path / "out"))
     key = origin.artifact.key
     for arguments, message in (
-        (("nobody", "--to", "adapter", *place), "no artifact has this alias"),
+        (("nobody", "--to", "adapter", *place), "this is no alias"),
         (
             (reward, "--to", "adapter", *place),
             f"{reward}, of kind reward, expected one of kind optimize or sft",

@@ -74,7 +74,7 @@ def test_chat_without_a_model_offers_the_base_model(write: Callable[..., Path], 
     assert code == 2
     assert "run a pipeline first, or open the base model with `--model base`" in err
     (tmp_path / "store").mkdir()
-    assert "with `align promote`, or open the base model with `--model base`" in align("chat", config)[2]
+    assert "another store with `--store`, or open the base model with `--model base`" in align("chat", config)[2]
     assert "both models are the same" in align("chat", config, "--beside", "production")[2]
 
 

@@ -19,12 +19,12 @@ Lines = Sequence[dict[str, Any]]
 
 ABOUT = """
 Every number is over all seeds. Intervals are exact (Clopper–Pearson, 95 %) and treat the answers of several seeds as
-independent. *Right answers* is the share of answers to held-out prompts that follow the rule or that
-the data call right. *Wins* compares each answer
-with that of the untouched model to the same prompt, drawn with the same noise; a tie is half a win, which makes the
-interval conservative, and p is that of the two-sided exact sign test without ties. *Held-out pairs* is the share of
-correctly ordered held-out comparisons, by the implicit reward or by the reward model's score. KL is from the untouched
-model, in nats per answer. CPU seconds and peak memory (of the process) are those of the training, means over the seeds.
+independent. *Right answers* is the share of answers to held-out prompts that follow the rule or that the data call
+right. *Wins* compares each answer with that of the untouched model to the same prompt, drawn with the same noise; a tie
+is half a win, which makes the interval conservative, and p is that of the two-sided exact sign test without ties.
+*Held-out pairs* is the share of correctly ordered held-out comparisons, by the implicit reward or by the reward model's
+score. KL is from the untouched model, in nats per answer. CPU seconds and peak memory (of the process) are those of the
+training, means over the seeds.
 """.strip()
 
 

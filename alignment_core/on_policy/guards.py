@@ -23,7 +23,6 @@ class GuardedOptimizer(AlignmentOptimizer):
     """
 
     evaluators: ClassVar[tuple[str, ...]] = ("held_out_measure",)
-    kl_setting: ClassVar[str | None] = "kl_coef"
 
     max_new_tokens: int = Field(128, ge=1)
     """Maximum length of a response, in tokens."""
@@ -63,13 +62,14 @@ class GuardedOptimizer(AlignmentOptimizer):
         """
         first_length = run.state.setdefault("first_length", length)
         if kl is not None:
-            limit = f"(kl_ceiling {self.kl_ceiling:g}). Raise {self.kl_setting} or lower learning_rate"
-            self._judge(run, "KL", kl / self.kl_ceiling, f"KL is {kl:.1f} nats per response {limit}")
+            change = self._change("raise", "lower learning_rate")
+            message = f"KL is {kl:.1f} nats per response (kl_ceiling {self.kl_ceiling:g}). {change}"
+            self._judge(run, "KL", kl / self.kl_ceiling, message)
         if self.length_drift is not None:
             message = (
                 f"responses have {length:.1f} tokens, those of the SFT model {first_length:.1f} "
-                f"(length_drift {self.length_drift:g}). Raise {self.kl_setting}, or use a reward in which "
-                "length does not decide"
+                f"(length_drift {self.length_drift:g}). "
+                f"{self._change('raise', 'use a reward in which length does not decide')}"
             )
             # In logarithms, half of the limit is its square root: twice as long for a limit of four times.
             self._judge(run, "length", abs(math.log(length / first_length)) / math.log(self.length_drift), message)
@@ -114,8 +114,8 @@ class GuardedOptimizer(AlignmentOptimizer):
                 run.warn("there are no held-out prompts for choosing the best policy, so the last policy is kept")
             elif run.state["best"]["after"] == 0:
                 run.warn(
-                    "no policy scored higher than the SFT model on held-out prompts, so the SFT model is kept. Check "
-                    f"the reward on held-out data, lower {self.kl_setting}, or raise rollouts or learning_rate"
+                    "no policy scored higher than the SFT model on held-out prompts, so the SFT model is kept. "
+                    + self._change("lower", "raise rollouts or learning_rate, or check the reward on held-out data")
                 )
         if "best" in run.state:
             run.restore()
@@ -132,10 +132,15 @@ class GuardedOptimizer(AlignmentOptimizer):
             errors = fmean(fallen) / max(stdev(fallen) / math.sqrt(len(fallen)), 1e-12)
             message = (
                 f"the score rose from {best['score']:.2f} to {score:.2f} while the held-out measure fell from "
-                f"{fmean(best['measured']):.2f} to {fmean(measured):.2f}. Raise "
-                f"{self.kl_setting}, or use a better reward, such as a reward model of more pairs"
+                f"{fmean(best['measured']):.2f} to {fmean(measured):.2f}. "
+                f"{self._change('raise', 'use a better reward, such as a reward model of more pairs')}"
             )
             self._judge(run, "held-out measure", errors / SURE, message)
+
+    def _change(self, verb: str, otherwise: str) -> str:
+        """Return what to do: with the setting that holds the policy to where it started if there is one, or else."""
+        text = f"{verb} {self.kl_setting}, or {otherwise}" if self.kl_setting else otherwise
+        return text[0].upper() + text[1:]
 
     def _judge(self, run: AlignmentRun, rule: str, share: float, message: str) -> None:
         """Stop if a rule exceeds its limit (`share` above 1). Warn once if it exceeds half of the limit."""

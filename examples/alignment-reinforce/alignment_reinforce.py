@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -15,6 +15,7 @@ class ReinforcePlusPlus(OnPolicyOptimizer):
     """Samples responses and reinforces each token by the reward that follows it, compared with the whole rollout."""
 
     model_config = ConfigDict(title="REINFORCE++")
+    kl_setting: ClassVar[str | None] = "kl_coef"
 
     name: Literal["reinforce"] = "reinforce"
     kl_coef: float = Field(0.05, ge=0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -18,6 +18,7 @@ class GRPO(OnPolicyOptimizer):
     """Samples several responses per prompt and reinforces those that exceed their group. Needs no value model."""
 
     model_config = ConfigDict(title="GRPO")
+    kl_setting: ClassVar[str | None] = "kl_coef"
 
     name: Literal["grpo"] = "grpo"
     samples: int = Field(8, ge=2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -18,6 +18,7 @@ class PPO(OnPolicyOptimizer):
     """Samples from the policy and maximizes the reward, with a KL penalty to the SFT model and a value model."""
 
     model_config = ConfigDict(title="PPO")
+    kl_setting: ClassVar[str | None] = "kl_coef"
 
     name: Literal["ppo"] = "ppo"
     kl_coef: float = Field(0.05, ge=0)

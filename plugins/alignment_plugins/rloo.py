@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -15,6 +15,7 @@ class RLOO(OnPolicyOptimizer):
     """Samples several responses per prompt and reinforces each by how much it exceeds the mean of the others."""
 
     model_config = ConfigDict(title="RLOO")
+    kl_setting: ClassVar[str | None] = "kl_coef"
 
     name: Literal["rloo"] = "rloo"
     samples: int = Field(4, ge=2)

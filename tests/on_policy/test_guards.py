@@ -120,7 +120,7 @@ def test_kl_ceiling_warns_at_half_and_stops_before_training_on_the_rollout() -> 
     run = follow(ppo(rollouts=9, kl_ceiling=10), World(), plan)
     assert run.step == 3
     assert run.state["stopped"] == "KL"
-    advice = "(kl_ceiling 10). Raise kl_coef or lower learning_rate"
+    advice = "(kl_ceiling 10). Raise kl_coef, or lower learning_rate"
     assert run.warnings[:2] == [
         f"more than half of a stopping limit reached after rollout 2: KL is 5.1 nats per response {advice}",
         f"training stopped after rollout 3: KL is 10.1 nats per response {advice}",

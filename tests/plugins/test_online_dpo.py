@@ -99,7 +99,7 @@ def test_messages_name_its_own_setting() -> None:
     """The mean KL of the rollout is 0.25 nats, over a limit of 0.2."""
     run = grouped_run((4.0, 2.0, 1.0, 3.0))
     assert list(OnlineDPO(**PLAIN, kl_ceiling=0.2).batches(run)) == []
-    assert "Raise beta or lower learning_rate" in run.warnings[0]
+    assert "Raise beta, or lower learning_rate" in run.warnings[0]
 
 
 def test_the_loss_by_hand() -> None:

@@ -133,7 +133,7 @@ def test_example_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_command_prints_a_table(name: str) -> None:
     done = subprocess.run([*ALIGN, "plugins", "check", name], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.count("passed") == 15
+    assert done.stdout.count("passed") == 17
 
 
 def test_command_reports_a_plugin_that_is_not_installed() -> None:

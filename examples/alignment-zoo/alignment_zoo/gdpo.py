@@ -20,6 +20,7 @@ class GDPO(OnPolicyOptimizer):
     """
 
     model_config = ConfigDict(title="GDPO")
+    kl_setting: ClassVar[str | None] = "kl_coef"
     evaluators: ClassVar[tuple[str, ...]] = ("objectives", "held_out_measure")
     example: ClassVar[Mapping[str, Any]] = {
         "objectives": [{"name": "refusal"}, {"name": "length_band", "most": 50}],

@@ -285,7 +285,7 @@ def test_built_in_optimizers_are_in_one_report(write: Write, tmp_path: Path) -> 
     assert len({models[name]["seconds_before"] for name in on_policy}) == 1, "one reward model"
     assert len({model["artifact"] for model in models.values()}) == len(models)
     page = (out / "report.html").read_text()
-    assert all(f'name: "{name}"' in page for name in (*on_policy, *offline))
+    assert all(f"<bdi>{name}</bdi>" in page for name in (*on_policy, *offline))
 
 
 @pytest.mark.usefixtures("prefect_server")

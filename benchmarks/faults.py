@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from report import circumstances
+from report import circumstances_line
 
 ROOT = Path(__file__).resolve().parent.parent
 KILLS, RUNS = "tests/execution/test_kills.py", "tests/faults/test_runs.py"
@@ -101,15 +101,13 @@ def table(found: Sequence[dict[str, Any]]) -> str:
     rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for fault in found:
         rows.setdefault((fault["what"], fault["where"]), []).append(fault)
-    where = circumstances("prefect", "torch")
-    versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
     lines = [
         "# Faults",
         "",
         "Made by `python benchmarks/faults.py`. Nothing is lost if every file of every artifact equals that of an",
         "unbroken run, each key was built once, and every acknowledged vote is there exactly once.",
         "",
-        f"{where['date']}, {where['machine']}, {versions}.",
+        circumstances_line("prefect", "torch"),
         "",
         "| injected | in | times | lost |",
         "|---|---|--:|---|",

@@ -21,6 +21,14 @@ def circumstances(*packages: str) -> dict[str, Any]:
     }
 
 
+def circumstances_line(*packages: str, commit: str | None = None) -> str:
+    """Return `circumstances` as a sentence of a results page, with the commit if one is given."""
+    where = circumstances(*packages)
+    versions = ", ".join(f"{name} {number}" for name, number in where["versions"].items())
+    date = where["date"] if commit is None else f"{where['date']}, commit {commit}"
+    return f"{date}, {where['machine']}, {versions}."
+
+
 def report(result: Mapping[str, Any], out: Path | None) -> None:
     """Print a result, and write it to a file if there is one."""
     text = json.dumps(result, indent=2)

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from report import circumstances
+from report import circumstances_line
 
 ROOT = Path(__file__).resolve().parent.parent
 TIERS = {"default": "not (ci or slow or peer or gpu)", "ci": "ci", "slow": "slow", "peer": "peer", "gpu": "gpu"}
@@ -104,14 +104,12 @@ def collect(root: Path, kept: Path) -> dict[str, Outcome]:
 
 def table(found: Mapping[str, Outcome], commit: str) -> str:
     """Return the outcome as Markdown."""
-    where = circumstances("prefect", "torch", "transformers")
-    versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
     lines = [
         "# Every tier of the tests",
         "",
         "Made by `make verify`, which is `python benchmarks/verify.py` after the linters.",
         "",
-        f"{where['date']}, commit {commit}, {where['machine']}, {versions}.",
+        circumstances_line("prefect", "torch", "transformers", commit=commit),
         "",
         "| tier | passed | failed | skipped | minutes | |",
         "|---|--:|--:|--:|--:|---|",

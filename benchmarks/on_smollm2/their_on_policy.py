@@ -29,9 +29,7 @@ def ppo_trainer(request: Request, out: str) -> tuple[Any, Meter]:
     from trl.experimental.ppo import PPOConfig, PPOTrainer
 
     cell, settings = request.cell, request.cell.all_settings
-    tokenizer = AutoTokenizer.from_pretrained(str(request.base), padding_side="left")
-    tokenizer.pad_token = PAD
-    policy = AutoModelForCausalLM.from_pretrained(str(request.base), dtype=dtype_of(cell))
+    tokenizer, policy = _tokenizer_and_policy(request)
     reward, value = (_scorer(request, tokenizer.pad_token_id) for _ in range(2))
     value.requires_grad_(False)
     inject_adapter_in_model(lora(cell), value)
@@ -74,6 +72,12 @@ def ppo_trainer(request: Request, out: str) -> tuple[Any, Meter]:
     return trainer, meter
 
 
+def _tokenizer_and_policy(request: Request) -> tuple[Any, Any]:
+    tokenizer = AutoTokenizer.from_pretrained(str(request.base), padding_side="left")
+    tokenizer.pad_token = PAD
+    return tokenizer, AutoModelForCausalLM.from_pretrained(str(request.base), dtype=dtype_of(request.cell))
+
+
 def _scorer(request: Request, pad: int) -> Any:
     """Return our reward model as a plain sequence classifier."""
     adapted = AutoPeftModelForSequenceClassification.from_pretrained(str(request.reward), num_labels=1)
@@ -88,9 +92,7 @@ def group_trainer(request: Request, out: str) -> tuple[Any, Meter]:
     trainer, config = {"grpo": (trl.GRPOTrainer, trl.GRPOConfig), "rloo": (trl.RLOOTrainer, trl.RLOOConfig)}[
         cell.optimizer
     ]
-    tokenizer = AutoTokenizer.from_pretrained(str(request.base), padding_side="left")
-    tokenizer.pad_token = PAD
-    policy = AutoModelForCausalLM.from_pretrained(str(request.base), dtype=dtype_of(cell))
+    tokenizer, policy = _tokenizer_and_policy(request)
     scorer = _scorer(request, tokenizer.pad_token_id)
     warm_up(policy)
     meter = Meter()

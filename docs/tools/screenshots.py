@@ -82,6 +82,23 @@ def enter(page: Page, url: str) -> None:
 
 
 @contextmanager
+def ranking(folder: Path, page: Page) -> Iterator[None]:
+    """Open the rank page under a name."""
+    with served_page(folder, "rank", settings(folder)) as url:
+        enter(page, url)
+        yield
+
+
+@contextmanager
+def chatting(folder: Path, page: Page) -> Iterator[None]:
+    """Open the chat page of scripted models under a name."""
+    program = (sys.executable, "-P", str(ROOT / "docs" / "tools" / "scripted_chat.py"))
+    with served_page(folder, folder, program=program) as url:
+        enter(page, url)
+        yield
+
+
+@contextmanager
 def login(folder: Path, page: Page) -> Iterator[None]:
     with served_page(folder, "rank", settings(folder), ALIGN_PASSWORD="open sesame") as url:
         page.goto(url)
@@ -102,8 +119,7 @@ def name(folder: Path, page: Page) -> Iterator[None]:
 @contextmanager
 def rank(folder: Path, page: Page) -> Iterator[None]:
     """The second response is the best so far, and is being edited."""
-    with served_page(folder, "rank", settings(folder)) as url:
-        enter(page, url)
+    with ranking(folder, page):
         page.get_by_role("button", name="Got it").click()
         page.get_by_test_id("response").nth(1).click()
         page.get_by_text("rank 1").wait_for()
@@ -114,16 +130,14 @@ def rank(folder: Path, page: Page) -> Iterator[None]:
 
 @contextmanager
 def instructions(folder: Path, page: Page) -> Iterator[None]:
-    with served_page(folder, "rank", settings(folder)) as url:
-        enter(page, url)
+    with ranking(folder, page):
         page.get_by_text("How to rank").wait_for()
         yield
 
 
 @contextmanager
 def raters(folder: Path, page: Page) -> Iterator[None]:
-    with served_page(folder, "rank", settings(folder)) as url:
-        enter(page, url)
+    with ranking(folder, page):
         page.get_by_text("0 of 3 ranked").wait_for()
         for done in range(3):
             for key in ("2", "1", "3", "Enter"):
@@ -137,9 +151,7 @@ def raters(folder: Path, page: Page) -> Iterator[None]:
 @contextmanager
 def chat(folder: Path, page: Page) -> Iterator[None]:
     """Two models, after a vote on the first question and before one on the second."""
-    program = (sys.executable, "-P", str(ROOT / "docs" / "tools" / "scripted_chat.py"))
-    with served_page(folder, folder, program=program) as url:
-        enter(page, url)
+    with chatting(folder, page):
         say(page, "How do I keep basil alive on a window sill?")
         page.get_by_role("button", name="A is better").click()
         page.get_by_text("goes on with this one").wait_for()
@@ -150,9 +162,7 @@ def chat(folder: Path, page: Page) -> Iterator[None]:
 
 @contextmanager
 def waiting(folder: Path, page: Page) -> Iterator[None]:
-    program = (sys.executable, "-P", str(ROOT / "docs" / "tools" / "scripted_chat.py"))
-    with served_page(folder, folder, program=program) as url:
-        enter(page, url)
+    with chatting(folder, page):
         say(page, "Wait for me, please.")
         page.get_by_text("it is being loaded (2 s)").first.wait_for()
         yield

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from alignment_core.artifacts.alias_history import is_alias
 from alignment_core.artifacts.layout import check_exists
-from alignment_core.artifacts.manifest import Manifest
+from alignment_core.artifacts.manifest import Manifest, with_ancestors
 from alignment_core.artifacts.remote.remote import Published
 from alignment_core.artifacts.sharing import Logged, obtain_lineage, required
 from alignment_core.artifacts.store import KEY, Artifact, ArtifactStore
@@ -104,14 +104,9 @@ def remote_faults(store: ArtifactStore, reference: str | None) -> tuple[int, dic
     Raises:
         ArtifactError: the store has no remote, or it cannot be used, or it has no such artifact.
     """
-    named = (
-        None
-        if reference is None
-        else store.aliases.current(reference)
-        if not HEXADECIMAL.fullmatch(reference)
-        else None
-    )
-    prefix = named.key if named is not None else reference or ""
+    prefix = reference or ""
+    if reference is not None and not HEXADECIMAL.fullmatch(reference) and (named := store.aliases.current(reference)):
+        prefix = named.key
     chosen = [(entry, published) for entry, published in remote_catalogue(store) if published.key.startswith(prefix)]
     if reference is not None and not chosen:
         raise ArtifactError("the remote has no such artifact", where=required(store).address, got=reference)
@@ -142,8 +137,8 @@ def resolve(store: ArtifactStore, reference: str, kinds: Iterable[str] = (), *, 
             return found[0]
         raise _no_model(store, run, runs)
     by_hand = not HEXADECIMAL.fullmatch(reference)
-    if by_hand and (found := _named(store, reference)):
-        return found[0]
+    if by_hand and (named := _named(store, reference, entries)):
+        return named
     if found := [entry for entry in aligned if entry.run == reference]:
         return found[0]
     if by_hand:
@@ -174,19 +169,20 @@ def _by_key(store: ArtifactStore, prefix: str, entries: Iterable[Entry], kinds: 
     )
 
 
-def _named(store: ArtifactStore, name: str) -> list[Entry]:
-    """Return the artifact with this alias, or nothing if there is no such alias.
+def _named(store: ArtifactStore, name: str, entries: Sequence[Entry]) -> Entry | None:
+    """Return the artifact with this alias, or None if there is no such alias.
 
     If only the remote has the artifact, it is pulled with its ancestors.
     """
     current = store.aliases.current(name) if is_alias(name) else None
     if current is None:
-        return []
-    if all(artifact.key != current.key for artifact in store.artifacts()):
+        return None
+    if all(entry.artifact.key != current.key for entry in entries):
         obtain_lineage(store, current.key, Logged())
-    for entry in catalogue(store):
+        entries = catalogue(store)
+    for entry in entries:
         if entry.artifact.key == current.key:
-            return [entry]
+            return entry
     raise ArtifactError(
         f"the artifact with the alias `{name}` is no longer in the store",
         where=str(store.root),
@@ -226,15 +222,7 @@ def _some(names: Sequence[str]) -> str:
 def lineage(store: ArtifactStore, keys: Iterable[str]) -> dict[str, Artifact | None]:
     """Return artifacts and all their ancestors by key. The value is None if an artifact is no longer in the store."""
     there = {artifact.key: artifact for artifact in store.artifacts()}
-    found: dict[str, Artifact | None] = {}
-    open_keys = list(keys)
-    while open_keys:
-        key = open_keys.pop()
-        if key not in found:
-            found[key] = there.get(key)
-            manifest = readable_manifest(artifact) if (artifact := found[key]) else None
-            open_keys += manifest.parents.values() if manifest else ()
-    return found
+    return with_ancestors(keys, there.get, readable_manifest)
 
 
 def readable_manifest(artifact: Artifact) -> Manifest | None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -121,6 +121,30 @@ def parse_manifest(content: bytes) -> Manifest:
     if derived != manifest.key:
         raise ValueError(f"its settings and parents give the key {derived}, and not {manifest.key}")
     return manifest
+
+
+Found = TypeVar("Found")
+
+
+def with_ancestors(
+    keys: Iterable[str], find: Callable[[str], Found | None], manifest_of: Callable[[Found], Manifest | None]
+) -> dict[str, Found | None]:
+    """Return what `find` knows of artifacts and of all their ancestors, by key. None: it knows nothing of that one.
+
+    Args:
+        keys: the artifacts.
+        find: looks for the artifact with a key.
+        manifest_of: returns its manifest, which names the parents, or None if it has none that can be read.
+    """
+    found: dict[str, Found | None] = {}
+    open_keys = list(keys)
+    while open_keys:
+        key = open_keys.pop()
+        if key not in found:
+            found[key] = artifact = find(key)
+            manifest = None if artifact is None else manifest_of(artifact)
+            open_keys += manifest.parents.values() if manifest else ()
+    return found
 
 
 def _installed() -> Iterator[tuple[str, str]]:

@@ -15,7 +15,7 @@ from alignment_core.artifacts.store import Artifact, ArtifactStore
 from alignment_core.errors import ArtifactError
 
 SHORT = 12
-"""Digits of a key that a message shows. They are enough to name the artifact."""
+"""Digits of a key in a message or a command. They are enough to name the artifact."""
 
 
 class Standing(StrEnum):
@@ -70,7 +70,7 @@ def find_model(store: ArtifactStore, reference: str, *, run: str | None = None) 
 def _standing(store: ArtifactStore, entry: Entry) -> Standing:
     if entry.artifact.kind != ALIGNED:
         return Standing.UNALIGNED
-    made = [found for found in catalogue(store, ("evaluate", "gate")) if found.manifest is not None]
+    made = catalogue(store, ("evaluate", "gate"))
     manifests = {found.artifact.key: found.manifest for found in made if found.manifest is not None}
     verdicts = [manifest for manifest in manifests.values() if judges(manifest, entry.artifact.key, manifests)]
     if not verdicts:

@@ -14,7 +14,7 @@ from alignment_core.config.data import DataConfig
 from alignment_core.config.evaluation import EvaluationConfig, GateConfig
 from alignment_core.config.feedback import ChatConfig, RetrainConfig
 from alignment_core.config.model import ModelConfig
-from alignment_core.config.places import FeedbackPlace, check_place
+from alignment_core.config.places import FeedbackPlace, check_place, is_reference
 from alignment_core.config.remote_address import check_remote
 from alignment_core.config.sampling import RankConfig, SampleConfig, VllmConfig
 from alignment_core.config.training import RewardConfig, SFTConfig
@@ -124,7 +124,7 @@ class PipelineConfig(Settings):
     @classmethod
     def _is_shared_address(cls, remote: str | None) -> str | None:
         # A reference is replaced where the flow runs.
-        return remote if remote is None or "{{" in remote else check_remote(remote)
+        return remote if remote is None or is_reference(remote) else check_remote(remote)
 
     @model_validator(mode="after")
     def _vllm_loads_the_adapter(self) -> PipelineConfig:

@@ -9,7 +9,7 @@ from itertools import chain, combinations, groupby
 from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import Connection, Row, case, func, select
+from sqlalchemy import ColumnElement, Connection, Row, case, func, select
 
 from alignment_core.feedback.current_votes import BATCH, current_votes
 from alignment_core.feedback.database import ranking_tasks
@@ -93,18 +93,30 @@ def _thumbs(connection: Connection) -> Iterator[dict[str, int]]:
         yield {row.rater: 1 if row.up else -1 for row in given}
 
 
-def _rankings(connection: Connection) -> Iterator[dict[str, int]]:
-    """Yield, for each two responses to one prompt, which of them each rater prefers: 1 or -1."""
+def rankings_by(connection: Connection, column: ColumnElement[str]) -> Iterator[list[Row[Any]]]:
+    """Yield the current rankings in groups of one value of a column of the tasks, each in the order of the votes.
+
+    A row has the attributes `subject` (the task), `rater` and `value`.
+
+    Args:
+        connection: an open transaction.
+        column: a column of `ranking_tasks`.
+    """
     current = current_votes(0, None).order_by(None).subquery()
     rows = connection.execute(
-        select(ranking_tasks.c.prompt, current.c.rater, current.c.value)
+        select(column.label("group"), current.c.subject, current.c.rater, current.c.value)
         .join(ranking_tasks, ranking_tasks.c.id == current.c.subject)
         .where(current.c.value.like(RANKED))
-        .order_by(ranking_tasks.c.prompt, current.c.id)
+        .order_by(column, current.c.id)
         .execution_options(yield_per=BATCH)
     )
-    for _, ranked in groupby(rows, key=attrgetter("prompt")):
-        given = list(ranked)
+    for _, ranked in groupby(rows, key=attrgetter("group")):
+        yield list(ranked)
+
+
+def _rankings(connection: Connection) -> Iterator[dict[str, int]]:
+    """Yield, for each two responses to one prompt, which of them each rater prefers: 1 or -1."""
+    for given in rankings_by(connection, ranking_tasks.c.prompt):
         if len({row.rater for row in given}) < 2:
             continue
         signs: dict[tuple[str, str], dict[str, int]] = {}

@@ -6,15 +6,13 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations, groupby
-from operator import attrgetter
+from itertools import combinations
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 
-from alignment_core.feedback.agreement import count_by_rater
-from alignment_core.feedback.current_votes import BATCH, current_votes, read_ranking_tasks
+from alignment_core.feedback.agreement import count_by_rater, rankings_by
+from alignment_core.feedback.current_votes import read_ranking_tasks
 from alignment_core.feedback.database import ranking_tasks
-from alignment_core.feedback.vote_values import RANKED
 from alignment_core.feedback.votes import RankingTask, Rater
 
 
@@ -66,16 +64,9 @@ def disagreements(connection: Connection, rater: str, limit: int) -> list[Disagr
         rater: the rater's name.
         limit: at most this many tasks are returned.
     """
-    current = current_votes(0, None).order_by(None).subquery()
-    rows = connection.execute(
-        select(current.c.subject, current.c.rater, current.c.value)
-        .join(ranking_tasks, ranking_tasks.c.id == current.c.subject)
-        .where(current.c.value.like(RANKED))
-        .order_by(current.c.subject, current.c.id)
-        .execution_options(yield_per=BATCH)
-    )
     opposed, given = {}, {}
-    for subject, votes in groupby(rows, key=attrgetter("subject")):
+    for votes in rankings_by(connection, ranking_tasks.c.id):
+        subject = votes[0].subject
         ranks = {vote.rater: json.loads(vote.value)["ranks"] for vote in votes}
         if rater in ranks and (count := _opposed(list(ranks.values()))):
             opposed[subject], given[subject] = count, ranks

@@ -9,11 +9,10 @@ import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from alignment_core.artifacts.models import SHORT
 from alignment_core.outcome.result import Result, WinRate
 from alignment_core.plugin_api import Advice
 
-SHORT = 12
-"""Digits of a key in a command."""
 SHOWN = 3
 """Maximum number of warnings that are shown. The pages of the stages have all of them."""
 JUDGES = "`evaluation.evaluators`, `evaluation.reward_model` or `evaluation.endpoint`"

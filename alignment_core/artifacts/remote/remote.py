@@ -23,7 +23,7 @@ from pathlib import Path, PurePosixPath
 from uuid import uuid4
 
 from alignment_core.artifacts.digest import hash_file
-from alignment_core.artifacts.manifest import MANIFEST, Manifest, parse_manifest
+from alignment_core.artifacts.manifest import MANIFEST, Manifest, parse_manifest, with_ancestors
 from alignment_core.artifacts.remote.objects import Conflict, Objects
 from alignment_core.artifacts.remote.transfer import Transfer
 from alignment_core.errors import ArtifactError
@@ -231,14 +231,7 @@ class Remote:
 
     def lineage(self, keys: Iterable[str]) -> dict[str, Published | None]:
         """Return what the remote holds of these keys and of all their ancestors."""
-        found: dict[str, Published | None] = {}
-        open_keys = list(keys)
-        while open_keys:
-            key = open_keys.pop()
-            if key not in found:
-                found[key] = entry = self.look_up(key)
-                open_keys += entry.manifest.parents.values() if entry is not None and entry.manifest else ()
-        return found
+        return with_ancestors(keys, self.look_up, lambda entry: entry.manifest)
 
     def _names(self, prefix: str) -> Iterator[str]:
         return (stored.name for stored in self.objects.list(prefix))

@@ -74,9 +74,9 @@ class Commands(TyperGroup):
         self.commands = {name: self.commands[name] for name in [*order, *self.commands] if name in self.commands}
         for name, command in self.commands.items():
             command.rich_help_panel = order.get(name)  # type: ignore[attr-defined]
-        for path, examples in EXAMPLES.items():
-            if (found := dict(self.paths()).get(path)) is not None:
-                found.epilog = "\n\n".join(("Examples:", *examples))
+        for path, command in self.paths():
+            if path in EXAMPLES:
+                command.epilog = "\n\n".join(("Examples:", *EXAMPLES[path]))
         self.epilog = EXIT_CODES
 
     def paths(self) -> Iterator[tuple[str, Any]]:

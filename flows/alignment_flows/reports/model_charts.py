@@ -20,9 +20,7 @@ def series_of(models: Sequence[str]) -> dict[str, int]:
 
 def judge_name(judge: str) -> str:
     """Return who judged, as a person says it."""
-    return {"reward": "the reward model", "judge": "a second reward model", "endpoint": "the judging endpoint"}.get(
-        judge, judge
-    )
+    return JUDGES.get(judge, judge)
 
 
 def percent(share: float) -> str:

@@ -7,6 +7,7 @@ from itertools import islice
 from typing import Any, Literal
 
 from alignment_core.config import SourceConfig
+from alignment_core.config.places import names_feedback_store
 from alignment_core.data.sources.locate import is_hub, source_files
 from alignment_core.data.sources.readers import read_file
 from alignment_core.records import RawRow
@@ -31,7 +32,7 @@ class Answers:
 
 def first_rows(path: str) -> list[Mapping[str, Any]]:
     """Return the first rows of a source that are objects. Of a Hub data set or a database: none."""
-    if is_hub(path) or path.endswith((".db", ".sqlite")) or path.startswith("postgresql"):
+    if is_hub(path) or names_feedback_store(path):
         return []
     return list(islice(_objects(SourceConfig(path=path)), FIRST_ROWS))
 

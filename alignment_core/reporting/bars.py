@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from alignment_core.reporting.scales import Scale, labels, short, ticks
-from alignment_core.reporting.svg import CHARACTER, WIDTH, Chart, escape, fitted, style, tag, text
+from alignment_core.reporting.svg import CHARACTER, WIDTH, Chart, anchor_of, escape, fitted, style, tag, text
 
 LINE = 19.0
 """Height of a line of text below a bar."""
@@ -111,8 +112,8 @@ def histogram_chart(title: str, found: Sequence[Distribution], unit: str) -> Cha
     y = Scale(0, max(map(max, heights)) or 1, base, legend + 2)
     marks = [_outline(one, tall, x, y) for one, tall in zip(found, heights, strict=True)]
     for place, one in enumerate(found):
-        line, median = LINE * place + 13, x(one.median)
-        marks.append(tag("line", x1=median, x2=median, y1=legend, y2=base, class_=f"median {style(one.series)}"))
+        line, middle = LINE * place + 13, x(one.median)
+        marks.append(tag("line", x1=middle, x2=middle, y1=legend, y2=base, class_=f"median {style(one.series)}"))
         marks.append(tag("rect", x=4, y=line - 10, width=11, height=11, class_=f"bar {style(one.series)}"))
         told = f"median {short(one.median)} {unit}"
         marks.append(text(22, line, fitted(one.name, WIDTH - 30 - CHARACTER * len(told)), class_="name"))
@@ -120,9 +121,7 @@ def histogram_chart(title: str, found: Sequence[Distribution], unit: str) -> Cha
     marks.append(tag("line", x1=4, x2=WIDTH - 4, y1=base, y2=base, class_="axis"))
     places = ticks(x.low, x.high)
     for value, name in zip(places, labels(places), strict=True):
-        half = len(name) * CHARACTER / 2
-        anchor = "start" if x(value) - half < 0 else "end" if x(value) + half > WIDTH else "middle"
-        marks.append(text(x(value), base + 16, name, text_anchor=anchor))
+        marks.append(text(x(value), base + 16, name, text_anchor=anchor_of(x(value), name)))
     return Chart(
         title=title,
         height=base + AXIS,
@@ -154,6 +153,5 @@ def distribution(name: str, values: Sequence[float], series: int, bins: int = 30
     counts = [0] * count
     for value in ordered:
         counts[min(int((value - low) / width), count - 1)] += 1
-    half = len(ordered) // 2
-    median = ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2
-    return Distribution(name, counts, [low + width * place for place in range(count + 1)], median, high, series)
+    edges = [low + width * place for place in range(count + 1)]
+    return Distribution(name, counts, edges, median(ordered), high, series)

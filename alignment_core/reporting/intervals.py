@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from alignment_core.reporting.scales import Scale, frame, labels, limits, short, ticks
-from alignment_core.reporting.svg import CHARACTER, WIDTH, Chart, fitted, marker, style, tag, text
+from alignment_core.reporting.svg import CHARACTER, WIDTH, Chart, anchor_of, fitted, marker, style, tag, text
 
 ROW, AXIS = 40.0, 26.0
 """Height of one estimate, and of the axis below all."""
@@ -70,8 +70,7 @@ def interval_chart(
     tracks = [(ROW * place + 20, ROW * place + 36) for place in range(len(found))]
     for value, name in zip(places, label(places), strict=True):
         marks += [tag("line", x1=x(value), x2=x(value), y1=top, y2=end, class_="grid") for top, end in tracks]
-        half = len(name) * CHARACTER / 2
-        anchor = "start" if x(value) - half < 0 else "end" if x(value) + half > WIDTH else "middle"
+        anchor = anchor_of(x(value), name)
         at = 0.0 if anchor == "start" else WIDTH if anchor == "end" else x(value)
         marks.append(text(at, bottom + 16, name, text_anchor=anchor))
     if equal:
@@ -126,6 +125,11 @@ class Point:
     high: float
     series: int
 
+    @property
+    def bounded(self) -> bool:
+        """Whether the interval of `y` is known."""
+        return math.isfinite(self.low) and math.isfinite(self.high)
+
 
 def point_chart(title: str, across: str, points: Sequence[Point], *, shares: bool = False) -> Chart:
     """Return one measure against another, a point with intervals for each model.
@@ -149,7 +153,7 @@ def point_chart(title: str, across: str, points: Sequence[Point], *, shares: boo
             marks.append(
                 tag("line", x1=area.x(one.x - one.x_error), x2=area.x(one.x + one.x_error), y1=y, y2=y, class_=kind)
             )
-        if math.isfinite(one.low) and math.isfinite(one.high):
+        if one.bounded:
             marks.append(tag("line", x1=x, x2=x, y1=area.y(one.low), y2=area.y(one.high), class_=kind))
         marks.append(marker(one.series, x, y, 5))
     marks += [_name(one, area.x(one.x), area.y(one.y), taken, area.x.start) for one in points]
@@ -181,7 +185,7 @@ def _overlap(one: tuple[float, float, float, float], other: tuple[float, float, 
 
 
 def _with_ends(one: Point) -> str:
-    ends = f" ({short(one.low)} to {short(one.high)})" if math.isfinite(one.low) and math.isfinite(one.high) else ""
+    ends = f" ({short(one.low)} to {short(one.high)})" if one.bounded else ""
     return f"{short(one.y)}{ends}"
 
 

@@ -75,6 +75,12 @@ def text(x: float, y: float, shown: str, **attributes: str | float) -> str:
     return tag("text", escape(shown), x=x, y=y, **attributes)
 
 
+def anchor_of(x: float, shown: str) -> str:
+    """Return the `text_anchor` at which a text around `x` stays within the width of a chart."""
+    half = len(shown) * CHARACTER / 2
+    return "start" if x - half < 0 else "end" if x + half > WIDTH else "middle"
+
+
 def fitted(shown: str, width: float) -> str:
     """Return the text, cut to about this width."""
     room = max(int(width / CHARACTER), 1)

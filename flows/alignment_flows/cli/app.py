@@ -160,11 +160,15 @@ def deploy(
         list[Path] | None,
         typer.Argument(metavar="CONFIG...", help="Config files to deploy. Default: the built-in deployments."),
     ] = None,
+    pools: Annotated[
+        list[str] | None,
+        typer.Option("--pool", metavar="POOL", help="Work pool to run stages in, as in `where`. Can be repeated."),
+    ] = None,
 ) -> None:
     """Register or update deployments, for example after installing a plugin. Changes made in the browser are kept."""
     from alignment_flows.serve.lifecycle import deploy
 
-    deploy(configs or ())
+    deploy(configs or (), pools or ())
 
 
 @plugins_app.command("list")

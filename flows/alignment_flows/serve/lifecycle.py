@@ -60,11 +60,11 @@ def down() -> None:
     print(f"stopped: {', '.join(service.name for service in stopped)}" if stopped else "nothing was running")
 
 
-def deploy(configs: Sequence[Path]) -> None:
+def deploy(configs: Sequence[Path], pools: Sequence[str]) -> None:
     """Register the deployments with the server at PREFECT_API_URL, or with the one that `align up` started."""
     configure_prefect()
     with _imports_without_collection():
-        outcomes, warnings, url = _deploy(configs)
+        outcomes, warnings, url = _deploy(configs, pools)
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     for line in (outcome.line() for outcome in outcomes):
@@ -74,7 +74,7 @@ def deploy(configs: Sequence[Path]) -> None:
     print(f"{len(outcomes)} {'deployment' if len(outcomes) == 1 else 'deployments'} at {_deployments_page(url)}")
 
 
-def _deploy(configs: Sequence[Path]) -> tuple[list["Outcome"], list[str], str]:
+def _deploy(configs: Sequence[Path], pools: Sequence[str]) -> tuple[list["Outcome"], list[str], str]:
     """Return what was done, warnings, and the server's URL."""
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
@@ -86,7 +86,7 @@ def _deploy(configs: Sequence[Path]) -> tuple[list["Outcome"], list[str], str]:
         raise ConfigError("no Prefect server is configured or running", do="Run `align up`, or set PREFECT_API_URL")
     with temporary_settings({PREFECT_API_URL: url}):
         check_server(url)
-        outcomes = deploy(configs)
+        outcomes = deploy(configs, pools)
         warnings = [warning for path in configs if (warning := secrets_warning(path)) is not None]
         if any(outcome.name.startswith("retrain/") for outcome in outcomes) and (warning := count_warning()):
             warnings.append(warning)

@@ -41,9 +41,7 @@ def test_alias_and_its_model_reach_the_other_machine(shared: Any) -> None:
     assert shared.machine("other").aliases.current("production") == back
 
 
-def test_verdict_on_a_pulled_model_is_known_on_the_other_machine(
-    shared: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_verdict_on_a_pulled_model_is_known_on_the_other_machine(shared: Any, caplog: pytest.LogCaptureFixture) -> None:
     one = shared.machine("one")
     evaluated = named("6e", "evaluate", {"policy": D})
     refusal, verdict = (named(digit, "gate", {"policy": evaluated}) for digit in ("9e", "8e"))

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from stored import add_placeholder
@@ -16,13 +15,14 @@ from alignment_core.artifacts import ArtifactStore, key_of
 from alignment_core.artifacts.sharing import connect, push
 from alignment_core.config_file import check_config
 from alignment_core.errors import AlignmentError, ArtifactError, ConfigError, StageCrashed
+from alignment_core.execution.build import StageResult
 from alignment_core.execution.stage import StageCall, WorkPool
 from alignment_core.planning.pipeline import VERSIONS
 from alignment_core.progress import Silent
 from alignment_flows.form.references import resolve
 from alignment_flows.serve.deployments.deploy import deploy
-from alignment_flows.tasks import StageRunner
 from alignment_flows.work_pools import moved_stages
+from alignment_flows.work_pools.moved_stages import MovedStages
 from alignment_flows.work_pools.outcome import Outcome
 from alignment_flows.work_pools.pools import check_pools
 
@@ -94,36 +94,46 @@ def runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, store: ArtifactStore) 
     FakeRun.machine = ArtifactStore(tmp_path / "machine", store.remote.address)
     FakeRun.started, FakeRun.cancelled, FakeRun.ending, FakeRun.at_once = [], [], {}, set()
     monkeypatch.setattr(moved_stages, "ChildRun", FakeRun)
-    monkeypatch.setattr("alignment_flows.tasks.check_pools", lambda calls: None)
-    monkeypatch.setattr("alignment_flows.tasks.publish_report", lambda call, built: None)
     return FakeRun
 
 
-pytestmark = pytest.mark.usefixtures("prefect_server")
+def ask(moved: MovedStages, *calls: StageCall) -> list[StageResult]:
+    """Ask for stages as a flow does, one after the other."""
+    built = []
+    for call in calls:
+        built.append(moved.build(call, Shown()))
+        moved.note_built(call.key)
+    return built
 
 
-def in_flow(work: Callable[[StageRunner], Any]) -> Any:
-    @flow(name="test", persist_result=False)
-    def run() -> Any:
-        return work(StageRunner())
+class Shown(Silent):
+    """Progress of a stage that can also show another run's page."""
 
-    return run(return_state=True).result()
+    def show(self, percent: float, description: str) -> None:
+        pass
 
 
 def test_artifact_comes_over_the_remote_and_is_not_built_again(runs: type[FakeRun], call: Callable[..., Any]) -> None:
-    data = call("ingest")
-
-    def work(stage: StageRunner) -> Any:
-        with stage.planned([data]):
-            stage(data)
-        return stage.built(data)
-
-    built = in_flow(work)
+    (built,) = ask(MovedStages(), call("ingest"))
     assert built.artifact.path.is_dir()
     assert (built.cached, built.seconds, built.listener_errors) == (False, 3.0, ("late",))
-    again = in_flow(work)
+    (again,) = ask(MovedStages(), call("ingest"))
     assert again.cached
     assert runs.started == ["ingest"]
+
+
+def test_what_a_stage_reads_is_in_the_remote_before_it_starts(
+    runs: type[FakeRun], call: Callable[..., Any], store: ArtifactStore
+) -> None:
+    data = call("ingest", pool=None)
+    add_placeholder(store, data)
+    assert store.remote is not None
+    assert not store.remote.holds(data.key)
+    ask(MovedStages(), call("sft", data))
+    assert store.remote.holds(data.key)
+    with pytest.raises(ArtifactError, match="neither this store nor its remote holds the artifact"):
+        ask(MovedStages(), call("sft", call("ingest", pool=None, other=1)))
+    assert runs.started == ["sft"]
 
 
 def test_following_stages_start_when_what_they_read_is_built(runs: type[FakeRun], call: Callable[..., Any]) -> None:
@@ -131,86 +141,96 @@ def test_following_stages_start_when_what_they_read_is_built(runs: type[FakeRun]
     sft, reward = call("sft", data), call("reward", data)
     reference = call("reference", sft)
     optimize = call("optimize", reference, reward)
-    calls = [data, sft, reward, reference, optimize]
-
-    def work(stage: StageRunner) -> None:
-        with stage.planned(calls):
-            stage(data)
-            assert runs.started == ["ingest"], "nothing is expected yet"
-            stage.expect(calls)
-            stage(sft, data)
-            assert runs.started == ["ingest", "sft", "reward"], "both read only the data"
-            runs.at_once = {"reward"}
-            stage(reward, data)
-            stage(reference, sft)
-            assert runs.started == ["ingest", "sft", "reward", "reference"], "optimize waits for the reference"
-            stage(optimize, reference, reward)
-
-    in_flow(work)
+    moved = MovedStages()
+    ask(moved, data)
+    assert runs.started == ["ingest"], "nothing is expected yet"
+    moved.expect([data, sft, reward, reference, optimize])
+    ask(moved, sft)
+    assert runs.started == ["ingest", "sft", "reward"], "both read only the data"
+    moved.start_following()
+    assert runs.started == ["ingest", "sft", "reward", "reference"]
+    runs.at_once = {"reference"}
+    moved.start_following()
+    assert len(runs.started) == 4, "the reward model that optimize reads is not built yet"
+    runs.at_once = {"reference", "reward"}
+    moved.start_following()
     assert runs.started == ["ingest", "sft", "reward", "reference", "optimize"]
-    assert runs.cancelled == []
+    ask(moved, reward, reference, optimize)
+    assert len(runs.started) == 5
+    moved.cancel()
+    assert runs.cancelled == [], "all of them have ended"
 
 
-def test_failed_stage_ends_the_flow_and_cancels_the_others(runs: type[FakeRun], call: Callable[..., Any]) -> None:
+def test_stage_in_place_is_never_started_and_holds_back_what_reads_it(
+    runs: type[FakeRun], call: Callable[..., Any], store: ArtifactStore
+) -> None:
+    data = call("ingest", pool=None)
+    sft = call("sft", data)
+    moved = MovedStages()
+    moved.expect([data, sft])
+    moved.start_following()
+    assert runs.started == []
+    add_placeholder(store, data)
+    moved.note_built(data.key)
+    moved.start_following()
+    assert runs.started == ["sft"]
+
+
+def test_what_was_built_before_is_not_started_ahead(
+    runs: type[FakeRun], call: Callable[..., Any], store: ArtifactStore
+) -> None:
+    data = call("ingest")
+    sft = call("sft", data)
+    ask(MovedStages(), data)
+    moved = MovedStages()
+    moved.expect([data, sft])
+    moved.start_following()
+    moved.start_following()
+    assert runs.started == ["ingest", "sft"], "the data are in the store, so the first call starts what reads them"
+
+
+def test_error_is_raised_where_the_flow_asks_and_the_others_are_cancelled_at_its_end(
+    runs: type[FakeRun], call: Callable[..., Any]
+) -> None:
     data = call("ingest")
     sft, reward = call("sft", data), call("reward", data)
     runs.ending = {"sft": [ArtifactError("the disk is full", where="far")]}
-
-    def work(stage: StageRunner) -> None:
-        with stage.planned([data, sft, reward]):
-            stage.expect([data, sft, reward])
-            stage(data)
-            with pytest.raises(ArtifactError, match="far: the disk is full"):
-                stage(sft, data)
-            with pytest.raises(ArtifactError, match="far: the disk is full"):
-                stage(sft, data)  # it is not run again
-
-    in_flow(work)
-    assert runs.started == ["ingest", "sft", "reward"]
+    moved = MovedStages()
+    moved.expect([data, sft, reward])
+    ask(moved, data)
+    with pytest.raises(ArtifactError, match="far: the disk is full"):
+        ask(moved, sft)
+    moved.cancel()
     assert runs.cancelled == ["reward"]
 
 
-def test_killed_run_is_started_once_more(runs: type[FakeRun], call: Callable[..., Any]) -> None:
-    killed = StageCrashed("its flow run crashed")
-    killed.killed = True
-    data, sft = call("ingest"), call("sft")
-    runs.ending = {"ingest": [killed], "sft": [killed, killed]}
-
-    def work(stage: StageRunner) -> None:
-        with stage.planned([data, sft]):
-            stage(data)
-            with pytest.raises(StageCrashed):
-                stage(sft)
-
-    in_flow(work)
-    assert runs.started == ["ingest", "ingest", "sft", "sft"]
+def test_stage_whose_run_was_killed_is_started_anew(runs: type[FakeRun], call: Callable[..., Any]) -> None:
+    data, moved = call("ingest"), MovedStages()
+    runs.ending = {"ingest": [StageCrashed("its flow run crashed")]}
+    with pytest.raises(StageCrashed):
+        ask(moved, data)
+    ask(moved, data)
+    assert runs.started == ["ingest", "ingest"]
 
 
 def test_interrupted_flow_cancels_the_stage_that_it_waits_for(runs: type[FakeRun], call: Callable[..., Any]) -> None:
-    data = call("ingest")
+    moved = MovedStages()
     runs.ending = {"ingest": [KeyboardInterrupt()]}
-
-    def work(stage: StageRunner) -> None:
-        with pytest.raises(KeyboardInterrupt), stage.planned([data]):
-            stage(data)
-
-    in_flow(work)
+    with pytest.raises(KeyboardInterrupt):
+        ask(moved, call("ingest"))
+    moved.cancel()
     assert runs.cancelled == ["ingest"]
 
 
 def test_artifact_that_did_not_reach_the_remote_is_an_error(
     runs: type[FakeRun], call: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = call("ingest")
     monkeypatch.setattr(runs, "_make", lambda self: None)
-
-    def work(stage: StageRunner) -> None:
-        with stage.planned([data]), pytest.raises(ArtifactError, match="in the work pool far, and the remote does not"):
-            stage(data)
-
-    in_flow(work)
+    with pytest.raises(ArtifactError, match="in the work pool far, and the remote does not"):
+        ask(MovedStages(), call("ingest"))
 
 
+@pytest.mark.usefixtures("prefect_server")
 def test_pool_or_deployment_that_is_missing_is_refused(call: Callable[..., Any]) -> None:
     def refusal(pool: str) -> str:
         with pytest.raises(ConfigError) as raised:
@@ -244,6 +264,7 @@ def test_secret_in_a_call_is_refused(call: Callable[..., Any]) -> None:
     assert "s3cret" not in str(raised.value)
 
 
+@pytest.mark.usefixtures("prefect_server")
 @pytest.mark.parametrize(
     ("where", "refused"), [({}, False), ({"sft": "far"}, True), ({"ingest": "far"}, True)], ids=str
 )

@@ -41,8 +41,9 @@ class Far:
 
 
 def artifacts(store: Path) -> set[str]:
-    """Return the artifacts in a store, as `kind/key`."""
-    return {f"{file.parts[-3]}/{file.parts[-2]}" for file in store.glob("[a-z]*/*/manifest.json")}
+    """Return the artifacts in a store, as `kind/key`, without the shards of data, which no other machine gets."""
+    manifests = (file.parts for file in store.glob("[a-z]*/*/manifest.json"))
+    return {f"{parts[-3]}/{parts[-2]}" for parts in manifests if parts[-3] != "shard"}
 
 
 @contextmanager

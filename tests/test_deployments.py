@@ -31,7 +31,7 @@ from prefect_kubernetes.worker import KubernetesWorkerJobConfiguration
 from alignment_flows.form.settings import read_settings
 from alignment_flows.quick import quick, read_quick
 from alignment_flows.serve.deployments.declared import recipe
-from alignment_flows.serve.services import POOLS
+from alignment_flows.serve.workers import POOLS
 
 FOLDER = Path(__file__).resolve().parent.parent / "deployments"
 DECLARED = yaml.safe_load((FOLDER / "prefect.yaml").read_text())

@@ -137,11 +137,15 @@ def up(
     port: Annotated[
         int, typer.Option(min=1, max=65535, help="Port of the Prefect server. Ignored if PREFECT_API_URL is set.")
     ] = 4200,
+    gpus: Annotated[
+        bool,
+        typer.Option("--gpus", help="Start a worker for each card of this machine, or of CUDA_VISIBLE_DEVICES if set."),
+    ] = False,
 ) -> None:
     """Start a Prefect server and its workers in the background, and register the deployments."""
     from alignment_flows.serve.lifecycle import up
 
-    up(port)
+    up(port, gpus=gpus)
 
 
 @app.command()

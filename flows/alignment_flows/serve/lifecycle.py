@@ -19,11 +19,23 @@ SQLITE = (
 )
 
 
-def up(port: int) -> None:
-    """Start the server and the workers unless they are running, and register the deployments."""
-    configure_prefect()
-    from alignment_flows.serve.services import POOLS, has_other_database, log_file, own_database, up
+def up(port: int, *, gpus: bool) -> None:
+    """Start the server and the workers unless they are running, and register the deployments.
 
+    Args:
+        port: port of the server.
+        gpus: start a worker for each card, and let the work pool `gpu` run as many flows at once.
+    """
+    configure_prefect()
+    from alignment_flows.serve.services import (
+        has_other_database,
+        log_file,
+        own_database,
+        up,
+    )
+    from alignment_flows.serve.workers import visible_cards, workers_for
+
+    cards = visible_cards() if gpus else []
     outcomes: list[Outcome] = []
 
     def prepare() -> None:
@@ -32,12 +44,14 @@ def up(port: int) -> None:
         packaged()  # imports the flows and generates their forms
 
     def register() -> None:
-        from alignment_flows.serve.deployments.deploy import deploy
+        from alignment_flows.serve.deployments.deploy import deploy, set_limit
 
         outcomes.extend(deploy())
+        if cards:
+            set_limit("gpu", len(cards))
 
     with _imports_without_collection():
-        state = up(port, POOLS, prepare=prepare, register=register)
+        state = up(port, workers_for(cards), prepare=prepare, register=register)
     if any(service.name == "server" for service in state.services) and not has_other_database():
         if (database := own_database()) is None:
             print(f"warning: {SQLITE}", file=sys.stderr)

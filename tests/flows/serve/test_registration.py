@@ -23,7 +23,7 @@ from alignment_flows.form.recipes import packaged_file
 from alignment_flows.serve.deployments.declared import Declaration, _declaration, own, packaged
 from alignment_flows.serve.deployments.deploy import create_pools, deploy
 from alignment_flows.serve.deployments.registration import RECORD, Outcome, register
-from alignment_flows.serve.services import POOLS
+from alignment_flows.serve.workers import POOLS
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 

@@ -5,7 +5,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.exceptions import ObjectNotFound
 from pydantic import TypeAdapter
 
@@ -14,7 +14,8 @@ from alignment_flows.form.parameters import in_clear, stored_secrets
 from alignment_flows.serve.deployments.automations import ensure_zombie_automation
 from alignment_flows.serve.deployments.declared import own, packaged, pools_of, stages_in
 from alignment_flows.serve.deployments.registration import Outcome, register
-from alignment_flows.serve.services import COUNTS_KEPT, POOLS
+from alignment_flows.serve.services import COUNTS_KEPT
+from alignment_flows.serve.workers import POOLS
 
 COUNT_DAYS = timedelta(days=30)
 """`align deploy` warns if the server forgets the count of votes earlier than this."""
@@ -57,6 +58,12 @@ def create_pools(client: SyncPrefectClient, pools: Mapping[str, int | None]) -> 
             client.read_work_pool(name)
         except ObjectNotFound:
             client.create_work_pool(WorkPoolCreate(name=name, type="process", concurrency_limit=limit))
+
+
+def set_limit(pool: str, limit: int) -> None:
+    """Let a work pool run so many flows at once."""
+    with get_client(sync_client=True) as client:
+        client.update_work_pool(pool, WorkPoolUpdate(concurrency_limit=limit))
 
 
 def count_warning() -> str | None:

@@ -210,8 +210,9 @@ def against_trl(group: Sequence[Found]) -> list[str]:
 
 
 def shown_settings(cell: Cell) -> str:
-    names = list(OPTIMIZERS[cell.optimizer])
-    names += [name for name, usual in EQUAL.items() if cell.all_settings[name] != usual]
+    usual = OPTIMIZERS[cell.optimizer]
+    names = [*usual, *(name for name, value in cell.all_settings.items() if (usual | EQUAL).get(name) != value)]
+    names = list(dict.fromkeys(names))
     return ", ".join(f"{name} {cell.all_settings[name]:g}" for name in names) or "–"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -61,5 +60,9 @@ def far_worker(served: Served, folder: Path, pool: str, variables: Mapping[str, 
         until(lambda: served.post(f"work_pools/{pool}/workers/filter"), lambda: (folder / "worker.log").read_text())
         yield Far(served, folder, pool, process)
     finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
+        process.terminate()
+        try:
+            process.wait(40)
+        except subprocess.TimeoutExpired:
+            process.kill()  # as `align down` does
+            process.wait()

@@ -25,7 +25,7 @@ def test_stages_run_in_another_pool_with_a_store_of_its_own(
     config = moved_run(write, tmp_path, name="moved", where=where, isolation="inline")
     refused = served.run(ALIGN, "run", config)
     assert refused.returncode == 2
-    assert "has no such work pool. Got far" in refused.stderr.replace("\n", " ")
+    assert "has no such work pool. got far" in refused.stderr.replace("\n", " ")
     assert not list((served.folder / "moved-store").glob("[a-z]*/*"))
 
     with far_worker(served, tmp_path / "machine", "far") as far:

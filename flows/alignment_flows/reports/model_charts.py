@@ -45,12 +45,15 @@ def win_rate_chart(title: str, rates: Mapping[str, Mapping[str, float]], series:
         Interval(model, rate["rate"], rate["low"], rate["high"], series[model], win_rate_text(rate))
         for model, rate in rates.items()
     ]
-    counts = {model: sum(rate[name] for name in ("wins", "ties", "losses")) for model, rate in rates.items()}
-    asked = max(counts.values())
+    asked = max(
+        sum(rate[name] for name in ("wins", "ties", "losses")) / rate.get("seeds", 1) for rate in rates.values()
+    )
+    seeds = max(rate.get("seeds", 1) for rate in rates.values())
+    more = f" × {seeds:.0f} seeds" if seeds > 1 else ""
     return interval_chart(
         title, found, across=(0, 1), equal=LIKELY_EQUAL,
         label=lambda values: [f"{100 * value:.0f} %" for value in values],
-        note=f"{asked:,.0f} {'prompt' if asked == 1 else 'prompts'}, 95 % intervals, a tie counts half",
+        note=f"{asked:,.0f} {'prompt' if asked == 1 else 'prompts'}{more}, 95 % intervals, a tie counts half",
     )  # fmt: skip
 
 

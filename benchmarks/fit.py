@@ -1,20 +1,22 @@
 """Predict which token budget fits which card, for public models and each method. Nothing here is measured.
 
-    OMP_NUM_THREADS=1 python benchmarks/fit.py
+    OMP_NUM_THREADS=1 python benchmarks/fit.py [--large]
 
-The table is written into `docs/how-to/fit-a-model-to-a-card.md`, which says what is assumed.
+The table is written into `docs/how-to/fit-a-model-to-a-card.md`, which says what is assumed. `--large` prints that of a
+70B model on cards of 48 to 96 GB instead.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import argparse
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from public_models import MODELS, public_config
+from public_models import LARGE, MODELS, public_config
 
 from alignment_core.config import LoraConfig
 from alignment_core.forecast.card import free_memory
@@ -32,7 +34,7 @@ from alignment_plugins.ppo import PPO
 
 PAGE = Path(__file__).parent.parent / "docs" / "how-to" / "fit-a-model-to-a-card.md"
 BEGIN, END = "<!-- fit -->", "<!-- /fit -->"
-CARDS = (8, 12, 16, 24)
+CARDS, LARGE_CARDS = (8, 12, 16, 24), (48, 64, 80, 96)
 LENGTH, PROMPT, RESPONSE, COUNT = 1024, 256, 256, 64
 GIB = 2**30
 
@@ -86,7 +88,7 @@ def rows() -> Rows:
     )
 
 
-def fits(model: str, method: Method) -> Iterator[MemorySettings]:
+def fits(model: str, method: Method, cards: Sequence[int]) -> Iterator[MemorySettings]:
     """Yield the settings that are chosen for each card."""
     lora = LoraConfig()
     device = torch.device("cuda")
@@ -98,7 +100,7 @@ def fits(model: str, method: Method) -> Iterator[MemorySettings]:
     def demand(tokens: int) -> Any:
         return trace_training(method.objective(), rows(), Layout(True, 0), tokens, trained=method.trained)
 
-    for card in CARDS:
+    for card in cards:
         available = share_of(free_memory(card), None)
         yield choose_memory_settings(dry_run, demand, available, token_budget=None, gradient_checkpointing=None)
 
@@ -108,19 +110,29 @@ def cell(found: MemorySettings) -> str:
     return f"{found.token_budget}{recomputing}, {found.needs.total / GIB:.1f}" if found.fits else "–"
 
 
-def table() -> Iterator[str]:
-    yield "| model | method | " + " | ".join(f"{card} GB" for card in CARDS) + " |"
-    yield "| --- | --- |" + " --- |" * len(CARDS)
-    for model in MODELS:
+def table(models: Iterable[str], cards: Sequence[int]) -> Iterator[str]:
+    yield "| model | method | " + " | ".join(f"{card} GB" for card in cards) + " |"
+    yield "| --- | --- |" + " --- |" * len(cards)
+    for model in models:
         for name, method in METHODS.items():
-            line = f"| {model} | {name} | " + " | ".join(map(cell, fits(model, method))) + " |"
-            print(line, flush=True)
-            yield line
+            yield f"| {model} | {name} | " + " | ".join(map(cell, fits(model, method, cards))) + " |"
+
+
+def shown(lines: Iterable[str]) -> Iterator[str]:
+    """Print each line as soon as it is known."""
+    for line in lines:
+        print(line, flush=True)
+        yield line
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--large", action="store_true")
+    if parser.parse_args().large:
+        list(shown(table(LARGE, LARGE_CARDS)))
+        return
     text = PAGE.read_text(encoding="utf-8")
-    (before, old), lines = text.split(BEGIN), "\n".join(table())
+    (before, old), lines = text.split(BEGIN), "\n".join(shown(table(MODELS, CARDS)))
     PAGE.write_text(f"{before}{BEGIN}\n\n{lines}\n\n{END}{old.split(END)[1]}", encoding="utf-8")
 
 

@@ -40,7 +40,13 @@ TOKENS, TOKENS_PER_PAIR = 1e9, 500
 ROWS = (1e6, 1e8)
 EVENT_DAYS = 7
 """How long Prefect keeps events by default (`server.events.retention_period`). It keeps runs and logs for ever."""
+HEARTBEATS_PER_MINUTE = 2
+"""Events that a running flow sends besides those that were measured, from `align up` and workers."""
 LORA_RANK = 16
+PASSES = 6
+"""Operations per weight and token: forward, the same again to recompute, and backward without the frozen weights."""
+TERAFLOPS, USED = {"RTX 4090": 165, "H100": 989}, 0.3
+"""Dense bf16 by the data sheets, and the share of it that training reaches: an assumption."""
 
 
 def read(name: str) -> Any:
@@ -114,6 +120,15 @@ def of_cards() -> dict[str, Any]:
             else round(max(waits(CARDS, 60 * minutes, RETRAINS, nightly=True)) / 3600, 1),
         }
     return found
+
+
+def of_training() -> dict[str, Any]:
+    """Return the days that one card needs for a billion tokens, once. Assumed, not measured."""
+    return {
+        f"{size}B, days on one {card}": round(PASSES * size * 1e9 * TOKENS / (speed * 1e12 * USED) / DAY, 1)
+        for size in (8, 70)
+        for card, speed in TERAFLOPS.items()
+    }
 
 
 # --- data, votes, store, database ---------------------------------------------------------------------------------
@@ -193,12 +208,13 @@ def of_database() -> dict[str, Any]:
     growth, overhead = read("retrain-growth.json"), read("prefect-overhead.json")
     built, cached = (growth[name]["database"] for name in ("a retrain", "a run with nothing to build"))
     own = overhead["with Prefect"]["processor_seconds"] - overhead["without"]["processor_seconds"]
+    hour = built["events"] + 60 * HEARTBEATS_PER_MINUTE
     return {
         "per retrain": built,
         "per run with nothing to build": cached,
         "task runs a day": round(RETRAINS * built["task_run"]),
-        "events a day": round(RETRAINS * built["events"]),
-        "events kept": round(EVENT_DAYS * RETRAINS * built["events"]),
+        "events a day, retrains of an hour": round(RETRAINS * hour),
+        "events kept, retrains of an hour": round(EVENT_DAYS * RETRAINS * hour),
         "GB a year": round(365 * RETRAINS * built["bytes"] / 1e9, 1),
         "processor hours of the client a day": round(RETRAINS * own / 3600, 2),
         "seconds between retrains": round(DAY / RETRAINS),
@@ -212,6 +228,7 @@ def computed() -> dict[str, Any]:
         "what": "computed from the other results in this folder",
         "retrains a day": RETRAINS,
         "cards": of_cards(),
+        "training on a billion tokens, assumed": of_training(),
         "ingestion": of_ingestion(),
         "votes": of_votes(),
         "store": of_store(),

@@ -18,9 +18,9 @@ def add_to(app: typer.Typer) -> None:
 def compare(
     config: ConfigFile,
     optimizers: Annotated[
-        str,
+        str | None,
         typer.Option(metavar="NAME,NAME,...", help="Optimizers to compare. Without it, the one of the config file."),
-    ] = "",
+    ] = None,
     grid: Annotated[
         list[str] | None,
         typer.Option(
@@ -46,7 +46,7 @@ def compare(
     from alignment_flows import api
     from alignment_flows.cli.show_comparison import show_comparison
 
-    names = [name.strip() for name in optimizers.split(",") if name.strip()]
+    names = [name.strip() for name in (optimizers or "").split(",") if name.strip()]
     if not (names or grid or seeds > 1):
         raise ConfigError(
             "nothing to compare is given", where="align compare", do="Add --optimizers, --grid or --seeds"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment_core.markdown import code, message, plain
-from alignment_core.reporting.page import Figures, render
+from alignment_core.reporting.page import Cell, Figures, render
 from alignment_core.reporting.svg import Chart, picture
 from alignment_core.reporting.words import Answer, Sample, that_fit
 from alignment_flows.reports.comparison import SAMPLES, START, Comparison, Estimate, Row
@@ -17,11 +17,11 @@ from alignment_flows.reports.model_charts import (
     length_charts,
     percent,
     score_charts,
+    seed_charts,
     series_of,
     win_rate_chart,
     win_rate_text,
 )
-from alignment_flows.reports.seed_charts import seed_charts, seed_table
 from alignment_flows.reports.seed_results import OverSeeds
 
 HTML, JSON = "report.html", "report.json"
@@ -111,6 +111,17 @@ def _memory(size: int | None) -> str:
 def rows_learned_from(row: Row) -> str:
     """Return the number of training rows of each kind as text."""
     return ", ".join(f"{count:,} {kind}" for kind, count in row.learnt_from.items()) or DASH
+
+
+def seed_table(found: OverSeeds) -> Figures:
+    """Return the win rate of each contender with each seed, and why it has no more of them."""
+    stopped = {one.model for one in found.stopped}
+    rows: list[list[Cell]] = []
+    for model, rates in found.rates.items():
+        missing = "stopped" if model in stopped else "–"
+        cells = [f"{100 * rates[seed]:.0f} %" if seed in rates else missing for seed in found.seeds]
+        rows.append([model, *cells])
+    return Figures(f"Preferred to {START}, by seed", ["model", *(f"seed {seed}" for seed in found.seeds)], rows)
 
 
 # --- pages --------------------------------------------------------------------------------------------------------

@@ -15,16 +15,21 @@ SHARES = (0.0, 1.0)
 
 
 def test_two_seeds_and_two_prompts_by_hand() -> None:
-    """Mean 3; squares of seeds 4, of prompts 16, of noise 4 with one degree of freedom each.
+    """Mean 6. Mean squares with one degree of freedom each: seeds 4, prompts 121, noise 1.
 
-    Variance (4 + 16 - 4) / 4 = 4, with 16² / (4² + 16² + 4²) = 8/9 degrees of freedom. Student's over the seeds, 2 and
-    4, has the standard error 1 and one degree of freedom, and is narrower.
+    Variance (4 + 121 - 1) / 4 = 31, with 124² / (4² + 121² + 1²) degrees of freedom.
     """
-    found = mean_over_seeds([[1.0, 3.0], [1.0, 7.0]])
-    half = stats.t.ppf(0.975, 8 / 9) * 2
-    assert half > stats.t.ppf(0.975, 1)
-    assert (found.seeds, found.prompts, found.mean) == (2, 2, 3.0)
-    assert (found.low, found.high) == pytest.approx((3 - half, 3 + half))
+    found = mean_over_seeds([[0.0, 10.0], [1.0, 13.0]])
+    half = stats.t.ppf(0.975, 124**2 / (16 + 14641 + 1)) * math.sqrt(31)
+    assert (found.seeds, found.prompts, found.mean) == (2, 2, 6.0)
+    assert (found.low, found.high) == pytest.approx((6 - half, 6 + half))
+
+
+def test_interval_is_not_narrower_than_that_of_the_seeds() -> None:
+    """Means 0.5 and 0.6: standard error 0.05, one degree of freedom. The many prompts do not help with that."""
+    found = mean_over_seeds([[0.0, 1.0] * 25, [0.0, 1.0] * 20 + [1.0] * 10])
+    half = stats.t.ppf(0.975, 1) * 0.05
+    assert (found.low, found.high) == pytest.approx((0.55 - half, 0.55 + half))
 
 
 def test_one_seed_is_student_over_the_prompts() -> None:
@@ -50,6 +55,7 @@ def test_the_same_answers_with_every_seed_count_once() -> None:
 
 def test_bounds_are_kept_and_equal_values_are_not_certain() -> None:
     assert mean_over_seeds([[0.0, 1.0, 1.0], [1.0, 0.0, 1.0]], SHARES).high == 1.0
+    assert mean_over_seeds([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], SHARES).low == 0.0
     exact = win_rate([1] * 20)
     assert mean_over_seeds([[1.0] * 20] * 3, SHARES) == SeedMean(1.0, exact.low, exact.high, 3, 20)
     found = mean_over_seeds([[-1.0] * 20], (-1.0, 1.0))

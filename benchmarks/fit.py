@@ -1,22 +1,20 @@
 """Predict which token budget fits which card, for public models and each method. Nothing here is measured.
 
-    OMP_NUM_THREADS=1 python benchmarks/fit.py [--large]
+    OMP_NUM_THREADS=1 python benchmarks/fit.py
 
-The table is written into `docs/how-to/fit-a-model-to-a-card.md`, which says what is assumed. `--large` prints that of a
-70B model on cards of 48 to 96 GB instead.
+The table is written into `docs/how-to/fit-a-model-to-a-card.md`, which says what is assumed.
 """
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from public_models import LARGE, MODELS, public_config
+from public_models import MODELS, public_config
 
 from alignment_core.config import LoraConfig
 from alignment_core.forecast.card import free_memory
@@ -34,7 +32,7 @@ from alignment_plugins.ppo import PPO
 
 PAGE = Path(__file__).parent.parent / "docs" / "how-to" / "fit-a-model-to-a-card.md"
 BEGIN, END = "<!-- fit -->", "<!-- /fit -->"
-CARDS, LARGE_CARDS = (8, 12, 16, 24), (48, 64, 80, 96)
+CARDS = (8, 12, 16, 24)
 LENGTH, PROMPT, RESPONSE, COUNT = 1024, 256, 256, 64
 GIB = 2**30
 
@@ -88,7 +86,7 @@ def rows() -> Rows:
     )
 
 
-def fits(model: str, method: Method, cards: Sequence[int]) -> Iterator[MemorySettings]:
+def fits(model: str, method: Method) -> Iterator[MemorySettings]:
     """Yield the settings that are chosen for each card."""
     lora = LoraConfig()
     device = torch.device("cuda")
@@ -100,7 +98,7 @@ def fits(model: str, method: Method, cards: Sequence[int]) -> Iterator[MemorySet
     def demand(tokens: int) -> Any:
         return trace_training(method.objective(), rows(), Layout(True, 0), tokens, trained=method.trained)
 
-    for card in cards:
+    for card in CARDS:
         available = share_of(free_memory(card), None)
         yield choose_memory_settings(dry_run, demand, available, token_budget=None, gradient_checkpointing=None)
 
@@ -110,29 +108,19 @@ def cell(found: MemorySettings) -> str:
     return f"{found.token_budget}{recomputing}, {found.needs.total / GIB:.1f}" if found.fits else "–"
 
 
-def table(models: Iterable[str], cards: Sequence[int]) -> Iterator[str]:
-    yield "| model | method | " + " | ".join(f"{card} GB" for card in cards) + " |"
-    yield "| --- | --- |" + " --- |" * len(cards)
-    for model in models:
+def table() -> Iterator[str]:
+    yield "| model | method | " + " | ".join(f"{card} GB" for card in CARDS) + " |"
+    yield "| --- | --- |" + " --- |" * len(CARDS)
+    for model in MODELS:
         for name, method in METHODS.items():
-            yield f"| {model} | {name} | " + " | ".join(map(cell, fits(model, method, cards))) + " |"
-
-
-def shown(lines: Iterable[str]) -> Iterator[str]:
-    """Print each line as soon as it is known."""
-    for line in lines:
-        print(line, flush=True)
-        yield line
+            line = f"| {model} | {name} | " + " | ".join(map(cell, fits(model, method))) + " |"
+            print(line, flush=True)
+            yield line
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--large", action="store_true")
-    if parser.parse_args().large:
-        list(shown(table(LARGE, LARGE_CARDS)))
-        return
     text = PAGE.read_text(encoding="utf-8")
-    (before, old), lines = text.split(BEGIN), "\n".join(shown(table(MODELS, CARDS)))
+    (before, old), lines = text.split(BEGIN), "\n".join(table())
     PAGE.write_text(f"{before}{BEGIN}\n\n{lines}\n\n{END}{old.split(END)[1]}", encoding="utf-8")
 
 

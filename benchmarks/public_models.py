@@ -45,16 +45,8 @@ MODELS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 
-LARGE: dict[str, dict[str, Any]] = {
-    "Llama-3.1-70B": LLAMA | {
-        "hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80, "num_attention_heads": 64,
-        "rope_parameters": _llama_3_rope(8.0), "tie_word_embeddings": False,
-    },
-}  # fmt: skip
-"""Models that fit no card of 24 GB."""
-
 
 def public_config(name: str) -> PretrainedConfig:
     """Return the configuration of one of these models."""
-    shape = dict((MODELS | LARGE)[name])
+    shape = dict(MODELS[name])
     return AutoConfig.for_model(shape.pop("model_type"), name_or_path=name, **shape)

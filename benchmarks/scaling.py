@@ -184,6 +184,12 @@ def lora_bytes(hidden: int, inner: int, key_value: int, layers: int) -> int:
     return 4 * LORA_RANK * layers * sum(one + other for one, other in shapes)
 
 
+def nf4_gigabytes(hidden: int, inner: int, key_value: int, layers: int, vocabulary: int) -> float:
+    """Return the weights of a Llama-like model: linear layers in 4.127 bits (double quantization), the rest in bf16."""
+    linear = layers * (2 * hidden * hidden + 2 * hidden * key_value + 3 * hidden * inner)
+    return round((linear * 4.127 / 8 + 2 * vocabulary * hidden * 2) / 1e9, 1)
+
+
 def of_store() -> dict[str, Any]:
     """Return the growth of the store: artifacts, the bytes of adapters, and the time of `align artifacts list`."""
     load, growth = read("load.json"), read("retrain-growth.json")["a retrain"]["store"]
@@ -197,6 +203,7 @@ def of_store() -> dict[str, Any]:
         "microseconds per artifact, `align artifacts list`": round(1e6 * each),
         "seconds of `align artifacts list` after a year": round(each * year),
         "MB per adapter, float32": {name: round(size / 1e6) for name, size in adapters.items()},
+        "GB of the weights of 70B in NF4": nf4_gigabytes(8192, 28672, 1024, 80, 128256),
         "TB a day, two adapters per retrain": {
             name: round(2 * RETRAINS * size / 1e12, 2) for name, size in adapters.items()
         },

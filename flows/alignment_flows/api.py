@@ -30,6 +30,7 @@ from alignment_core.planning.retrain import TooFewVotes, plan_retrain
 from alignment_core.planning.unpacked_base import unpacked_base
 from alignment_core.plugin_api import Advice
 from alignment_core.registry import load_registry
+from alignment_flows.contenders import Contest
 from alignment_flows.serve.local import (
     FinishedRun,
     prepared,
@@ -238,22 +239,34 @@ def run(settings: PipelineConfig) -> FinishedRun:
 
 
 def compare(
-    settings: PipelineConfig, optimizers: Sequence[str], changes: Changes = (), folder: Path = Path("comparison")
+    settings: PipelineConfig,
+    optimizers: Sequence[str] = (),
+    changes: Changes = (),
+    folder: Path = Path("comparison"),
+    *,
+    grid: Sequence[str] = (),
+    seeds: int = 1,
+    stop_losers: bool = False,
 ) -> "Comparison":
-    """Train with several optimizers on the same SFT model, reward model and data, and write one report.
+    """Train several contenders on the same SFT model, reward model and data, and write one report.
 
-    An optimizer that fails does not stop the others; its row holds the error.
+    A contender is an optimizer, with one combination of the values in the grid. One that fails does not stop the
+    others; its row holds the error.
 
     Args:
         settings: the settings of the runs.
-        optimizers: names of installed optimizers.
+        optimizers: names of installed optimizers. Empty: the one in the settings.
         changes: settings to change for all (`seed`) or for one optimizer (`kto.learning_rate`).
         folder: folder of `report.html` and `report.json`.
+        grid: settings with several values, for all optimizers (`optimizer.beta=0.05,0.1`) or for one (`kto.beta=1,2`).
+        seeds: number of seeds, from the seed of the settings upwards. The report then has intervals over seeds.
+        stop_losers: whether contenders that are clearly worse than the best get no more seeds.
 
     Raises:
-        AlignmentError: a mistake in the settings.
+        AlignmentError: a mistake in the settings, found before anything is trained.
     """
-    return run_comparison(settings, optimizers, _overrides(changes), folder)
+    contest = Contest(tuple(optimizers), tuple(_overrides(changes)), tuple(grid), seeds, stop_losers)
+    return run_comparison(settings, contest, folder)
 
 
 def retrain(settings: PipelineConfig) -> FinishedRun | TooFewVotes:

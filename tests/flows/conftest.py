@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from brake import Brake
@@ -12,6 +14,10 @@ from playwright.sync_api import Browser
 from prefect_pages import OWN_FAULTS
 from served import ALIGN, Served, align_up
 from small_run import small_run
+
+from alignment_core.artifacts import ArtifactStore, Manifest, key_of
+from alignment_core.execution.build import StageResult
+from alignment_core.progress import Silent
 
 
 @pytest.fixture(scope="session")
@@ -50,3 +56,23 @@ def brake(tmp_path: Path) -> Brake:
     folder = tmp_path / "brake"
     folder.mkdir()
     return Brake(folder)
+
+
+@pytest.fixture
+def built(tmp_path: Path) -> Callable[..., StageResult]:
+    """Return a function that puts an artifact with metrics and files into a store."""
+
+    def put(kind: str, name: str, metrics: dict[str, Any] | None = None, **more: Any) -> StageResult:
+        config = more.pop("config", {"of": name})
+        files = more.pop("files", {})
+        key = key_of(stage=kind, version=1, config=config, parents=more.get("parents", {}))
+        manifest = Manifest(
+            kind=kind, key=key, version=1, config=config, metrics=metrics or {}, **{"parents": {}, **more}
+        )
+        with ArtifactStore(tmp_path / "store").building(kind, key, Silent()) as building:
+            for file, lines in files.items():
+                (building.out / file).write_text("".join(json.dumps(line) + "\n" for line in lines))
+            artifact = building.publish(manifest)
+        return StageResult(artifact, False, 1.0, manifest.metrics)
+
+    return put

@@ -11,38 +11,17 @@ from typing import Any
 import pytest
 from accessible import check_file
 
-from alignment_core.artifacts import ArtifactStore, Manifest, key_of
+from alignment_core.artifacts import ArtifactStore
 from alignment_core.config_file import load_config
-from alignment_core.errors import AlignmentError, ConfigError, PluginError, StageCrashed
+from alignment_core.errors import AlignmentError, StageCrashed
 from alignment_core.execution.build import StageResult
-from alignment_core.progress import Silent
-from alignment_flows.comparison import compare, plans_of, settings_for, settings_of
+from alignment_flows.comparison import compare
 from alignment_flows.reports.comparison import Comparison, Estimate, OptimizerRun, Row, compare_results, estimate
 from alignment_flows.reports.comparison_page import columns, headline, html, markdown, write_comparison
 from alignment_flows.reports.curves import in_order
 from alignment_flows.reports.result import best_of
 
 Write = Callable[..., Path]
-
-
-@pytest.fixture
-def built(tmp_path: Path) -> Callable[..., StageResult]:
-    """Return a function that puts an artifact with metrics and files into a store."""
-
-    def put(kind: str, name: str, metrics: dict[str, Any] | None = None, **more: Any) -> StageResult:
-        config = more.pop("config", {"of": name})
-        files = more.pop("files", {})
-        key = key_of(stage=kind, version=1, config=config, parents=more.get("parents", {}))
-        manifest = Manifest(
-            kind=kind, key=key, version=1, config=config, metrics=metrics or {}, **{"parents": {}, **more}
-        )
-        with ArtifactStore(tmp_path / "store").building(kind, key, Silent()) as building:
-            for file, lines in files.items():
-                (building.out / file).write_text("".join(json.dumps(line) + "\n" for line in lines))
-            artifact = building.publish(manifest)
-        return StageResult(artifact, False, 1.0, manifest.metrics)
-
-    return put
 
 
 def answers(word: str, scores: list[float]) -> dict[str, list[dict[str, Any]]]:
@@ -173,55 +152,6 @@ def test_headline_says_what_is_certain() -> None:
         f"{first} These prompts do not tell it from dpo: the intervals overlap."
     )
     assert headline(rows(kto=(0.5, 0.4, 0.6))).endswith("That may be chance: the interval contains 50 %.")
-
-
-# --- settings -----------------------------------------------------------------------------------------------------
-
-
-def test_change_applies_to_all_optimizers_or_to_one(write: Write) -> None:
-    config, names = load_config(write()), ["dpo", "kto"]
-    changes = ["kto.learning_rate=0.5", "seed=7", "dpo.beta=0.2"]
-    dpo, kto = (settings_for(config, name, names, changes) for name in names)
-    assert dpo.optimizer == {**config.optimizer, "beta": 0.2}
-    assert kto.optimizer == {"name": "kto", "learning_rate": 0.5}
-    assert (dpo.seed, kto.seed) == (7, 7)
-
-
-def test_the_reward_model_scores_all_responses_if_it_rewards_those_of_any_optimizer(write: Write) -> None:
-    config, rules = load_config(write()), "reward.by=[{name: repetition}]"
-
-    def scored(names: list[str], *changes: str) -> list[bool]:
-        return [settings_for(config, name, names, changes).evaluation.reward_model for name in names]
-
-    assert scored(["dpo", "ppo"]) == [True, True]
-    assert scored(["dpo", "kto"]) == [False, False]
-    assert scored(["dpo", "ppo"], rules) == [False, False]
-    assert scored(["dpo", "ppo"], "evaluation.reward_model=false") == [False, False]
-
-
-def test_optimizers_share_every_stage_that_does_not_depend_on_them(write: Write) -> None:
-    names = ["ppo", "grpo", "rloo", "online_dpo", "dpo", "kto"]
-    plans = plans_of(settings_of(load_config(write()), names, []))
-    keys = {name: {stage: call.key for stage, call in plan.calls().items()} for name, plan in plans.items()}
-    for stage in ("ingest", "sft", "evaluate_sft"):
-        assert len({stages[stage] for stages in keys.values()}) == 1, stage
-    assert len({stages["optimize"] for stages in keys.values()}) == len(names)
-
-
-@pytest.mark.parametrize(
-    ("optimizers", "kind", "message"),
-    [
-        (["dpo", "ktoo"], PluginError, "Did you mean `kto`?"),
-        (["dpo", "dpo"], ConfigError, "Name each optimizer once"),
-        ([], ConfigError, "Name each optimizer once"),
-    ],
-)
-def test_errors_are_raised_before_anything_runs(
-    write: Write, optimizers: list[str], kind: type[AlignmentError], message: str
-) -> None:
-    with pytest.raises(kind) as caught:
-        settings_of(load_config(write()), optimizers, [])
-    assert message in str(caught.value)
 
 
 # --- complete runs ------------------------------------------------------------------------------------------------

@@ -33,7 +33,10 @@ EXAMPLES = {
     "plan": ("align plan my-model.yaml", "align plan my-model.yaml --card 12gb"),
     "fit": ("align fit my-model.yaml --card 8gb --models Qwen/Qwen2.5-0.5B-Instruct",),
     "run": ("align run my-model.yaml", "align run my-model.yaml --set optimizer.name=kto --set optimizer.beta=0.2"),
-    "compare": ("align compare my-model.yaml --optimizers dpo,kto --set kto.learning_rate=1e-4",),
+    "compare": (
+        "align compare my-model.yaml --optimizers dpo,kto --set kto.learning_rate=1e-4",
+        "align compare my-model.yaml --grid optimizer.beta=0.05,0.1,0.3 --seeds 3",
+    ),
     "runs": ("align runs", "align runs --store ./artifacts --json"),
     "promote": ("align promote my-model", "align promote 3f2a91 --alias candidate --reason 'shorter answers'"),
     "chat": ("align chat my-model.yaml", "align chat my-model.yaml --model production --beside base"),

@@ -20,8 +20,8 @@ from alignment_core.config.yaml_text import parse
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
-CHANGES = "changes"
-"""The parameter with changed settings, such as `feedback=postgresql://…`."""
+CHANGES = ("changes", "grid")
+"""The parameters with changed settings, such as `feedback=postgresql://…`."""
 ADVICE = (
     "Change the secret, and name a Secret block as {{ prefect.blocks.secret.NAME }}, or an environment variable of the "
     "worker as ${NAME}, instead"
@@ -35,8 +35,9 @@ class SecretFlow(Flow[Parameters, Result]):
         """Return the parameters as Prefect stores them."""
         given = super().serialize_parameters(parameters)
         stored: dict[str, Any] = hide_secrets(given)
-        if isinstance(changes := given.get(CHANGES), list):
-            stored[CHANGES] = [hide_in_change(change) for change in changes]
+        for name in CHANGES:
+            if isinstance(changes := given.get(name), list):
+                stored[name] = [hide_in_change(change) for change in changes]
         return stored
 
     def with_options(self, *args: Any, **kwargs: Any) -> "SecretFlow[Parameters, Result]":
@@ -80,7 +81,7 @@ def in_clear(what: str, places: Sequence[str]) -> str:
 def stored_secrets(parameters: Mapping[str, Any]) -> Iterator[str]:
     """Yield the dotted name of each setting with a secret in the parameters of a flow."""
     for name, value in parameters.items():
-        if name == CHANGES and isinstance(value, Sequence):
+        if name in CHANGES and isinstance(value, Sequence):
             yield from (change.partition("=")[0] for change in value if hide_in_change(change) != change)
         else:
             yield from secret_places(value, "" if name == "config" else name)

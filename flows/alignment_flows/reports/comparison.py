@@ -13,6 +13,7 @@ from alignment_core.execution.build import StageResult
 from alignment_core.outcome.sentences import achieved
 from alignment_flows.reports.curves import Curve, read_curves
 from alignment_flows.reports.result import result_of_run
+from alignment_flows.reports.seed_results import OverSeeds
 
 START = "sft"
 NORMAL_95 = 1.96
@@ -22,11 +23,11 @@ LEARNT_FROM = ("preferences", "feedback", "demonstrations", "prompts")
 
 @dataclass(frozen=True)
 class OptimizerRun:
-    """One optimizer of a comparison.
+    """One contender of a comparison, with one seed.
 
     Attributes:
-        name: the optimizer's name.
-        settings: all of its settings.
+        name: the optimizer's name, and the values of the settings that are compared.
+        settings: all settings of the optimizer.
         built: the stages that were built, by their names in the plan.
         error: the error if it failed.
     """
@@ -98,26 +99,32 @@ class Comparison:
         rows: the SFT model, then each optimizer in the given order.
         curves: training metrics by step, for each optimizer.
         samples: prompts with the response of each model.
+        over_seeds: how the contenders differ, if settings or seeds were compared. Runs, curves and samples are then
+            those of the first seed, and the rows are of all seeds.
     """
 
     runs: Sequence[OptimizerRun]
     rows: Sequence[Row]
     curves: Mapping[str, Mapping[str, Curve]]
     samples: Sequence[Mapping[str, Any]]
+    over_seeds: OverSeeds | None = None
 
     @property
     def trained(self) -> dict[str, Mapping[str, StageResult]]:
-        """The stages of each run that trained a model, by the name of its optimizer."""
+        """The stages of each run that trained a model, by its name."""
         return {run.name: run.built for run in self.runs if "optimize" in run.built}
 
     def sentences(self) -> list[str]:
-        """Return what each optimizer achieved, one sentence each."""
+        """Return what each optimizer achieved, one sentence each. A sweep says it of all seeds."""
+        if self.over_seeds is not None:
+            return self.over_seeds.sentences()
         return [achieved(result_of_run(built)) for built in self.trained.values()]
 
     def to_json(self) -> dict[str, Any]:
         """Return everything except the curves, which are in the adapters' `metrics.jsonl`."""
         models = [asdict(row) for row in self.rows]
-        return {"results": self.sentences(), "models": models, "samples": list(self.samples)}
+        seeds = {} if self.over_seeds is None else {"over_seeds": self.over_seeds.to_json()}
+        return {"results": self.sentences(), "models": models, **seeds, "samples": list(self.samples)}
 
 
 def compare_results(runs: Sequence[OptimizerRun]) -> Comparison:
@@ -167,7 +174,7 @@ def _cost(trained: StageResult | None) -> dict[str, Any]:
 
 def _measured(evaluated: StageResult) -> dict[str, Any]:
     scores: dict[str, list[float]] = {}
-    lines = _responses(evaluated)
+    lines = responses_of(evaluated)
     for line in lines:
         for name, value in line.items():
             if isinstance(value, int | float):
@@ -211,7 +218,8 @@ def _needs(trained: StageResult) -> list[str]:
     return [kind for kind in LEARNT_FROM if getattr(needs, kind)]
 
 
-def _responses(evaluated: StageResult) -> list[dict[str, Any]]:
+def responses_of(evaluated: StageResult) -> list[dict[str, Any]]:
+    """Return the lines of `responses.jsonl` of an evaluation."""
     path: Path = evaluated.artifact.path / "responses.jsonl"
     with path.open(encoding="utf-8") as file:
         return [json.loads(line) for line in file]
@@ -219,7 +227,7 @@ def _responses(evaluated: StageResult) -> list[dict[str, Any]]:
 
 def _samples(evaluated: Mapping[str, StageResult]) -> list[dict[str, Any]]:
     """Return the first held-out prompts with the response and scores of each model. All models get the same prompts."""
-    answered = {model: _responses(built)[:SAMPLES] for model, built in evaluated.items()}
+    answered = {model: responses_of(built)[:SAMPLES] for model, built in evaluated.items()}
     samples: list[dict[str, Any]] = []
     for model, lines in answered.items():
         for place, line in enumerate(lines):

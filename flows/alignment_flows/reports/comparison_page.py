@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment_core.markdown import code, message, plain
-from alignment_core.reporting.page import Figures, render
+from alignment_core.reporting.page import Cell, Figures, render
 from alignment_core.reporting.svg import Chart, picture
 from alignment_core.reporting.words import Answer, Sample, that_fit
 from alignment_flows.reports.comparison import SAMPLES, START, Comparison, Estimate, Row
@@ -17,10 +17,12 @@ from alignment_flows.reports.model_charts import (
     length_charts,
     percent,
     score_charts,
+    seed_charts,
     series_of,
     win_rate_chart,
     win_rate_text,
 )
+from alignment_flows.reports.seed_results import OverSeeds
 
 HTML, JSON = "report.html", "report.json"
 DASH = "–"
@@ -111,21 +113,36 @@ def rows_learned_from(row: Row) -> str:
     return ", ".join(f"{count:,} {kind}" for kind, count in row.learnt_from.items()) or DASH
 
 
+def seed_table(found: OverSeeds) -> Figures:
+    """Return the win rate of each contender with each seed, and why it has no more of them."""
+    stopped = {one.model for one in found.stopped}
+    rows: list[list[Cell]] = []
+    for model, rates in found.rates.items():
+        missing = "stopped" if model in stopped else "–"
+        cells = [f"{100 * rates[seed]:.0f} %" if seed in rates else missing for seed in found.seeds]
+        rows.append([model, *cells])
+    return Figures(f"Preferred to {START}, by seed", ["model", *(f"seed {seed}" for seed in found.seeds)], rows)
+
+
 # --- pages --------------------------------------------------------------------------------------------------------
 
 
-def headline(rows: Sequence[Row]) -> str:
+def headline(rows: Sequence[Row], seeds: OverSeeds | None = None) -> str:
     """Return the result in a sentence or two: who is best by the first judge, and whether that is certain."""
     found = judges(rows)
     if not found:
         return "No win rates: no judge compared the responses. Choose some under `evaluation`."
     rates = rates_of(rows, found[0])
     ranked = sorted(rates, key=lambda model: rates[model]["rate"], reverse=True)
-    best = rates[ranked[0]]
+    first = ranked[0] if seeds is None or seeds.best is None else seeds.best
+    best = rates[first]
     judge = judge_name(found[0])
-    said = f"{ranked[0]} is preferred to {START} on {win_rate_text(best)} of the prompts, judged by {judge}."
+    said = f"{first} is preferred to {START} on {win_rate_text(best)} of the prompts, judged by {judge}."
     if best["low"] <= 0.5 <= best["high"]:
         return f"{said} That may be chance: the interval contains 50 %."
+    if seeds is not None:
+        unsure = f" It is not clearly better than {_listed(seeds.unsure)}." if seeds.unsure else ""
+        return f"{said}{unsure}"
     close = [model for model in ranked[1:] if rates[model]["high"] >= best["low"]]
     if close:
         return f"{said} These prompts do not tell it from {_listed(close)}: the intervals overlap."
@@ -145,7 +162,8 @@ def charts(comparison: Comparison) -> list[Chart]:
         win_rate_chart(f"Preferred to {START} by {judge_name(judge)}", rates_of(rows, judge), series)
         for judge in judges(rows)
     ]
-    return [*found, *score_charts(rows, series), *length_charts(rows, series)]
+    seeds = [] if comparison.over_seeds is None else seed_charts(comparison.over_seeds, series)
+    return [*found[:1], *seeds, *found[1:], *score_charts(rows, series), *length_charts(rows, series)]
 
 
 def _series(comparison: Comparison) -> dict[str, int]:
@@ -161,8 +179,10 @@ def html(comparison: Comparison) -> str:
     return render(
         PACKAGE, "comparison.html.jinja",
         title=_title(comparison),
-        kicker="Comparison of optimizers",
-        headline=headline(rows),
+        kicker="Comparison of optimizers" if comparison.over_seeds is None else "Comparison of settings",
+        headline=headline(rows, comparison.over_seeds),
+        seeds=comparison.over_seeds,
+        seed_table=None if comparison.over_seeds is None else seed_table(comparison.over_seeds),
         sentences=comparison.sentences(),
         prompts=_prompts(comparison),
         failures=[row for row in rows if row.error],
@@ -207,12 +227,19 @@ def markdown(comparison: Comparison, folder: Path | None = None) -> str:
         folder: where `report.html` is, on the machine that ran the flow.
     """
     heads = columns(comparison.rows)
-    lines = [f"# {plain(_title(comparison))}", "", f"**{message(headline(comparison.rows))}**", ""]
+    lines = [
+        f"# {plain(_title(comparison))}",
+        "",
+        f"**{message(headline(comparison.rows, comparison.over_seeds))}**",
+        "",
+    ]
     if folder is not None:
         lines += [f"The whole report, with responses side by side: {code(folder.absolute() / HTML)}", ""]
     lines += [f"**{plain(row.model)} failed:** {message(row.error)}\n" for row in comparison.rows if row.error]
     lines += [f"- {message(sentence)}" for sentence in comparison.sentences()]
     lines.append("")
+    if (seeds := comparison.over_seeds) is not None:
+        lines += [f"{seeds.rule} {seeds.meaning}", ""]
     if found := charts(comparison)[:PANELS]:
         lines += [f"![{plain('; '.join(chart.title for chart in found))}]({picture(found)})", ""]
     lines += [f"| model | {' | '.join(map(plain, heads))} |", "| --- |" + " ---: |" * len(heads)]
@@ -234,7 +261,7 @@ def markdown(comparison: Comparison, folder: Path | None = None) -> str:
 
 def _title(comparison: Comparison) -> str:
     names = [row.model for row in comparison.rows if row.model != START]
-    return " · ".join(names) if len(names) <= NAMED else f"{len(names)} optimizers"
+    return " · ".join(names) if len(names) <= NAMED else f"{len(names)} models"
 
 
 def _prompts(comparison: Comparison) -> int:

@@ -1,11 +1,13 @@
-"""Charts of models that answered the same prompts: win rates, scores, KL, length."""
+"""Charts of models that answered the same prompts: win rates and their differences, scores, KL, length."""
 
 import math
 from collections.abc import Mapping, Sequence
 
+from alignment_core.evaluation.over_seeds import SeedMean
 from alignment_core.reporting.intervals import Interval, Point, interval_chart, point_chart
 from alignment_core.reporting.svg import BASELINE, Chart
 from alignment_flows.reports.comparison import NORMAL_95, START, Estimate, Row
+from alignment_flows.reports.seed_results import OverSeeds, interval
 
 JUDGES = {"reward": "the reward model", "judge": "a second reward model", "endpoint": "the judging endpoint"}
 """What the judges are called that are not evaluators."""
@@ -45,12 +47,15 @@ def win_rate_chart(title: str, rates: Mapping[str, Mapping[str, float]], series:
         Interval(model, rate["rate"], rate["low"], rate["high"], series[model], win_rate_text(rate))
         for model, rate in rates.items()
     ]
-    counts = {model: sum(rate[name] for name in ("wins", "ties", "losses")) for model, rate in rates.items()}
-    asked = max(counts.values())
+    asked = max(
+        sum(rate[name] for name in ("wins", "ties", "losses")) / rate.get("seeds", 1) for rate in rates.values()
+    )
+    seeds = max(rate.get("seeds", 1) for rate in rates.values())
+    more = f" × {seeds:.0f} seeds" if seeds > 1 else ""
     return interval_chart(
         title, found, across=(0, 1), equal=LIKELY_EQUAL,
         label=lambda values: [f"{100 * value:.0f} %" for value in values],
-        note=f"{asked:,.0f} {'prompt' if asked == 1 else 'prompts'}, 95 % intervals, a tie counts half",
+        note=f"{asked:,.0f} {'prompt' if asked == 1 else 'prompts'}{more}, 95 % intervals, a tie counts half",
     )  # fmt: skip
 
 
@@ -98,3 +103,20 @@ def _point(row: Row, name: str, series: int) -> Point:
     assert kl is not None
     wide = NORMAL_95 * error if error is not None and math.isfinite(error) else 0.0
     return Point(row.model, kl, score.mean, wide, score.low, score.high, series)
+
+
+def seed_charts(found: OverSeeds, series: Mapping[str, int]) -> list[Chart]:
+    """Return the chart of the differences to the best contender, if there is another one."""
+    if not found.differences:
+        return []
+    rows = [_apart(model, one, series[model]) for model, one in found.differences.items()]
+    return [
+        interval_chart(
+            f"Win rate minus that of {found.best}, points", rows, equal=(0.0, f"as good as {found.best}"),
+            note="on the same prompts and seeds, 95 % intervals",
+        )
+    ]  # fmt: skip
+
+
+def _apart(model: str, one: SeedMean, series: int) -> Interval:
+    return Interval(model, 100 * one.mean, 100 * one.low, 100 * one.high, series, interval(one))

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import copy_context
@@ -28,6 +28,7 @@ from alignment_core.planning.retrain import TooFewVotes, plan_retrain
 from alignment_core.planning.sample import plan_sampling
 from alignment_core.planning.unpacked_base import base_call
 from alignment_core.registry import load_registry
+from alignment_flows.contenders import Contest, plans_of
 from alignment_flows.form.references import refers_to_prefect, resolve
 from alignment_flows.reports.places import page_of
 from alignment_flows.serve.cached_run import all_built, find_cached_run, has_server
@@ -144,22 +145,20 @@ def _finished(config: PipelineConfig, built: dict[str, StageResult], state: Any)
 
 
 @outside_event_loop
-def run_comparison(
-    config: PipelineConfig, optimizers: Sequence[str], changes: Sequence[str], folder: Path
-) -> "Comparison":
-    """Run the comparison as a Prefect flow run. The result lists the optimizers that failed.
+def run_comparison(config: PipelineConfig, contest: Contest, folder: Path) -> "Comparison":
+    """Run the comparison as a Prefect flow run. The result lists the contenders that failed.
 
     Raises:
         AlignmentError: a setting is wrong.
     """
     _prepare_server()
-    from alignment_flows.comparison import compare, plans_of, settings_of
+    from alignment_flows.comparison import compare
 
     # Planning first reports mistakes before the run is recorded.
-    settings = settings_of(resolved(config), optimizers, changes)
-    plans_of({name: prepared(each) for name, each in settings.items()})
+    rounds = contest.rounds(resolved(config))
+    plans_of({seed: {name: prepared(each) for name, each in found.items()} for seed, found in rounds.items()}, contest)
     with recorded_run():
-        state = compare(config, optimizers, changes, folder, return_state=True)
+        state = compare(config, **vars(contest), folder=folder, return_state=True)
     comparison = state.result(raise_on_failure=False)
     if isinstance(comparison, BaseException):
         raise comparison

@@ -17,10 +17,10 @@ from uuid import uuid4
 
 from alignment_core.artifacts.aliases import Aliases
 from alignment_core.artifacts.catalogue import lineage, readable_manifest
-from alignment_core.artifacts.files import explain_unwritable, try_lock
-from alignment_core.artifacts.layout import BUILDING, OWN, QUARANTINE, TRASH, check_exists, check_folder
+from alignment_core.artifacts.files import explain_unwritable
+from alignment_core.artifacts.layout import BUILDING, LOCKS, OWN, QUARANTINE, TRASH, check_exists, check_folder
 from alignment_core.artifacts.manifest import MANIFEST
-from alignment_core.artifacts.store import ArtifactStore
+from alignment_core.artifacts.store import KEY, ArtifactStore
 from alignment_core.errors import ArtifactError
 
 
@@ -66,8 +66,8 @@ def prune(store: ArtifactStore, *, older_than_seconds: float = 0, dry_run: bool 
         for what, path, key in _folders(store):
             if key in needed:
                 continue
-            with store.lock_file(key) as lock, _explain_unreadable(path):
-                if not try_lock(lock) or not os.path.lexists(path):
+            with store.lock(key) as lock, _explain_unreadable(path):
+                if not lock.take() or not os.path.lexists(path):
                     continue
                 if older_than_seconds and _written(path) > newest:
                     continue
@@ -78,7 +78,17 @@ def prune(store: ArtifactStore, *, older_than_seconds: float = 0, dry_run: bool 
                         path.rename(trash / uuid4().hex)
     for path in [] if dry_run else [*left, trash]:
         _remove(path)
+    if not dry_run:
+        _remove_left_locks(store)
     return sorted(items, key=lambda item: item.name)
+
+
+def _remove_left_locks(store: ArtifactStore) -> None:
+    """Remove the lock files of killed processes."""
+    for path in (store.root / LOCKS).glob("*"):
+        if KEY.fullmatch(path.name) and path.is_file():
+            with store.lock(path.name) as lock:
+                lock.take()
 
 
 def _needed(store: ArtifactStore, leased: Iterable[str]) -> set[str]:

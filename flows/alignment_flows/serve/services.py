@@ -21,7 +21,7 @@ import psutil
 from alignment_core.errors import AlignmentError, ConfigError
 from alignment_core.processes.fork_client import COMMAND, SHARED
 from alignment_core.processes.start import ENVIRONMENT
-from alignment_flows.serve.database import Database, database
+from alignment_flows.serve.database import Database, database, remove_socket_folder
 from alignment_flows.serve.service_record import (
     Service,
     Services,
@@ -149,6 +149,8 @@ def down() -> tuple[Service, ...]:
             how = signal.SIGINT if place == order[DATABASE] else signal.SIGTERM
             _end([process for service in group if (process := service.process())], how)
         delete_record()
+        if any(service.name == DATABASE for service in running):
+            remove_socket_folder(record_file().parent)
         return running
 
 

@@ -16,6 +16,8 @@ import pytest
 from report import circumstances
 from served import Served, align_up
 
+from alignment_core.artifacts import ArtifactStore
+from alignment_core.artifacts.prune import prune
 from alignment_core.feedback import Rater, open_feedback
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(24 * 3600)]
@@ -58,8 +60,7 @@ def vote(place: Path, number: int) -> None:
 
 def measure(here: Served, run: str, store: Path, temporary: Path) -> dict[str, float]:
     """Prune the store after a run, and return what the run took and left."""
-    pruned = here.align("artifacts", "prune", "--store", store)
-    assert pruned.returncode == 0, pruned.stderr
+    prune(ArtifactStore(store))
     services = here.services()
     left = files(store)
     return {
@@ -84,7 +85,7 @@ def table(rows: Sequence[Mapping[str, float]]) -> str:
     lines = [
         "# Soak",
         "",
-        f"{len(rows)} small retrains on one worker, each with two new votes, and `align artifacts prune` after each. "
+        f"{len(rows)} small retrains on one worker, each with two new votes, and pruning after each. "
         f"Made by `{command}`.",
         "",
         f"{where['date']}, {where['machine']}, {versions}.",

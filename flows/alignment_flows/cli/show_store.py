@@ -160,8 +160,8 @@ def show_pruned(items: Sequence[Unneeded], *, dry_run: bool, as_json: bool) -> N
     for item in items:
         print(f"{item.name}: {item.what}, {readable_size(item.size)}")
     pages = sum(item.what == "report" for item in items)
-    removed = _counted(len(items) - pages, "folder") + (f" and {_counted(pages, 'report')}" if pages else "")
-    print(f"{'Would remove' if dry_run else 'Removed'} {removed}, {readable_size(size)}.")
+    what = _counted(len(items) - pages, "folder") + (f" and {_counted(pages, 'report')}" if pages else "")
+    print(f"{'Would remove' if dry_run else 'Removed'} {what}, {readable_size(size)}.")
 
 
 def _counted(count: int, what: str) -> str:

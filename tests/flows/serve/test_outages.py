@@ -55,11 +55,18 @@ def up_again(served: Served) -> None:
     assert started.returncode == 0, started.stderr
 
 
+def start_count(served: Served, run: str) -> int:
+    """Return how often the run has started."""
+    return sum(state["type"] == "RUNNING" for state in served.states(run))
+
+
 def retried(served: Served, run: str) -> dict[str, str]:
     """Retry the run, which must succeed. Return the final states of its stages."""
+    before = start_count(served, run)
     again = served.run(PREFECT, "flow-run", "retry", run)
     assert again.returncode == 0, again.stdout + again.stderr
-    until(lambda: served.state(run)["type"] != "SCHEDULED")
+    # A busy worker reports the end of the killed process only now, so the run may be shown as crashed once more.
+    until(lambda: start_count(served, run) > before, lambda: served.state_and_log(run))
     assert served.ended(run)["type"] == "COMPLETED", served.state_and_log(run)
     return {stage: task["state"]["name"] for stage, task in served.tasks(run).items()}
 

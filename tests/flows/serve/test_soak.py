@@ -16,7 +16,7 @@ from statistics import median
 import psutil
 import pytest
 from report import circumstances_line
-from served import Served, align_up
+from served import Served, align_up, until
 
 from alignment_core.artifacts import ArtifactStore
 from alignment_core.artifacts.prune import prune
@@ -67,6 +67,11 @@ def cpu_seconds(here: Served) -> float:
 def measure(here: Served, store: Path, temporary: Path) -> dict[str, float]:
     """Prune the store and return what is left."""
     prune(ArtifactStore(store))
+    # The run's process ends some time after the run, and the worker cleans up after it.
+    worker, cleaned = psutil.Process(here.services()["gpu"]), time.monotonic() + 60
+    until(lambda: not worker.children())
+    while files(temporary) and time.monotonic() < cleaned:
+        time.sleep(0.2)
     names = {"worker": "gpu", "stages": "stages", "server": "server"}
     services = {name: psutil.Process(here.services()[service]) for name, service in names.items()}
     left = files(store)

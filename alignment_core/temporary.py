@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -30,7 +31,7 @@ def temporary_folder(purpose: str) -> Iterator[Path]:
         purpose: a word for its name.
 
     Raises:
-        ConfigError: the folder of all temporary folders belongs to another user.
+        ConfigError: the folder of all temporary folders is not one that only this user can open.
     """
     parent = _parent()
     for path in parent.iterdir():
@@ -49,11 +50,12 @@ def temporary_folder(purpose: str) -> Iterator[Path]:
 
 def _parent() -> Path:
     parent = Path(tempfile.gettempdir()) / f"alignment-flows-{os.geteuid()}"
-    parent.mkdir(mode=0o700, exist_ok=True)
+    with suppress(FileExistsError):
+        parent.mkdir(mode=0o700)
     found = parent.lstat()
-    if not parent.is_dir() or parent.is_symlink() or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
         raise ConfigError(
-            "the folder for temporary files can be opened by other users",
+            "the folder for temporary files is not one that only you can open",
             where=str(parent),
             do="Remove it, or set TMPDIR to another folder",
         )

@@ -102,14 +102,16 @@ def test_folder_that_others_can_open_is_refused(system: Path) -> None:
     parent.mkdir()
     parent.chmod(0o755)
     with (
-        pytest.raises(ConfigError, match=r"can be opened by other users.* set TMPDIR to another folder"),
+        pytest.raises(ConfigError, match=r"not one that only you can open.* set TMPDIR to another folder"),
         temporary_folder("mine"),
     ):
         pass
     parent.rmdir()
-    parent.symlink_to(system)
-    with pytest.raises(ConfigError, match="can be opened by other users"), temporary_folder("mine"):
-        pass
+    for make in (lambda: parent.symlink_to(system), lambda: parent.symlink_to(system / "none"), parent.touch):
+        make()
+        with pytest.raises(ConfigError, match="not one that only you can open"), temporary_folder("mine"):
+            pass
+        parent.unlink()
 
 
 def test_no_other_code_makes_temporary_folders() -> None:

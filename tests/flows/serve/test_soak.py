@@ -67,9 +67,7 @@ def cpu_seconds(here: Served) -> float:
 def measure(here: Served, store: Path, temporary: Path) -> dict[str, float]:
     """Prune the store and return what is left."""
     prune(ArtifactStore(store))
-    # The run's process ends some time after the run, and the worker cleans up after it.
-    worker, cleaned = psutil.Process(here.services()["gpu"]), time.monotonic() + 60
-    until(lambda: not worker.children())
+    cleaned = time.monotonic() + 60  # the worker cleans up some time after the run
     while files(temporary) and time.monotonic() < cleaned:
         time.sleep(0.2)
     names = {"worker": "gpu", "stages": "stages", "server": "server"}
@@ -90,7 +88,7 @@ def table(rows: Sequence[Mapping[str, float]]) -> str:
     lines = [
         "# Soak",
         "",
-        f"{count} small retrains on one worker, each with two new votes. The store is pruned before each row. ",
+        f"{count} small retrains on one worker, each with two new votes. The store is pruned before each row.",
         f"Made by `SOAK_RETRAINS={count} SOAK_OUT=benchmarks/results/soak.md pytest -m slow "
         "tests/flows/serve/test_soak.py`.",
         "",
@@ -113,6 +111,9 @@ def retrain(here: Served, place: Path, number: int) -> float:
     vote(place, number)
     run = here.start("retrain/soak")
     assert here.ended(run)["type"] == "COMPLETED", here.state_and_log(run)
+    # The run's process ends some time after the run, and its CPU time counts only then.
+    worker = psutil.Process(here.services()["gpu"])
+    until(lambda: not worker.children())
     return float(here.get(f"flow_runs/{run}")["total_run_time"])
 
 

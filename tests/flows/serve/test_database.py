@@ -18,6 +18,7 @@ import pytest
 
 from alignment_core.errors import ConfigError
 from alignment_core.feedback import open_feedback
+from alignment_core.temporary import temporary_folder
 from alignment_flows.serve import database as module
 from alignment_flows.serve.database import Database, database
 
@@ -83,10 +84,19 @@ def test_a_long_path_gets_a_short_socket(tmp_path: Path) -> None:
         assert sql(postgres, "SELECT 1") == "1"
 
 
-def test_short_folders_of_killed_servers_go_with_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def system() -> Iterator[Path]:
+    """A folder with a short path, because sockets are in it."""
+    with temporary_folder("t") as folder:
+        yield folder
+
+
+def test_short_folders_of_killed_servers_go_with_the_next(
+    system: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The folder for temporary files holds one of a running server, one of a killed server, and one of the user."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    running_one, killed, users, new = (tmp_path / f"align-{digit * 16}" for digit in "abcd")
+    monkeypatch.setattr(tempfile, "tempdir", str(system))
+    running_one, killed, users, new = (system / f"align-{digit * 16}" for digit in "abcd")
     for folder in (running_one, killed, users, new):
         folder.mkdir()
     (users / "notes").touch()
@@ -101,7 +111,7 @@ def test_short_folders_of_killed_servers_go_with_the_next(tmp_path: Path, monkey
         home = tmp_path / ("long" * 40)
         home.mkdir()
         postgres = opened(home)
-        assert {*tmp_path.glob("align-*")} == {running_one, users, new, postgres.socket}
+        assert {*system.glob("align-*")} == {running_one, users, new, postgres.socket}
     module.remove_socket_folder(home)
     assert not postgres.socket.exists()
     opened(tmp_path / "home")

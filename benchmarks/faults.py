@@ -125,12 +125,8 @@ def table(found: Sequence[dict[str, Any]]) -> str:
         if (case.what, case.where) not in tried and case.where not in left.setdefault(case.what, []):
             left[case.what].append(case.where)
     lines += ["", f"{total} faults in all."]
-    lines += [
-        "",
-        "Not injected yet:",
-        "",
-        *(f"- {what}: {', '.join(places)}" for what, places in left.items() if places),
-    ]
+    if missing := [f"- {what}: {', '.join(places)}" for what, places in left.items() if places]:
+        lines += ["", "Not injected yet:", "", *missing]
     return "\n".join(lines) + "\n"
 
 

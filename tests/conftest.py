@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import atexit
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import textwrap
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,12 @@ from postgres import Postgres, temporary_postgres
 from small_run import small_run
 from tiny_tokenizer import tiny_tokenizer
 
+from alignment_core.temporary import temporary_folder
+
 # Prefect, Hugging Face and OpenMP read these variables on first import, so set them before any test module is imported.
-_PREFECT_HOME = tempfile.mkdtemp(prefix="align-tests-prefect-")
-atexit.register(shutil.rmtree, _PREFECT_HOME, ignore_errors=True)
+_temporary = ExitStack()
+atexit.register(_temporary.close)
+_PREFECT_HOME = str(_temporary.enter_context(temporary_folder("tests-prefect")))
 os.environ["PREFECT_HOME"] = _PREFECT_HOME
 os.environ.pop("PREFECT_API_URL", None)
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"

@@ -19,6 +19,8 @@ TRASH = ".trash"
 REMOTE = ".remote"
 OWN = (BUILDING, QUARANTINE, LOCKS, ALIASES, LEASES, TRASH, REMOTE)
 """The folders of a store that hold no artifacts."""
+REPORTS = "reports"
+"""The folder with the page of each run, `<name of the run>-<first 12 digits of its model's key>.html`."""
 SHARD = "shard"
 """Kind of the artifacts that an `ingest` stage makes besides its own."""
 

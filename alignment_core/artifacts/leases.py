@@ -1,6 +1,7 @@
 """Leases: keys that running processes need, which `align artifacts prune` therefore keeps.
 
-    <store>/.leases/<random>    the keys that one process needs; locked (flock) until that process exits
+    <store>/.leases/<random>    the keys that one process needs; locked (flock) until that process exits; removed by
+                                the next run or pruning if it was killed
     <store>/.leases/.gate       locked shared while a lease is written, locked exclusively while pruning
 
 A run leases every key of its plan before it looks up the first one, so an artifact that it finds is not pruned.
@@ -14,7 +15,7 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -22,6 +23,7 @@ from alignment_core.artifacts.files import explain_unwritable, open_lock, try_lo
 from alignment_core.artifacts.layout import check_folder, writable
 from alignment_core.errors import ArtifactError
 
+GATE = ".gate"
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 logger = logging.getLogger(__name__)
@@ -60,28 +62,38 @@ class Leases:
 
     def _lease(self, keys: Iterable[str]) -> tuple[Path, int]:
         """Write a lease. Return its path and its open, locked file."""
-        with self._gate(fcntl.LOCK_SH), explain_unwritable(self._folder.parent):
+        with self._gate(fcntl.LOCK_SH) as gate, explain_unwritable(self._folder.parent):
+            self._clear(gate)
             path = self._folder / uuid4().hex
             lease = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
             fcntl.flock(lease, fcntl.LOCK_EX)
             os.write(lease, json.dumps(sorted(set(keys))).encode())
             return path, lease
 
+    def _clear(self, gate: int) -> None:
+        """Remove the leases of killed processes, unless another process is writing one, which may not be locked yet."""
+        if try_lock(gate):
+            for path in self._folder.iterdir():
+                with suppress(OSError), path.open("rb") as lease:
+                    if path.name != GATE and try_lock(lease.fileno(), fcntl.LOCK_SH):
+                        path.unlink()
+        fcntl.flock(gate, fcntl.LOCK_SH)  # also after a failure, which lets go of the lock
+
     @contextmanager
     def alone(self) -> Iterator[set[str]]:
         """Yield every leased key. No process can get a new lease during the block."""
         with self._gate(fcntl.LOCK_EX):
-            yield {key for path in self._folder.iterdir() if path.name != ".gate" for key in _read(path)}
+            yield {key for path in self._folder.iterdir() if path.name != GATE for key in _read(path)}
 
     @contextmanager
-    def _gate(self, how: int) -> Iterator[None]:
+    def _gate(self, how: int) -> Iterator[int]:
         check_folder(self._folder)
         with explain_unwritable(self._folder.parent):
             self._folder.mkdir(parents=True, exist_ok=True)
-            gate = open_lock(self._folder / ".gate")
+            gate = open_lock(self._folder / GATE)
         try:
             fcntl.flock(gate, how)
-            yield
+            yield gate
         finally:
             os.close(gate)
 

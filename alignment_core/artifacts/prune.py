@@ -1,13 +1,15 @@
 """Remove artifacts that no alias and no running process needs.
 
 An artifact is needed if it has an alias now or after a rollback, if a running process has leased it or is building it,
-or if it is an ancestor of such an artifact. All others can be rebuilt from their settings.
+or if it is an ancestor of such an artifact. All others can be rebuilt from their settings. The page of a run goes with
+its model.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator
@@ -17,19 +19,21 @@ from uuid import uuid4
 
 from alignment_core.artifacts.aliases import Aliases
 from alignment_core.artifacts.catalogue import lineage, readable_manifest
-from alignment_core.artifacts.files import explain_unwritable, try_lock
-from alignment_core.artifacts.layout import BUILDING, OWN, QUARANTINE, TRASH, check_exists, check_folder
+from alignment_core.artifacts.files import explain_unwritable
+from alignment_core.artifacts.layout import BUILDING, LOCKS, OWN, QUARANTINE, REPORTS, TRASH, check_exists, check_folder
 from alignment_core.artifacts.manifest import MANIFEST
-from alignment_core.artifacts.store import ArtifactStore
+from alignment_core.artifacts.store import KEY, ArtifactStore
 from alignment_core.errors import ArtifactError
+
+PAGE = re.compile(r".+-([0-9a-f]{12})\.html")
 
 
 @dataclass(frozen=True)
 class Unneeded:
-    """A folder that is no longer needed.
+    """A folder or page that is no longer needed.
 
     Attributes:
-        what: `artifact`, `unfinished build` or `damaged`.
+        what: `artifact`, `unfinished build`, `damaged` or `report`.
         name: its path relative to the store.
         size: size on disk in bytes.
     """
@@ -40,7 +44,7 @@ class Unneeded:
 
 
 def prune(store: ArtifactStore, *, older_than_seconds: float = 0, dry_run: bool = False) -> list[Unneeded]:
-    """Remove unneeded folders and return them.
+    """Remove unneeded folders and pages, and return them.
 
     A run that starts meanwhile waits until the folders are selected. If this process is killed, every artifact is
     either complete or no longer in the store.
@@ -57,7 +61,7 @@ def prune(store: ArtifactStore, *, older_than_seconds: float = 0, dry_run: bool 
     for name in OWN:
         check_folder(store.root / name)
     trash = store.root / TRASH / uuid4().hex
-    items = []
+    items, removed = [], set[str]()
     with store.leases.alone() as leased:
         # Existing trash was left by a killed process, or a finished one is about to remove it.
         left = [] if dry_run else list((store.root / TRASH).glob("*"))
@@ -66,19 +70,46 @@ def prune(store: ArtifactStore, *, older_than_seconds: float = 0, dry_run: bool 
         for what, path, key in _folders(store):
             if key in needed:
                 continue
-            with store.lock_file(key) as lock, _explain_unreadable(path):
-                if not try_lock(lock) or not os.path.lexists(path):
+            with store.lock(key) as lock, _explain_unreadable(path):
+                if not lock.take() or not os.path.lexists(path):
                     continue
                 if older_than_seconds and _written(path) > newest:
                     continue
+                if what == "artifact":
+                    removed.add(key)
                 items.append(Unneeded(what, path.relative_to(store.root).as_posix(), _size(path)))
                 if not dry_run:
                     with explain_unwritable(store.root):
                         trash.mkdir(parents=True, exist_ok=True)
                         path.rename(trash / uuid4().hex)
+        kept = {artifact.key for artifact in store.artifacts()} - removed
+        pages = [path for path in _pages_without(store, kept) if not older_than_seconds or _written(path) <= newest]
+        items += [Unneeded("report", path.relative_to(store.root).as_posix(), _size(path)) for path in pages]
+        with explain_unwritable(store.root):
+            for path in [] if dry_run else pages:
+                path.unlink()
     for path in [] if dry_run else [*left, trash]:
         _remove(path)
+    if not dry_run:
+        _remove_left_locks(store)
     return sorted(items, key=lambda item: item.name)
+
+
+def _pages_without(store: ArtifactStore, kept: Iterable[str]) -> Iterator[Path]:
+    """Yield the pages of runs whose model is not among the kept artifacts."""
+    check_folder(store.root / REPORTS)
+    models = {key[:12] for key in kept}
+    for path in (store.root / REPORTS).glob("*.html"):
+        if (page := PAGE.fullmatch(path.name)) and page[1] not in models:
+            yield path
+
+
+def _remove_left_locks(store: ArtifactStore) -> None:
+    """Remove the lock files of killed processes."""
+    for path in (store.root / LOCKS).glob("*"):
+        if KEY.fullmatch(path.name) and path.is_file():
+            with store.lock(path.name) as lock:
+                lock.take()
 
 
 def _needed(store: ArtifactStore, leased: Iterable[str]) -> set[str]:

@@ -3,7 +3,7 @@
     <store>/<kind>/<key>/…            an artifact: ordinary files and manifest.json
     <store>/quarantined/<key>.<n>/…   an artifact that no longer matches its manifest, moved aside
     <store>/.building/<key>/          `out` and `checkpoints` of a running or interrupted build
-    <store>/.locks/<key>              locked (flock) by the process that builds the key, until it exits
+    <store>/.locks/<key>              locked (flock) by the process that builds the key, which removes it at the end
     <store>/.aliases/, .leases/       aliases; keys that running processes need
     <store>/.remote/                  the remote that this store shares its artifacts with, if it has one
 
@@ -27,7 +27,8 @@ from pathlib import Path
 
 from alignment_core.artifacts.aliases import Aliases
 from alignment_core.artifacts.digest import hash_file
-from alignment_core.artifacts.files import explain_unwritable, fsync, open_lock, try_lock
+from alignment_core.artifacts.files import explain_unwritable, fsync
+from alignment_core.artifacts.key_lock import KeyLock
 from alignment_core.artifacts.layout import (
     ALIASES,
     BUILDING,
@@ -165,9 +166,9 @@ class ArtifactStore:
                 where=str(artifact.path),
                 do="Fix the permissions of the store, or choose another folder in `store`",
             )
-        with self.lock_file(key) as lock:
+        with self.lock(key) as lock:
             # A builder that holds the lock handles the damage itself.
-            if try_lock(lock):
+            if lock.take():
                 return self._find_locked(key, warn)
         return None
 
@@ -198,7 +199,7 @@ class ArtifactStore:
             Stopped: the stage was asked to stop while it waited.
             ArtifactError: the store cannot be written.
         """
-        with self.lock_file(key) as lock:
+        with self.lock(key) as lock:
             _wait_for_lock(lock, key, progress)
             found = self._find_locked(key, progress.warn)
             place = self.root / BUILDING / key
@@ -262,15 +263,15 @@ class ArtifactStore:
         return place
 
     @contextmanager
-    def lock_file(self, key: str) -> Iterator[int]:
-        """Open the file that the builder of the key locks."""
+    def lock(self, key: str) -> Iterator[KeyLock]:
+        """Open the lock that the builder of the key holds. It is not taken yet, and is released after the block."""
         with explain_unwritable(self.root):
             (self.root / LOCKS).mkdir(parents=True, exist_ok=True)
-            lock = open_lock(self.root / LOCKS / key)
+            lock = KeyLock(self.root / LOCKS / key)
         try:
             yield lock
         finally:
-            os.close(lock)
+            lock.close()
 
 
 def _fault(folder: Path, key: str) -> str | None:
@@ -312,12 +313,12 @@ def _fault(folder: Path, key: str) -> str | None:
     return None
 
 
-def _wait_for_lock(lock: int, key: str, progress: Progress) -> None:
+def _wait_for_lock(lock: KeyLock, key: str, progress: Progress) -> None:
     # Poll instead of blocking, so that a waiting stage can still be stopped.
-    if try_lock(lock):
+    if lock.take():
         return
     progress.log(f"another run is building {key}, waiting for it")
-    while not try_lock(lock):
+    while not lock.take():
         if progress.stopping:
             raise Stopped
         time.sleep(POLL_SECONDS)

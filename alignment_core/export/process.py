@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from alignment_core.export.targets import adapter, gguf, hub, merged, ollama, vl
 from alignment_core.export.targets.serve_commands import vllm_merged_command
 from alignment_core.inference.trained_model import TrainedModel, open_trained_model
 from alignment_core.processes.module_call import answer_call
+from alignment_core.temporary import temporary_folder
 
 REPORT = "export.json"
 
@@ -41,8 +41,8 @@ def run(request: Request) -> Exported:
 def _export(request: Request, origin: TrainedModel) -> Exported:
     if request.target == "hub":
         assert request.repo is not None
-        with tempfile.TemporaryDirectory(prefix="align-hub-") as folder:
-            return hub.push(origin, Path(folder), request.repo, private=request.private)
+        with temporary_folder("hub") as folder:
+            return hub.push(origin, folder, request.repo, private=request.private)
     assert request.place is not None
     try:
         with atomic_folder(request.place) as folder:

@@ -5,7 +5,6 @@ Every plan and every check of data asks whether a source is a store. What opens 
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from alignment_core.config import DataConfig, SourceConfig
 from alignment_core.config.places import names_feedback_store
 from alignment_core.data.sources.identity import UNIDENTIFYING, source_identity
 from alignment_core.errors import DataError
+from alignment_core.temporary import temporary_folder
 
 
 def is_store(source: SourceConfig) -> bool:
@@ -76,10 +76,8 @@ def stores_as_files(paths: Sequence[str]) -> Iterator[list[str]]:
     Raises:
         DataError, FeedbackError: as for `write_stores_as_files`.
     """
-    with tempfile.TemporaryDirectory(prefix="align-votes-") as folder:
-        yield [
-            source.path for source in write_stores_as_files([SourceConfig(path=path) for path in paths], Path(folder))
-        ]
+    with temporary_folder("votes") as folder:
+        yield [source.path for source in write_stores_as_files([SourceConfig(path=path) for path in paths], folder)]
 
 
 def _as_files(source: SourceConfig, folder: Path) -> SourceConfig:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from alignment_core.forecast.process import Predictor
 from alignment_core.planning.pipeline import plan_pipeline
 from alignment_core.processes.module_call import answer_call
 from alignment_core.registry import load_registry
+from alignment_core.temporary import temporary_folder
 
 ANOTHER_MODEL = "another model, which may know less"
 
@@ -27,8 +27,8 @@ def main() -> None:
 
 def _fit(request: dict[str, Any]) -> dict[str, Any]:
     settings = PipelineConfig.model_validate(request["settings"])
-    with tempfile.TemporaryDirectory(prefix="align-fit-") as folder:
-        return _Search(settings, request["card"], Path(folder)).run(request["models"]).model_dump(mode="json")
+    with temporary_folder("fit") as folder:
+        return _Search(settings, request["card"], folder).run(request["models"]).model_dump(mode="json")
 
 
 class _Search:

@@ -42,6 +42,7 @@ from alignment_core.plugin_api.run import AlignmentRun, LanguageModelRole, Token
 from alignment_core.plugin_api.steps import LossOutput, MicroBatch, Rollout, StepBatch
 from alignment_core.record_format import BadRow, Dropped, Quarantined, Reading, RecordFormat, Unread
 from alignment_core.records import Conversation, Demonstration, Facts, LabelledResponse, PreferencePair, Prompt, RawRow
+from alignment_core.temporary import temporary_folder
 from alignment_core.token_rows import Row, TokenSequence
 
 __all__ = [
@@ -50,5 +51,5 @@ __all__ = [
     "LabelledResponse", "LanguageModelRole", "Listener", "LossOutput", "MicroBatch", "Needs", "PairEvaluator",
     "PreferencePair", "Prompt", "Quarantined", "RawRow", "Reading", "RecordFormat", "Rollout", "Row",
     "SourceConfig", "StageInfo", "StepBatch", "TokenLogps", "TokenSequence", "Unread", "ValueRole", "both_orders",
-    "conversation_text", "hookimpl", "hookspec", "verdict_of",
+    "conversation_text", "hookimpl", "hookspec", "temporary_folder", "verdict_of",
 ]  # fmt: skip

@@ -159,10 +159,14 @@ def fork_module(
     patience = None if wait else READY_SECONDS
     shared = os.environ.get(SHARED)
     if shared is not None:
-        with suppress(OSError):
+        try:
             forked = _ask(_connect(Path(shared)), request, [*streams, *passed], patience)
-            if forked is not None:
-                return forked
+        except TimeoutError:
+            return None  # it is busy: a second server would import everything again
+        except OSError:  # it has ended
+            forked = None
+        if forked is not None:
+            return forked
     for _ in range(2):
         with suppress(OSError):
             server = _own_server(environment)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-import tempfile
-from pathlib import Path
+import shutil
 from typing import Any
 
 from alignment_core.execution.stage import Job, Stage
@@ -21,13 +20,15 @@ def run(job: Job) -> dict[str, Any]:
     reference = job.call.inputs["reference"]
     where = f"model.base {reference}"
     source = GgufFile(**job.call.inputs["gguf"], sha256=job.call.config["gguf"])
-    with tempfile.TemporaryDirectory(dir=job.checkpoints) as scratch:
-        path = source.unpack(Path(scratch))
-        facts = describe(path, where)
-        weights = f"{facts['parameters']:,} weights in {facts['quantization']}"
-        job.progress.log(f"unpacking {reference} once into {job.call.runtime.store}: {weights}")
-        folder = job.out / folder_name(source.name, facts["name"])
-        write_folder(path, facts, folder, where, job.progress)
+    scratch = job.checkpoints / "unpacked"
+    shutil.rmtree(scratch, ignore_errors=True)  # left by a killed process
+    scratch.mkdir()
+    path = source.unpack(scratch)
+    facts = describe(path, where)
+    weights = f"{facts['parameters']:,} weights in {facts['quantization']}"
+    job.progress.log(f"unpacking {reference} once into {job.call.runtime.store}: {weights}")
+    folder = job.out / folder_name(source.name, facts["name"])
+    write_folder(path, facts, folder, where, job.progress)
     return {**facts, "folder": folder.name, "file": source.name}
 
 

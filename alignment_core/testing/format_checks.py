@@ -5,10 +5,8 @@ from __future__ import annotations
 import copy
 import inspect
 import json
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from alignment_core.config import SourceConfig
@@ -17,6 +15,7 @@ from alignment_core.data.sources.reading import outcomes_of
 from alignment_core.plugin_api import Dropped, Quarantined, RawRow, Reading, RecordFormat, Unread
 from alignment_core.plugin_calls import calling
 from alignment_core.record_format import Outcome
+from alignment_core.temporary import temporary_folder
 from alignment_core.testing.limits import overhearing
 from alignment_core.testing.report import Doubt, Fault, Report
 from alignment_core.testing.settings_checks import check_declaration, check_import
@@ -152,8 +151,8 @@ def _broken(row: Mapping[str, Any]) -> Iterator[Any]:
 
 def _ingests(made: RecordFormat, rows: Sequence[Mapping[str, Any]]) -> str:
     """Read a file of the rows as `align data check` does, which renders the records."""
-    with tempfile.TemporaryDirectory(prefix="align-check-") as folder:
-        path = Path(folder) / FILE
+    with temporary_folder("check") as folder:
+        path = folder / FILE
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         report = check_data([str(path)], plugged={made: {}})
     (file,) = report["files"]

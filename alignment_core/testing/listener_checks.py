@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from alignment_core.plugin_api import Listener, StageInfo
 from alignment_core.plugin_calls import calling
+from alignment_core.temporary import temporary_folder
 from alignment_core.testing.limits import CALL_SECONDS, overhearing, time_limit
 from alignment_core.testing.report import Doubt, Report
 from alignment_core.testing.settings_checks import check_settings
@@ -91,5 +91,5 @@ def _stage(folder: Path, name: str) -> StageInfo:
 @contextlib.contextmanager
 def _temporary_folder() -> Iterator[Path]:
     """Make a temporary folder the working directory, so that files of relative paths are removed again."""
-    with tempfile.TemporaryDirectory(prefix="align-check-") as folder, contextlib.chdir(folder):
-        yield Path(folder)
+    with temporary_folder("check") as folder, contextlib.chdir(folder):
+        yield folder

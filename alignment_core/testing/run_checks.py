@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -16,6 +15,7 @@ from alignment_core.advice import own_advice
 from alignment_core.errors import AlignmentError, PluginError
 from alignment_core.plugin_api import AlignmentOptimizer, StepBatch
 from alignment_core.plugin_calls import needs_of
+from alignment_core.temporary import temporary_folder
 from alignment_core.testing.baseline import Baseline
 from alignment_core.testing.limits import Overheard, TookTooLong, overhearing
 from alignment_core.testing.observer import Observer
@@ -66,8 +66,8 @@ def _check_run(report: Report, optimizer: AlignmentOptimizer, heard: Overheard) 
     except PluginError as error:
         report.add("declared needs", "failed", str(error))
         return
-    with tempfile.TemporaryDirectory(prefix="align-check-") as folder:
-        checked = _Checked(report, optimizer, Path(folder))
+    with temporary_folder("check") as folder:
+        checked = _Checked(report, optimizer, folder)
         runs = checked.runs()
         report.add_output(heard)
         if runs:

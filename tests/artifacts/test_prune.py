@@ -85,6 +85,37 @@ def test_unfinished_and_damaged_builds_are_removed_unless_needed(store: Artifact
     ]
 
 
+def test_page_of_a_run_goes_with_its_model(store: ArtifactStore) -> None:
+    promote(store, A, "production", by="", reason="")
+    pages = store.root / "reports"
+    pages.mkdir()
+    names = [f"mine-{A[:12]}.html", f"mine-{B[:12]}.html", f"older-{'e' * 12}.html"]
+    for name in [*names, "notes.html", f"mine-{B[:12]}.txt"]:
+        (pages / name).write_text("page")
+    os.utime(pages / names[2], (0, 0))
+    assert [item.name for item in prune(store, older_than_seconds=3600)] == [f"reports/{names[2]}"]
+    listed = prune(store, dry_run=True)
+    assert [(item.what, item.name, item.size) for item in listed if item.what != "artifact"] == [
+        ("report", f"reports/{names[1]}", 4)
+    ]
+    assert prune(store) == listed
+    assert {path.name for path in pages.iterdir()} == {names[0], "notes.html", f"mine-{B[:12]}.txt"}
+
+
+def test_damaged_artifact_takes_no_page_with_it_that_was_rebuilt(store: ArtifactStore) -> None:
+    (store.root / "optimize" / D / "weights").unlink()
+    assert store.find(D) is None
+    os.utime(store.root / "quarantined" / f"{D}.1", (0, 0))
+    os.utime(store.root / "quarantined" / f"{D}.1" / "manifest.json", (0, 0))
+    add(store, D)
+    page = store.root / "reports" / f"mine-{D[:12]}.html"
+    page.parent.mkdir()
+    page.touch()
+    os.utime(page, (0, 0))
+    assert [item.what for item in prune(store, older_than_seconds=3600)] == ["damaged"]
+    assert page.exists()
+
+
 def test_unreadable_lineage_stops_pruning(store: ArtifactStore) -> None:
     promote(store, B, "production", by="", reason="")
     (store.root / "sft" / A / "manifest.json").write_text("{")

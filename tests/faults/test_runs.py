@@ -18,6 +18,7 @@ from campaign import (
     finish,
     finish_whole,
     kill_once,
+    left_overs,
     make_world,
     megabytes_of,
     run_at_once,
@@ -80,3 +81,4 @@ def test_full_disk(world: Callable[[str], World], tmp_path: Path, part: int) -> 
         enlarge(disk)
         finish_whole(unbroken, store)
         check_same(unbroken, unbroken.calls(store))
+        assert left_overs(store) == set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -143,6 +144,22 @@ def test_light_module_does_not_wait_for_the_imports(run: Callable[[object], Run]
     fork_client.stop_server()
     assert fork_client.fork_module("forked_module", (0, 1, 2), (), dict(os.environ), wait=False) is None
     assert fork_client.fork_module("forked_module", (0, 1, 2), (), dict(os.environ), wait=False) is None
+
+
+def test_light_module_starts_no_second_server_beside_a_busy_one(
+    run: Callable[[object], Run], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fork_client.stop_server()
+    with socket.socket(socket.AF_UNIX) as busy:
+        with fork_client.short_path(tmp_path / "busy") as short:
+            busy.bind(short)
+        busy.listen()
+        monkeypatch.setenv(fork_client.SHARED, str(tmp_path / "busy"))
+        assert fork_client.fork_module("forked_module", (0, 1, 2), (), dict(os.environ), wait=False) is None
+    assert fork_client._own is None
+    # Once it has ended, a server of this process takes its place.
+    assert fork_client.fork_module("forked_module", (0, 1, 2), (), dict(os.environ), wait=False) is None
+    assert fork_client._own is not None
 
 
 @pytest.mark.ci

@@ -7,6 +7,7 @@ their pages at any time.
 from __future__ import annotations
 
 import mmap
+import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from math import prod
@@ -20,11 +21,19 @@ PART = 2**16
 
 
 def disk_array(folder: Path, shape: int | tuple[int, ...], dtype: Any) -> Any:
-    """Create an array of zeros in an unnamed file on the file system of `folder`."""
+    """Create an array of zeros in an unnamed file on the file system of `folder`.
+
+    Raises:
+        OSError: the disk is full.
+    """
     shape = shape if isinstance(shape, tuple) else (shape,)
     size = prod(shape) * np.dtype(dtype).itemsize
     with tempfile.TemporaryFile(dir=folder) as file:
-        file.truncate(max(size, 1))
+        if hasattr(os, "posix_fallocate"):
+            # Without room for a page of a file with holes, writing to it would end the process by SIGBUS.
+            os.posix_fallocate(file.fileno(), 0, max(size, 1))
+        else:
+            file.truncate(max(size, 1))
         pages = mmap.mmap(file.fileno(), max(size, 1))
     return np.frombuffer(pages, dtype=dtype, count=prod(shape)).reshape(shape)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,6 +17,7 @@ from alignment_core.data.rendering.renderer import Renderer, resolve_chat_templa
 from alignment_core.data.sources.formats import NO_PLUGINS, Plugged
 from alignment_core.errors import DataError
 from alignment_core.progress import Progress, Silent
+from alignment_core.temporary import temporary_folder
 
 
 def check(
@@ -58,7 +58,7 @@ def check(
     unit, progress = "bytes" if model is None else "tokens", progress or Silent()
     with ExitStack() as temporary:
         if out is None or is_page(out):
-            folder = Path(temporary.enter_context(tempfile.TemporaryDirectory(prefix="align-check-")))
+            folder = temporary.enter_context(temporary_folder("check"))
         else:
             (folder := out).mkdir(parents=True)
         pages = folder == out

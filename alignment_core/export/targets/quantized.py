@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from alignment_core.export import provenance
 from alignment_core.export.tokenizer_files import open_renderer
 from alignment_core.inference.trained_model import TrainedModel
 from alignment_core.plugin_api import TokenSequence
+from alignment_core.temporary import temporary_folder
 
 LLAMA_CPP = "LLAMA_CPP"
 """Environment variable with the folder of a llama.cpp checkout."""
@@ -95,8 +95,8 @@ def _perplexities(origin: TrainedModel, files: dict[str, Path]) -> dict[str, flo
     tokenizer = open_renderer(origin).tokenizer
     # llama.cpp reads the text without control tokens, so it may count fewer tokens: half of the window is spare.
     window = max(SHORTEST, min(LONGEST, 2 ** (half.bit_length() - 2)))
-    with tempfile.TemporaryDirectory(prefix="align-perplexity-") as folder:
-        text = Path(folder) / "held-out.txt"
+    with temporary_folder("perplexity") as folder:
+        text = folder / "held-out.txt"
         text.write_text("\n\n".join(tokenizer.decode(ids, skip_special_tokens=True) for ids in held_out), "utf-8")
         return {name: _perplexity(tool, file, text, window) for name, file in files.items()}
 

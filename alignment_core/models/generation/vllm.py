@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -21,6 +20,7 @@ from alignment_core.models.generation.vllm_server import WHERE, VllmServer, toke
 from alignment_core.models.roles.shared_base import Roles
 from alignment_core.plugin_api import TokenSequence
 from alignment_core.seeds import seed_of
+from alignment_core.temporary import temporary_folder
 
 LOOK_SECONDS = 0.2
 """Seconds between two checks of whether to stop."""
@@ -59,8 +59,8 @@ class VllmEngine:
             ConfigError: the server is not there, serves another model or refuses the adapter.
             ModelError: an answer is incomplete.
         """
-        with tempfile.TemporaryDirectory(prefix="alignment-") as folder:
-            adapter = Path(folder) if role in self.roles.adapters else None
+        with temporary_folder("adapter") as folder:
+            adapter = folder if role in self.roles.adapters else None
             if adapter is not None:
                 self.roles.save(role, adapter)
             rollout = _Rollout(self, prompts, sampling, noise_keys, on_step)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
@@ -25,6 +24,7 @@ from alignment_core.feedback.votes import RankingTask
 from alignment_core.planning.stage_calls import StageCalls
 from alignment_core.progress import Progress
 from alignment_core.registry import Registry
+from alignment_core.temporary import temporary_folder
 
 ITS_OWN = "reward"
 """The reference that selects the existing reward model of the settings, `reward.model`."""
@@ -131,8 +131,8 @@ def _scores(
     """Return the scores of each task's responses (None: not scored). A stage computes them in its own process."""
     if not todo:
         return []
-    with tempfile.TemporaryDirectory(prefix="align-rank-") as folder:
-        file = Path(folder) / "texts.jsonl"
+    with temporary_folder("rank") as folder:
+        file = folder / "texts.jsonl"
         lines = [
             {"prompt": [dict(turn) for turn in task.prompt], "responses": [r.text for r in task.responses]}
             for task in todo

@@ -151,7 +151,7 @@ def show_pushed(address: str, keys: Sequence[str], *, as_json: bool) -> None:
 
 
 def show_pruned(items: Sequence[Unneeded], *, dry_run: bool, as_json: bool) -> None:
-    """Print the folders that were removed, or would be."""
+    """Print what was removed, or would be."""
     size = sum(item.size for item in items)
     if as_json:
         removed = [{"what": item.what, "name": item.name, "bytes": item.size} for item in items]
@@ -159,8 +159,13 @@ def show_pruned(items: Sequence[Unneeded], *, dry_run: bool, as_json: bool) -> N
         return
     for item in items:
         print(f"{item.name}: {item.what}, {readable_size(item.size)}")
-    folders = "1 folder" if len(items) == 1 else f"{len(items)} folders"
-    print(f"{'Would remove' if dry_run else 'Removed'} {folders}, {readable_size(size)}.")
+    pages = sum(item.what == "report" for item in items)
+    what = _counted(len(items) - pages, "folder") + (f" and {_counted(pages, 'report')}" if pages else "")
+    print(f"{'Would remove' if dry_run else 'Removed'} {what}, {readable_size(size)}.")
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _described(entry: Entry) -> dict[str, Any]:

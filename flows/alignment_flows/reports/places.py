@@ -3,10 +3,8 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from alignment_core.artifacts.layout import REPORTS
 from alignment_core.execution.build import StageResult
-
-FOLDER = "reports"
-"""Folder of the pages in the store."""
 
 
 def page_of(name: str, built: Mapping[str, StageResult]) -> Path:
@@ -17,4 +15,4 @@ def page_of(name: str, built: Mapping[str, StageResult]) -> Path:
         built: its stages by their names in the plan.
     """
     policy = built["optimize"].artifact
-    return policy.path.parents[1] / FOLDER / f"{name}-{policy.key[:12]}.html"
+    return policy.path.parents[1] / REPORTS / f"{name}-{policy.key[:12]}.html"

@@ -5,10 +5,14 @@ The database is used unless the user configured another one. It is in PREFECT_HO
 only its owner can open, and keeps its data between calls.
 """
 
+import errno
 import os
 import shutil
+import socket
 import subprocess
 import tempfile
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib.util import find_spec
@@ -22,6 +26,11 @@ DATABASES = ("prefect", "feedback")
 TRIGRAMS = "pg_trgm"
 """An extension that Prefect's server needs."""
 
+SHORT = "align-"
+"""Beginning of the name of the socket's folder if the path of PREFECT_HOME is too long."""
+SOCKET = ".s.PGSQL.5432"
+STARTUP_SECONDS = 300.0
+"""Time in which a server creates its socket in its folder."""
 LONGEST_SOCKET = 100
 """A Unix socket's path may have about this many bytes."""
 UNPRIVILEGED = 1000
@@ -81,14 +90,14 @@ class Database:
     def _initialize(self) -> None:
         # Renamed when complete, so that a killed command leaves no half-made data folder.
         self.data.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.TemporaryDirectory(dir=self.data.parent) as folder:
-            new = Path(folder) / "data"
-            command = [str(self.programs / "initdb"), "--pgdata", str(new), "--username", "postgres"]
-            options = ["--auth", "trust", "--encoding", "UTF8", "--no-locale"]
-            done = subprocess.run(_as_user([*command, *options]), capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise ConfigError("PostgreSQL cannot be initialized", where=str(self.data), got=done.stderr.strip())
-            new.rename(self.data)
+        new = self.data.with_name("data.new")
+        shutil.rmtree(new, ignore_errors=True)  # left by a killed command
+        command = [str(self.programs / "initdb"), "--pgdata", str(new), "--username", "postgres"]
+        options = ["--auth", "trust", "--encoding", "UTF8", "--no-locale"]
+        done = subprocess.run(_as_user([*command, *options]), capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise ConfigError("PostgreSQL cannot be initialized", where=str(self.data), got=done.stderr.strip())
+        new.rename(self.data)
 
 
 def database(home: Path) -> Database | None:
@@ -150,11 +159,45 @@ def _as_user(command: list[str]) -> list[str]:
     return ["unshare", "--user", f"--map-user={UNPRIVILEGED}", f"--map-group={UNPRIVILEGED}", *command]
 
 
+def remove_socket_folder(home: Path) -> None:
+    """Remove the folder of the socket, which a stopped server leaves empty, if it is not in PREFECT_HOME."""
+    with suppress(OSError):  # there is none
+        _short(home / "align" / "postgres").rmdir()
+
+
+def _short(folder: Path) -> Path:
+    return Path(tempfile.gettempdir()) / f"{SHORT}{sha256(os.fsencode(folder)).hexdigest()[:16]}"
+
+
+def _remove_left_sockets() -> None:
+    """Remove the folders of the sockets of killed servers, whose PREFECT_HOME may be gone."""
+    for short in Path(tempfile.gettempdir()).glob(f"{SHORT}{'[0-9a-f]' * 16}"):
+        with suppress(OSError):
+            found = short.lstat()
+            if found.st_uid == os.geteuid() and time.time() - found.st_mtime > STARTUP_SECONDS:
+                _remove_if_stopped(short)
+
+
+def _remove_if_stopped(short: Path) -> None:
+    files = list(short.iterdir())
+    if any(not file.name.startswith(SOCKET) for file in files):
+        return  # not one of ours
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1)
+        if probe.connect_ex(os.fsencode(short / SOCKET)) not in (errno.ECONNREFUSED, errno.ENOENT):
+            return  # a server has it open
+    for file in files:
+        file.unlink()
+    short.rmdir()
+
+
 def _socket_folder(folder: Path) -> Path:
-    if len(os.fsencode(folder)) <= LONGEST_SOCKET - len(".s.PGSQL.5432"):
+    if len(os.fsencode(folder)) <= LONGEST_SOCKET - len(SOCKET):
         return folder
-    short = Path(tempfile.gettempdir()) / f"align-{sha256(os.fsencode(folder)).hexdigest()[:16]}"
+    _remove_left_sockets()
+    short = _short(folder)
     short.mkdir(mode=0o700, exist_ok=True)
     if short.stat().st_uid != os.geteuid() or short.stat().st_mode & 0o077:
         raise ConfigError("the folder for the database's socket belongs to another user", where=str(short))
+    os.utime(short)
     return short

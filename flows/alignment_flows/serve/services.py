@@ -21,7 +21,7 @@ import psutil
 from alignment_core.errors import AlignmentError, ConfigError
 from alignment_core.processes.fork_client import COMMAND, SHARED
 from alignment_core.processes.start import ENVIRONMENT
-from alignment_flows.serve.database import Database, database
+from alignment_flows.serve.database import Database, database, remove_socket_folder
 from alignment_flows.serve.service_record import (
     Service,
     Services,
@@ -36,6 +36,13 @@ from alignment_flows.serve.workers import POOLS, Worker
 COUNTS_KEPT = {"PREFECT_SERVER_EVENTS_EXPIRED_BUCKET_BUFFER": "P3650D"}
 """Environment of the server. By default it forgets an event count one minute after the first event, and votes come in
 over days."""
+
+BUSY = {
+    "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT": "30",
+    "PREFECT_SERVER_DATABASE_TIMEOUT": "30",
+}
+"""Environment of the server. By default it gives up after 5 and 10 s, which training on all cores can take from the
+database. Prefect's client waits 60 s for an answer, but does not ask again after an error."""
 
 PREFECT = (sys.executable, "-P", "-m", "alignment_flows.serve.prefect_command")
 
@@ -158,6 +165,8 @@ def down() -> tuple[Service, ...]:
             how = signal.SIGINT if place == order[DATABASE] else signal.SIGTERM
             _end([process for service in group if (process := service.process())], how)
         delete_record()
+        if any(service.name == DATABASE for service in running):
+            remove_socket_folder(record_file().parent)
         return running
 
 
@@ -216,6 +225,7 @@ def _held_back(name: str, command: Sequence[str], url: str, environment: Mapping
         "PREFECT_WORKER_QUERY_SECONDS": "2",  # start a run soon after a click; the default is 10 s
         "PYTHONSAFEPATH": "1",  # a folder such as `datasets` in the working directory must not shadow a package
         **COUNTS_KEPT,
+        **BUSY,
     }
     log = log_file(name)
     log.parent.mkdir(parents=True, exist_ok=True)

@@ -12,10 +12,10 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+
+from alignment_core.plugin_api import temporary_folder
 
 OUTPUT = 64 * 1024
 """Bytes of output that are read."""
@@ -98,9 +98,9 @@ def _run(source: str, given: bytes, limits: Limits, *, secret: bool) -> str | No
             "secret": secret,
         }
     )
-    with tempfile.TemporaryDirectory(prefix="align-sandbox-", ignore_cleanup_errors=True) as folder:
-        (Path(folder) / "program.py").write_text(source, encoding="utf-8", errors="surrogatepass")
-        with (Path(folder) / ".output").open("w+b") as output:
+    with temporary_folder("sandbox") as folder:
+        (folder / "program.py").write_text(source, encoding="utf-8", errors="surrogatepass")
+        with (folder / ".output").open("w+b") as output:
             # -I: no user packages, no PYTHON* variables, and not the folder of the program on the path.
             child = subprocess.Popen(
                 [sys.executable, "-I", "-B", "-c", _CHILD, settings],

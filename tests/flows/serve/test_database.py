@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +18,7 @@ import pytest
 
 from alignment_core.errors import ConfigError
 from alignment_core.feedback import open_feedback
+from alignment_core.temporary import temporary_folder
 from alignment_flows.serve import database as module
 from alignment_flows.serve.database import Database, database
 
@@ -63,11 +66,11 @@ def test_data_survive_a_kill(tmp_path: Path) -> None:
 def test_only_the_owner_can_open_the_socket(tmp_path: Path) -> None:
     postgres = opened(tmp_path)
     with running(postgres):
-        socket = postgres.socket / ".s.PGSQL.5432"
-        assert stat.S_ISSOCK(socket.stat().st_mode)
-        assert stat.S_IMODE(socket.stat().st_mode) & 0o077 == 0
+        place = postgres.socket / ".s.PGSQL.5432"
+        assert stat.S_ISSOCK(place.stat().st_mode)
+        assert stat.S_IMODE(place.stat().st_mode) & 0o077 == 0
         assert stat.S_IMODE(postgres.socket.stat().st_mode) == 0o700
-        assert socket.stat().st_uid == os.geteuid()
+        assert place.stat().st_uid == os.geteuid()
 
 
 def test_a_long_path_gets_a_short_socket(tmp_path: Path) -> None:
@@ -79,6 +82,51 @@ def test_a_long_path_gets_a_short_socket(tmp_path: Path) -> None:
     with running(postgres):
         postgres.create_databases()
         assert sql(postgres, "SELECT 1") == "1"
+
+
+@pytest.fixture
+def system() -> Iterator[Path]:
+    """A folder with a short path, because sockets are in it."""
+    with temporary_folder("t") as folder:
+        yield folder
+
+
+def test_short_folders_of_killed_servers_go_with_the_next(
+    system: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder for temporary files holds one of a running server, one of a killed server, and one of the user."""
+    monkeypatch.setattr(tempfile, "tempdir", str(system))
+    running_one, killed, users, new = (system / f"align-{digit * 16}" for digit in "abcd")
+    for folder in (running_one, killed, users, new):
+        folder.mkdir()
+    (users / "notes").touch()
+    (killed / f"{module.SOCKET}.lock").touch()
+    with socket.socket(socket.AF_UNIX) as dead, socket.socket(socket.AF_UNIX) as listening:
+        dead.bind(str(killed / module.SOCKET))
+        dead.close()
+        listening.bind(str(running_one / module.SOCKET))
+        listening.listen()
+        for folder in (running_one, killed, users):
+            os.utime(folder, (0, 0))
+        home = tmp_path / ("long" * 40)
+        home.mkdir()
+        postgres = opened(home)
+        assert {*system.glob("align-*")} == {running_one, users, new, postgres.socket}
+    module.remove_socket_folder(home)
+    assert not postgres.socket.exists()
+    opened(tmp_path / "home")
+    module.remove_socket_folder(tmp_path / "home")  # its socket is in PREFECT_HOME
+    assert (tmp_path / "home" / "align" / "postgres").is_dir()
+
+
+def test_a_killed_initialization_does_not_block_the_next(tmp_path: Path) -> None:
+    postgres = opened(tmp_path)
+    half = postgres.data.with_name("data.new")
+    half.mkdir()
+    (half / "PG_VERSION").write_text("9\n")
+    postgres.command()
+    assert (postgres.data / "PG_VERSION").read_text() != "9\n"
+    assert {path.name for path in postgres.data.parent.iterdir()} == {"data"}
 
 
 def test_the_feedback_store_can_be_in_it(tmp_path: Path) -> None:

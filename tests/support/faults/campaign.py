@@ -174,6 +174,7 @@ def kill_once(world: World, victim: str, stage: str, rng: random.Random) -> str:
     until(lambda: not any(map(alive, others)))  # whatever the command has started ends with it
     runs = 1 if code == 0 else 1 + finish_whole(world, store)
     check_same(world, calls)
+    assert left_overs(store) == set()
     which = "the stage" if found else "no stage"
     return f"{stage}: {victim} killed after {wait:.2f} s with {which} at work, done after {runs} runs"
 
@@ -194,6 +195,14 @@ def check_same(world: World, calls: Mapping[str, StageCall]) -> None:
         assert digests(call) == digests(whole[name]), name
 
 
+def left_overs(store: Path) -> set[str]:
+    """Return what the store holds besides artifacts, aliases and pages, after a run that was not killed."""
+    kept = {".leases/.gate"}
+    folders = [store / name for name in (".building", ".leases", ".locks", ".trash", "quarantined")]
+    found = {path.relative_to(store).as_posix() for folder in folders for path in folder.glob("*")}
+    return found - kept
+
+
 def seconds_of(world: World, stage: str) -> float:
     """Return how long a stage of the unbroken run took."""
     artifact = ArtifactStore(world.whole).find(world.calls(world.whole)[stage].key)
@@ -210,6 +219,7 @@ def run_at_once(world: World, stage: str, count: int) -> dict[str, int]:
     ended = [finish(run) for run in [start(config) for _ in range(count)]]
     assert [code for code, *_ in ended] == [0] * count, [errors for _, _, errors in ended]
     check_same(world, calls)
+    assert left_overs(store) == set()
     built: Counter[str] = Counter()
     for _, out, _ in ended:
         built.update({stage["name"]: not stage["cached"] for stage in json.loads(out)["stages"]})

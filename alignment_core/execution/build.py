@@ -20,6 +20,7 @@ from alignment_core.execution.launcher import build_in_process
 from alignment_core.execution.listeners import ListeningProgress
 from alignment_core.execution.stage import Job, StageCall
 from alignment_core.progress import Progress
+from alignment_core.ranks.cards import check_cards
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,17 @@ def hold_leases(calls: Iterable[StageCall]) -> AbstractContextManager[None]:
     calls = list(calls)
     keys = {key for call in calls for key in (call.key, *call.reads().values())}
     return held(store_of(calls[0]), keys)
+
+
+def check_cards_of(calls: Iterable[StageCall]) -> None:
+    """Check that this machine has the cards of those stages of a run that are not in its store yet.
+
+    Raises:
+        ConfigError: it has fewer.
+    """
+    for call in calls:
+        if call.cards > 1 and store_of(call).find(call.key) is None:
+            check_cards(call.cards, call.runtime.device)
 
 
 def store_of(call: StageCall) -> ArtifactStore:

@@ -7,6 +7,7 @@ import faulthandler
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -25,6 +26,8 @@ from alignment_core.progress import Stopped
 from alignment_core.ranks.group import Group, RankLost
 
 PR_SET_PDEATHSIG = 1
+LOST_SECONDS = 10
+"""Longest time until the launcher ends the others when one rank has ended."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,11 @@ class RankProgress:
 
     def _send(self, event: str, **fields: Any) -> None:
         if self._group.index == 0:
-            self._pipe.send({"event": event, **fields})
+            try:
+                self._pipe.send({"event": event, **fields})
+            except BrokenPipeError:
+                # The stage's process has ended. Stop, but write a checkpoint first.
+                self._group.asked = True
 
 
 def run_rank(task: RankTask) -> None:
@@ -106,6 +113,8 @@ def run_rank(task: RankTask) -> None:
         # All have finished, or none has.
         group.gather("end", None)
     except RankLost as error:
+        # The launcher reports the process that it sees end first. That must be the one that was lost.
+        _wait_for_stop(group)
         _end(pipe, "lost", message=str(error))
     except Stopped as error:
         _end(pipe, "stopped", message=str(error))
@@ -117,6 +126,12 @@ def run_rank(task: RankTask) -> None:
         _end(pipe, "failed", message=message, ran_out_of_memory=ran_out_of_memory(error))
     pipe.send({"event": "done", "finished": asdict(finished)})
     group.leave()
+
+
+def _wait_for_stop(group: Group) -> None:
+    deadline = time.monotonic() + LOST_SECONDS
+    while not group.asked and time.monotonic() < deadline:
+        time.sleep(0.05)
 
 
 def _end(pipe: Connection, event: str, **fields: Any) -> NoReturn:

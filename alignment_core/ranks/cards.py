@@ -44,5 +44,5 @@ def check_cards(gpus: int, device: str) -> None:
             where="gpus",
             got=gpus,
             expected=f"at most {present}" if present else "1: no NVIDIA GPU is visible",
-            do="Lower `gpus`, or look at CUDA_VISIBLE_DEVICES",
+            do="Lower `gpus`, look at CUDA_VISIBLE_DEVICES, or set `device: cpu` for processes that share the CPU",
         )

@@ -15,8 +15,8 @@ from alignment_core.errors import AlignmentError, PluginError, ran_out_of_memory
 from alignment_core.progress import Stopped
 
 BACKENDS = {False: "gloo", True: "cpu:gloo,cuda:nccl"}
-"""By whether the ranks have cards: NCCL sums the tensors on them. Gloo exchanges the rest, and notices at once if a rank
-is gone."""
+"""By whether the ranks have cards: NCCL sums the tensors on them. Gloo exchanges the rest, and notices at once if a
+rank is gone."""
 PATIENCE = timedelta(hours=2)
 """How long a rank waits for another one: the last resort. A rank that ends is noticed at once."""
 BUCKET = 2**24

@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from alignment_core.errors import TrainingError, ran_out_of_memory
+from alignment_core.errors import PluginError, TrainingError, ran_out_of_memory
 from alignment_core.models.passes.batching import row_sequences
 from alignment_core.models.roles.shares import shares_of
 from alignment_core.plugin_api import Row, StepBatch
-from alignment_core.plugin_calls import calling
+from alignment_core.plugin_calls import calling, method_of
 from alignment_core.progress import Stopped
 from alignment_core.ranks import Ranks
 from alignment_core.seeds import seed_of
@@ -250,6 +250,7 @@ def accumulate(
     for weight in weights:
         weight.grad = None
     sums: dict[str, Tensor | float] = {}
+    state = {name: id(value) for name, value in run.state.items()}
     for index, micro in enumerate(_micro_batches(batch, run)):
         if run.progress.stopping:
             raise Stopped(f"stopped in step {run.step + 1}")
@@ -258,6 +259,12 @@ def accumulate(
         torch.manual_seed(seed_of(run.seed, "dropout", run.step, place))
         for name, part in _learn(objective, run, micro, loss_scale).items():
             sums[name] = sums.get(name, 0.0) + part
+    if run.budget.ranks.size > 1 and state != {name: id(value) for name, value in run.state.items()}:
+        raise PluginError(
+            "`loss` changes `run.state`, which the other processes of the stage do not see",
+            where=method_of(objective, "loss"),
+            do="Change it in `batches`, from `run.metrics`, or set `gpus: 1`",
+        )
     return _numbers(sums, run.device)
 
 

@@ -17,7 +17,7 @@ from prefect.tasks import MaterializingTask
 from rich.console import Console
 
 from alignment_core.errors import AlignmentError, StageCrashed
-from alignment_core.execution.build import StageResult, build, hold_leases
+from alignment_core.execution.build import StageResult, build, check_cards_of, hold_leases
 from alignment_core.execution.stage import StageCall
 from alignment_flows.assets import assets_of, describe_assets
 from alignment_flows.progress import StageProgress
@@ -113,8 +113,13 @@ def final_state(built: dict[str, StageResult]) -> dict[str, StageResult]:
 
 @contextmanager
 def planned(calls: Iterable[StageCall]) -> Iterator[None]:
-    """Protect what these stages read or write from pruning, and show them in the terminal as the stages of the run."""
+    """Protect what these stages read or write from pruning, and show them in the terminal as the stages of the run.
+
+    Raises:
+        ConfigError: the machine has fewer cards than a stage shall use.
+    """
     calls = list(calls)
+    check_cards_of(calls)
     if (view := current_view()) is not None:
         view.plan((call.label for call in calls), flow_run.ui_url)
     with hold_leases(calls):

@@ -13,14 +13,16 @@ from typing import Any
 import psutil
 import pytest
 
+from alignment_core.artifacts import Artifact, ArtifactStore
 from alignment_core.config import PipelineConfig
 from alignment_core.errors import ConfigError, StageCrashed
-from alignment_core.execution.build import build
+from alignment_core.execution.build import build, check_cards_of
 from alignment_core.execution.stage import ON_ONE_CARD, ON_SEVERAL_CARDS, StageCall
 from alignment_core.planning.pipeline import plan_pipeline
 from alignment_core.progress import Silent
 from alignment_core.ranks import cards
 from alignment_core.registry import load_registry
+from alignment_flows.tasks import planned
 
 MARK = "STAGE_OF_RANKS"
 
@@ -42,7 +44,7 @@ class Recorder(Silent):
         self.logs.append(message)
 
 
-def plan(model: Path, folder: Path, gpus: int) -> dict[str, StageCall]:
+def plan(model: Path, folder: Path, gpus: int, device: str = "cpu") -> dict[str, StageCall]:
     rows = [{"prompt": f"Is {n} even?", "chosen": f"{n % 2 == 0}.", "rejected": f"{n} what?"} for n in range(24)]
     (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     step = {"batch_size": 6, "epochs": 3, "learning_rate": 1e-3}
@@ -53,7 +55,7 @@ def plan(model: Path, folder: Path, gpus: int) -> dict[str, StageCall]:
         "optimizer": {"name": "dpo", **step},
         "evaluation": {"max_prompts": 4, "max_new_tokens": 6},
         "store": str(folder / f"on-{gpus}"),
-        "device": "cpu",
+        "device": device,
         "gpus": gpus,
         "checkpoint_seconds": 1e-3,
     }
@@ -153,11 +155,43 @@ def test_a_stop_reaches_every_rank_and_one_process_goes_on(
 def test_more_cards_than_the_machine_has_are_refused(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A stage that is in the store already needs none."""
     monkeypatch.setattr(cards, "cards_present", lambda: 1)
-    cards.check_cards(1, "auto")
-    cards.check_cards(5, "cpu")
-    with pytest.raises(ConfigError, match="got 2, expected at most 1"):
-        cards.check_cards(2, "auto")
+    calls = plan(tiny_model, tmp_path, 2, device="auto")
+    with pytest.raises(ConfigError, match="got 2, expected at most 1"), planned(calls.values()):
+        pass
+    monkeypatch.setattr(ArtifactStore, "find", lambda store, key: Artifact("sft", key, ""))
+    check_cards_of(calls.values())
+    check_cards_of(plan(tiny_model, tmp_path, 1, device="auto").values())
+    check_cards_of(plan(tiny_model, tmp_path, 5).values())
+
+
+@pytest.mark.parametrize(("visible", "seen"), [(None, 4), ("0,2", 2), ("3", 1), ("", 0), ("0,-1,1", 1)])
+def test_cards_are_those_that_a_process_may_see(
+    monkeypatch: pytest.MonkeyPatch, visible: str | None, seen: int
+) -> None:
+    class Nvml:
+        def nvmlInit_v2(self) -> int:
+            return 0
+
+        def nvmlDeviceGetCount_v2(self, count: Any) -> int:
+            count._obj.value = 4
+            return 0
+
+    monkeypatch.setattr(cards.ctypes, "CDLL", lambda name: Nvml())
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert cards.cards_present() == seen
+
+
+@pytest.mark.parametrize(
+    ("change", "message"), [({"device": "cuda:1"}, "is one card"), ({"isolation": "inline"}, "processes of their own")]
+)
+def test_settings_that_contradict_several_cards_are_refused(change: dict[str, str], message: str) -> None:
+    settings = {"model": {"base": "x"}, "data": {"sources": [{"path": "x"}]}, "gpus": 2}
+    with pytest.raises(ValueError, match=message):
+        PipelineConfig.model_validate(settings | change)
 
 
 def test_every_stage_says_how_many_cards_it_uses(tiny_model: Path, tmp_path: Path) -> None:

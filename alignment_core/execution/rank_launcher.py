@@ -141,8 +141,11 @@ def _failure(job: Job, outcomes: dict[int, dict[str, Any]], failed: ChildFailedE
         if outcome["event"] == "error":
             return AlignmentError.from_json(outcome["error"])
         if outcome["event"] == "failed":
-            kind = MemoryError if outcome["ran_out_of_memory"] else RuntimeError
-            return kind(f"rank {rank}: {outcome['message']}")
+            message = f"rank {rank}: {outcome['message']}"
+            if outcome["disk"] is not None:
+                number, place = outcome["disk"]
+                return OSError(number, message, place)
+            return (MemoryError if outcome["ran_out_of_memory"] else RuntimeError)(message)
     rank, process = failed.get_first_failure()
     if rank in outcomes and any(outcome["event"] == "stopped" for outcome in outcomes.values()):
         return Stopped("a rank was asked to stop")

@@ -123,7 +123,8 @@ def run_rank(task: RankTask) -> None:
     except Exception as error:
         traceback.print_exc()
         message = f"{type(error).__name__}: {error}"
-        _end(pipe, "failed", message=message, ran_out_of_memory=ran_out_of_memory(error))
+        disk = (error.errno, str(error.filename)) if isinstance(error, OSError) and error.errno else None
+        _end(pipe, "failed", message=message, ran_out_of_memory=ran_out_of_memory(error), disk=disk)
     pipe.send({"event": "done", "finished": asdict(finished)})
     group.leave()
 

@@ -89,7 +89,7 @@ def history(folder: Path) -> list[dict[str, float]]:
 
 
 @pytest.mark.ci
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(3600)
 def test_a_killed_rank_ends_the_stage_which_resumes_to_the_same_result(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,7 +127,7 @@ def test_a_killed_rank_ends_the_stage_which_resumes_to_the_same_result(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(3600)
 def test_a_stop_reaches_every_rank_and_one_process_goes_on(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

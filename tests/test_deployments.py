@@ -31,7 +31,7 @@ from prefect_kubernetes.worker import KubernetesWorkerJobConfiguration
 from alignment_flows.form.settings import read_settings
 from alignment_flows.quick import quick, read_quick
 from alignment_flows.serve.deployments.declared import recipe
-from alignment_flows.serve.services import POOLS
+from alignment_flows.serve.workers import POOLS
 
 FOLDER = Path(__file__).resolve().parent.parent / "deployments"
 DECLARED = yaml.safe_load((FOLDER / "prefect.yaml").read_text())
@@ -122,8 +122,11 @@ def test_container_files_refer_to_existing_files_and_settings() -> None:
         if "build" in service:
             assert (FOLDER / service["build"]["context"] / service["build"]["dockerfile"]).is_file()
     known = set(_get_settings_fields(Settings))
-    named = set(re.findall(r"\bPREFECT_[A-Z_]+", dockerfile + (FOLDER / "compose.yaml").read_text()))
+    named = set(
+        re.findall(r"\bPREFECT_[A-Z_]+", "".join([dockerfile, *(file.read_text() for file in FOLDER.glob("compose*"))]))
+    )
     assert named <= known
+    assert "deployments/credentials.env" in (FOLDER.parent / ".dockerignore").read_text().split()
     assert {f"worker-{pool}" for pool in POOLS} <= compose["services"].keys()
 
 
@@ -156,6 +159,9 @@ def test_docker_accepts_the_compose_file_and_asks_for_a_password() -> None:
     assert "choose a password for the database" in refused.stderr
 
 
+CLAIM = {"name": "work", "persistentVolumeClaim": {"claimName": "disk"}}
+
+
 async def kubernetes_job(**values: Any) -> dict[str, Any]:
     """Return the job that Prefect's Kubernetes worker would start for a flow run."""
     template = json.loads((FOLDER / "kubernetes.json").read_text())
@@ -168,8 +174,17 @@ async def kubernetes_job(**values: Any) -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("prefect_server")
-@pytest.mark.parametrize(("values", "gpus"), [({}, 1), ({"gpus": 0, "env": {"HF_TOKEN": "x"}, "claim": "disk"}, 0)])
-def test_kubernetes_worker_makes_a_job_that_kubernetes_accepts(values: dict[str, Any], gpus: int) -> None:
+@pytest.mark.parametrize(
+    ("values", "gpus", "work"),
+    [
+        ({}, 1, {"name": "work", "emptyDir": {}}),
+        ({"gpus": 0, "env": {"HF_HOME": "x"}, "secret": "s3", "work": CLAIM}, 0, CLAIM),
+    ],
+    ids=["no volume is shared", "a shared volume"],
+)
+def test_kubernetes_worker_makes_a_job_that_kubernetes_accepts(
+    values: dict[str, Any], gpus: int, work: dict[str, Any]
+) -> None:
     job = asyncio.run(kubernetes_job(**values))
     pod = job["spec"]["template"]["spec"]
     # Prefect requires these two fields at a place where Kubernetes does not know them and drops them.
@@ -181,5 +196,33 @@ def test_kubernetes_worker_makes_a_job_that_kubernetes_accepts(values: dict[str,
     given = {variable["name"]: variable["value"] for variable in container["env"]}
     assert values.get("env", {}).items() <= given.items()
     assert "PREFECT__FLOW_RUN_ID" in given
-    claims = [volume["persistentVolumeClaim"]["claimName"] for volume in pod["volumes"] if volume["name"] == "work"]
-    assert claims == [values.get("claim", "alignment-flows")]
+    assert [volume for volume in pod["volumes"] if volume["name"] == "work"] == [work]
+    assert container["volumeMounts"][0] == {"name": "work", "mountPath": container["workingDir"]}
+    secret = {"name": values.get("secret", "alignment-flows"), "optional": True}
+    assert container["envFrom"] == [{"secretRef": secret}], "credentials come from a Secret, and are in no template"
+
+
+def test_docker_accepts_the_worker_of_another_machine_which_shares_no_volume(tmp_path: Path) -> None:
+    """`docker-compose config` resolves the file as `up` would: its schema, its variables and files of variables."""
+    config = ("--file", "compose.worker.yaml", "config", "--format", "json")
+    resolved = tool("docker-compose", *config, PREFECT_API_URL="http://server:4200/api", POOL="gpu-24gb")
+    assert resolved.returncode == 0, resolved.stderr
+    (worker,) = json.loads(resolved.stdout)["services"].values()
+    assert worker["command"] == ["prefect", "worker", "start", "--pool", "gpu-24gb", "--limit", "1"]
+    assert worker["environment"]["PREFECT_API_URL"] == "http://server:4200/api"
+    assert [(volume["type"], volume["target"]) for volume in worker["volumes"]] == [("volume", "/srv/align")]
+    assert worker["build"] == {"context": str(FOLDER.parent), "dockerfile": "deployments/Dockerfile"}
+    for missing, message in (("PREFECT_API_URL", "address of the Prefect server"), ("POOL", "name the work pool")):
+        given = {"PREFECT_API_URL": "http://server:4200/api", "POOL": "gpu", missing: ""}
+        refused = tool("docker-compose", *config, **given)
+        assert refused.returncode != 0
+        assert message in refused.stderr
+    # Credentials are read from a file that the repository does not have.
+    folder = tmp_path / "deployments"
+    folder.mkdir()
+    (folder / "compose.worker.yaml").write_text((FOLDER / "compose.worker.yaml").read_text())
+    (folder / "credentials.env").write_text("AWS_ACCESS_KEY_ID=id\n")
+    path = str(folder / "compose.worker.yaml")
+    resolved = tool("docker-compose", "--file", path, *config[2:], PREFECT_API_URL="http://server/api", POOL="gpu")
+    (worker,) = json.loads(resolved.stdout)["services"].values()
+    assert worker["environment"]["AWS_ACCESS_KEY_ID"] == "id"

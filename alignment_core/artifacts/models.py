@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -10,12 +12,18 @@ from alignment_core.artifacts.alias_history import Change
 from alignment_core.artifacts.catalogue import ALIGNED, LATEST, PROMOTABLE, Entry, catalogue, resolve
 from alignment_core.artifacts.layout import check_exists
 from alignment_core.artifacts.manifest import Manifest
+from alignment_core.artifacts.remote.objects import Unreachable
+from alignment_core.artifacts.remote.remote import Remote
 from alignment_core.artifacts.sharing import Logged, obtain_lineage
 from alignment_core.artifacts.store import Artifact, ArtifactStore
 from alignment_core.errors import ArtifactError
 
 SHORT = 12
 """Digits of a key in a message or a command. They are enough to name the artifact."""
+JUDGING = ("evaluate", "gate")
+"""Kinds of the artifacts by which a gate's verdict belongs to a model."""
+
+logger = logging.getLogger(__name__)
 
 
 class Standing(StrEnum):
@@ -70,12 +78,26 @@ def find_model(store: ArtifactStore, reference: str, *, run: str | None = None) 
 def _standing(store: ArtifactStore, entry: Entry) -> Standing:
     if entry.artifact.kind != ALIGNED:
         return Standing.UNALIGNED
-    made = catalogue(store, ("evaluate", "gate"))
-    manifests = {found.artifact.key: found.manifest for found in made if found.manifest is not None}
-    verdicts = [manifest for manifest in manifests.values() if judges(manifest, entry.artifact.key, manifests)]
-    if not verdicts:
+    verdict = _verdict([made.manifest for made in catalogue(store, JUDGING)], entry.artifact.key)
+    if verdict is None and store.remote is not None:  # a model that was pulled comes without its verdict
+        verdict = _verdict(_judging_manifests(store.remote), entry.artifact.key)
+    if verdict is None:
         return Standing.UNGATED
-    return Standing.PASSED if verdicts[0].metrics.get("passed") else Standing.REFUSED  # the newest comes first
+    return Standing.PASSED if verdict.metrics.get("passed") else Standing.REFUSED
+
+
+def _verdict(made: Iterable[Manifest | None], model: str) -> Manifest | None:
+    """Return the manifest of the newest verdict on a model among manifests, newest first; None if there is none."""
+    manifests = {manifest.key: manifest for manifest in made if manifest is not None}
+    return next((manifest for manifest in manifests.values() if judges(manifest, model, manifests)), None)
+
+
+def _judging_manifests(remote: Remote) -> list[Manifest | None]:
+    try:
+        return [found.manifest for found in remote.artifacts()]
+    except Unreachable as error:
+        logger.warning("whether another machine's gate judged the model is not known: %s", error)
+        return []
 
 
 def judges(verdict: Manifest, model: str, evaluations: dict[str, Manifest]) -> bool:

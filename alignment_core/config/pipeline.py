@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from alignment_core.config.base import Settings
+from alignment_core.config.base import Name, Settings
 from alignment_core.config.data import DataConfig
 from alignment_core.config.evaluation import EvaluationConfig, GateConfig
 from alignment_core.config.feedback import ChatConfig, RetrainConfig
@@ -19,6 +19,11 @@ from alignment_core.config.remote_address import check_remote
 from alignment_core.config.sampling import RankConfig, SampleConfig, VllmConfig
 from alignment_core.config.training import RewardConfig, SFTConfig
 
+StageKind = Literal[
+    "ingest", "adapter", "sft", "sample", "rank", "reward", "reference", "optimize", "evaluate", "head_to_head", "gate",
+    "lm_eval",
+]  # fmt: skip
+"""The kinds of stages that `where` can move. Several stages of a run may be of one kind, such as its evaluations."""
 LARGEST_SEED = 2**53 - 1
 """The largest number that a browser keeps exactly."""
 DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,3})?|.*\{\{.*")
@@ -72,6 +77,9 @@ class PipelineConfig(Settings):
     remote_checkpoint_seconds: float | None = Field(None, gt=0)
     """Time in seconds between checkpoints that are pushed to the remote, so that another machine can go on with a
     training stage if this one is lost. Unset: no checkpoint is pushed."""
+    where: dict[StageKind, Name] = Field(default_factory=dict)
+    """Work pools of Prefect in which stages run, by the kind of the stage: `{ingest: cpu, optimize: gpu-24gb}`. Stages
+    of other kinds run where the flow runs. Needs `remote`. `align deploy` registers the pools."""
     feedback: FeedbackPlace = "./feedback.db"
     """The feedback store: an SQLite file, or `postgresql://user@host/name`. Its password belongs in an environment
     variable or a Secret block, because Prefect shows settings to everyone."""

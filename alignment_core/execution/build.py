@@ -52,14 +52,32 @@ def build(call: StageCall, progress: Progress) -> StageResult:
     Raises:
         AlignmentError: the error that the stage raised, or `StageCrashed` if its process crashed.
     """
+    if (found := find(call, progress)) is not None:
+        return found
     started = time.monotonic()
     audience = ListeningProgress(call, progress)
-    found = obtain(store_of(call), call.key, progress)
     try:
-        artifact, cached = (found, True) if found is not None else _run(call, audience)
+        artifact, cached = _run(call, audience)
     except BaseException as error:
         audience.failed(error)
         raise
+    return _finished(artifact, cached, started, audience)
+
+
+def find(call: StageCall, progress: Progress) -> StageResult | None:
+    """Return the artifact of `call` from the store or its remote, verified, or None if it must be built.
+
+    Raises:
+        ArtifactError: the store cannot be read or written.
+        PluginError, ConfigError: a listener is not installed, or its settings are invalid.
+    """
+    started = time.monotonic()
+    audience = ListeningProgress(call, progress)
+    artifact = obtain(store_of(call), call.key, progress)
+    return None if artifact is None else _finished(artifact, True, started, audience)
+
+
+def _finished(artifact: Artifact, cached: bool, started: float, audience: ListeningProgress) -> StageResult:
     metrics = artifact.manifest().metrics
     audience.finished(metrics, cached=cached)
     return StageResult(artifact, cached, time.monotonic() - started, metrics, tuple(audience.faults))

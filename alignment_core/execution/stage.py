@@ -19,6 +19,20 @@ ON_ONE_CARD = ("head_to_head", "lm_eval")
 """Stages that run a model on one card, whatever `gpus` says."""
 
 
+class WorkPool(BaseModel):
+    """A work pool of Prefect in which a stage runs, on a machine with a store of its own.
+
+    Attributes:
+        name: its name.
+        store: folder of the store there, as in the settings: relative to the folder in which the pool's worker runs.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    store: Path
+
+
 class Runtime(BaseModel):
     """Where and how a stage runs. None of this enters a cache key."""
 
@@ -36,6 +50,7 @@ class Runtime(BaseModel):
     checkpoint_seconds: float = 120.0
     run: str = ""
     listeners: tuple[dict[str, Any], ...] = ()
+    pool: WorkPool | None = None  # None: where the flow runs
 
 
 class StageCall(BaseModel):
@@ -72,6 +87,26 @@ class StageCall(BaseModel):
     def reads(self) -> dict[str, str]:
         """Return the keys of all artifacts that the stage reads, by role."""
         return {**self.parents, **self.standing}
+
+    def on_this_machine(self) -> StageCall:
+        """Return the call as it runs on a machine of its work pool, with the store of that machine.
+
+        Inputs inside the store, such as a base model that was unpacked there, are inside that machine's store then.
+        """
+        assert self.runtime.pool is not None
+        store = self.runtime.pool.store.absolute()
+        runtime = self.runtime.model_copy(update={"store": store, "pool": None})
+        inputs = _moved(self.inputs, f"{self.runtime.store}/", f"{store}/")
+        return self.model_copy(update={"runtime": runtime, "inputs": inputs})
+
+
+def _moved(value: Any, old: str, new: str) -> Any:
+    """Return a JSON value in which paths inside the folder `old` are inside `new`. Both end with a slash."""
+    if isinstance(value, str):
+        return new + value.removeprefix(old) if value.startswith(old) else value
+    if isinstance(value, Mapping):
+        return {name: _moved(inner, old, new) for name, inner in value.items()}
+    return [_moved(inner, old, new) for inner in value] if isinstance(value, list | tuple) else value
 
 
 @dataclass(frozen=True)

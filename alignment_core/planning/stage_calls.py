@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from alignment_core.artifacts import Artifact, key_of
+from alignment_core.artifacts import Artifact, ArtifactStore, key_of
 from alignment_core.artifacts.layout import described
 from alignment_core.config import DataConfig, LoraConfig, PipelineConfig
 from alignment_core.data.rendering.builtin_templates import TEMPLATE_DATE
 from alignment_core.data.sources.inputs import check_hub, find_inputs
 from alignment_core.data.sources.locate import is_hub
 from alignment_core.errors import ConfigError
-from alignment_core.execution.stage import Runtime, StageCall
+from alignment_core.execution.stage import Runtime, StageCall, WorkPool
 from alignment_core.feedback.data_source import is_store, source_key
 from alignment_core.models.base.adapter_identity import AdapterIdentity
 from alignment_core.models.base.base_checks import check_positions
@@ -88,6 +88,7 @@ class StageCalls:
             ModelError: the model, its adapter or its chat template does not exist, or cannot be used as the settings
                 ask.
         """
+        _check_shared(config)
         model = config.model
         found = find_base(model, config.store)
         return cls(
@@ -278,6 +279,10 @@ class StageCalls:
         if external is not None:
             config, inputs = config | {"reward_model": external.key()}, inputs | {"reward_model": external.place()}
         keys = {role: parent.key for role, parent in parents.items() if parent is not None}
+        runtime = self.runtime
+        for kind, pool in self.config.where.items():
+            if kind == stage:
+                runtime = runtime.model_copy(update={"pool": WorkPool(name=pool, store=self.config.store)})
         key = key_of(stage=stage, version=VERSIONS[stage], config=config, parents={**keys, **standing})
         return StageCall(
             stage=stage,
@@ -286,6 +291,21 @@ class StageCalls:
             config=config,
             parents=keys,
             inputs=inputs,
-            runtime=self.runtime,
+            runtime=runtime,
             standing=standing,
+        )
+
+
+def _check_shared(config: PipelineConfig) -> None:
+    """Check that there is a remote if stages run on other machines, which find there what the stages read.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if config.where and ArtifactStore(config.store, config.remote).remote is None:
+        raise ConfigError(
+            "stages run in other work pools, and no remote is set over which they get and give artifacts",
+            where="where",
+            got=", ".join(f"{stage}: {pool}" for stage, pool in config.where.items()),
+            do="Set `remote` to a bucket or folder that all machines reach, or remove `where`",
         )

@@ -21,7 +21,7 @@ from alignment_flows.pipeline import pipeline, read_data
 from alignment_flows.progress import tolerate_server_outage
 from alignment_flows.reports.comparison import Comparison, OptimizerRun, compare_results
 from alignment_flows.reports.comparison_page import markdown, write_comparison
-from alignment_flows.tasks import StageRunner, planned, without_traceback
+from alignment_flows.tasks import StageRunner, without_traceback
 
 FOLDER = Path("comparison")
 
@@ -43,7 +43,7 @@ def compare(
     for each in settings.values():
         stage(base_of_run(each))
     plans = plans_of(settings)
-    with planned([call for plan in plans.values() for call in plan.calls().values()]):
+    with stage.planned([call for plan in plans.values() for call in plan.calls().values()]):
         for plan in plans.values():
             read_data(stage, plan)  # so that nothing is trained if one of them lacks data
         comparison = side_by_side(stage, plans)
@@ -116,6 +116,7 @@ def _with_own_settings(
 def side_by_side(stage: StageRunner, plans: Mapping[str, Plan]) -> Comparison:
     """Run every plan, even if another one fails, and return the comparison."""
     runs = []
+    stage.expect(call for plan in plans.values() for call in plan.calls().values())
     for name, plan in plans.items():
         error: AlignmentError | None = None
         try:

@@ -19,7 +19,7 @@ from alignment_core.registry import load_registry
 from alignment_core.stages.shared.demo_texts import TRUE_RULE
 from alignment_flows.form.run_names import named
 from alignment_flows.pipeline import pipeline
-from alignment_flows.tasks import StageRunner, planned, without_traceback
+from alignment_flows.tasks import StageRunner, without_traceback
 
 LENGTH = {"max_new_tokens": 40}
 OPTIMIZERS: dict[str, dict[str, Any]] = {
@@ -74,11 +74,11 @@ def demo(store: Path, seed: int = 0) -> tuple[dict[str, Plan], dict[str, StageRe
         seed: Random seed of the demo.
     """
     stage, world, registry = StageRunner(), world_call(store, seed), load_registry()
-    with planned([world]):
+    with stage.planned([world]):
         stage(world)
         folder = stage.built(world).artifact.path
         plans = {name: plan_pipeline(demo_config(folder, store, seed, name), registry) for name in OPTIMIZERS}
-        with planned(call for plan in plans.values() for call in plan.calls().values()):
+        with stage.planned(call for plan in plans.values() for call in plan.calls().values()):
             for plan in plans.values():
                 pipeline(stage, plan)
     return plans, stage.all_built()

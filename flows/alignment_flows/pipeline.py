@@ -18,7 +18,7 @@ from alignment_flows.form.parameters import secret_flow
 from alignment_flows.form.settings import PipelineForm, read_settings, run_name
 from alignment_flows.promotion import promote_by_gate, promote_if_approved
 from alignment_flows.reports.run import publish_run_report
-from alignment_flows.tasks import StageRunner, final_state, planned, without_traceback
+from alignment_flows.tasks import StageRunner, final_state, without_traceback
 
 
 @secret_flow(name="align", flow_run_name=run_name, persist_result=False, validate_parameters=False)
@@ -41,7 +41,7 @@ def run_pipeline(settings: PipelineConfig) -> dict[str, StageResult]:
         return asked
     stage(base_of_run(settings))
     plan = plan_pipeline(settings, load_registry())
-    with planned(plan.calls().values()):
+    with stage.planned(plan.calls().values()):
         pipeline(stage, plan)
         built = {name: stage.built(call) for name, call in plan.calls().items()}
         publish_run_report(settings, built, promote_by_gate(settings, built))
@@ -62,6 +62,7 @@ def read_data(stage: StageRunner, plan: Plan) -> tuple[StageCall | None, StageCa
 def pipeline(stage: StageRunner, plan: Plan) -> None:
     """Run the stages of a plan in order."""
     data, votes, older = read_data(stage, plan)
+    stage.expect(plan.calls().values())
     adapter = stage(plan.adapter)
     sft = stage(plan.sft, data, adapter) or adapter
     samples = stage(plan.sample, data, sft)

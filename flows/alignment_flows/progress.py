@@ -63,6 +63,19 @@ class StageProgress:
         self._percent = 100 * done / max(total, 1)
         if self._view is not None:
             self._view.step(done, total, left, metrics or {})
+        self._refresh(now)
+
+    def show(self, percent: float, description: str) -> None:
+        """Show what the page of another flow run shows of the same stage."""
+        newest = description.removeprefix(self._name).strip()
+        if (percent, newest) == (self._percent, self._newest):
+            return
+        self._percent, self._newest = percent, newest
+        if self._view is not None:
+            self._view.step(round(percent), 100, "", {})
+        self._refresh(time.monotonic())
+
+    def _refresh(self, now: float) -> None:
         if now - self._logged > LOG_SECONDS:
             self._logged = now
             self._tell()

@@ -18,7 +18,7 @@ from alignment_flows.form.settings import PipelineForm, read_settings, run_name
 from alignment_flows.pipeline import pipeline
 from alignment_flows.promotion import promote_by_gate, promote_if_approved
 from alignment_flows.reports.run import publish_run_report
-from alignment_flows.tasks import StageRunner, final_state, planned, without_traceback
+from alignment_flows.tasks import StageRunner, final_state, without_traceback
 
 SKIPPED = "Skipped"
 """Name of the final state of a retrain that did not have enough new votes."""
@@ -42,7 +42,7 @@ def retrain(config: PipelineForm, changes: Sequence[str] = ()) -> dict[str, Stag
     if isinstance(plan, TooFewVotes):
         # Prefect uses a returned state as the final state of the run.
         return Completed(name=SKIPPED, message=str(plan), data=plan)
-    with planned(plan.calls().values()):
+    with stage.planned(plan.calls().values()):
         pipeline(stage, plan)
         built = {name: stage.built(call) for name, call in plan.calls().items()}
         _remember(settings, built)  # first, because the run may be suspended until a person decides

@@ -11,7 +11,7 @@ from alignment_core.planning.unpacked_base import base_of_run
 from alignment_core.registry import load_registry
 from alignment_flows.form.parameters import secret_flow
 from alignment_flows.form.settings import PipelineForm, read_settings, run_name
-from alignment_flows.tasks import StageRunner, planned, without_traceback
+from alignment_flows.tasks import StageRunner, without_traceback
 
 RESPONSES = "responses.jsonl"
 
@@ -29,7 +29,7 @@ def sample(config: PipelineForm, model: str | None = None, changes: Sequence[str
     settings, stage = read_settings(config, changes), StageRunner()
     stage(base_of_run(settings))
     plan = plan_sampling(settings, load_registry(), model or None)
-    with planned(plan.calls()):
+    with stage.planned(plan.calls()):
         data = stage(plan.ingest)
         adapter = stage(plan.adapter)
         sft = stage(plan.sft, data, adapter) or adapter

@@ -11,7 +11,7 @@ from alignment_core.planning.unpacked_base import base_of_run
 from alignment_core.registry import load_registry
 from alignment_flows.form.parameters import secret_flow
 from alignment_flows.form.settings import PipelineForm, read_settings, run_name
-from alignment_flows.tasks import StageRunner, planned, without_traceback
+from alignment_flows.tasks import StageRunner, without_traceback
 
 StageName = Literal[
     "ingest",
@@ -49,7 +49,7 @@ def stage(config: PipelineForm, until: StageName, changes: Sequence[str] = ()) -
     run(base_of_run(settings))
     plan = plan_pipeline(settings, load_registry())
     wanted = _wanted(plan, until)
-    with planned(plan.calls().values()):
+    with run.planned(plan.calls().values()):
         for call in (call for call in plan.calls().values() if call.key in wanted):
             run(call, *(wanted[key] for key in call.parents.values()))
     return run.built(plan.calls()[until])

@@ -23,6 +23,8 @@ from alignment_flows.assets import assets_of, describe_assets
 from alignment_flows.progress import StageProgress
 from alignment_flows.reports.stage import publish_report
 from alignment_flows.terminal.run_view import current_view
+from alignment_flows.work_pools.moved_stages import MovedStages
+from alignment_flows.work_pools.pools import check_pools
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -77,10 +79,10 @@ def was_killed(task: Task[Any, Any], task_run: TaskRun, state: State[Any]) -> bo
 
 
 @without_traceback
-def _build_stage(call: StageCall, parents: list[StageResult]) -> State[Any]:
+def _build_stage(call: StageCall, parents: list[StageResult], moved: MovedStages) -> State[Any]:
     """Build one stage, or find it in the store. `parents` only draws the graph: their keys are already in `call`."""
     with StageProgress(call.label) as progress:
-        built = build(call, progress)
+        built = build(call, progress) if call.runtime.pool is None else moved.build(call, progress)
         progress.finish("found in the store" if built.cached else f"built in {built.seconds:.0f} s")
     publish_report(call, built)
     describe_assets(call, built)
@@ -111,29 +113,41 @@ def final_state(built: dict[str, StageResult]) -> dict[str, StageResult]:
     return Completed(name=NOTHING_NEW, message="every stage is already in the store", data=built)  # type: ignore[return-value]
 
 
-@contextmanager
-def planned(calls: Iterable[StageCall]) -> Iterator[None]:
-    """Protect what these stages read or write from pruning, and show them in the terminal as the stages of the run.
-
-    Raises:
-        ConfigError: the machine has fewer cards than a stage shall use.
-    """
-    calls = list(calls)
-    check_cards_of(calls)
-    if (view := current_view()) is not None:
-        view.plan((call.label for call in calls), flow_run.ui_url)
-    with hold_leases(calls):
-        yield
-
-
 class StageRunner:
     """Runs stages one at a time, because one GPU cannot hold two, and each at most once per flow.
 
-    Stages run in the flow's own thread, so that Ctrl-C and cancellation reach them and stop the stage's process.
+    Stages run in the flow's own thread, so that Ctrl-C and cancellation reach them and stop the stage's process. Those
+    that run in other work pools may run at the same time.
     """
 
     def __init__(self) -> None:
         self._states: dict[str, State[Any]] = {}
+        self._moved = MovedStages()
+
+    @contextmanager
+    def planned(self, calls: Iterable[StageCall]) -> Iterator[None]:
+        """Announce the stages of a run, and run them in this block.
+
+        What they read or write is protected from pruning, and the terminal shows them as the stages of the run. Those
+        that run in other work pools are cancelled at the end of the block, if they have not ended.
+
+        Raises:
+            ConfigError: a stage cannot run in its work pool, or shall use more cards than this machine has.
+        """
+        calls = list(calls)
+        check_pools(calls)
+        check_cards_of(call for call in calls if call.runtime.pool is None)
+        if (view := current_view()) is not None:
+            view.plan((call.label for call in calls), flow_run.ui_url)
+        with hold_leases(calls):
+            try:
+                yield
+            finally:
+                self._moved.cancel()
+
+    def expect(self, calls: Iterable[StageCall]) -> None:
+        """Name stages that follow. If they run in other work pools, they start as soon as what they read is built."""
+        self._moved.expect(calls)
 
     def __call__(self, call: StageCall | None, *parents: StageCall | None) -> StageCall | None:
         """Build `call` after its parents and return it, or return None if the run does not need the stage.
@@ -150,9 +164,12 @@ class StageRunner:
         read = [parent.key for parent in parents if parent is not None and parent.key in call.parents.values()]
         assert set(read) == set(call.parents.values()), f"{call.label} reads stages that the flow does not pass to it"
         run = build_stage.with_options(assets=assets_of(call))
-        state = run(call, [self._states[key] for key in read], return_state=True)
+        if call.runtime.pool is None:  # else they start while the flow waits for the stage
+            self._moved.start_following()
+        state = run(call, [self._states[key] for key in read], self._moved, return_state=True)
         self._states[call.key] = state
         state.result(raise_on_failure=True)
+        self._moved.note_built(call.key)
         return call
 
     def has_built(self, call: StageCall) -> bool:

@@ -22,7 +22,7 @@ from alignment_core.planning.pipeline import plan_pipeline
 from alignment_core.progress import Silent
 from alignment_core.ranks import cards
 from alignment_core.registry import load_registry
-from alignment_flows.tasks import planned
+from alignment_flows.tasks import StageRunner
 
 MARK = "STAGE_OF_RANKS"
 
@@ -158,7 +158,7 @@ def test_more_cards_than_the_machine_has_are_refused(
     """A stage that is in the store already needs none."""
     monkeypatch.setattr(cards, "cards_present", lambda: 1)
     calls = plan(tiny_model, tmp_path, 2, device="auto")
-    with pytest.raises(ConfigError, match="got 2, expected at most 1"), planned(calls.values()):
+    with pytest.raises(ConfigError, match="got 2, expected at most 1"), StageRunner().planned(calls.values()):
         pass
     monkeypatch.setattr(ArtifactStore, "find", lambda store, key: Artifact("sft", key, ""))
     check_cards_of(calls.values())

@@ -137,11 +137,15 @@ def up(
     port: Annotated[
         int, typer.Option(min=1, max=65535, help="Port of the Prefect server. Ignored if PREFECT_API_URL is set.")
     ] = 4200,
+    gpus: Annotated[
+        bool,
+        typer.Option("--gpus", help="Start a worker for each card of this machine, or of CUDA_VISIBLE_DEVICES if set."),
+    ] = False,
 ) -> None:
     """Start a Prefect server and its workers in the background, and register the deployments."""
     from alignment_flows.serve.lifecycle import up
 
-    up(port)
+    up(port, gpus=gpus)
 
 
 @app.command()
@@ -160,11 +164,15 @@ def deploy(
         list[Path] | None,
         typer.Argument(metavar="CONFIG...", help="Config files to deploy. Default: the built-in deployments."),
     ] = None,
+    pools: Annotated[
+        list[str] | None,
+        typer.Option("--pool", metavar="POOL", help="Work pool to run stages in, as in `where`. Can be repeated."),
+    ] = None,
 ) -> None:
     """Register or update deployments, for example after installing a plugin. Changes made in the browser are kept."""
     from alignment_flows.serve.lifecycle import deploy
 
-    deploy(configs or ())
+    deploy(configs or (), pools or ())
 
 
 @plugins_app.command("list")

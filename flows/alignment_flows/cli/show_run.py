@@ -108,6 +108,7 @@ def show_plan(planned: PlannedRun, *, as_json: bool) -> None:
                 "cached": found[name] is not None,
                 "gpus": call.cards,
                 "pulled_bytes": planned.pulled.get(name),
+                "pool": None if call.runtime.pool is None else call.runtime.pool.name,
                 "uri": artifact.uri if (artifact := found[name]) else None,
                 "prediction": _prediction(forecast.stages.get(name)),
             }
@@ -130,6 +131,9 @@ def show_plan(planned: PlannedRun, *, as_json: bool) -> None:
         state = "cached" if found[name] is not None else "to pull" if name in planned.pulled else "to run"
         table.add_row(name, state, call.key[:SHORT_KEY], *_predicted(forecast.stages.get(name)))
     Console().print(table)
+    for pool in dict.fromkeys(config.where.values()):
+        there = [name for name, call in calls.items() if call.runtime.pool and call.runtime.pool.name == pool]
+        print(f"In the work pool {pool}: {', '.join(there) or 'no stage'}.")
     if planned.pulled:
         artifacts = "1 artifact" if len(planned.pulled) == 1 else f"{len(planned.pulled)} artifacts"
         print(f"To pull from the remote: {artifacts}, {readable_size(sum(planned.pulled.values()))}.")

@@ -37,6 +37,7 @@ def resolve(config: PipelineConfig) -> PipelineConfig:
     """
     if not refers_to_prefect(config):
         return config
+    _refuse_moved_secrets(config)
     from prefect.client.orchestration import get_client
     from prefect.utilities.asyncutils import run_coro_as_sync
 
@@ -49,6 +50,20 @@ def resolve(config: PipelineConfig) -> PipelineConfig:
         return PipelineConfig.model_validate(values)
     except ValidationError as error:
         raise settings_error(error, PipelineConfig) from None
+
+
+def _refuse_moved_secrets(config: PipelineConfig) -> None:
+    """Refuse a block whose value Prefect would store in clear, in the parameters of a run in another work pool."""
+    for name, text in _texts(config.model_dump(mode="json")):
+        reaches = config.where if name.startswith("listeners.") else "ingest" in config.where
+        if reaches and any(found.startswith(BLOCK) for found in REFERENCE.findall(text)):
+            raise ConfigError(
+                "the value of a block is a secret, and stages in other work pools would show it in their parameters",
+                where=name,
+                got=text,
+                do="Give the secret to the workers in an environment variable that the program itself reads, such as "
+                "PGPASSWORD, or remove `where`",
+            )
 
 
 def _texts(value: Any, where: str = "") -> Iterator[tuple[str, str]]:

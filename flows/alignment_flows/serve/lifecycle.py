@@ -19,11 +19,23 @@ SQLITE = (
 )
 
 
-def up(port: int) -> None:
-    """Start the server and the workers unless they are running, and register the deployments."""
-    configure_prefect()
-    from alignment_flows.serve.services import POOLS, has_other_database, log_file, own_database, up
+def up(port: int, *, gpus: bool) -> None:
+    """Start the server and the workers unless they are running, and register the deployments.
 
+    Args:
+        port: port of the server.
+        gpus: start a worker for each card, and let the work pool `gpu` run as many flows at once.
+    """
+    configure_prefect()
+    from alignment_flows.serve.services import (
+        has_other_database,
+        log_file,
+        own_database,
+        up,
+    )
+    from alignment_flows.serve.workers import visible_cards, workers_for
+
+    cards = visible_cards() if gpus else []
     outcomes: list[Outcome] = []
 
     def prepare() -> None:
@@ -32,12 +44,14 @@ def up(port: int) -> None:
         packaged()  # imports the flows and generates their forms
 
     def register() -> None:
-        from alignment_flows.serve.deployments.deploy import deploy
+        from alignment_flows.serve.deployments.deploy import deploy, set_limit
 
         outcomes.extend(deploy())
+        if cards:
+            set_limit("gpu", len(cards))
 
     with _imports_without_collection():
-        state = up(port, POOLS, prepare=prepare, register=register)
+        state = up(port, workers_for(cards), prepare=prepare, register=register)
     if any(service.name == "server" for service in state.services) and not has_other_database():
         if (database := own_database()) is None:
             print(f"warning: {SQLITE}", file=sys.stderr)
@@ -60,11 +74,11 @@ def down() -> None:
     print(f"stopped: {', '.join(service.name for service in stopped)}" if stopped else "nothing was running")
 
 
-def deploy(configs: Sequence[Path]) -> None:
+def deploy(configs: Sequence[Path], pools: Sequence[str]) -> None:
     """Register the deployments with the server at PREFECT_API_URL, or with the one that `align up` started."""
     configure_prefect()
     with _imports_without_collection():
-        outcomes, warnings, url = _deploy(configs)
+        outcomes, warnings, url = _deploy(configs, pools)
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     for line in (outcome.line() for outcome in outcomes):
@@ -74,7 +88,7 @@ def deploy(configs: Sequence[Path]) -> None:
     print(f"{len(outcomes)} {'deployment' if len(outcomes) == 1 else 'deployments'} at {_deployments_page(url)}")
 
 
-def _deploy(configs: Sequence[Path]) -> tuple[list["Outcome"], list[str], str]:
+def _deploy(configs: Sequence[Path], pools: Sequence[str]) -> tuple[list["Outcome"], list[str], str]:
     """Return what was done, warnings, and the server's URL."""
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
@@ -86,7 +100,7 @@ def _deploy(configs: Sequence[Path]) -> tuple[list["Outcome"], list[str], str]:
         raise ConfigError("no Prefect server is configured or running", do="Run `align up`, or set PREFECT_API_URL")
     with temporary_settings({PREFECT_API_URL: url}):
         check_server(url)
-        outcomes = deploy(configs)
+        outcomes = deploy(configs, pools)
         warnings = [warning for path in configs if (warning := secrets_warning(path)) is not None]
         if any(outcome.name.startswith("retrain/") for outcome in outcomes) and (warning := count_warning()):
             warnings.append(warning)

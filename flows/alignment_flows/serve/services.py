@@ -31,14 +31,13 @@ from alignment_flows.serve.service_record import (
     record_file,
     write_record,
 )
+from alignment_flows.serve.workers import POOLS, Worker
 
 COUNTS_KEPT = {"PREFECT_SERVER_EVENTS_EXPIRED_BUCKET_BUFFER": "P3650D"}
 """Environment of the server. By default it forgets an event count one minute after the first event, and votes come in
 over days."""
 
 PREFECT = (sys.executable, "-P", "-m", "alignment_flows.serve.prefect_command")
-POOLS = {"gpu": 1, "cpu": None}
-"""Work pools and their concurrency limits. Each gets a worker. One GPU cannot hold two runs."""
 
 DATABASE = "database"
 STAGES = "stages"
@@ -60,7 +59,7 @@ def running_server() -> str | None:
 
 def up(
     port: int,
-    pools: Iterable[str],
+    workers: Sequence[Worker],
     *,
     prepare: Callable[[], object],
     register: Callable[[], object],
@@ -71,7 +70,7 @@ def up(
 
     Args:
         port: port of the server on this machine, if PREFECT_API_URL is not set.
-        pools: the work pools that get a worker.
+        workers: the workers to start.
         prepare: work that needs no server. It is called while the server starts.
         register: creates the pools and the deployments. It is called when the server answers.
 
@@ -80,10 +79,12 @@ def up(
         AlignmentError: a process exited or did not become ready.
     """
     with exclusive():
-        return _up(port, pools, prepare, register)
+        return _up(port, workers, prepare, register)
 
 
-def _up(port: int, pools: Iterable[str], prepare: Callable[[], object], register: Callable[[], object]) -> Services:
+def _up(
+    port: int, workers: Sequence[Worker], prepare: Callable[[], object], register: Callable[[], object]
+) -> Services:
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     record = read_record()
@@ -97,6 +98,14 @@ def _up(port: int, pools: Iterable[str], prepare: Callable[[], object], register
             do="Run `align down` first",
         )
     services = {service.name: service for service in (record.running() if record else ())}
+    others = services.keys() - {"server", DATABASE, STAGES} - {worker.name for worker in workers}
+    if others:
+        raise ConfigError(
+            "`align up` is already running with other workers",
+            got=", ".join(sorted(others)),
+            expected=", ".join(worker.name for worker in workers),
+            do="Run `align down` first",
+        )
 
     def state() -> Services:
         return Services(url, tuple(sorted(services.values(), key=lambda service: service.name != "server")))
@@ -121,14 +130,14 @@ def _up(port: int, pools: Iterable[str], prepare: Callable[[], object], register
         if STAGES not in services:
             start(STAGES, [*COMMAND, str(socket_file)], **(ENVIRONMENT | dict(os.environ)))
         stages = {SHARED: str(socket_file)}
-    for pool in pools:
-        if pool not in services:
-            start(pool, _worker_command(pool), **stages)
+    for worker in workers:
+        if worker.name not in services:
+            start(worker.name, _worker_command(worker), **stages, **worker.environment)
     prepare()
     _await_server(url, services.get("server"))
     with temporary_settings({PREFECT_API_URL: url}):
         register()
-    _await_workers(state(), pools)
+    _await_workers(state(), workers)
     return state()
 
 
@@ -194,8 +203,10 @@ def _server_command(url: str, named: str | None) -> list[str]:
     return [*PREFECT, "server", "start", "--host", HOST, "--port", str(port)]
 
 
-def _worker_command(pool: str) -> list[str]:
-    return [*PREFECT, "worker", "start", "--pool", pool, "--name", f"align-{pool}", "--no-create-pool-if-not-found"]
+def _worker_command(worker: Worker) -> list[str]:
+    at_once = [] if (limit := POOLS[worker.pool]) is None else ["--limit", str(limit)]
+    name = ["--name", f"align-{worker.name}", "--no-create-pool-if-not-found"]
+    return [*PREFECT, "worker", "start", "--pool", worker.pool, *name, *at_once]
 
 
 @contextmanager
@@ -249,10 +260,12 @@ def _await_server(url: str, server: Service | None) -> None:
     _await(lambda: _answers(url), [server] if server else [], "the Prefect server does not answer")
 
 
-def _await_workers(state: Services, pools: Iterable[str]) -> None:
+def _await_workers(state: Services, workers: Sequence[Worker]) -> None:
     def ready() -> bool:
-        filters = [_http().post(f"{state.url}/work_pools/{pool}/workers/filter", json={}) for pool in pools]
-        return all(any(w["status"] == "ONLINE" for w in answer.json()) for answer in filters)
+        pools = {worker.pool for worker in workers}
+        answers = [_http().post(f"{state.url}/work_pools/{pool}/workers/filter", json={}) for pool in pools]
+        online = {each["name"] for answer in answers for each in answer.json() if each["status"] == "ONLINE"}
+        return online.issuperset(f"align-{worker.name}" for worker in workers)
 
     _await(ready, state.services, "a worker did not start")
 

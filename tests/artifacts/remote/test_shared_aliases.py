@@ -10,11 +10,12 @@ from stored import A, B, C, D, add, named
 
 from alignment_core.artifacts import ArtifactStore
 from alignment_core.artifacts.catalogue import resolve
-from alignment_core.artifacts.models import promote, rollback
+from alignment_core.artifacts.models import Standing, find_model, promote, rollback
 from alignment_core.artifacts.remote.objects import Unreachable
 from alignment_core.artifacts.remote.remote import Remote
-from alignment_core.artifacts.sharing import connect, required
+from alignment_core.artifacts.sharing import connect, push, required
 from alignment_core.errors import ArtifactError
+from alignment_core.progress import Silent
 
 E = named("e", "optimize")
 
@@ -38,6 +39,28 @@ def test_alias_and_its_model_reach_the_other_machine(shared: Any) -> None:
     back = rollback(shared.machine("one"), "production", by="one", reason="")
     assert (back.key, back.previous) == (B, D)
     assert shared.machine("other").aliases.current("production") == back
+
+
+def test_verdict_on_a_pulled_model_is_known_on_the_other_machine(shared: Any, caplog: pytest.LogCaptureFixture) -> None:
+    one = shared.machine("one")
+    evaluated = named("6e", "evaluate", {"policy": D})
+    refusal, verdict = (named(digit, "gate", {"policy": evaluated}) for digit in ("9e", "8e"))
+    for key in (D, E):
+        add(one, key)
+    add(one, evaluated)
+    for key, day, passed in ((refusal, "2026-01-02", False), (verdict, "2026-01-03", True)):
+        add(one, key, day, metrics={"passed": passed})
+        push(one, key, Silent())
+    give(one, D)
+    give(one, E, "other")
+    other = shared.machine("other")
+    assert find_model(other, "production").standing is Standing.PASSED, "the newest verdict counts"
+    assert find_model(other, "other").standing is Standing.UNGATED, "the verdict is on another model"
+    assert {artifact.key for artifact in other.artifacts()} == {D, E}, "a verdict is read, and not pulled"
+    shared.go_away()
+    assert find_model(shared.machine("other"), "production").standing is Standing.UNGATED
+    shared.come_back()
+    assert "whether another machine's gate judged the model is not known" in caplog.text
 
 
 def test_many_promoters_at_once_lose_no_change(shared: Any) -> None:

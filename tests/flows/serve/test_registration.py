@@ -23,6 +23,7 @@ from alignment_flows.form.recipes import packaged_file
 from alignment_flows.serve.deployments.declared import Declaration, _declaration, own, packaged
 from alignment_flows.serve.deployments.deploy import create_pools, deploy
 from alignment_flows.serve.deployments.registration import RECORD, Outcome, register
+from alignment_flows.serve.workers import POOLS
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -55,7 +56,7 @@ def changed(schema: dict[str, Any] | None = None, **more: Any) -> Declaration:
 def client() -> Iterator[SyncPrefectClient]:
     """A client of the server. The work pools exist, and the deployments are deleted afterwards."""
     with get_client(sync_client=True) as opened:
-        create_pools(opened)
+        create_pools(opened, POOLS)
         yield opened
         for each in opened.request("POST", "/deployments/filter", json={}).json():
             delete(opened, each["id"])

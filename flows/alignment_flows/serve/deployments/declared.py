@@ -1,7 +1,7 @@
 """What a deployment of this project declares: the fields that `prefect deploy` would send to the server."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -122,7 +122,8 @@ def own(path: Path) -> list[Declaration]:
         "entrypoint": "alignment_flows.pipeline.align",
         "description": f"The pipeline with the settings of {path.name}. Every setting is in the form.",
         "tags": ["everything"],
-        "work_pool": {"name": "gpu"},
+        # A flow that waits for its optimizer in another pool must not hold a card.
+        "work_pool": {"name": "cpu" if "optimize" in config.where else "gpu"},
         "parameters": {"config": form_values(path)},
     }
     quick = {
@@ -142,6 +143,36 @@ def own(path: Path) -> list[Declaration]:
         "triggers": [_enough_votes(config)],
     }
     return [_declaration(pipeline), _declaration(quick), _declaration(retrain)]
+
+
+def stages_in(pool: str) -> Declaration:
+    """Declare the deployment that runs stages in a work pool, for runs with the setting `where`.
+
+    Its runs start in the folder in which the worker was started: the machines of a pool need no folder in common.
+    """
+    entry = {
+        "name": pool,
+        "entrypoint": "alignment_flows.moved_stage.build_moved",
+        "description": f"Builds the stages that runs with the setting `where` have in the work pool {pool}.",
+        "tags": ["stage"],
+        "work_pool": {"name": pool},
+        "parameters": {},
+    }
+    declared = _declaration(entry)
+    return replace(
+        declared,
+        fixed={**declared.fixed, "pull_steps": []},
+        settings={**declared.settings, "job_variables": {"working_dir": "."}},
+    )
+
+
+def pools_of(path: Path) -> list[str]:
+    """Return the work pools in which a config file lets stages run.
+
+    Raises:
+        ConfigError: a setting is wrong.
+    """
+    return sorted(set(load_config(path).where.values()))
 
 
 def _enough_votes(config: PipelineConfig) -> dict[str, Any]:

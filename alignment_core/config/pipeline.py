@@ -89,6 +89,9 @@ class PipelineConfig(Settings):
     """Seed of every random stream."""
     device: str = "auto"
     """Device to run on: `auto`, `cpu`, `cuda` or `cuda:N`."""
+    gpus: int = Field(1, ge=1, le=64)
+    """Cards of this machine that share a stage: one process on each, which has the complete base model. With `device:
+    cpu`, the number of processes. It does not affect results."""
     token_budget: Literal["auto"] | Annotated[int, Field(ge=64)] = "auto"
     """Maximum number of tokens in one forward pass, including padding. `auto`: up to 4096, depending on memory. It does
     not affect results."""
@@ -133,6 +136,14 @@ class PipelineConfig(Settings):
     def _is_shared_address(cls, remote: str | None) -> str | None:
         # A reference is replaced where the flow runs.
         return remote if remote is None or is_reference(remote) else check_remote(remote)
+
+    @model_validator(mode="after")
+    def _cards_are_free_to_choose(self) -> PipelineConfig:
+        if self.gpus > 1 and ":" in self.device:
+            raise ValueError(f"device {self.device} is one card: set `device: cuda` to use {self.gpus}")
+        if self.gpus > 1 and self.isolation == "inline":
+            raise ValueError("several cards need processes of their own: leave out `isolation: inline`, or `gpus`")
+        return self
 
     @model_validator(mode="after")
     def _vllm_loads_the_adapter(self) -> PipelineConfig:

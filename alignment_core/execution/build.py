@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import errno
-import resource
-import sys
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
@@ -17,10 +15,12 @@ from alignment_core.artifacts import Artifact, ArtifactStore, Manifest
 from alignment_core.artifacts.sharing import building as building_alone
 from alignment_core.artifacts.sharing import held, obtain
 from alignment_core.errors import ArtifactError
+from alignment_core.execution.finished import finish
 from alignment_core.execution.launcher import build_in_process
 from alignment_core.execution.listeners import ListeningProgress
-from alignment_core.execution.stage import Job, StageCall, load_stage
+from alignment_core.execution.stage import Job, StageCall
 from alignment_core.progress import Progress
+from alignment_core.ranks.cards import check_cards
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,17 @@ def hold_leases(calls: Iterable[StageCall]) -> AbstractContextManager[None]:
     return held(store_of(calls[0]), keys)
 
 
+def check_cards_of(calls: Iterable[StageCall]) -> None:
+    """Check that this machine has the cards of those stages of a run that are not in its store yet.
+
+    Raises:
+        ConfigError: it has fewer.
+    """
+    for call in calls:
+        if call.cards > 1 and store_of(call).find(call.key) is None:
+            check_cards(call.cards, call.runtime.device)
+
+
 def store_of(call: StageCall) -> ArtifactStore:
     """Return the store of a stage, with the remote that it shares its artifacts with.
 
@@ -127,24 +138,22 @@ def build_here(call: StageCall, progress: Progress) -> tuple[Artifact, bool]:
             if building.found is not None:
                 return building.found, True
             started = time.monotonic()
-            stage = load_stage(call.stage)
             parents = {role: _parent(store, role, key, call, counted) for role, key in call.reads().items()}
-            metrics = stage.run(Job(call, parents, building.out, building.checkpoints, counted))
-            reserved, outside = device_memory(call.runtime.device) or (None, None)
+            finished = finish(Job(call, parents, building.out, building.checkpoints, counted))
             manifest = Manifest(
                 kind=call.stage,
                 key=call.key,
-                version=stage.version,
+                version=finished.version,
                 config=call.config,
                 parents=call.reads(),
                 inputs=call.inputs,
                 seed=call.config.get("seed"),
                 run=call.runtime.run,
-                metrics={**metrics, "warnings": counted.messages},
+                metrics={**finished.metrics, "warnings": counted.messages},
                 seconds=time.monotonic() - started,
-                peak_memory_bytes=peak_memory(),
-                peak_device_memory_bytes=reserved,
-                outside_device_memory_bytes=outside,
+                peak_memory_bytes=finished.peak_memory,
+                peak_device_memory_bytes=finished.peak_device_memory,
+                outside_device_memory_bytes=finished.outside_device_memory,
             )
             return building.publish(manifest), False
     except OSError as error:
@@ -189,33 +198,3 @@ class _CountedWarnings:
     def warn(self, message: str) -> None:
         self.messages.append(hide_secrets(message))
         self._listener.warn(message)
-
-
-def peak_memory() -> int:
-    """Return the peak resident memory of this process so far, in bytes."""
-    # On Linux, ru_maxrss includes the memory of the parent that the process was forked from. VmHWM does not.
-    status = Path("/proc/self/status")
-    if status.exists():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1]) * 1024
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def device_memory(device: str) -> tuple[int, int] | None:
-    """Return how much memory a stage took on its CUDA device, in bytes.
-
-    Args:
-        device: the device of the stage, as in the settings. One without a number is the current device.
-
-    Returns:
-        The peak of what PyTorch reserved, holes between tensors included, and what is used outside of it now: the CUDA
-        context with its libraries, and other programs. Together, this is what `nvidia-smi` shows at the peak. None if
-        CUDA was not used.
-    """
-    torch = sys.modules.get("torch")
-    if torch is None or device == "cpu" or not torch.cuda.is_initialized():
-        return None
-    card = torch.device("cuda" if device == "auto" else device)
-    free, total = torch.cuda.mem_get_info(card)
-    return torch.cuda.max_memory_reserved(card), total - free - torch.cuda.memory_reserved(card)

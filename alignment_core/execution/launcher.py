@@ -46,7 +46,8 @@ def build_in_process(call: StageCall, progress: Progress) -> tuple[Artifact, boo
             return Artifact(**outcome["artifact"]), outcome["cached"]
         if outcome.get("event") == "error":
             raise AlignmentError.from_json(outcome["error"])
-        memory_ran_out = returncode == -signal.SIGKILL and _out_of_memory_kills() > out_of_memory_kills
+        killed = returncode == -signal.SIGKILL or outcome.get("killed", False)
+        memory_ran_out = killed and _out_of_memory_kills() > out_of_memory_kills
         raise _crash(call, outcome, returncode, memory_ran_out, _last_lines(log))
 
 
@@ -142,15 +143,17 @@ def _crash(
         what, do = "the stage's process was asked to stop", again
     elif memory_ran_out:
         what, do = "out of memory: the system killed the stage's process", less
-    elif returncode > 0 and (ended := MEMORY_ENDED.search(last_lines)):
+    elif (returncode > 0 or outcome.get("event") == "crashed") and (ended := MEMORY_ENDED.search(last_lines)):
         what, do = f"out of memory: the stage's process exited with code {returncode} after {ended[0]!r}", less
+    elif outcome.get("event") == "crashed":
+        what, do = outcome["what"], again
     elif returncode < 0:
         what, do = f"the stage's process was killed by {signal.Signals(-returncode).name}", again
     else:
         what, do = f"the stage's process exited with code {returncode}", again
     log = f". The last lines of its log:\n{last_lines}" if last_lines else ""
     crash = StageCrashed(what, where=call.label, do=do + log)
-    crash.killed = returncode < 0 and not outcome
+    crash.killed = outcome.get("killed", returncode < 0 and not outcome)
     return crash
 
 

@@ -11,6 +11,12 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from alignment_core.progress import Progress
+from alignment_core.ranks import ALONE, Ranks
+
+ON_SEVERAL_CARDS = ("sft", "reward", "reference", "sample", "optimize", "evaluate", "score")
+"""Stages that several cards can share."""
+ON_ONE_CARD = ("head_to_head", "lm_eval")
+"""Stages that run a model on one card, whatever `gpus` says."""
 
 
 class WorkPool(BaseModel):
@@ -36,6 +42,7 @@ class Runtime(BaseModel):
     remote: str | None = None
     remote_checkpoint_seconds: float | None = None
     device: str = "auto"
+    gpus: int = 1
     token_budget: int | Literal["auto"] = "auto"
     gradient_checkpointing: Literal["auto"] | bool | Literal[2, 4] = "auto"
     memory_gb: float | None = None
@@ -72,6 +79,11 @@ class StageCall(BaseModel):
     runtime: Runtime
     standing: dict[str, str] = Field(default_factory=dict)
 
+    @property
+    def cards(self) -> int:
+        """The number of cards that the stage uses, or of processes on a CPU."""
+        return self.runtime.gpus if self.stage in ON_SEVERAL_CARDS else 1
+
     def reads(self) -> dict[str, str]:
         """Return the keys of all artifacts that the stage reads, by role."""
         return {**self.parents, **self.standing}
@@ -107,6 +119,7 @@ class Job:
         out: an empty folder. Its contents at the end are the artifact.
         checkpoints: a folder that is kept if the stage is killed. The same call gets the same folder again.
         progress: receives the progress of the stage.
+        ranks: the processes that share the stage. Rank 0 alone fills the artifact.
     """
 
     call: StageCall
@@ -114,6 +127,7 @@ class Job:
     out: Path
     checkpoints: Path
     progress: Progress
+    ranks: Ranks = ALONE
 
 
 @dataclass(frozen=True)

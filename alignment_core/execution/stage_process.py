@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from types import FrameType
 from typing import Any
 
-from alignment_core.errors import AlignmentError, ran_out_of_memory
+from alignment_core.errors import AlignmentError, StageCrashed, ran_out_of_memory
 from alignment_core.execution.build import build_here
 from alignment_core.execution.launcher import STOP_SECONDS
 from alignment_core.execution.stage import StageCall
@@ -79,6 +79,8 @@ def _build(call: StageCall, progress: PipeProgress) -> None:
         artifact, cached = build_here(call, progress)
     except Stopped:
         progress.send("stopped")
+    except StageCrashed as error:
+        progress.send("crashed", what=error.what, killed=error.killed)
     except AlignmentError as error:
         progress.send("error", error=error.to_json())
     except Exception as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from alignment_core.models.memory.architecture import Architecture, Pass
 from alignment_core.models.memory.dry_run import DryRun
 from alignment_core.plugin_api import TokenSequence
 from alignment_core.processes.module_call import answer_call
+from alignment_core.ranks.cards import check_cards
 from alignment_core.stages.adapter import check_fit
 from alignment_core.stages.shared.memory_fit import initial_token_budget
 from alignment_core.temporary import temporary_folder
@@ -73,6 +75,8 @@ class Predictor:
         self.runtime, self.model = call.runtime, call.inputs["model"]
         self.lora = LoraConfig.model_validate(call.config["lora"])
         self.load_in = call.config["load_in"]
+        if card is None:
+            check_cards(self.runtime.gpus, self.runtime.device)
         self.device = choose_device(self.runtime.device) if card is None else torch.device("cuda")
         self.config = _read_config(self.model["path"], self.model["revision"])
         if (rows := call.config.get("embedding_rows")) is not None:
@@ -83,7 +87,8 @@ class Predictor:
         self.adapter = DryRun(self._architecture(("policy",), ("policy",)))
         self.process = self._memory_of_process() if self.device.type == "cpu" else 0
         limit = self.runtime.memory_gb
-        self.available = available_memory(self.device, limit) if card is None else share_of(free_memory(card), limit)
+        here = partial(available_memory, self.device, limit, self.runtime.gpus)
+        self.available = here() if card is None else share_of(free_memory(card), limit)
         if limit is None:
             self.available += self.process
 

@@ -127,6 +127,7 @@ class StageCalls:
             remote=config.remote,
             remote_checkpoint_seconds=config.remote_checkpoint_seconds,
             device=config.device,
+            gpus=config.gpus,
             token_budget=config.token_budget,
             gradient_checkpointing=config.gradient_checkpointing,
             memory_gb=config.memory_gb,

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +148,7 @@ def _answer(
     registry = load_registry()
     for raw in context.job.call.config["evaluators"]:
         evaluator = registry.evaluator(raw)
-        scores = scores_of(evaluator, _cases(prompts, answers))
+        scores = context.job.ranks.from_first("scores", partial(scores_of, evaluator, _cases(prompts, answers)))
         answers.scores[evaluator.name] = scores
         if lost := sum(score is None for score in scores):
             context.job.progress.warn(f"`{evaluator.name}` gave no score to {lost} of {len(scores)} responses")

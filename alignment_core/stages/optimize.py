@@ -16,6 +16,7 @@ from alignment_core.models.base.saving import save_tensors
 from alignment_core.planning.pipeline import VERSIONS
 from alignment_core.planning.reward_parts import reward_parts
 from alignment_core.plugin_api import Conversation, Evaluator, Needs, PairEvaluator, Rollout
+from alignment_core.ranks import Ranks
 from alignment_core.registry import Registry, load_registry
 from alignment_core.stages.reference import read_reference
 from alignment_core.stages.shared.context import DATA, StageContext, open_data, require_rows, write_history
@@ -41,12 +42,12 @@ def run(job: Job) -> dict[str, Any]:
     context.roles.add_parameters(initial_parameters(optimizer, context.roles.width, job.call.config["seed"]))
     cached = read_reference(job.parents["reference"]) if "reference" in job.parents else {}
     conversations = Conversations(data, job.parents)
-    rewards = _rewards(job.call.config["reward"], registry, conversations) if needs.reward else None
+    rewards = _rewards(job.call.config["reward"], registry, conversations, job.ranks) if needs.reward else None
     training = context.run(_rows(needs, data, job), cached, rewards, needs.snapshots)
     for setting, evaluator in registry.evaluators_of(optimizer).items():
-        training.judges[setting] = _judge(evaluator, conversations)
+        training.judges[setting] = _judge(evaluator, conversations, job.ranks)
     for setting, pair_evaluator in registry.pair_evaluators_of(optimizer).items():
-        training.pair_judges[setting] = _pair_judge(pair_evaluator, conversations)
+        training.pair_judges[setting] = _pair_judge(pair_evaluator, conversations, job.ranks)
     context.train(optimizer, training)
     context.save("policy", job.out)
     for role in needs.trained:
@@ -56,7 +57,7 @@ def run(job: Job) -> dict[str, Any]:
         save_tensors(training.parameters, job.out / FILE)
     metrics = write_history(training, job.out)
     if cached and isinstance(training.reference, CachedReference):
-        metrics["reference_computed_live"] = training.reference.missed
+        metrics["reference_computed_live"] = training.reference.all_missed()
     return metrics | context.reward_metrics()
 
 
@@ -77,9 +78,9 @@ def _add_roles(context: StageContext, needs: Needs) -> None:
     context.roles.train_only(needs.trained)
 
 
-def _rewards(settings: Mapping[str, Any], registry: Registry, conversations: Conversations) -> Rewards:
+def _rewards(settings: Mapping[str, Any], registry: Registry, conversations: Conversations, ranks: Ranks) -> Rewards:
     parts = [
-        Part(part.label, None if part.evaluator is None else _judge(part.evaluator, conversations), part.weight)
+        Part(part.label, None if part.evaluator is None else _judge(part.evaluator, conversations, ranks), part.weight)
         for part in reward_parts(settings["by"], registry)
     ]
     return Rewards(parts, normalise=settings["normalise"], clip=settings["clip"])
@@ -111,24 +112,24 @@ class Conversations:
         return found
 
 
-def _judge(evaluator: Evaluator, conversations: Conversations) -> Judge:
-    """Return a function that scores responses with the evaluator. Their prompts may be from either split."""
+def _judge(evaluator: Evaluator, conversations: Conversations, ranks: Ranks) -> Judge:
+    """Return a function that scores responses with the evaluator, on rank 0. Their prompts may be from either split."""
 
     def scores(rollouts: Sequence[Rollout]) -> list[float | None]:
         cases = Cases()
         for rollout in rollouts:
             cases.add(rollout.prompt.id, conversations.of(rollout), rollout.prompt.facts, rollout.text)
-        return scores_of(evaluator, cases)
+        return ranks.from_first("scores", lambda: scores_of(evaluator, cases))
 
     return scores
 
 
-def _pair_judge(evaluator: PairEvaluator, conversations: Conversations) -> PairJudge:
+def _pair_judge(evaluator: PairEvaluator, conversations: Conversations, ranks: Ranks) -> PairJudge:
     def preferences(a: Sequence[Rollout], b: Sequence[Rollout]) -> list[float | None]:
         cases = Cases()
         for one, other in zip(a, b, strict=True):
             cases.add(one.prompt.id, conversations.of(one), one.prompt.facts, one.text, other.text)
-        return preferences_of(evaluator, cases)
+        return ranks.from_first("preferences", lambda: preferences_of(evaluator, cases))
 
     return preferences
 

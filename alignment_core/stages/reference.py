@@ -33,10 +33,12 @@ def run(job: Job) -> dict[str, Any]:
     policy = context.run(Rows()).policy
     kept = job.checkpoints / KEPT
     found: dict[str, float] = {}
-    for line in complete_lines(kept):
+    for line in job.ranks.from_first("kept lines", lambda: complete_lines(kept)):
         found |= json.loads(line)
     digests, todo = list(sequences), list(sequences.values())
-    for group in context.roles.groups(todo, policy.budget.tokens, lambda sequence: (sequence,)):
+    # The ranks share each group, so that every one of them has a complete pass.
+    together = policy.budget.tokens * job.ranks.size
+    for group in context.roles.groups(todo, together, lambda sequence: (sequence,)):
         # Resume with complete groups: the other sequences in a group can affect the rounding of a result.
         if all(digests[i] in found for i in group):
             continue

@@ -37,8 +37,8 @@ def run(job: Job) -> dict[str, Any]:
     training = context.run(Rows())
     todo = list(_prompts(data, settings))
     kept = job.checkpoints / RESPONSES
-    done = len(complete_lines(kept))
-    batch = prompts_together(settings)
+    done = job.ranks.from_first("kept lines", lambda: len(complete_lines(kept)))
+    batch = prompts_together(settings) * job.ranks.size
     with kept.open("a", encoding="utf-8") as file:
         for start in range(done, len(todo), batch):
             job.progress.step(start, len(todo))

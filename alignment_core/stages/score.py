@@ -26,7 +26,7 @@ def run(job: Job) -> dict[str, Any]:
         scores, facts = score_texts(job, REWARD, texts), {}
     else:
         external = ExternalRewardModel.load(job, open_renderer(job))
-        read = external.reader(Budget(initial_token_budget(job.call.runtime))).scores(
+        read = external.reader(Budget(initial_token_budget(job.call.runtime), job.ranks)).scores(
             [(tuple(prompt), response) for prompt, response in texts]
         )
         scores, facts = read.tolist(), {"reward_texts_cut": external.cross_tokenizer.truncated}

@@ -22,6 +22,7 @@ from alignment_core.artifacts.digest import hash_file
 from alignment_core.artifacts.files import fsync
 from alignment_core.errors import PluginError
 from alignment_core.models.base.saving import save_tensors
+from alignment_core.ranks import ALONE, Ranks
 from alignment_core.training.adamw import moments_of, restore_moments
 
 KEEP = 2
@@ -91,9 +92,9 @@ def save_checkpoint(
         shutil.rmtree(old)
 
 
-def saved_budget(folder: Path, warn: Callable[[str], None]) -> int | None:
+def saved_budget(folder: Path, warn: Callable[[str], None], ranks: Ranks = ALONE) -> int | None:
     """Return the token budget of the newest intact checkpoint, or None if there is none."""
-    found = _newest(folder, warn)
+    found = ranks.from_first("checkpoint", lambda: _newest(folder, warn))
     if found is None:
         return None
     budget: int = json.loads((found / STATE).read_text())["budget"]
@@ -183,10 +184,17 @@ def _key_that_changes(value: object) -> str | None:
 
 
 def load_checkpoint(
-    folder: Path, weights: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, warn: Callable[[str], None]
+    folder: Path,
+    weights: Mapping[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    warn: Callable[[str], None],
+    ranks: Ranks = ALONE,
 ) -> TrainingState | None:
-    """Restore weights and moments from the newest intact checkpoint. Returns None if there is none."""
-    found = _newest(folder, warn)
+    """Restore weights and moments from the newest intact checkpoint. Returns None if there is none.
+
+    All ranks read the one that rank 0 finds in its folder.
+    """
+    found = ranks.from_first("checkpoint", lambda: _newest(folder, warn))
     if found is None:
         return None
     tensors = load_file(found / TENSORS)

@@ -12,11 +12,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from alignment_core.errors import TrainingError, ran_out_of_memory
+from alignment_core.errors import PluginError, TrainingError, ran_out_of_memory
 from alignment_core.models.passes.batching import row_sequences
-from alignment_core.plugin_api import StepBatch
-from alignment_core.plugin_calls import calling
+from alignment_core.models.roles.shares import shares_of
+from alignment_core.plugin_api import Row, StepBatch
+from alignment_core.plugin_calls import calling, method_of
 from alignment_core.progress import Stopped
+from alignment_core.ranks import Ranks
 from alignment_core.seeds import seed_of
 from alignment_core.training.adamw import make_adamw
 from alignment_core.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
@@ -24,6 +26,7 @@ from alignment_core.training.contract import GRAD_NORM, Objective, batches_of, l
 from alignment_core.training.loss_scale import LossScale
 from alignment_core.training.micro_rows import MicroRows
 from alignment_core.training.run import Run
+from alignment_core.training.shared_step import check_same_batch, sum_over_ranks
 
 DIVERGENCE_STEPS = 5
 
@@ -106,10 +109,13 @@ class _Loop:
         # Without gradients: everything in a batch is constant within its step.
         lower = "Lower `model.max_length`, `batch_size` or, if the optimizer samples, `rollout_size`"
         with torch.no_grad(), self._in_memory("building the batch of a step", lower):
-            return next(batches, None)
+            batch = next(batches, None)
+        check_same_batch(self.run.budget.ranks, batch, self.run.step)
+        return batch
 
     def _resume(self) -> None:
-        saved = load_checkpoint(self.checkpoints, self.weights, self.optimizer, self.run.progress.warn)
+        ranks = self.run.budget.ranks
+        saved = load_checkpoint(self.checkpoints, self.weights, self.optimizer, self.run.progress.warn, ranks)
         if saved is None:
             return
         self.run.step, self.run.state = saved.step, saved.state
@@ -125,6 +131,8 @@ class _Loop:
 
     def _save(self) -> None:
         run = self.run
+        if run.budget.ranks.index > 0:  # rank 0 has the same state
+            return
         saved = TrainingState(
             run.step,
             run.budget.tokens,
@@ -162,7 +170,8 @@ class _Loop:
         weights = self.weights.values()
         while True:
             factor = self.scale.factor
-            metrics = self.run.budget.fit(partial(accumulate, self.objective, self.run, batch, weights, factor))
+            found = self.run.budget.fit(partial(accumulate, self.objective, self.run, batch, weights, factor))
+            metrics = sum_over_ranks(self.run.budget.ranks, weights, found)
             if self.scale.remove(weights):
                 return metrics
             self.run.progress.log(
@@ -231,7 +240,8 @@ def accumulate(
 ) -> dict[str, float]:
     """Compute the gradients of a complete step in `weights` and return its metrics. Each call starts from zero.
 
-    The gradients are those of `loss_scale` times the loss.
+    The gradients are those of `loss_scale` times the loss. If ranks share the stage, they are those of this rank's part
+    of the step, and `sum_over_ranks` then gives those of the step.
 
     Raises:
         PluginError: the loss breaks its contract.
@@ -240,19 +250,29 @@ def accumulate(
     for weight in weights:
         weight.grad = None
     sums: dict[str, Tensor | float] = {}
+    state = {name: id(value) for name, value in run.state.items()}
     for index, micro in enumerate(_micro_batches(batch, run)):
         if run.progress.stopping:
             raise Stopped(f"stopped in step {run.step + 1}")
         # Dropout depends only on the position in training, so no generator state has to be saved.
-        torch.manual_seed(seed_of(run.seed, "dropout", run.step, index))
+        place = index * run.budget.ranks.size + run.budget.ranks.index
+        torch.manual_seed(seed_of(run.seed, "dropout", run.step, place))
         for name, part in _learn(objective, run, micro, loss_scale).items():
             sums[name] = sums.get(name, 0.0) + part
+    if run.budget.ranks.size > 1 and state != {name: id(value) for name, value in run.state.items()}:
+        raise PluginError(
+            "`loss` changes `run.state`, which the other processes of the stage do not see",
+            where=method_of(objective, "loss"),
+            do="Change it in `batches`, from `run.metrics`, or set `gpus: 1`",
+        )
     return _numbers(sums, run.device)
 
 
 def _numbers(values: Mapping[str, Tensor | float], device: torch.device) -> dict[str, float]:
     """Return the values as numbers. A GPU is waited for once, not once for each."""
     tensors = {name: value.to(device).reshape(()) for name, value in values.items() if isinstance(value, Tensor)}
+    if not tensors:
+        return {name: float(value) for name, value in values.items()}
     read = dict(zip(tensors, torch.stack(list(tensors.values())).tolist(), strict=True))
     return {name: float(read.get(name, value)) for name, value in values.items()}
 
@@ -274,5 +294,16 @@ def _learn(objective: Objective, run: Run, micro: MicroRows, loss_scale: float) 
 
 def _micro_batches(batch: StepBatch, run: Run) -> Iterator[MicroRows]:
     denominators: Mapping[str, float] = {"rows": float(len(batch.rows)), **batch.denominators}
-    for group in run.roles.groups(batch.rows, run.budget.tokens, row_sequences):
-        yield MicroRows([batch.rows[i] for i in group], denominators, batch.constants, run.device)
+    rows = _share(batch.rows, run.budget.ranks)
+    for group in run.roles.groups(rows, run.budget.tokens, row_sequences):
+        yield MicroRows([rows[i] for i in group], denominators, batch.constants, run.device)
+
+
+def _share(rows: Sequence[Row], ranks: Ranks) -> Sequence[Row]:
+    """Return the rows of a step that this rank learns from."""
+    if ranks.size == 1:
+        return rows
+    sequences = [row_sequences(row) for row in rows]
+    tokens = [sum(len(sequence.ids) for sequence in some) for some in sequences]
+    shares = shares_of(ranks.size, tokens, [some[0] for some in sequences])
+    return [rows[i] for i in shares[ranks.index]]

@@ -145,18 +145,19 @@ def _needs(dry_run: DryRun, footprint: Footprint, demand: Demand, budget: int, r
     return MemoryNeeds(footprint.base, max(0, footprint.loading - sum(kept)), *kept)
 
 
-def available_memory(device: torch.device, limit: float | None = None) -> int:
-    """Return the bytes that a stage may be planned to take on this device now.
+def available_memory(device: torch.device, limit: float | None = None, processes: int = 1) -> int:
+    """Return the bytes that a process of a stage may be planned to take on this device now.
 
     Args:
         device: on a CPU, what the system and the container leave free counts; on a GPU, its free memory.
-        limit: GiB that the settings allow; None for no limit.
+        limit: GiB that the settings allow for each process; None for no limit.
+        processes: that share the stage. On a CPU they share its memory, while each of them has a GPU of its own.
     """
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         free: float = torch.cuda.mem_get_info(device)[0] + unused
     else:
-        free = min(_free_in_system(), _free_in_container())
+        free = min(_free_in_system(), _free_in_container()) / processes
     return share_of(free, limit)
 
 

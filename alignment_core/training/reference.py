@@ -23,13 +23,22 @@ class CachedReference:
     def logps(self, sequences: Sequence[TokenSequence]) -> Tensor:
         """Return the summed log-probability of the target tokens, shape (sequences,), float32, nats."""
         if not self.cached:
-            self.missed += len(sequences)
+            self._count(len(sequences))
             return self.live.logps(sequences)
         digests = [sequence.digest() for sequence in sequences]
         missing = [i for i, digest in enumerate(digests) if digest not in self.cached]
-        self.missed += len(missing)
+        self._count(len(missing))
         values = [self.cached.get(digest, 0.0) for digest in digests]
         if missing:
             for i, value in zip(missing, self.live.logps([sequences[i] for i in missing]).tolist(), strict=True):
                 values[i] = value
         return torch.tensor(values, dtype=torch.float32, device=self.live.roles.device)
+
+    def _count(self, missing: int) -> None:
+        ranks = self.live.budget.ranks
+        if ranks.apart or ranks.index == 0:  # outside of its part of a step, every rank asks for the same
+            self.missed += missing
+
+    def all_missed(self) -> int:
+        """Return how many log-probabilities all ranks together had to compute."""
+        return sum(self.live.budget.ranks.gather("missed", self.missed))

@@ -17,7 +17,7 @@ from prefect.tasks import MaterializingTask
 from rich.console import Console
 
 from alignment_core.errors import AlignmentError, StageCrashed
-from alignment_core.execution.build import StageResult, build, hold_leases
+from alignment_core.execution.build import StageResult, build, check_cards_of, hold_leases
 from alignment_core.execution.stage import StageCall
 from alignment_flows.assets import assets_of, describe_assets
 from alignment_flows.progress import StageProgress
@@ -132,10 +132,11 @@ class StageRunner:
         that run in other work pools are cancelled at the end of the block, if they have not ended.
 
         Raises:
-            ConfigError: a stage cannot run in its work pool.
+            ConfigError: a stage cannot run in its work pool, or shall use more cards than this machine has.
         """
         calls = list(calls)
         check_pools(calls)
+        check_cards_of(call for call in calls if call.runtime.pool is None)
         if (view := current_view()) is not None:
             view.plan((call.label for call in calls), flow_run.ui_url)
         with hold_leases(calls):

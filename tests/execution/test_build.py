@@ -18,7 +18,8 @@ import torch
 
 from alignment_core.artifacts import ArtifactStore
 from alignment_core.errors import ArtifactError, DataError, StageCrashed
-from alignment_core.execution.build import build, device_memory
+from alignment_core.execution.build import build
+from alignment_core.execution.finished import device_memory
 from alignment_core.execution.stage import StageCall
 from alignment_core.progress import Silent
 
@@ -216,7 +217,8 @@ PARENT = """
 import sys
 from alignment_core.progress import Silent
 from alignment_core.execution.stage import StageCall
-from alignment_core.execution.build import build, device_memory
+from alignment_core.execution.build import build
+from alignment_core.execution.finished import device_memory
 built = build(StageCall.model_validate_json(sys.stdin.readline()), Silent())
 print(built.cached)
 """

@@ -11,6 +11,7 @@ from alignment_core.models.generation.response import Response
 from alignment_core.models.generation.sampling import generate
 from alignment_core.models.roles.logps import Budget
 from alignment_core.models.roles.shared_base import Roles
+from alignment_core.models.roles.shares import share_of
 from alignment_core.plugin_api import TokenSequence
 
 
@@ -39,7 +40,7 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class OwnEngine:
-    """Samples with the model of the run, in its process. The noise of a row depends only on its key.
+    """Samples with the model of the run, in its processes. The noise of a row depends only on its key.
 
     Attributes:
         roles: the model and its roles.
@@ -61,14 +62,22 @@ class OwnEngine:
         noise_keys: Sequence[str],
         on_step: Callable[[int], None],
     ) -> list[Response]:
-        return generate(
+        ranks = self.budget.ranks
+        room = [len(prompt.ids) + sampling.max_new_tokens for prompt in prompts]
+        share = share_of(ranks, room, prompts)
+        found = generate(
             self.roles,
             role,
-            prompts,
-            noise_keys=noise_keys,
+            [prompts[i] for i in share],
+            noise_keys=[noise_keys[i] for i in share],
             sampling=sampling,
             stop_ids=self.stop_ids,
             pad_id=self.pad_id,
             budget=self.budget,
             on_step=on_step,
         )
+        if ranks.apart:
+            return found
+        parts = ranks.gather("responses", list(zip(share, found, strict=True)))
+        by_index = dict(pair for part in parts for pair in part)
+        return [by_index[i] for i in range(len(prompts))]

@@ -19,6 +19,7 @@ from alignment_core.models.generation.response import Response
 from alignment_core.models.generation.vllm_server import WHERE, VllmServer, tokens_of
 from alignment_core.models.roles.shared_base import Roles
 from alignment_core.plugin_api import TokenSequence
+from alignment_core.ranks import ALONE, Ranks
 from alignment_core.seeds import seed_of
 from alignment_core.temporary import temporary_folder
 
@@ -38,12 +39,14 @@ class VllmEngine:
         base: folder or Hub id of the base model.
         roles: whose adapters are sampled.
         stop_ids: tokens that end a response.
+        ranks: the processes that share the stage. Rank 0 alone asks the server.
     """
 
     settings: VllmConfig
     base: str
     roles: Roles
     stop_ids: Sequence[int]
+    ranks: Ranks = ALONE
 
     def generate(
         self,
@@ -59,11 +62,14 @@ class VllmEngine:
             ConfigError: the server is not there, serves another model or refuses the adapter.
             ModelError: an answer is incomplete.
         """
+        rollout = _Rollout(self, prompts, sampling, noise_keys, on_step)
+        return self.ranks.from_first("responses of vLLM", lambda: self._ask(role, rollout))
+
+    def _ask(self, role: str, rollout: _Rollout) -> list[Response]:
         with temporary_folder("adapter") as folder:
             adapter = folder if role in self.roles.adapters else None
             if adapter is not None:
                 self.roles.save(role, adapter)
-            rollout = _Rollout(self, prompts, sampling, noise_keys, on_step)
             return asyncio.run(rollout.sample(adapter))
 
 

@@ -22,6 +22,7 @@ from alignment_core.models.base.loading import (
 from alignment_core.models.passes.batching import call_cost, least_padding
 from alignment_core.models.passes.reach import find_reach
 from alignment_core.models.roles.logps import Budget
+from alignment_core.models.roles.shares import from_shares, share_of
 
 WHERE = "reward.model"
 T = TypeVar("T")
@@ -113,8 +114,12 @@ class ClassifierReward(Generic[T]):
     def scores(self, sequences: Sequence[T]) -> Tensor:
         """Return the score of each sequence's text, shape (sequences,), float32, without gradient."""
         texts = [self.tokenize(sequence) for sequence in sequences]
+        ranks = self.budget.ranks
+        share = share_of(ranks, [len(text) for text in texts])
+        mine = [texts[i] for i in share]
         with torch.no_grad():
-            return self.budget.fit(lambda: self._in_parts(texts))
+            found = self.budget.fit(lambda: (self._in_parts(mine),))
+            return from_shares(ranks, share, len(texts), found, self.model.device)[0]
 
     def _in_parts(self, texts: Sequence[Sequence[int]]) -> Tensor:
         scores = torch.empty(len(texts), dtype=torch.float32, device=self.model.device)

@@ -15,7 +15,9 @@ from alignment_core.models.passes.batching import least_padding
 from alignment_core.models.passes.packing import Arrangement, pack_by_budget, packed, padded
 from alignment_core.models.passes.reach import EVERY_LENGTH, Reach
 from alignment_core.models.roles.shared_base import Roles
+from alignment_core.models.roles.shares import from_shares, share_of
 from alignment_core.plugin_api import TokenLogps, TokenSequence
+from alignment_core.ranks import ALONE, Ranks
 
 SMALLEST_BUDGET = 64
 T = TypeVar("T")
@@ -26,24 +28,29 @@ class Budget:
 
     Attributes:
         tokens: the current budget.
+        ranks: the processes that share the stage. All halve their budget if one of them runs out of memory.
         on_halved: called with a message after the budget was halved.
         on_pass: called before every forward pass outside a loss; may raise to stop.
     """
 
-    def __init__(self, tokens: int) -> None:
-        self.tokens = tokens
+    def __init__(self, tokens: int, ranks: Ranks = ALONE) -> None:
+        self.tokens, self.ranks = tokens, ranks
         self.on_halved: Callable[[str], None] = lambda _: None
         self.on_pass: Callable[[], None] = lambda: None
 
     def fit(self, attempt: Callable[[], T]) -> T:
-        """Call `attempt`, which reads `tokens`, until it fits in memory.
+        """Call `attempt`, which reads `tokens`, until it fits in memory, on every rank.
+
+        Within another attempt of a rank, it is part of that one, which is repeated as a whole.
 
         Raises:
             TrainingError: it does not fit even with the smallest budget.
         """
+        if self.ranks.apart:
+            return attempt()
         while True:
             try:
-                return attempt()
+                return self.ranks.together("passes", attempt)
             except (RuntimeError, MemoryError) as error:
                 if not ran_out_of_memory(error):
                     raise
@@ -204,8 +211,12 @@ def _in_budget(
         budget.on_pass()
         return forward(part)
 
+    ranks = budget.ranks
+    share = share_of(ranks, [len(sequence.ids) for sequence in sequences], sequences)
+    mine = [sequences[i] for i in share]
     with torch.no_grad():
-        return budget.fit(lambda: _in_parts(budget.tokens, sequences, stoppable, roles))
+        found = budget.fit(lambda: _in_parts(budget.tokens, mine, stoppable, roles) if mine else None)
+        return from_shares(ranks, share, len(sequences), found, roles.device)
 
 
 def split_into_passes(

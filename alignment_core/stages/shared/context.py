@@ -207,7 +207,7 @@ class StageContext:
         """Return the run on these rows. Add all roles first."""
         tokenizer = self.renderer.tokenizer
         vocabulary = Vocabulary(tokenizer, self.renderer.pad_id, self.renderer.stop_ids)
-        budget = Budget(initial_token_budget(self.job.call.runtime))
+        budget = Budget(initial_token_budget(self.job.call.runtime), self.job.ranks)
         return Run(
             roles=self.roles,
             rows=rows,
@@ -228,7 +228,7 @@ class StageContext:
         if "vllm" not in inputs:
             return None
         settings = VllmConfig.model_validate(inputs["vllm"])
-        return VllmEngine(settings, inputs["model"]["path"], self.roles, self.renderer.stop_ids)
+        return VllmEngine(settings, inputs["model"]["path"], self.roles, self.renderer.stop_ids, self.job.ranks)
 
     def train(self, objective: Objective, run: Run) -> None:
         """Choose the token budget and gradient checkpointing for the free memory, log the choice, and train."""

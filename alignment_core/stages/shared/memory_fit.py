@@ -50,9 +50,9 @@ def fit_to_memory(
     """
     budget: int | None = None if runtime.token_budget == "auto" else runtime.token_budget
     if budget is None:
-        budget = saved_budget(checkpoints, run.progress.warn)
+        budget = saved_budget(checkpoints, run.progress.warn, run.budget.ranks)
     recompute = None if runtime.gradient_checkpointing == "auto" else runtime.gradient_checkpointing
-    available = memory_left(run, runtime.memory_gb)
+    available = memory_left_on_all(run, runtime.memory_gb)
     bound = _generous_bound(run.roles, budget or AUTO_BUDGET, config["max_length"])
     if bound < ABUNDANT * available and external_reward is None:
         found: tuple[int, int] = (budget or AUTO_BUDGET, recompute or False)
@@ -68,6 +68,13 @@ def fit_to_memory(
     run.progress.log(f"token budget {found[0]}, gradient checkpointing {_which_layers(found[1])}; {why}")
 
 
+def memory_left_on_all(run: Run, limit: float | None) -> int:
+    """Return what is left on the rank with the least memory, so that all ranks choose the same settings."""
+    ranks = run.budget.ranks
+    ranks.gather("loaded models", None)  # no rank measures while another one still loads
+    return min(ranks.gather("memory", memory_left(run, limit)))
+
+
 def memory_left(run: Run, limit: float | None) -> int:
     """Return the bytes that a run may still be planned to take, beside the models that it has loaded.
 
@@ -77,7 +84,8 @@ def memory_left(run: Run, limit: float | None) -> int:
     external = run.external_reward
     modules = [run.roles.model, run.roles.heads, *([external.model] if isinstance(external, ClassifierReward) else [])]
     held = sum(weight.nbytes for module in modules for weight in module.parameters())
-    return available_memory(run.device, None if limit is None else max(0.0, limit - held / 2**30))
+    rest = None if limit is None else max(0.0, limit - held / 2**30)
+    return available_memory(run.device, rest, run.budget.ranks.size)
 
 
 def choose_for_run(

@@ -13,7 +13,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from alignment_core.config import PipelineConfig
 from alignment_core.data.ingestion.report.used import used_line
+from alignment_core.execution.stage import ON_ONE_CARD, StageCall
 from alignment_core.forecast.predictions import Prediction
 from alignment_core.outcome.sentences import advised, lines
 from alignment_core.plugin_api import Advice
@@ -104,6 +106,7 @@ def show_plan(planned: PlannedRun, *, as_json: bool) -> None:
                 "key": call.key,
                 "parents": call.reads(),
                 "cached": found[name] is not None,
+                "gpus": call.cards,
                 "pulled_bytes": planned.pulled.get(name),
                 "pool": None if call.runtime.pool is None else call.runtime.pool.name,
                 "uri": artifact.uri if (artifact := found[name]) else None,
@@ -137,6 +140,7 @@ def show_plan(planned: PlannedRun, *, as_json: bool) -> None:
     predictions = forecast.stages.values()
     if predictions:
         print(f"Available memory: {min(stage.available for stage in predictions) / 2**30:.2f} GiB.")
+    show_cards(config, calls)
     if any(stage.gradient_checkpointing for stage in predictions):
         print("↻ = gradient checkpointing: activations are recomputed to save memory.")
     if any(stage.gradient_checkpointing > 1 for stage in predictions):
@@ -151,6 +155,18 @@ def show_plan(planned: PlannedRun, *, as_json: bool) -> None:
     for note in forecast.notes:
         print(f"{note[0].upper()}{note[1:]}.")
     show_advice(planned.advice())
+
+
+def show_cards(settings: PipelineConfig, calls: Mapping[str, StageCall]) -> None:
+    """Print which stages several cards share, if the settings ask for several."""
+    if settings.gpus == 1:
+        return
+    unit = "processes on the CPU" if settings.device == "cpu" else "cards"
+    shared = ", ".join(name for name, call in calls.items() if call.cards > 1)
+    show_sentence(f"{settings.gpus} {unit} share {shared}. Memory is for each of them. Times are those of one.")
+    alone = [name for name, call in calls.items() if call.stage in ON_ONE_CARD]
+    if alone:
+        show_sentence(f"Not shared: {', '.join(alone)}.")
 
 
 def _prediction(stage: Prediction | None) -> dict[str, Any] | None:

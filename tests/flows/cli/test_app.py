@@ -29,7 +29,7 @@ from alignment_core.planning.retrain import plan_retrain
 from alignment_core.progress import Silent
 from alignment_core.registry import load_registry
 from alignment_flows.api import PlannedRun, plan_retraining
-from alignment_flows.cli.show_run import show_plan, show_run
+from alignment_flows.cli.show_run import show_cards, show_plan, show_run
 from alignment_flows.serve.local import FinishedRun
 
 ALIGN = [sys.executable, "-c", "from alignment_flows.cli.app import main; main()"]
@@ -164,6 +164,23 @@ def test_plan_fits_into_a_terminal_of_80_columns(write: Write, capsys: pytest.Ca
     assert "To pull from the remote: 2 artifacts, 1.5 MiB." in lines
     assert (cells["reward"][-2:], cells["optimize"][-2:]) == (["1.5", "min"], ["1.5", "h"])
     assert "Available memory: 12.00 GiB." in lines
+
+
+def test_plan_names_the_stages_that_several_cards_share(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    measured = {"max_prompts": 2, "max_new_tokens": 8, "lm_eval": {"tasks": ["arc_easy"]}}
+    for settings, shown in (
+        ({}, ""),
+        (
+            {"gpus": 2},
+            "2 processes on the CPU share sft, reference, optimize, evaluate_sft, evaluate. "
+            "Memory is for each of them. Times are those of one.\n"
+            "Not shared: over_sft, lm_eval_sft, lm_eval.\n",
+        ),
+    ):
+        config = load_config(write(evaluation=measured, **settings))
+        calls = plan_pipeline(config, load_registry()).calls()
+        show_cards(config, calls)
+        assert capsys.readouterr().out == shown
 
 
 def test_plan_of_a_retrain_mixes_its_votes_and_counts_requests(

@@ -81,19 +81,22 @@ class Forecast(BaseModel):
     requests: dict[str, int]
 
 
-def predict(calls: Mapping[str, StageCall], to_run: Sequence[str], card: float | None = None) -> Forecast:
+def predict(
+    calls: Mapping[str, StageCall], to_run: Sequence[str], card: float | None = None, *, timed: bool = True
+) -> Forecast:
     """Predict the stages `to_run` of a plan.
 
     Args:
         calls: the plan.
         to_run: names of the stages.
         card: memory in GiB of a card to plan for, which this machine need not have. None: the device of the settings.
+        timed: whether to predict the time, too, which takes a short run of the model on this device.
 
     Raises:
         AlignmentError: a problem with the data, the model or the optimizer. `StageCrashed` if the process crashed.
     """
     dumped = {name: call.model_dump(mode="json") for name, call in calls.items()}
-    request = {"calls": dumped, "to_run": list(to_run), "card": card}
+    request = {"calls": dumped, "to_run": list(to_run), "card": card, "timed": timed}
     return Forecast.model_validate(call_module("alignment_core.forecast.process", request, "the prediction"))
 
 

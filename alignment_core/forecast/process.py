@@ -52,7 +52,7 @@ def _forecast(request: dict[str, Any]) -> dict[str, Any]:
     calls = {name: StageCall.model_validate(call) for name, call in request["calls"].items()}
     with tempfile.TemporaryDirectory(prefix="align-plan-") as folder:
         predictor = Predictor(calls, request["to_run"], Path(folder), request["card"])
-        return predictor.forecast(imports).model_dump(mode="json")
+        return predictor.forecast(imports if request["timed"] else None).model_dump(mode="json")
 
 
 class Predictor:
@@ -101,18 +101,18 @@ class Predictor:
             nn.functional.silu(mixed @ states).float().softmax(-1).sum().backward()  # type: ignore[no-untyped-call]
         return resident_memory()
 
-    def forecast(self, imports: float) -> Forecast:
+    def forecast(self, imports: float | None) -> Forecast:
         """Predict the stages.
 
         Args:
-            imports: seconds from the start of this process until its imports were done.
+            imports: seconds from the start of this process until its imports were done. None: predict no time.
         """
         stages = self._stages()
         workload = self._workload()
         works = {name: workload.of(call) for name, call in stages.items()}
         choices = {name: self._choose(work, stages[name].stage) for name, work in works.items()}
         speed = None
-        if self.card is None and choices and all(choice.fits for choice in choices.values()):
+        if imports is not None and self.card is None and choices and all(choice.fits for choice in choices.values()):
             speed = measure_speed(self.model, self.load_in, self.lora, self.device, imports)
         adapter, learned = self.adapter.footprint(), self.planned.train(self.calls["optimize"])
         report = self.planned.report()

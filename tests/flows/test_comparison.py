@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 from accessible import check_file
+from rich.console import Console
 
 from alignment_core.artifacts import ArtifactStore, Manifest, key_of
 from alignment_core.config_file import load_config
 from alignment_core.errors import AlignmentError, ConfigError, PluginError, StageCrashed
 from alignment_core.execution.build import StageResult
 from alignment_core.progress import Silent
+from alignment_flows.cli.show_comparison import comparison_tables
 from alignment_flows.comparison import compare, plans_of, settings_for, settings_of
 from alignment_flows.reports.comparison import Comparison, Estimate, OptimizerRun, Row, compare_results, estimate
 from alignment_flows.reports.comparison_page import columns, headline, html, markdown, write_comparison
@@ -122,6 +125,35 @@ def test_table_has_a_cell_with_an_interval_for_each_model(comparison: Comparison
     assert table["KL, nats"] == {"sft": ("0", ""), "dpo": ("2", "± 0.98")}
     assert table["length, tokens"] == {"dpo": ("9", "")}
     assert "perplexity" not in table
+
+
+@pytest.mark.parametrize(("width", "groups"), [(60, 3), (80, 2), (200, 1)])
+def test_terminal_shows_whole_numbers_of_as_many_models_as_fit(width: int, groups: int) -> None:
+    """26 columns are for the measures. With gaps of 2, `sft` takes 5, `ppo` ("failed") 8, the others 18.
+
+    Of 60 columns, `sft` and `kto` take 49, `online_dpo` and `ppo` 52. Of 80, all but `grpo` take 75.
+    """
+    rate = {"rate": 0.712, "low": 0.624, "high": 0.79}
+    rows = [
+        Row("sft", metrics={"kl": 0.0}),
+        Row("kto", win_rate={"a very long name of a judge": rate}, metrics={"kl": 2.5}, seconds=12.0),
+        Row("online_dpo", win_rate={"a very long name of a judge": rate}, metrics={"kl": 1.5}, peak_memory=2**30),
+        Row("ppo", error="killed"),
+        Row("grpo", win_rate={"a very long name of a judge": rate}),
+    ]
+    console = Console(width=width, file=StringIO(), highlight=False)
+    tables = list(comparison_tables(rows, width))
+    for table in tables:
+        console.print(table)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert max(map(len, lines)) <= width
+    assert len(tables) == groups
+    heads = [line.split() for line in lines if not line[:26].strip()]
+    assert [name for head in heads for name in head if name.isidentifier()] == [row.model for row in rows]
+    text = "\n".join(lines)
+    assert text.count("62.4 % to 79.0 %") == 3
+    assert "…" not in text
+    assert text.count("failed") == 2, "of the win rate and the KL; its cost is unknown"
 
 
 def test_page_is_complete_and_self_contained(comparison: Comparison, tmp_path: Path) -> None:
@@ -301,6 +333,17 @@ def test_nothing_is_trained_if_the_data_lack_what_one_optimizer_needs(write: Wri
     assert state.is_failed()
     assert "dpo" in (state.message or "")
     assert "the training data contain no preference pairs" in (state.message or "")
+    kinds = {artifact.kind for artifact in ArtifactStore(config.store).artifacts()}
+    assert kinds == {"ingest", "shard"}
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_nothing_is_trained_if_a_stage_does_not_fit_into_memory(write: Write, tmp_path: Path) -> None:
+    """What `align plan` would refuse: with 1 MiB, not even the base model can be loaded."""
+    config = load_config(write(isolation="inline", memory_gb=2**-10, sft=None))
+    state = compare(config, ["dpo", "kto"], [], tmp_path / "comparison", return_state=True)
+    assert state.is_failed()
+    assert "does not fit into the memory" in (state.message or "")
     kinds = {artifact.kind for artifact in ArtifactStore(config.store).artifacts()}
     assert kinds == {"ingest", "shard"}
 

@@ -11,6 +11,7 @@ from typing import Any
 from alignment_core.config import DataConfig, SourceConfig
 from alignment_core.data.ingestion.counts import counted
 from alignment_core.data.ingestion.ingest import ingest
+from alignment_core.data.ingestion.remedies import remedies
 from alignment_core.data.ingestion.report.contents import NO_LIMIT
 from alignment_core.data.ingestion.report.page import html_report
 from alignment_core.data.rendering.byte_tokenizer import ByteTokenizer
@@ -85,7 +86,8 @@ def no_usable_rows(report: Mapping[str, Any]) -> DataError | None:
         "no row can be used",
         where=", ".join(file["name"] for file in report["files"]),
         got=counted(rows, "row") + (f" ({reasons})" if reasons else ""),
-        do=next(unknown, "See the report for the reasons"),
+        do="; ".join((*unknown, *remedies(report["quarantined"], report["thresholds"])))
+        or "See the report for the reasons",
     )
 
 

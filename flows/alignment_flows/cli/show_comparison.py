@@ -1,15 +1,50 @@
 """Output of `align compare`."""
 
 import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from alignment_flows.cli.show_run import print_json, show_commands, show_sentence
-from alignment_flows.reports.comparison import Comparison
+from alignment_flows.reports.comparison import Comparison, Row
 from alignment_flows.reports.comparison_page import DASH, HTML, columns, cost
 from alignment_flows.reports.result import best_of, steps_after
+
+COST = ("training time", "peak memory")
+LABEL, GAP = 26, 2
+"""Columns of the terminal for the names of the measures at most, and between two models."""
+
+
+def comparison_tables(rows: Sequence[Row], width: int) -> Iterator[Table]:
+    """Yield tables with a column for each model, as many as fit beside each other, and a line for each measure."""
+    measures = columns(rows)
+    label = min(LABEL, max(map(len, [*measures, *COST])))
+    models = {row.model: _cells(row, measures) for row in rows}
+    widths = {
+        name: max(len(line) for cell in (name, *cells) for line in cell.split("\n")) for name, cells in models.items()
+    }
+    names = list(models)
+    while names:
+        fitting, free = 1, width - label - GAP - widths[names[0]]
+        while fitting < len(names) and (free := free - GAP - widths[names[fitting]]) >= 0:
+            fitting += 1
+        shown, names = names[:fitting], names[fitting:]
+        table = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False)
+        table.add_column("", width=label)
+        for name in shown:
+            table.add_column(name, justify="right", min_width=min(widths[name], width - label - GAP))
+        for place, measure in enumerate((*measures, *COST)):
+            table.add_row(measure, *(models[name][place] for name in shown))
+        yield table
+
+
+def _cells(row: Row, measures: Mapping[str, Mapping[str, tuple[str, str]]]) -> list[str]:
+    missing = ("failed" if row.error else DASH, "")
+    found = [cells.get(row.model, missing) for cells in measures.values()]
+    seconds, _, memory, _ = cost(row)
+    return ["\n".join(filter(None, cell)) for cell in found] + [seconds, memory]
 
 
 def show_comparison(comparison: Comparison, folder: Path, config: Path, *, as_json: bool) -> None:
@@ -20,13 +55,9 @@ def show_comparison(comparison: Comparison, folder: Path, config: Path, *, as_js
     if as_json:
         print_json({"report": str((folder / HTML).absolute()), **comparison.to_json()})
         return
-    heads = columns(comparison.rows)
-    table = Table("model", *heads, "training time", "peak memory")
-    for row in comparison.rows:
-        cells = [column.get(row.model, ("failed" if row.error else DASH, "")) for column in heads.values()]
-        seconds, _, memory, _ = cost(row)
-        table.add_row(row.model, *("\n".join(filter(None, cell)) for cell in cells), seconds, memory)
-    Console().print(table)
+    console = Console(highlight=False)
+    for table in comparison_tables(comparison.rows, console.width):
+        console.print(table, end="\n\n")
     for sentence in comparison.sentences():
         show_sentence(sentence)
     print(f"Report: {folder / HTML}")

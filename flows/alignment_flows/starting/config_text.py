@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from alignment_flows.starting.advice import Advice, Contents
 
 ON_CPU, ON_CARDS = "HuggingFaceTB/SmolLM2-135M-Instruct", {
@@ -33,6 +35,7 @@ class Choices:
         paths: the sources.
         model: base model.
         card: memory of the card in GB, or None for the CPU.
+        settings: `columns` and `desirable` of the sources, empty if they are known without.
         thresholds: the threshold of each source whose ratings need one.
         longest: length of the longest conversation in bytes.
     """
@@ -41,6 +44,7 @@ class Choices:
     paths: Sequence[str]
     model: str
     card: float | None
+    settings: Mapping[str, Any]
     thresholds: Mapping[str, float]
     longest: int
 
@@ -83,6 +87,11 @@ def _data(chosen: Choices, contents: Contents, advice: Advice) -> list[str]:
     lines = ["data:", "  sources:"]
     for path in chosen.paths:
         lines.append(f"    - path: {_quoted(path)}")
+        if columns := chosen.settings["columns"]:
+            lines.append(f"      columns: {_inline(columns)}")
+        if desirable := chosen.settings["desirable"]:
+            words = ", ".join(_quoted(word) for word in desirable)
+            lines.append(f"      desirable: [{words}]  # labels that are a thumbs up")
         if (threshold := chosen.thresholds.get(path)) is not None:
             lines.append(f"      threshold: {threshold:<9g}# ratings from here on are a thumbs up")
         if advice.keep:
@@ -128,7 +137,8 @@ def _comment(text: str) -> list[str]:
 
 def _quoted(text: str) -> str:
     """Return text as YAML: plain where that is unmistakable."""
-    return text if re.fullmatch(r"[A-Za-z./][\w./:@-]*(?<!:)", text) else json.dumps(text, ensure_ascii=False)
+    plain = re.fullmatch(r"[A-Za-z./][\w./:@-]*(?<!:)", text) and yaml.safe_load(text) == text  # `no` is a word here
+    return text if plain else json.dumps(text, ensure_ascii=False)
 
 
 def _inline(values: Mapping[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """Curves drawn with braille dots, for a terminal."""
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 
 Points = Sequence[tuple[float, float]]
@@ -15,10 +15,11 @@ SAMPLED, RECORDED = ("score", "kl"), ("loss", "reward_margin", "accuracy", "kl")
 """The metrics that say most about learning from sampled responses, and about every other kind of training."""
 
 
-def leading(names: Collection[str]) -> list[str]:
-    """Return the metrics, two at most, whose curves say how the training goes."""
-    wanted = SAMPLED if SAMPLED[0] in names else RECORDED
-    return [name for name in wanted if name in names][:2]
+def leading(curves: Mapping[str, Collection[float]]) -> list[str]:
+    """Return the metrics, two at most, whose curves say how the training goes. Those that never change come last."""
+    wanted = SAMPLED if SAMPLED[0] in curves else RECORDED
+    found = [name for name in wanted if name in curves]
+    return sorted(found, key=lambda name: len(set(curves[name])) < 2)[:2]
 
 
 def panel(name: str, points: Points, width: int, height: int) -> list[str]:

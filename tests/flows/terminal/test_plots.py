@@ -45,9 +45,17 @@ def test_panel_names_the_curve_its_newest_value_and_the_ends_of_its_axis() -> No
         (["accuracy", "reward_chosen", "reward_margin", "loss"], ["loss", "reward_margin"]),
         (["accuracy", "score_chosen", "loss"], ["loss", "accuracy"]),
         (["reward_desirable", "kl", "loss"], ["loss", "kl"]),
+        (["reward_desirable", "reward_margin", "kl", "loss"], ["loss", "reward_margin"]),
         (["loss", "policy_loss", "score", "kl", "entropy"], ["score", "kl"]),
         (["odd"], []),
     ],
 )
 def test_leading_curves_of_each_kind_of_training(names: list[str], curves: list[str]) -> None:
-    assert leading(names) == curves
+    assert leading({name: [1.0, 2.0] for name in names}) == curves
+
+
+def test_curve_that_never_changes_is_shown_only_if_there_is_no_other() -> None:
+    flat, moving = [0.0, 0.0, 0.0], [0.5, 0.4, 0.5]
+    assert leading({"loss": moving, "reward_margin": flat, "kl": moving}) == ["loss", "kl"]
+    assert leading({"loss": flat, "accuracy": moving}) == ["accuracy", "loss"]
+    assert leading({"loss": [0.7], "reward_margin": [0.0]}) == ["loss", "reward_margin"]

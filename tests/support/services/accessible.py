@@ -24,6 +24,7 @@ def check_looks(page: Page) -> None:
     """Fail if axe finds a violation, or the page is wider than a phone. The page is left as on a light desktop."""
     found: list[str] = []
     page.mouse.move(0, 0)  # a tooltip that fades has other colors
+    page.wait_for_function(SETTLED)
     for scheme in ("light", "dark"):
         for size in (PHONE, DESKTOP):
             page.emulate_media(color_scheme=scheme, reduced_motion="reduce")  # type: ignore[arg-type]

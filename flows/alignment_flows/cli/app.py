@@ -56,7 +56,7 @@ def plan(
 ) -> None:
     """Show which stages a run would build, with their memory and time. Fail if a stage does not fit in memory."""
     from alignment_flows import api
-    from alignment_flows.cli.show_run import show_plan, show_skipped
+    from alignment_flows.cli.show_run import command_line, show_next, show_plan, show_skipped
 
     settings, size = api.load_settings(config, changes or ()), _size(card)
     planned = api.plan_retraining(settings, size) if retrain else api.plan(settings, size)
@@ -65,6 +65,8 @@ def plan(
         return
     show_plan(planned, as_json=as_json)
     planned.check_memory()
+    if not as_json:
+        show_next([command_line("retrain" if retrain else "run", config, changes or ())])
 
 
 @app.command()

@@ -42,11 +42,13 @@ def sample(
 ) -> None:
     """Sample several responses to each prompt and add them to the feedback store for `align rank`."""
     from alignment_flows import api
+    from alignment_flows.cli.show_run import command_line, show_next
 
     settings = api.load_settings(config, changes or ())
     kept = api.sample(settings, model)
     prompts = "1 prompt is" if kept == 1 else f"{kept} prompts are"
-    typer.echo(f"{prompts} ready to rank in {hide_secrets(settings.feedback)}. Next: `align rank {config}`")
+    typer.echo(f"{prompts} ready to rank in {hide_secrets(settings.feedback)}.")
+    show_next([command_line("rank", config, changes or ())])
 
 
 @command

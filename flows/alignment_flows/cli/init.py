@@ -13,6 +13,7 @@ import typer
 from alignment_core.addresses import hide_secrets
 from alignment_core.errors import ConfigError
 from alignment_flows.cli.command import Columns, Desirable, command, named_columns
+from alignment_flows.cli.show_run import command_line, show_next
 from alignment_flows.starting.advice import GOALS, Contents, Goal, recommend
 from alignment_flows.starting.config_text import Choices, config_text, is_instruct, model_for
 
@@ -136,4 +137,5 @@ def _tell(
     if first:
         print(f"First: {first}.")
     size = "" if card is None else f" --card {card:g}gb"
-    print(f"Wrote {out}. Next:\n  align plan {out}{size}\n  align run {out}")
+    print(f"Wrote {out}.")
+    show_next([command_line("plan", out, ()) + size, command_line("run", out, ())])

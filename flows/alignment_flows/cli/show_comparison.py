@@ -1,5 +1,6 @@
 """Output of `align compare`."""
 
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from alignment_flows.cli.show_run import print_json, show_commands, show_sentence
+from alignment_flows.cli.show_run import print_json, show_next, show_sentence
 from alignment_flows.reports.comparison import Comparison, Row
 from alignment_flows.reports.comparison_page import DASH, HTML, columns, cost
 from alignment_flows.reports.result import best_of, steps_after
@@ -62,5 +63,4 @@ def show_comparison(comparison: Comparison, folder: Path, config: Path, *, as_js
         show_sentence(sentence)
     print(f"Report: {folder / HTML}")
     if (best := best_of(comparison.trained)) is not None:
-        print(f"Next, for {best}:")
-        show_commands(steps_after(comparison.trained[best], str(config)))
+        show_next(steps_after(comparison.trained[best], shlex.quote(str(config))), best)

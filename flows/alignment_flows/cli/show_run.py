@@ -1,6 +1,7 @@
 """Output of the commands: tables, or one JSON object."""
 
 import json
+import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -62,8 +63,7 @@ def show_run(run: FinishedRun, config: Path, *, as_json: bool) -> None:
     print(f"Aligned adapter: {policy.uri}")
     if page.is_file():
         print(f"Report: {page}")
-    print("Next:")
-    show_commands(steps_after(run.stages, str(config)))
+    show_next(steps_after(run.stages, shlex.quote(str(config))))
 
 
 def show_advice(advice: Sequence[Advice]) -> None:
@@ -72,8 +72,15 @@ def show_advice(advice: Sequence[Advice]) -> None:
         show_sentence(f"Advice: {line}")
 
 
-def show_commands(steps: Sequence[str]) -> None:
-    """Print commands, each on a line of its own that can be copied."""
+def command_line(name: str, config: Path, changes: Sequence[str]) -> str:
+    """Return the line that runs a command on a config file with changed settings."""
+    options = (f"--set {shlex.quote(change)}" for change in changes)
+    return " ".join(("align", name, shlex.quote(str(config)), *options))
+
+
+def show_next(steps: Sequence[str], model: str = "") -> None:
+    """Print the commands that come next, for a model if it is named: each on a line of its own that can be copied."""
+    print(f"Next, for {model}:" if model else "Next:")
     for step in steps:
         print(f"  {step.strip('`')}")
 
@@ -132,7 +139,11 @@ def show_plan(planned: PlannedRun, *, as_json: bool) -> None:
         print(f"To pull from the remote: {artifacts}, {readable_size(sum(planned.pulled.values()))}.")
     predictions = forecast.stages.values()
     if predictions:
+        print("budget = tokens that are in one micro-batch at most; GiB = peak memory.")
         print(f"Available memory: {min(stage.available for stage in predictions) / 2**30:.2f} GiB.")
+        times = [stage.seconds for stage in predictions if stage.seconds is not None]
+        if len(times) == len(predictions):
+            print(f"Time: about {_duration(sum(times))} in all.")
     if any(stage.gradient_checkpointing for stage in predictions):
         print("↻ = gradient checkpointing: activations are recomputed to save memory.")
     if any(stage.gradient_checkpointing > 1 for stage in predictions):

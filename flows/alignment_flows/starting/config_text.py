@@ -24,6 +24,8 @@ BYTES_PER_TOKEN = 3
 """At least so many bytes are one token in nearly all text of European languages."""
 FEW, FEW_HELD_OUT = 500, 0.2
 ENOUGH_STEPS, MOST_EPOCHS = 30, 5
+ENOUGH_PAIRS = 50
+"""With fewer pairs, what a reward model says is luck."""
 
 
 @dataclass(frozen=True)
@@ -119,11 +121,22 @@ def _learning(chosen: Choices, contents: Contents, advice: Advice) -> list[str]:
         lines.append("  learning_rate: 0.0005  # for a small model. 2e-5 for one of 1B or more")
     if advice.reward:
         lines.append("  max_new_tokens: 128    # of an answer")
-    few = chosen.card is None
-    lines.append(f"evaluation: {{max_prompts: {16 if few else 64}, max_new_tokens: {64 if few else 256}}}")
-    if few:
+    lines += _evaluation(contents, advice, few=chosen.card is None)
+    if chosen.card is None:
         lines.append("device: cpu")
     return lines
+
+
+def _evaluation(contents: Contents, advice: Advice, *, few: bool) -> list[str]:
+    limits = [f"  max_prompts: {16 if few else 64}", f"  max_new_tokens: {64 if few else 256}"]
+    if advice.reward:
+        judge = ["  evaluators:             # what rewards the answers judges them, too: the win rate of the result"]
+        judge += [f"    - {_inline(part)}" for part in advice.reward]
+    elif contents.comparisons >= ENOUGH_PAIRS:
+        judge = ["  reward_model: true      # learns from your pairs, and judges the answers: the win rate of the result"]
+    else:
+        judge = ["  # Nothing judges the answers yet. For a win rate: `evaluators`, `endpoint`, or pairs and `reward_model`"]
+    return ["evaluation:", *judge, *limits]
 
 
 def _comment(text: str) -> list[str]:

@@ -38,6 +38,14 @@ def test_panel_names_the_curve_its_newest_value_and_the_ends_of_its_axis() -> No
     assert lines[2].startswith("   0.25 ")
 
 
+def test_ends_of_the_axis_fit_beside_the_plot() -> None:
+    """At most 7 characters: a rounding error beside 4 is 0, and a number that is too long loses digits."""
+    first = [line[:8] for line in panel("reward_margin", [(1, -4.9e-07), (2, 4.0)], width=20, height=2)[1:]]
+    assert first == ["      4 ", "      0 "]
+    first = [line[:8] for line in panel("kl", [(1, -1.26e-07), (2, -1.26e-05)], width=20, height=2)[1:]]
+    assert first == ["-1e-07 ".rjust(8), "-1e-05 ".rjust(8)]
+
+
 @pytest.mark.parametrize(
     ("names", "curves"),
     [

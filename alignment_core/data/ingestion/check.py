@@ -81,10 +81,14 @@ def no_usable_rows(report: Mapping[str, Any]) -> DataError | None:
         return None
     reasons = ", ".join(f"{reason} {count}" for reason, count in (report["quarantined"] | report["dropped"]).items())
     rows = sum(file["rows"] for file in report["files"])
-    unknown = (file["why"] for file in report["files"] if file["format"] == "unknown")
+    names = [file["name"] for file in report["files"]]
+    unknown = [file["why"] for file in report["files"] if file["format"] == "unknown"]
+    if len(names) == 1 and unknown:
+        why = unknown[0].removeprefix(f"{names[0]}: ")  # the error names the file already
+        unknown = [why[:1].upper() + why[1:]]
     return DataError(
         "no row can be used",
-        where=", ".join(file["name"] for file in report["files"]),
+        where=", ".join(names),
         got=counted(rows, "row") + (f" ({reasons})" if reasons else ""),
         do="; ".join((*unknown, *remedies(report["quarantined"], report["thresholds"])))
         or "See the report for the reasons",

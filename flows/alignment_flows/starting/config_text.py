@@ -129,13 +129,17 @@ def _learning(chosen: Choices, contents: Contents, advice: Advice) -> list[str]:
 
 def _evaluation(contents: Contents, advice: Advice, *, few: bool) -> list[str]:
     limits = [f"  max_prompts: {16 if few else 64}", f"  max_new_tokens: {64 if few else 256}"]
-    if advice.reward:
+    if advice.reward and not advice.first:
         judge = ["  evaluators:             # what rewards the answers judges them, too: the win rate of the result"]
         judge += [f"    - {_inline(part)}" for part in advice.reward]
     elif contents.comparisons >= ENOUGH_PAIRS:
-        judge = ["  reward_model: true      # learns from your pairs, and judges the answers: the win rate of the result"]
+        judge = [
+            "  reward_model: true      # learns from your pairs, and judges the answers: the win rate of the result"
+        ]
     else:
-        judge = ["  # Nothing judges the answers yet. For a win rate: `evaluators`, `endpoint`, or pairs and `reward_model`"]
+        judge = [
+            "  # Nothing judges the answers yet. For a win rate: `evaluators`, `endpoint`, or pairs and `reward_model`"
+        ]
     return ["evaluation:", *judge, *limits]
 
 

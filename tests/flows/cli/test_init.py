@@ -99,10 +99,10 @@ def test_data_decide_the_optimizer(
     assert ("First: " in done.stdout) == (rows in (demonstrations, questions)), "only a judge has to be set up"
     # The tiny model has no chat template. It needs SFT where there is something to learn it from.
     assert (made["sft"] is None) == (rows in (sums, questions))
-    # What rewards the answers judges them, too. Otherwise a reward model does, if there are 50 pairs to train it with.
-    assert made["evaluation"].get("evaluators") == made.get("reward", {}).get("by")
+    # A rule that rewards the answers judges them, too. A reward model does if there are 50 pairs to train it with.
+    assert made["evaluation"].get("evaluators") == (made["reward"]["by"] if rows in (sums, capitals) else None)
     assert made["evaluation"].get("reward_model", False) == (rows is ranked)
-    assert ("Nothing judges" in out.read_text()) == (rows in (pairs, thumbs))
+    assert ("Nothing judges" in out.read_text()) == (rows in (pairs, thumbs, demonstrations, questions))
     plan = plan_pipeline(load_config(out, [f"store={tmp_path / 'store'}"]), load_registry())
     assert {"ingest", "optimize", "evaluate"} <= set(plan.calls())
 

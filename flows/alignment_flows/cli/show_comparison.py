@@ -11,7 +11,7 @@ from rich.table import Table
 from alignment_flows.cli.show_run import print_json, show_next, show_sentence
 from alignment_flows.reports.comparison import Comparison, Row
 from alignment_flows.reports.comparison_page import DASH, HTML, columns, cost
-from alignment_flows.reports.result import best_of, steps_after
+from alignment_flows.reports.result import best_of, result_of_run, steps_after
 
 COST = ("training time", "peak memory")
 LABEL, GAP = 26, 2
@@ -63,4 +63,5 @@ def show_comparison(comparison: Comparison, folder: Path, config: Path, *, as_js
         show_sentence(sentence)
     print(f"Report: {folder / HTML}")
     if (best := best_of(comparison.trained)) is not None:
-        show_next(steps_after(comparison.trained[best], shlex.quote(str(config))), best)
+        built = comparison.trained[best]
+        show_next(steps_after(result_of_run(built), built, shlex.quote(str(config))), best)

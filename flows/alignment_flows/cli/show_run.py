@@ -33,6 +33,7 @@ KEY_DIGITS, SHORT_KEY = 12, 8
 def show_run(run: FinishedRun, config: Path, *, as_json: bool) -> None:
     """Print the stages of a finished run, its result, advice, and what to do with the model of the config file."""
     policy, page = run.stages["optimize"].artifact, page_of(run.name, run.stages)
+    result = result_of_run(run.stages)
     if as_json:
         stages = [
             {
@@ -48,7 +49,7 @@ def show_run(run: FinishedRun, config: Path, *, as_json: bool) -> None:
         facts = {"run": run.name, "flow_run_id": run.flow_run_id, "policy": policy.uri, "aliases": run.aliases}
         facts |= {"report": str(page) if page.is_file() else None}
         advice = [asdict(one) for one in advice_on_run(run.stages)]
-        print_json({**facts, "stages": stages, "result": result_of_run(run.stages).to_json(), "advice": advice})
+        print_json({**facts, "stages": stages, "result": result.to_json(), "advice": advice})
         return
     table = Table("stage", "", "seconds", "artifact", title=run.name, title_justify="left")
     for name, built in run.stages.items():
@@ -57,13 +58,13 @@ def show_run(run: FinishedRun, config: Path, *, as_json: bool) -> None:
     Console().print(table)
     if all(built.cached for built in run.stages.values()):
         print("Nothing to do: every stage is already in the store.")
-    for line in lines(result_of_run(run.stages)):
+    for line in lines(result):
         show_sentence(line)
     show_advice(advice_on_run(run.stages))
     print(f"Aligned adapter: {policy.uri}")
     if page.is_file():
         print(f"Report: {page}")
-    show_next(steps_after(run.stages, shlex.quote(str(config))))
+    show_next(steps_after(result, run.stages, shlex.quote(str(config))))
 
 
 def show_advice(advice: Sequence[Advice]) -> None:

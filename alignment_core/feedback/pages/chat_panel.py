@@ -98,7 +98,7 @@ class Panel:
 
     def keep(self) -> None:
         """Keep the conversation that is open, which another tab of the visitor may have removed."""
-        talks: list[dict[str, Any]] = self._kept["talks"]
+        talks: list[MutableMapping[str, Any]] = self._kept["talks"]
         if all(one["id"] != self._talk.data["id"] for one in talks):
             talks.insert(0, self._talk.data)
         self.show_list()

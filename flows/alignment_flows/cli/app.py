@@ -57,10 +57,11 @@ def plan(
     """Show which stages a run would build, with their memory and time. Fail if a stage does not fit in memory."""
     from alignment_flows import api
     from alignment_flows.cli.show_run import command_line, show_next, show_plan, show_skipped
+    from alignment_flows.planned_run import PlannedRun
 
     settings, size = api.load_settings(config, changes or ()), _size(card)
     planned = api.plan_retraining(settings, size) if retrain else api.plan(settings, size)
-    if not isinstance(planned, api.PlannedRun):
+    if not isinstance(planned, PlannedRun):
         show_skipped(str(planned), as_json=as_json)
         return
     show_plan(planned, as_json=as_json)

@@ -19,7 +19,7 @@ from alignment_core.forecast.predictions import Prediction
 from alignment_core.outcome.sentences import advised, lines
 from alignment_core.plugin_api import Advice
 from alignment_core.registry import Registry
-from alignment_flows.api import PlannedRun
+from alignment_flows.planned_run import PlannedRun
 from alignment_flows.reports.places import page_of
 from alignment_flows.reports.result import advice_on_run, result_of_run, steps_after
 from alignment_flows.serve.local import FinishedRun

@@ -81,33 +81,30 @@ class Forecast(BaseModel):
     requests: dict[str, int]
 
 
-def predict(
-    calls: Mapping[str, StageCall], to_run: Sequence[str], card: float | None = None, *, timed: bool = True
-) -> Forecast:
+def predict(calls: Mapping[str, StageCall], to_run: Sequence[str], card: float | None = None) -> Forecast:
     """Predict the stages `to_run` of a plan.
 
     Args:
         calls: the plan.
         to_run: names of the stages.
         card: memory in GiB of a card to plan for, which this machine need not have. None: the device of the settings.
-        timed: whether to predict the time, too, which takes a short run of the model on this device.
 
     Raises:
         AlignmentError: a problem with the data, the model or the optimizer. `StageCrashed` if the process crashed.
     """
     dumped = {name: call.model_dump(mode="json") for name, call in calls.items()}
-    request = {"calls": dumped, "to_run": list(to_run), "card": card, "timed": timed}
+    request = {"calls": dumped, "to_run": list(to_run), "card": card}
     return Forecast.model_validate(call_module("alignment_core.forecast.process", request, "the prediction"))
 
 
 def check_memory(forecast: Forecast, calls: Mapping[str, StageCall]) -> None:
-    """Check that every stage fits into memory.
+    """Check that every stage that runs on this machine fits into its memory.
 
     Raises:
         TrainingError: a stage needs more memory than is available, with any memory settings that may be chosen.
     """
     for name, stage in forecast.stages.items():
-        if not stage.fits:
+        if not stage.fits and calls[name].runtime.pool is None:
             parts = ", ".join(f"{part} {_gib(size)}" for part, size in stage.memory.items() if size)
             raise TrainingError(
                 f"the stage does not fit into the memory of {forecast.device}",

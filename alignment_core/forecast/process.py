@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -30,6 +29,7 @@ from alignment_core.plugin_api import TokenSequence
 from alignment_core.processes.module_call import answer_call
 from alignment_core.stages.adapter import check_fit
 from alignment_core.stages.shared.memory_fit import initial_token_budget
+from alignment_core.temporary import temporary_folder
 from alignment_core.training.memory import (
     MemorySettings,
     available_memory,
@@ -50,9 +50,9 @@ def _forecast(request: dict[str, Any]) -> dict[str, Any]:
     # A stage's process has the same imports.
     imports = time.time() - psutil.Process().create_time()
     calls = {name: StageCall.model_validate(call) for name, call in request["calls"].items()}
-    with tempfile.TemporaryDirectory(prefix="align-plan-") as folder:
-        predictor = Predictor(calls, request["to_run"], Path(folder), request["card"])
-        return predictor.forecast(imports if request["timed"] else None).model_dump(mode="json")
+    with temporary_folder("plan") as folder:
+        predictor = Predictor(calls, request["to_run"], folder, request["card"])
+        return predictor.forecast(imports).model_dump(mode="json")
 
 
 class Predictor:
@@ -101,18 +101,18 @@ class Predictor:
             nn.functional.silu(mixed @ states).float().softmax(-1).sum().backward()  # type: ignore[no-untyped-call]
         return resident_memory()
 
-    def forecast(self, imports: float | None) -> Forecast:
+    def forecast(self, imports: float) -> Forecast:
         """Predict the stages.
 
         Args:
-            imports: seconds from the start of this process until its imports were done. None: predict no time.
+            imports: seconds from the start of this process until its imports were done.
         """
         stages = self._stages()
         workload = self._workload()
         works = {name: workload.of(call) for name, call in stages.items()}
         choices = {name: self._choose(work, stages[name].stage) for name, work in works.items()}
         speed = None
-        if imports is not None and self.card is None and choices and all(choice.fits for choice in choices.values()):
+        if self.card is None and choices and all(choice.fits for choice in choices.values()):
             speed = measure_speed(self.model, self.load_in, self.lora, self.device, imports)
         adapter, learned = self.adapter.footprint(), self.planned.train(self.calls["optimize"])
         report = self.planned.report()

@@ -18,7 +18,6 @@ from alignment_core.registry import load_registry
 from alignment_flows.form.parameters import secret_flow
 from alignment_flows.form.settings import PipelineForm, read_settings, run_name
 from alignment_flows.pipeline import pipeline, read_data
-from alignment_flows.planned_run import check_memory_of
 from alignment_flows.progress import tolerate_server_outage
 from alignment_flows.reports.comparison import Comparison, OptimizerRun, compare_results
 from alignment_flows.reports.comparison_page import markdown, write_comparison
@@ -47,7 +46,6 @@ def compare(
     with planned([call for plan in plans.values() for call in plan.calls().values()]):
         for plan in plans.values():
             read_data(stage, plan)  # so that nothing is trained if one of them lacks data
-        check_memory_of(settings, plans)  # or does not fit
         comparison = side_by_side(stage, plans)
     write_comparison(comparison, Path(folder))
     with tolerate_server_outage():

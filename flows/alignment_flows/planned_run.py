@@ -74,20 +74,3 @@ def planned_run(settings: PipelineConfig, made: Plan, card: float | None = None)
     pulled = sizes_in_remote(store, missing)
     forecast = predict(calls, [name for name in missing if name not in pulled], card)
     return PlannedRun(settings, calls, found, pulled, forecast)
-
-
-def check_memory_of(settings: Mapping[str, PipelineConfig], plans: Mapping[str, Plan]) -> None:
-    """Check that every stage that these plans lack fits into memory, each stage once. Nothing is timed.
-
-    Raises:
-        TrainingError: a stage does not fit. The message says what to change.
-    """
-    checked: set[str] = set()
-    for name, made in plans.items():
-        calls, store = made.calls(), ArtifactStore(settings[name].store, settings[name].remote)
-        missing = {stage: call.key for stage, call in calls.items() if call.key not in checked}
-        missing = {stage: key for stage, key in missing.items() if store.find(key) is None}
-        pulled = sizes_in_remote(store, missing)
-        if to_check := [stage for stage in missing if stage not in pulled]:
-            check_memory(predict(calls, to_check, timed=False), calls)
-        checked |= set(missing.values())

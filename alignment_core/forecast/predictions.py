@@ -98,13 +98,13 @@ def predict(calls: Mapping[str, StageCall], to_run: Sequence[str], card: float |
 
 
 def check_memory(forecast: Forecast, calls: Mapping[str, StageCall]) -> None:
-    """Check that every stage that runs on this machine fits into its memory.
+    """Check that every stage fits into memory.
 
     Raises:
         TrainingError: a stage needs more memory than is available, with any memory settings that may be chosen.
     """
     for name, stage in forecast.stages.items():
-        if not stage.fits and calls[name].runtime.pool is None:
+        if not stage.fits:
             parts = ", ".join(f"{part} {_gib(size)}" for part, size in stage.memory.items() if size)
             raise TrainingError(
                 f"the stage does not fit into the memory of {forecast.device}",

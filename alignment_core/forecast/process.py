@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -29,7 +30,6 @@ from alignment_core.plugin_api import TokenSequence
 from alignment_core.processes.module_call import answer_call
 from alignment_core.stages.adapter import check_fit
 from alignment_core.stages.shared.memory_fit import initial_token_budget
-from alignment_core.temporary import temporary_folder
 from alignment_core.training.memory import (
     MemorySettings,
     available_memory,
@@ -50,8 +50,8 @@ def _forecast(request: dict[str, Any]) -> dict[str, Any]:
     # A stage's process has the same imports.
     imports = time.time() - psutil.Process().create_time()
     calls = {name: StageCall.model_validate(call) for name, call in request["calls"].items()}
-    with temporary_folder("plan") as folder:
-        predictor = Predictor(calls, request["to_run"], folder, request["card"])
+    with tempfile.TemporaryDirectory(prefix="align-plan-") as folder:
+        predictor = Predictor(calls, request["to_run"], Path(folder), request["card"])
         return predictor.forecast(imports).model_dump(mode="json")
 
 

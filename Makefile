@@ -20,6 +20,8 @@ BIN := $(VENV)/bin
 # Sums over several threads differ from run to run, and the tests compare exactly: one thread each, several processes.
 RUN_TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(PYTEST)
 
+HINT := Commands named `align ...` below: first type `. $(BIN)/activate`, in every new terminal.
+
 TOUR ?=
 UPGRADE ?=
 
@@ -27,9 +29,11 @@ UPGRADE ?=
 .DELETE_ON_ERROR:
 
 tour: $(VENV)/.installed-smollm2 $(VENV)/smollm2
+	@echo '$(HINT)'
 	$(BIN)/align tour $(TOUR) --model "package:$$(ls $(VENV)/smollm2/*.whl)"
 
 demo: $(VENV)/.installed
+	@echo '$(HINT)'
 	$(BIN)/align demo
 
 test: lint

@@ -135,9 +135,8 @@ def promote(store: ArtifactStore, reference: str, alias: str, *, by: str, reason
         )
     if reference == LATEST and model.warning is not None:
         raise ArtifactError(
-            f"`{LATEST}` is promoted only if it passed the gate",
+            f"`{LATEST}` is promoted only if it passed the gate, but {model.warning}",
             where=str(store.root),
-            got=model.warning,
             do=f"To promote it all the same, name it: `align promote {artifact.key[:SHORT]}`",
         )
     with store.leases.held([artifact.key]):

@@ -168,6 +168,17 @@ def waiting(folder: Path, page: Page) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def delete(folder: Path, page: Page) -> Iterator[None]:
+    """The question whether to delete a conversation."""
+    with chatting(folder, page):
+        say(page, "How do I keep basil alive on a window sill?")
+        page.get_by_text("Which is better?").wait_for()
+        page.get_by_role("button", name="Delete How do I").click()
+        page.get_by_text("Delete this conversation?").wait_for()
+        yield
+
+
 def say(page: Page, message: str) -> None:
     page.get_by_label("Your message").fill(message)
     page.keyboard.press("Enter")
@@ -192,6 +203,7 @@ PAGES: dict[str, Callable[[Path, Page], AbstractContextManager[None]]] = {
     "raters": raters,
     "chat": chat,
     "waiting": waiting,
+    "delete": delete,
     **{f"report-{each}": report(each) for each in EXAMPLES},
 }
 

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from alignment_core.inference.loaded_model import LoadedModel
     from alignment_core.planning.retrain import TooFewVotes
     from alignment_flows.api import (
-        PlannedRun,
         change_settings,
         check_data,
         compare,
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
         sample,
     )
     from alignment_flows.pipeline import align
+    from alignment_flows.planned_run import PlannedRun
     from alignment_flows.reports.comparison import Comparison
     from alignment_flows.serve.alias_changes import promote, rollback
     from alignment_flows.serve.local import FinishedRun
@@ -45,8 +45,9 @@ if TYPE_CHECKING:
 _MODULES = {
     "alignment_flows.api": (
         "load_settings", "change_settings", "check_data", "plan", "plan_retraining", "fit", "run", "compare", "retrain",
-        "sample", "open_artifact", "load_model", "export", "PlannedRun",
+        "sample", "open_artifact", "load_model", "export",
     ),
+    "alignment_flows.planned_run": ("PlannedRun",),
     "alignment_flows.serve.alias_changes": ("promote", "rollback"),
     "alignment_flows.pipeline": ("align",),
     "alignment_flows.serve.local": ("FinishedRun",),

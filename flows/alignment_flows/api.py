@@ -6,31 +6,27 @@ Everything here is exported by `alignment_flows`. Importing this module loads ne
 import json
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignment_core.advice import advise
 from alignment_core.artifacts import PRODUCTION, Artifact, ArtifactStore, catalogue
 from alignment_core.artifacts.models import Standing, find_model
-from alignment_core.artifacts.sharing import sizes_in_remote
 from alignment_core.config import ModelConfig, PipelineConfig
 from alignment_core.config_file import check_config, load_config
-from alignment_core.execution.stage import Runtime, StageCall
+from alignment_core.execution.stage import Runtime
 from alignment_core.export.atomic_folder import check_absent
 from alignment_core.export.request import Exported, Request
 from alignment_core.export.request import export as export_model
 from alignment_core.export.target_names import Target
 from alignment_core.forecast.fit import Fit
 from alignment_core.forecast.fit import fit as find_fit
-from alignment_core.forecast.predictions import Forecast, check_memory, predict
 from alignment_core.models.base.gguf_file import names_gguf
-from alignment_core.planning.pipeline import Plan, plan_pipeline
+from alignment_core.planning.pipeline import plan_pipeline
 from alignment_core.planning.retrain import TooFewVotes, plan_retrain
 from alignment_core.planning.unpacked_base import unpacked_base
-from alignment_core.plugin_api import Advice
 from alignment_core.registry import load_registry
 from alignment_flows.contenders import Contest
+from alignment_flows.planned_run import PlannedRun, planned_run
 from alignment_flows.serve.local import (
     FinishedRun,
     prepared,
@@ -47,51 +43,6 @@ if TYPE_CHECKING:
 
 STORE: Path = PipelineConfig.model_fields["store"].default
 Changes = Mapping[str, Any] | Sequence[str]
-
-
-@dataclass(frozen=True)
-class PlannedRun:
-    """A run before it starts.
-
-    Attributes:
-        settings: the settings of the run.
-        calls: the stages by name, parents before children.
-        found: the artifact of each stage that is already in the store, otherwise None.
-        pulled: the size in bytes of each artifact that would be pulled from the remote, by stage.
-        forecast: the predicted memory and time of the stages that would be built.
-    """
-
-    settings: PipelineConfig
-    calls: Mapping[str, StageCall]
-    found: Mapping[str, Artifact | None]
-    pulled: Mapping[str, int]
-    forecast: Forecast
-
-    @property
-    def to_build(self) -> list[str]:
-        """Names of the stages that would be built."""
-        return [name for name, artifact in self.found.items() if artifact is None and name not in self.pulled]
-
-    def advice(self) -> list[Advice]:
-        """Return what the data and the settings give reason to change before anything is trained."""
-        forecast, optimize = self.forecast, self.calls["optimize"]
-        metrics: dict[str, dict[str, Any]] = {
-            name: artifact.manifest().metrics for name, artifact in self.found.items() if artifact is not None
-        }
-        metrics.setdefault("ingest", {"rows": {"held_out": forecast.held_out}, "raters": forecast.raters})
-        prompts = min(self.settings.evaluation.max_prompts, forecast.held_out["prompts"])
-        metrics.setdefault("evaluate", {"prompts": prompts})
-        if (predicted := forecast.stages.get("optimize")) is not None:
-            metrics["optimize"] = {"steps": predicted.steps}
-        return advise(metrics, load_registry().optimizer(optimize.config["optimizer"]))
-
-    def check_memory(self) -> None:
-        """Check that every stage fits into the available memory.
-
-        Raises:
-            TrainingError: a stage does not fit. The message says what to change.
-        """
-        check_memory(self.forecast, self.calls)
 
 
 def load_settings(source: str | Path | Mapping[str, Any], changes: Changes = ()) -> PipelineConfig:
@@ -189,7 +140,7 @@ def plan(settings: PipelineConfig, card: float | None = None) -> PlannedRun:
         AlignmentError: a mistake in the settings, the data or the model.
     """
     settings = prepared(settings)
-    return _planned(settings, plan_pipeline(settings, load_registry()), card)
+    return planned_run(settings, plan_pipeline(settings, load_registry()), card)
 
 
 def plan_retraining(settings: PipelineConfig, card: float | None = None) -> PlannedRun | TooFewVotes:
@@ -200,7 +151,7 @@ def plan_retraining(settings: PipelineConfig, card: float | None = None) -> Plan
     """
     settings = prepared(settings)
     made = plan_retrain(settings, load_registry())
-    return made if isinstance(made, TooFewVotes) else _planned(settings, made, card)
+    return made if isinstance(made, TooFewVotes) else planned_run(settings, made, card)
 
 
 def fit(settings: PipelineConfig, card: float | None = None, models: Sequence[str] = ()) -> Fit:
@@ -215,15 +166,6 @@ def fit(settings: PipelineConfig, card: float | None = None, models: Sequence[st
         AlignmentError: a mistake in the settings, the data or the model.
     """
     return find_fit(prepared(settings), card, models)
-
-
-def _planned(settings: PipelineConfig, made: Plan, card: float | None) -> PlannedRun:
-    calls, store = made.calls(), ArtifactStore(settings.store, settings.remote)
-    found = {name: store.find(call.key) for name, call in calls.items()}
-    missing = {name: calls[name].key for name, artifact in found.items() if artifact is None}
-    pulled = sizes_in_remote(store, missing)
-    forecast = predict(calls, [name for name in missing if name not in pulled], card)
-    return PlannedRun(settings, calls, found, pulled, forecast)
 
 
 def run(settings: PipelineConfig) -> FinishedRun:

@@ -90,10 +90,12 @@ class KTO(AlignmentOptimizer):
             weight_undesirable=micro.constants["undesirable_weight"],
         )
         rows = micro.denominators["rows"]
-        good, bad = desirable * ratios, (1 - desirable) * ratios
+        good = self.beta * (desirable * ratios).sum() / micro.denominators["desirable"]
+        bad = self.beta * ((1 - desirable) * ratios).sum() / micro.denominators["undesirable"]
         metrics: dict[str, Tensor | float] = {
-            "reward_desirable": self.beta * good.sum() / micro.denominators["desirable"],
-            "reward_undesirable": self.beta * bad.sum() / micro.denominators["undesirable"],
+            "reward_margin": good - bad,
+            "reward_desirable": good,
+            "reward_undesirable": bad,
             "desirable_share": desirable.sum() / rows,
             "kl": micro.constants["z0"] * len(sequences) / rows,
             "logps": logps.sum() / rows,

@@ -54,6 +54,7 @@ def test_a_step_by_hand() -> None:
     metrics = {name: sum(float(output.metrics[name]) for output in outputs) for name in outputs[0].metrics}
     assert metrics == pytest.approx(
         {
+            "reward_margin": 0.25 - 1.5,
             "reward_desirable": 0.5 * (2 - 1) / 2,
             "reward_undesirable": 0.5 * 3,
             "desirable_share": 2 / 3,

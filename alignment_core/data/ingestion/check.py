@@ -10,6 +10,7 @@ from typing import Any
 from alignment_core.config import DataConfig, SourceConfig
 from alignment_core.data.ingestion.counts import counted
 from alignment_core.data.ingestion.ingest import ingest
+from alignment_core.data.ingestion.remedies import remedies
 from alignment_core.data.ingestion.report.contents import NO_LIMIT
 from alignment_core.data.ingestion.report.page import html_report
 from alignment_core.data.rendering.byte_tokenizer import ByteTokenizer
@@ -80,12 +81,17 @@ def no_usable_rows(report: Mapping[str, Any]) -> DataError | None:
         return None
     reasons = ", ".join(f"{reason} {count}" for reason, count in (report["quarantined"] | report["dropped"]).items())
     rows = sum(file["rows"] for file in report["files"])
-    unknown = (file["why"] for file in report["files"] if file["format"] == "unknown")
+    names = [file["name"] for file in report["files"]]
+    unknown = [file["why"] for file in report["files"] if file["format"] == "unknown"]
+    if len(names) == 1 and unknown:
+        why = unknown[0].removeprefix(f"{names[0]}: ")  # the error names the file already
+        unknown = [why[:1].upper() + why[1:]]
     return DataError(
         "no row can be used",
-        where=", ".join(file["name"] for file in report["files"]),
+        where=", ".join(names),
         got=counted(rows, "row") + (f" ({reasons})" if reasons else ""),
-        do=next(unknown, "See the report for the reasons"),
+        do="; ".join((*unknown, *remedies(report["quarantined"], report["thresholds"])))
+        or "See the report for the reasons",
     )
 
 

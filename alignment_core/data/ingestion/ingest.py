@@ -17,7 +17,8 @@ from alignment_core.artifacts import ArtifactStore
 from alignment_core.config import DataConfig
 from alignment_core.data.dataset.kinds import KINDS
 from alignment_core.data.ingestion.counts import counted
-from alignment_core.data.ingestion.report.contents import TOO_LONG, Outcome, make_report
+from alignment_core.data.ingestion.remedies import TOO_LONG, Ratings, remedies
+from alignment_core.data.ingestion.report.contents import Outcome, make_report
 from alignment_core.data.ingestion.report.page import html_report, markdown_report
 from alignment_core.data.ingestion.report.used import used_line
 from alignment_core.data.ingestion.selection import select
@@ -30,6 +31,7 @@ from alignment_core.data.sources.inputs import Input, find_inputs
 from alignment_core.errors import DataError
 from alignment_core.progress import Progress
 
+CHECK_ROWS = "Run `align data check` to list the bad rows, and fix them or raise data.max_bad_fraction"
 EXAMPLES = 3
 """Number of quarantined rows per reason that the report shows."""
 
@@ -157,9 +159,9 @@ def _merge(
 ) -> dict[str, Any]:
     shards = Shards([folder.path / RECORDS for folder in folders], [folder.input.names for folder in folders], scratch)
     _check_kept(data, folders)
-    quarantined, examples = _quarantine(folders, shards, out)
+    quarantined, examples, thresholds = _quarantine(data, folders, shards, out)
     if strict:
-        _check(data, folders, quarantined, examples, shards)
+        _check(data, folders, quarantined, examples, thresholds, shards)
     weights = np.array([folder.input.source.weight for folder in folders])
     train, held_out, counts = select(shards, weights, data.held_out_fraction, data.near_duplicates, scratch)
     chosen = {"train": train, "held_out": held_out}
@@ -167,7 +169,7 @@ def _merge(
         "train": write_split(out / "train", shards, train, renderer.max_length, weights),
         "held_out": write_split(out / "held_out", shards, held_out, renderer.max_length),
     }
-    outcome = Outcome(folders, shards, counts, quarantined, examples, chosen, written, warnings)
+    outcome = Outcome(folders, shards, counts, quarantined, examples, thresholds, chosen, written, warnings)
     text = json.dumps(make_report(outcome, renderer, unit), ensure_ascii=False)
     report: dict[str, Any] = json.loads(text.encode("utf-8", "replace"))
     (out / "report.json").write_text(json.dumps(report, indent=2, ensure_ascii=False), encoding="utf-8")
@@ -194,36 +196,44 @@ def _write_pages(report: Mapping[str, Any], out: Path) -> None:
 
 
 def _quarantine(
-    folders: Sequence[ShardFolder], shards: Shards, out: Path
-) -> tuple[Counter[str], dict[str, list[dict[str, str]]]]:
-    """Write the rows that cannot be used to `quarantine.jsonl`. Return counts and a few examples by reason."""
+    data: DataConfig, folders: Sequence[ShardFolder], shards: Shards, out: Path
+) -> tuple[Counter[str], dict[str, list[dict[str, str]]], list[float | None]]:
+    """Write the rows that cannot be used to `quarantine.jsonl`.
+
+    Returns:
+        Counts and a few examples by reason, and for each source the threshold that its ratings need and lack.
+    """
     counts: Counter[str] = Counter()
+    ratings = [Ratings() for _ in data.sources]
     examples: dict[str, list[dict[str, str]]] = defaultdict(list)
     with (out / "quarantine.jsonl").open("w", encoding="utf-8") as target:
-        for row in _quarantined_rows(folders, shards):
+        for source, row in _quarantined_rows(folders, shards):
             counts[row["reason"]] += 1
+            if row["reason"] == "no_threshold" and source is not None:
+                ratings[source].add(row["detail"])
             if len(examples[row["reason"]]) < EXAMPLES:
                 examples[row["reason"]].append({"origin": row["origin"], "detail": row["detail"]})
             text = json.dumps(row, ensure_ascii=False) + "\n"
             target.write(text.encode("utf-8", "backslashreplace").decode())  # lone surrogates are escaped
-    return counts, dict(examples)
+    return counts, dict(examples), [each.threshold() for each in ratings]
 
 
-def _quarantined_rows(folders: Sequence[ShardFolder], shards: Shards) -> Iterator[dict[str, Any]]:
-    """Yield the rows that could not be read, then the records that could not be tokenized."""
+def _quarantined_rows(folders: Sequence[ShardFolder], shards: Shards) -> Iterator[tuple[int | None, dict[str, Any]]]:
+    """Yield the rows that could not be read with their source, then the records that could not be tokenized."""
     for folder in folders:
         with (folder.path / BAD).open(encoding="utf-8") as lines:
             for line in lines:
                 row = json.loads(line)
                 place, number = row["origin"]
-                yield {**row, "origin": origin(folder.input.names[place], number)}
+                yield folder.input.index, {**row, "origin": origin(folder.input.names[place], number)}
     for index in shards.unfit():
-        yield {
+        row = {
             "origin": shards.origin(index),
             "reason": shards.value(index, "reason"),
             "detail": shards.value(index, "detail"),
             "row": _as_standard(shards, index),
         }
+        yield None, row
 
 
 def _as_standard(shards: Shards, index: int) -> dict[str, Any]:
@@ -257,6 +267,7 @@ def _check(
     folders: Sequence[ShardFolder],
     quarantined: Counter[str],
     examples: Mapping[str, list[dict[str, str]]],
+    thresholds: Sequence[float | None],
     shards: Shards,
 ) -> None:
     rows = sum(folder.stats()["rows"] for folder in folders)
@@ -274,12 +285,12 @@ def _check(
             where=where,
             got=f"{bad} of {counted(rows, 'row')} ({reasons}{first})",
             expected=f"at most {data.max_bad_fraction:.0%}",
-            do="Run `align data check` on the source to list the bad rows. Fix them, or raise data.max_bad_fraction",
+            do="; or: ".join((*remedies(quarantined, thresholds), CHECK_ROWS)),
         )
     if not shards.numbers["fits"].any():
         raise DataError(
             "no row can be used",
             where=where,
             got=counted(rows, "row") + (f" ({reasons}{first})" if reasons else ""),
-            do="Raise model.max_length" if TOO_LONG & set(quarantined) else "Run `align data check` on it to see why",
+            do="; or: ".join(remedies(quarantined, thresholds)) or "Run `align data check` on it to see why",
         )

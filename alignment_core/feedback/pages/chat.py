@@ -105,7 +105,7 @@ class _Chat:
             self._views.append(self._view(len(self._talk.turns) - 1))
         if len(self._views) > 1:
             self._views[-2].show()  # what was the last turn can be compared no more
-        self._panel.show_list()
+        self._panel.keep()
         self._to_end(forced=True)
         self._answer()
 

@@ -18,6 +18,12 @@ from alignment_core.feedback.pages.chat_talk import Talk, new_talk
 NOBODY = "none"
 """The choice of no second model."""
 
+DELETED = (
+    "It vanishes from this list for good. Your votes on its answers stay, with the messages that led to them: "
+    "they are in the feedback store, and training uses them."
+)
+TAKE_BACK = "To take a thumb back, press it again before you delete."
+
 
 class Panel:
     """The conversations, the newest first, and the models of the one that is open."""
@@ -83,9 +89,39 @@ class Panel:
                 talk = Talk(data)
                 opened = data["id"] == self._talk.data["id"]
                 title = talk.title or "New conversation"
-                entry = parts.button(title, partial(self._open, talk))
-                entry.classes("entry w-full" + (" on" if opened else "")).props("align=left dense")
-                entry.props["aria-current"] = "true" if opened else "false"
+                with ui.row().classes("w-full items-center no-wrap gap-1"):
+                    entry = parts.button(title, partial(self._open, talk))
+                    entry.classes("entry grow" + (" on" if opened else "")).props("align=left dense")
+                    entry.props["aria-current"] = "true" if opened else "false"
+                    if talk.turns:
+                        parts.button(press=partial(self._ask_to_delete, talk), icon="delete", label=f"Delete {title}")
+
+    def keep(self) -> None:
+        """Keep the conversation that is open, which another tab of the visitor may have removed."""
+        talks: list[MutableMapping[str, Any]] = self._kept["talks"]
+        if all(one["id"] != self._talk.data["id"] for one in talks):
+            talks.insert(0, self._talk.data)
+        self.show_list()
+
+    async def _ask_to_delete(self, talk: Talk) -> None:
+        with ui.dialog() as dialog, ui.card().classes("gap-2"):
+            ui.label("Delete this conversation?").classes("title").props('role=heading aria-level="2"')
+            ui.label(talk.title).classes("words")
+            ui.label(DELETED)
+            ui.label(TAKE_BACK).classes("muted")
+            with ui.row().classes("w-full justify-end gap-2"):
+                parts.button("Cancel", lambda: dialog.submit(False), kind="edged").props("autofocus")
+                parts.button("Delete", lambda: dialog.submit(True), kind="stop")
+        if await dialog:
+            self._delete(talk)
+        dialog.delete()
+
+    def _delete(self, talk: Talk) -> None:
+        if talk.data["id"] == self._talk.data["id"]:
+            self.start_anew()
+        talks: list[dict[str, Any]] = self._kept["talks"]
+        talks[:] = [one for one in talks if one["id"] != talk.data["id"]]
+        self.show_list()
 
     def _open(self, talk: Talk) -> None:
         self._talk = talk

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -22,6 +22,7 @@ class BCO(AlignmentOptimizer):
     model_config = ConfigDict(title="BCO")
 
     name: Literal["bco"] = "bco"
+    kl_setting: ClassVar[str | None] = "beta"
     beta: float = Field(0.1, gt=0)
     """Scale of the reward, the log-ratio to the SFT model. Larger values stay closer to the SFT model."""
     decay: float = Field(0.9, ge=0, lt=1)

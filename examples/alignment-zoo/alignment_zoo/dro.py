@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -31,6 +31,7 @@ class DRO(AlignmentOptimizer):
     model_config = ConfigDict(title="DRO")
 
     name: Literal["dro"] = "dro"
+    kl_setting: ClassVar[str | None] = "kl_coef"
     kl_coef: float = Field(0.1, gt=0)
     """τ, the weight of the KL penalty, in units of the reward, which is 1 for a liked and 0 for a disliked response."""
 

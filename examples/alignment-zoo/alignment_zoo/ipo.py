@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -19,6 +19,7 @@ class IPO(PairOptimizer):
     model_config = ConfigDict(title="IPO")
 
     name: Literal["ipo"] = "ipo"
+    kl_setting: ClassVar[str | None] = "tau"
     tau: float = Field(0.1, gt=0)
     """τ of equation 17. The target margin is 1/(2τ) nats per token. Larger values stay closer to the SFT model."""
 

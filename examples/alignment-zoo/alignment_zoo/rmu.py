@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -22,6 +22,7 @@ class RMU(AlignmentOptimizer):
     model_config = ConfigDict(title="RMU")
 
     name: Literal["rmu"] = "rmu"
+    kl_setting: ClassVar[str | None] = "keep_weight"
     steering: float = Field(20.0, gt=0)
     """c, the length of the vector to which disliked responses are steered."""
     keep_weight: float = Field(100.0, gt=0)

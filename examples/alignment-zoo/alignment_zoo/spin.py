@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -31,6 +31,7 @@ class SPIN(AlignmentOptimizer):
     model_config = ConfigDict(title="SPIN")
 
     name: Literal["spin"] = "spin"
+    kl_setting: ClassVar[str | None] = "scale"
     epochs: int = Field(3, ge=1, le=100_000)
     """Passes over the demonstrations. After each, the policy becomes the opponent."""
     scale: float = Field(0.1, gt=0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -18,6 +18,7 @@ class TRDPO(PairOptimizer):
     model_config = ConfigDict(title="TR-DPO")
 
     name: Literal["tr_dpo"] = "tr_dpo"
+    kl_setting: ClassVar[str | None] = "beta"
     beta: float = Field(0.1, gt=0)
     """Strength of the KL penalty to the present reference."""
     alpha: float = Field(0.6, gt=0, le=1)

@@ -17,6 +17,7 @@ from alignment_zoo.simpo import SimPO
 from alignment_zoo.spin import SPIN
 from alignment_zoo.tr_dpo import TRDPO
 
+from alignment_core.advice import advise
 from alignment_core.plugin_api import Row, TokenSequence
 from alignment_core.testing import check
 
@@ -177,6 +178,16 @@ CHECKED = {"tr_dpo": {"every": 2}, "spin": {"epochs": 2}}
 @pytest.mark.parametrize("optimizer", alignment_zoo.alignment_optimizers(), ids=lambda each: each.__name__)
 def test_conformance(optimizer):
     check(optimizer, **CHECKED.get(optimizer.model_fields["name"].default, {})).assert_passed()
+
+
+@pytest.mark.parametrize("optimizer", alignment_zoo.alignment_optimizers(), ids=lambda each: each.__name__)
+def test_advice_names_the_setting_that_holds_the_policy_to_a_reference_or_an_opponent(optimizer) -> None:
+    settings = optimizer(**optimizer.example)
+    (advice,) = [one for one in advise({"evaluate": {"kl": 40.0}}, settings) if one.rule == "kl-runs-away"]
+    held = advice.do.startswith("raise `optimizer.")
+    needs = settings.needs()
+    assert held == (needs.reference or bool(needs.snapshots)), advice.do
+    assert not held or f"`optimizer.{optimizer.kl_setting}` or lower" in advice.do
 
 
 def test_forms_can_tell_the_optimizers_apart() -> None:

@@ -1,14 +1,12 @@
 """The `align` command. Each subcommand imports what it needs when it runs, so that `align --help` stays fast."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from alignment_core.errors import ConfigError
 from alignment_flows.cli import compare, export, feedback, init, store
-from alignment_flows.cli.command import AsJson, Card, Changes, ConfigFile, command
+from alignment_flows.cli.command import AsJson, Card, Changes, Columns, ConfigFile, Desirable, command, named_columns
 from alignment_flows.cli.groups import Commands, show_version
 
 app = typer.Typer(
@@ -58,15 +56,18 @@ def plan(
 ) -> None:
     """Show which stages a run would build, with their memory and time. Fail if a stage does not fit in memory."""
     from alignment_flows import api
-    from alignment_flows.cli.show_run import show_plan, show_skipped
+    from alignment_flows.cli.show_run import command_line, show_next, show_plan, show_skipped
+    from alignment_flows.planned_run import PlannedRun
 
     settings, size = api.load_settings(config, changes or ()), _size(card)
     planned = api.plan_retraining(settings, size) if retrain else api.plan(settings, size)
-    if not isinstance(planned, api.PlannedRun):
+    if not isinstance(planned, PlannedRun):
         show_skipped(str(planned), as_json=as_json)
         return
     show_plan(planned, as_json=as_json)
     planned.check_memory()
+    if not as_json:
+        show_next([command_line("retrain" if retrain else "run", config, changes or ())])
 
 
 @app.command()
@@ -242,10 +243,7 @@ def check(
         list[str], typer.Argument(metavar="PATH...", help="Files, folders, globs, URLs or hf://owner/name.")
     ],
     format: Annotated[str | None, typer.Option(help="Record format. Default: detected.")] = None,
-    columns: Annotated[
-        list[str] | None,
-        typer.Option("--column", metavar="OURS=THEIRS", help="Map a column, e.g. prompt=question. Can be repeated."),
-    ] = None,
+    columns: Columns = None,
     model: Annotated[str | None, typer.Option(help="Model whose tokenizer measures lengths. Default: bytes.")] = None,
     chat_template: Annotated[
         str | None, typer.Option(help="File or built-in name, as in model.chat_template. Default: the model's.")
@@ -254,10 +252,7 @@ def check(
         int | None, typer.Option(min=16, help="Maximum sequence length in tokens, as in model.max_length.")
     ] = None,
     threshold: Annotated[float | None, typer.Option(help="Ratings at or above this are a thumbs up.")] = None,
-    desirable: Annotated[
-        list[str] | None,
-        typer.Option(metavar="LABEL", help="Label that means thumbs up; others mean down. Can be repeated."),
-    ] = None,
+    desirable: Desirable = None,
     max_pairs: Annotated[int | None, typer.Option(min=1, help="Maximum number of pairs per ranking.")] = None,
     max_records: Annotated[
         int | None, typer.Option(min=1, help="Stop reading each source after this many records.")
@@ -291,21 +286,13 @@ def check(
         max_length=max_length,
         held_out_fraction=held_out,
         out=out,
-        columns=_named(columns or ()),
+        columns=named_columns(columns or ()),
         desirable=desirable or [],
         **{name: value for name, value in source.items() if value is not None},
     )
     show_data(report, out, as_json=as_json)
     if problem := no_usable_rows(report):
         raise problem
-
-
-def _named(columns: Iterable[str]) -> dict[str, str]:
-    pairs = [column.partition("=") for column in columns]
-    for ours, equals, theirs in pairs:
-        if not (ours and equals and theirs):
-            raise ConfigError("the column mapping is incomplete", where="--column", got=ours, expected="OURS=THEIRS")
-    return {ours: theirs for ours, _, theirs in pairs}
 
 
 def main() -> None:

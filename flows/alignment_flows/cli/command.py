@@ -2,7 +2,7 @@
 
 import errno
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
@@ -11,7 +11,7 @@ from warnings import catch_warnings, simplefilter
 
 import typer
 
-from alignment_core.errors import AlignmentError
+from alignment_core.errors import AlignmentError, ConfigError
 
 Parameters = ParamSpec("Parameters")
 
@@ -29,11 +29,32 @@ Card = Annotated[
     str | None,
     typer.Option(metavar="SIZE", help="Plan for a card of this memory, e.g. 12gb, which this machine need not have."),
 ]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option("--column", metavar="OURS=THEIRS", help="Map a column, e.g. prompt=question. Can be repeated."),
+]
+Desirable = Annotated[
+    list[str] | None,
+    typer.Option(metavar="LABEL", help="Label that means thumbs up; others mean down. Can be repeated."),
+]
 Model = Annotated[
     str,
     typer.Argument(metavar="MODEL", help="An alias, the name of a run, a key, a key prefix, or `latest` (aligned)."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout, and everything else to stderr.")]
+
+
+def named_columns(given: Iterable[str]) -> dict[str, str]:
+    """Return the columns of the file by our names.
+
+    Raises:
+        ConfigError: one of them is not OURS=THEIRS.
+    """
+    pairs = [column.partition("=") for column in given]
+    for ours, equals, theirs in pairs:
+        if not (ours and equals and theirs):
+            raise ConfigError("the column mapping is incomplete", where="--column", got=ours, expected="OURS=THEIRS")
+    return {ours: theirs for ours, _, theirs in pairs}
 
 
 class _ToStderr(logging.Handler):

@@ -7,7 +7,7 @@ import typer
 
 from alignment_core.addresses import hide_secrets
 from alignment_core.config import PipelineConfig
-from alignment_flows.cli.command import AsJson, Changes, ConfigFile, command
+from alignment_flows.cli.command import AsJson, Changes, Columns, ConfigFile, Desirable, command, named_columns
 
 FEEDBACK: str = PipelineConfig.model_fields["feedback"].default
 Place = Annotated[
@@ -42,11 +42,13 @@ def sample(
 ) -> None:
     """Sample several responses to each prompt and add them to the feedback store for `align rank`."""
     from alignment_flows import api
+    from alignment_flows.cli.show_run import command_line, show_next
 
     settings = api.load_settings(config, changes or ())
     kept = api.sample(settings, model)
     prompts = "1 prompt is" if kept == 1 else f"{kept} prompts are"
-    typer.echo(f"{prompts} ready to rank in {hide_secrets(settings.feedback)}. Next: `align rank {config}`")
+    typer.echo(f"{prompts} ready to rank in {hide_secrets(settings.feedback)}.")
+    show_next([command_line("rank", config, changes or ())])
 
 
 @command
@@ -150,7 +152,9 @@ def export(
 def import_(
     paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Files, folders, globs or URLs.")],
     format: Annotated[str | None, typer.Option(help="Record format. Default: detected.")] = None,
+    columns: Columns = None,
     threshold: Annotated[float | None, typer.Option(help="Ratings at or above this are a thumbs up.")] = None,
+    desirable: Desirable = None,
     ai: Annotated[bool, typer.Option("--ai", help="Record the votes as AI votes.")] = False,
     place: Place = FEEDBACK,
 ) -> None:
@@ -160,7 +164,8 @@ def import_(
     from alignment_core.feedback.import_export import import_votes
     from alignment_core.registry import load_registry
 
-    sources = [SourceConfig(path=path, format=format, threshold=threshold) for path in paths]
+    given = {"format": format, "columns": named_columns(columns or ()), "threshold": threshold}
+    sources = [SourceConfig(path=path, desirable=desirable or [], **given) for path in paths]
     plugged = load_registry().formats()
     with open_feedback(place) as store:
         counts = import_votes(store, sources, kind="ai" if ai else "human", plugged=plugged)

@@ -4,7 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +12,8 @@ import typer
 
 from alignment_core.addresses import hide_secrets
 from alignment_core.errors import ConfigError
-from alignment_flows.cli.command import command
+from alignment_flows.cli.command import Columns, Desirable, command, named_columns
+from alignment_flows.cli.show_run import command_line, show_next
 from alignment_flows.starting.advice import GOALS, Contents, Goal, recommend
 from alignment_flows.starting.config_text import Choices, config_text, is_instruct, model_for
 
@@ -40,6 +41,8 @@ def init(
             help="prefer: answer as people prefer. solve: give right answers. imitate: follow demonstrations."
         ),
     ] = None,
+    columns: Columns = None,
+    desirable: Desirable = None,
     out: Annotated[Path, typer.Option(metavar="FILE", help="Config file to write.")] = OUT,
 ) -> None:
     """Look at your data, recommend an optimizer, and write a short config file that runs.
@@ -52,20 +55,21 @@ def init(
     paths = data or ([_ask("Your feedback (file, folder, glob, URL or hf://owner/name)")] if asks else [])
     if not paths:
         raise ConfigError("no data are given", where="DATA", do="Name a file: `align init ./feedback.json`")
-    report, thresholds, contents = _look_at(paths)
+    settings = {"columns": named_columns(columns or ()), "desirable": desirable or []}
+    report, thresholds, contents = _look_at(paths, settings)
     print(f"Found {contents.in_words()}.")
     size = _card(card, asks=asks)
     base = model or _asked("Base model", model_for(size), asks=asks)
     advice = recommend(contents, goal or _goal(contents, base, asks=asks), instruct=is_instruct(base))
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", out.stem).strip("-._") or "my-model"
     longest = int(report["fit"]["longest"] or 0)
-    text = config_text(Choices(name, paths, base, size, thresholds, longest), contents, advice)
+    text = config_text(Choices(name, paths, base, size, settings, thresholds, longest), contents, advice)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(text, encoding="utf-8")
     _tell(out, advice.optimizer, advice.because, advice.first, thresholds, size)
 
 
-def _look_at(paths: Sequence[str]) -> tuple[dict[str, Any], dict[str, float], Contents]:
+def _look_at(paths: Sequence[str], settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, float], Contents]:
     """Return the data report, the thresholds of sources with ratings, and what the data hold.
 
     Raises:
@@ -73,18 +77,16 @@ def _look_at(paths: Sequence[str]) -> tuple[dict[str, Any], dict[str, float], Co
     """
     from alignment_core.data.ingestion.check import no_usable_rows
     from alignment_flows import api
-    from alignment_flows.starting.answers import find_answers, first_rows, threshold_of, unrated_column
+    from alignment_flows.starting.answers import find_answers, first_rows
 
-    rows = {path: first_rows(path) for path in paths}
-    report, thresholds = api.check_data(*paths), {}
-    if (column := unrated_column(report)) is not None:
-        found = {path: threshold_of(column, rows[path]) for path in paths}
-        thresholds = {path: threshold for path, threshold in found.items() if threshold is not None}
-        if thresholds:
-            report = api.check_data(*paths, threshold=max(thresholds.values()))
+    report = api.check_data(*paths, **settings)
+    needed = zip(paths, report["thresholds"], strict=True)
+    thresholds = {path: threshold for path, threshold in needed if threshold is not None}
+    if thresholds:
+        report = api.check_data(*paths, threshold=max(thresholds.values()), **settings)
     if problem := no_usable_rows(report):
         raise problem
-    answers = find_answers([row for each in rows.values() for row in each])
+    answers = find_answers([row for path in paths for row in first_rows(path)])
     return report, thresholds, Contents.of(report, answers)
 
 
@@ -135,4 +137,5 @@ def _tell(
     if first:
         print(f"First: {first}.")
     size = "" if card is None else f" --card {card:g}gb"
-    print(f"Wrote {out}. Next:\n  align plan {out}{size}\n  align run {out}")
+    print(f"Wrote {out}.")
+    show_next([command_line("plan", out, ()) + size, command_line("run", out, ())])

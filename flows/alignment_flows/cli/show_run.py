@@ -1,6 +1,7 @@
 """Output of the commands: tables, or one JSON object."""
 
 import json
+import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,7 @@ from alignment_core.forecast.predictions import Prediction
 from alignment_core.outcome.sentences import advised, lines
 from alignment_core.plugin_api import Advice
 from alignment_core.registry import Registry
-from alignment_flows.api import PlannedRun
+from alignment_flows.planned_run import PlannedRun
 from alignment_flows.reports.places import page_of
 from alignment_flows.reports.result import advice_on_run, result_of_run, steps_after
 from alignment_flows.serve.local import FinishedRun
@@ -34,6 +35,7 @@ KEY_DIGITS, SHORT_KEY = 12, 8
 def show_run(run: FinishedRun, config: Path, *, as_json: bool) -> None:
     """Print the stages of a finished run, its result, advice, and what to do with the model of the config file."""
     policy, page = run.stages["optimize"].artifact, page_of(run.name, run.stages)
+    result = result_of_run(run.stages)
     if as_json:
         stages = [
             {
@@ -49,7 +51,7 @@ def show_run(run: FinishedRun, config: Path, *, as_json: bool) -> None:
         facts = {"run": run.name, "flow_run_id": run.flow_run_id, "policy": policy.uri, "aliases": run.aliases}
         facts |= {"report": str(page) if page.is_file() else None}
         advice = [asdict(one) for one in advice_on_run(run.stages)]
-        print_json({**facts, "stages": stages, "result": result_of_run(run.stages).to_json(), "advice": advice})
+        print_json({**facts, "stages": stages, "result": result.to_json(), "advice": advice})
         return
     table = Table("stage", "", "seconds", "artifact", title=run.name, title_justify="left")
     for name, built in run.stages.items():
@@ -58,14 +60,13 @@ def show_run(run: FinishedRun, config: Path, *, as_json: bool) -> None:
     Console().print(table)
     if all(built.cached for built in run.stages.values()):
         print("Nothing to do: every stage is already in the store.")
-    for line in lines(result_of_run(run.stages)):
+    for line in lines(result):
         show_sentence(line)
     show_advice(advice_on_run(run.stages))
     print(f"Aligned adapter: {policy.uri}")
     if page.is_file():
         print(f"Report: {page}")
-    print("Next:")
-    show_commands(steps_after(run.stages, str(config)))
+    show_next(steps_after(result, run.stages, shlex.quote(str(config))))
 
 
 def show_advice(advice: Sequence[Advice]) -> None:
@@ -74,8 +75,15 @@ def show_advice(advice: Sequence[Advice]) -> None:
         show_sentence(f"Advice: {line}")
 
 
-def show_commands(steps: Sequence[str]) -> None:
-    """Print commands, each on a line of its own that can be copied."""
+def command_line(name: str, config: Path, changes: Sequence[str]) -> str:
+    """Return the line that runs a command on a config file with changed settings."""
+    options = (f"--set {shlex.quote(change)}" for change in changes)
+    return " ".join(("align", name, shlex.quote(str(config)), *options))
+
+
+def show_next(steps: Sequence[str], model: str = "") -> None:
+    """Print the commands that come next, for a model if it is named: each on a line of its own that can be copied."""
+    print(f"Next, for {model}:" if model else "Next:")
     for step in steps:
         print(f"  {step.strip('`')}")
 
@@ -139,7 +147,11 @@ def show_plan(planned: PlannedRun, *, as_json: bool) -> None:
         print(f"To pull from the remote: {artifacts}, {readable_size(sum(planned.pulled.values()))}.")
     predictions = forecast.stages.values()
     if predictions:
+        print("budget = tokens that are in one micro-batch at most; GiB = peak memory.")
         print(f"Available memory: {min(stage.available for stage in predictions) / 2**30:.2f} GiB.")
+        times = [stage.seconds for stage in predictions if stage.seconds is not None]
+        if len(times) == len(predictions):
+            print(f"Time: about {_duration(sum(times))} in all.")
     show_cards(config, calls)
     if any(stage.gradient_checkpointing for stage in predictions):
         print("↻ = gradient checkpointing: activations are recomputed to save memory.")

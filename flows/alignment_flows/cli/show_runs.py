@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from alignment_core.artifacts import ArtifactStore
 from alignment_core.outcome.leaderboard import Line
-from alignment_core.outcome.sentences import percent_range
+from alignment_core.outcome.sentences import JUDGES, percent_range
 from alignment_flows.cli.show_run import SHORT_KEY, print_json
 from alignment_flows.cli.show_store import aligned
 
@@ -28,7 +28,10 @@ def show_runs(store: ArtifactStore, lines: Sequence[Line], *, as_json: bool) -> 
     for row in aligned([HEADS, *(_cells(line, now) for line in lines)]):
         print(row)
     judges = sorted({rate.judge for line in lines for rate in line.result.win_rates})
-    print(f"Win rate over the model that a run started from, in percent, by {', '.join(judges) or 'no judge yet'}.")
+    if judges:
+        print(f"Win rate over the model that a run started from, in percent, by {', '.join(judges)}.")
+    else:
+        print(f"There is no win rate, because nothing judged these runs. For the next one, set {JUDGES}.")
 
 
 def _cells(line: Line, now: datetime) -> tuple[str, ...]:

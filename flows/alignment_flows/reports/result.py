@@ -23,19 +23,20 @@ def advice_on_run(built: Mapping[str, StageResult]) -> list[Advice]:
     return advise({name: stage.metrics for name, stage in built.items()}, optimizer)
 
 
-def steps_after(built: Mapping[str, StageResult], config: str) -> list[str]:
+def steps_after(result: Result, built: Mapping[str, StageResult], config: str) -> list[str]:
     """Return what to do with the model of a run, as commands."""
     store: Path = built["optimize"].artifact.path.parents[1]
-    return list(next_steps(result_of_run(built), store, config))
+    return list(next_steps(result, store, config))
 
 
 def result_section(built: Mapping[str, StageResult]) -> Iterator[str]:
     """Yield the result, the advice and the next steps as paragraphs of markdown."""
-    first, *others = lines(result_of_run(built))
+    result = result_of_run(built)
+    first, *others = lines(result)
     yield f"**{message(first)}**"
     if others:
         yield "\n".join(f"- {message(line)}" for line in others)
-    steps = [step.strip("`") for step in steps_after(built, "CONFIG")]
+    steps = [step.strip("`") for step in steps_after(result, built, "CONFIG")]
     yield f"Next: {', '.join(map(code, steps))}"
     if advice := advice_on_run(built):
         yield "## Advice"

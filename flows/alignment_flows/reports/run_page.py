@@ -68,7 +68,7 @@ def run_page(config: PipelineConfig, built: Mapping[str, StageResult], promotion
         title=config.name,
         kicker=f"{name} on {config.model.base}",
         sentences=list(lines(result)),
-        steps=[unmarked(step) for step in steps_after(built, "CONFIG")],
+        steps=[unmarked(step) for step in steps_after(result, built, "CONFIG")],
         advice=advice_on_run(built),
         promotion=promotion,
         facts=list(_facts(built, comparison, result.start)),

@@ -21,6 +21,7 @@ class Contents:
 
     Attributes:
         pairs, labels, demonstrations, prompts: number of rows of each kind.
+        comparisons: pairs to train with, those converted from labels included.
         liked, disliked: labels of each class that are learned from, those converted from pairs included.
         conversations: prompts with everything that belongs to them, by which data are split.
         answers: the column with the right answers, if there is one.
@@ -30,6 +31,7 @@ class Contents:
     labels: int
     demonstrations: int
     prompts: int
+    comparisons: int
     liked: int
     disliked: int
     conversations: int
@@ -47,6 +49,7 @@ class Contents:
             labels=given("feedback"),
             demonstrations=given("demonstrations"),
             prompts=given("prompts"),
+            comparisons=report["rows"]["train"]["preferences"],
             liked=report["balance"]["desirable"],
             disliked=report["balance"]["undesirable"],
             conversations=sum(counts["prompts"] for counts in report["rows"].values()),

@@ -1,4 +1,4 @@
-"""Look at the first rows of the data: for right answers that a rule can check, and for the scale of ratings."""
+"""Look at the first rows of the data for right answers that a rule can check."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +19,6 @@ LONGEST_ANSWER = 5
 """Words of a right answer that a model can be expected to give exactly."""
 MARKED = re.compile(r"####\s*\S|\\boxed\{")
 NUMBER = re.compile(r"[-+]?[$€£]?\s?\d[\d.,/ ]*\s?%?")
-UNRATED = re.compile(r"(\S+) is \S+, which needs a threshold")
 
 
 @dataclass(frozen=True)
@@ -55,28 +54,3 @@ def find_answers(rows: Sequence[Mapping[str, Any]]) -> Answers | None:
         if all(0 < len(value.split()) <= LONGEST_ANSWER for value in values):
             return Answers(column, "exact_match")
     return None
-
-
-def unrated_column(report: Mapping[str, Any]) -> str | None:
-    """Return the column of the ratings that the data report could not use without a threshold, or None."""
-    for example in report["examples"].get("no_threshold", ()):
-        if match := UNRATED.match(example["detail"]):
-            return match[1]
-    return None
-
-
-def threshold_of(column: str, rows: Sequence[Mapping[str, Any]]) -> float | None:
-    """Return a threshold above the middle of the ratings: of 1 to 5 stars, four. None if there are no two ratings."""
-    values = {float(row[column]) for row in rows if _is_number(row.get(column))}
-    if len(values) < 2:
-        return None
-    middle = (min(values) + max(values)) / 2
-    return min(value for value in values if value > middle)
-
-
-def _is_number(value: Any) -> bool:
-    try:
-        float(value)
-    except (TypeError, ValueError):
-        return False
-    return True

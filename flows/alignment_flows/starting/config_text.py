@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from alignment_flows.starting.advice import Advice, Contents
 
 ON_CPU, ON_CARDS = "HuggingFaceTB/SmolLM2-135M-Instruct", {
@@ -22,6 +24,8 @@ BYTES_PER_TOKEN = 3
 """At least so many bytes are one token in nearly all text of European languages."""
 FEW, FEW_HELD_OUT = 500, 0.2
 ENOUGH_STEPS, MOST_EPOCHS = 30, 5
+ENOUGH_PAIRS = 50
+"""With fewer pairs, what a reward model says is luck."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class Choices:
         paths: the sources.
         model: base model.
         card: memory of the card in GB, or None for the CPU.
+        settings: `columns` and `desirable` of the sources, empty if they are known without.
         thresholds: the threshold of each source whose ratings need one.
         longest: length of the longest conversation in bytes.
     """
@@ -41,6 +46,7 @@ class Choices:
     paths: Sequence[str]
     model: str
     card: float | None
+    settings: Mapping[str, Any]
     thresholds: Mapping[str, float]
     longest: int
 
@@ -83,6 +89,11 @@ def _data(chosen: Choices, contents: Contents, advice: Advice) -> list[str]:
     lines = ["data:", "  sources:"]
     for path in chosen.paths:
         lines.append(f"    - path: {_quoted(path)}")
+        if columns := chosen.settings["columns"]:
+            lines.append(f"      columns: {_inline(columns)}")
+        if desirable := chosen.settings["desirable"]:
+            words = ", ".join(_quoted(word) for word in desirable)
+            lines.append(f"      desirable: [{words}]  # labels that are a thumbs up")
         if (threshold := chosen.thresholds.get(path)) is not None:
             lines.append(f"      threshold: {threshold:<9g}# ratings from here on are a thumbs up")
         if advice.keep:
@@ -110,11 +121,26 @@ def _learning(chosen: Choices, contents: Contents, advice: Advice) -> list[str]:
         lines.append("  learning_rate: 0.0005  # for a small model. 2e-5 for one of 1B or more")
     if advice.reward:
         lines.append("  max_new_tokens: 128    # of an answer")
-    few = chosen.card is None
-    lines.append(f"evaluation: {{max_prompts: {16 if few else 64}, max_new_tokens: {64 if few else 256}}}")
-    if few:
+    lines += _evaluation(contents, advice, few=chosen.card is None)
+    if chosen.card is None:
         lines.append("device: cpu")
     return lines
+
+
+def _evaluation(contents: Contents, advice: Advice, *, few: bool) -> list[str]:
+    limits = [f"  max_prompts: {16 if few else 64}", f"  max_new_tokens: {64 if few else 256}"]
+    if advice.reward and not advice.first:
+        judge = ["  evaluators:             # what rewards the answers judges them, too: the win rate of the result"]
+        judge += [f"    - {_inline(part)}" for part in advice.reward]
+    elif contents.comparisons >= ENOUGH_PAIRS:
+        judge = [
+            "  reward_model: true      # learns from your pairs, and judges the answers: the win rate of the result"
+        ]
+    else:
+        judge = [
+            "  # Nothing judges the answers yet. For a win rate: `evaluators`, `endpoint`, or pairs and `reward_model`"
+        ]
+    return ["evaluation:", *judge, *limits]
 
 
 def _comment(text: str) -> list[str]:
@@ -128,7 +154,8 @@ def _comment(text: str) -> list[str]:
 
 def _quoted(text: str) -> str:
     """Return text as YAML: plain where that is unmistakable."""
-    return text if re.fullmatch(r"[A-Za-z./][\w./:@-]*(?<!:)", text) else json.dumps(text, ensure_ascii=False)
+    plain = re.fullmatch(r"[A-Za-z./][\w./:@-]*(?<!:)", text) and yaml.safe_load(text) == text  # `no` is a word here
+    return text if plain else json.dumps(text, ensure_ascii=False)
 
 
 def _inline(values: Mapping[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """Curves drawn with braille dots, for a terminal."""
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 
 Points = Sequence[tuple[float, float]]
@@ -15,10 +15,11 @@ SAMPLED, RECORDED = ("score", "kl"), ("loss", "reward_margin", "accuracy", "kl")
 """The metrics that say most about learning from sampled responses, and about every other kind of training."""
 
 
-def leading(names: Collection[str]) -> list[str]:
-    """Return the metrics, two at most, whose curves say how the training goes."""
-    wanted = SAMPLED if SAMPLED[0] in names else RECORDED
-    return [name for name in wanted if name in names][:2]
+def leading(curves: Mapping[str, Collection[float]]) -> list[str]:
+    """Return the metrics, two at most, whose curves say how the training goes. Those that never change come last."""
+    wanted = SAMPLED if SAMPLED[0] in curves else RECORDED
+    found = [name for name in wanted if name in curves]
+    return sorted(found, key=lambda name: len(set(curves[name])) < 2)[:2]
 
 
 def panel(name: str, points: Points, width: int, height: int) -> list[str]:
@@ -28,10 +29,18 @@ def panel(name: str, points: Points, width: int, height: int) -> list[str]:
         `height` + 1 lines of `width` characters. The numbers beside the plot are the ends of its vertical axis.
     """
     values = [value for _, value in points]
-    ends = {0: f"{max(values):.3g}", height - 1: f"{min(values):.3g}"}
+    low, high = min(values), max(values)
+    ends = {0: _short(high, high - low), height - 1: _short(low, high - low)}
     drawn = plot(points, width - LABEL - 1, height)
     lines = [f"{name} {values[-1]:.4g}", *(f"{ends.get(row, ''):>{LABEL}} {line}" for row, line in enumerate(drawn))]
     return [line[:width].ljust(width) for line in lines]
+
+
+def _short(value: float, span: float) -> str:
+    """Format an end of an axis so that it fits beside the plot. What is nothing beside the span is 0."""
+    if abs(value) < span / 1000:
+        return "0"
+    return next(text for digits in (3, 2, 1) if len(text := f"{value:.{digits}g}") <= LABEL or digits == 1)
 
 
 def plot(points: Points, width: int, height: int) -> list[str]:

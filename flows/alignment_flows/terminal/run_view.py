@@ -58,7 +58,8 @@ class StageState:
 
     def leading(self) -> dict[str, list[tuple[float, float]]]:
         """Return the curves that say how the training goes."""
-        return {name: list(self.curves[name].items()) for name in leading(self.curves)}
+        found = leading({name: curve.values() for name, curve in self.curves.items()})
+        return {name: list(self.curves[name].items()) for name in found}
 
 
 class RunView:

@@ -23,11 +23,15 @@ from alignment_core.data.dataset.splits import read_dataset
 from alignment_core.data.ingestion import shard_cache
 from alignment_core.data.ingestion.check import check, no_usable_rows
 from alignment_core.data.ingestion.ingest import _libraries_frozen, ingest
+from alignment_core.data.ingestion.remedies import Ratings
 from alignment_core.data.ingestion.report.page import html_report, markdown_report
+from alignment_core.data.ingestion.report.tables import tables
 from alignment_core.data.rendering.renderer import Renderer
 from alignment_core.data.sources.identity import source_identity
+from alignment_core.data.sources.parsing.judgements import labelled_response
 from alignment_core.errors import DataError
 from alignment_core.progress import Silent, Stopped
+from alignment_core.record_format import BadRow
 
 
 def rows(count: int, start: int = 0) -> list[dict[str, str]]:
@@ -406,14 +410,39 @@ def test_check_reports_files_without_usable_rows(tmp_path: Path) -> None:
     report = check([str(path)], out=tmp_path / "none")
     assert report["quarantined"] == {"no_threshold": 5}
     assert report["examples"]["no_threshold"][0]["origin"] == "ratings.jsonl:1"
-    assert "no_threshold 5" in str(no_usable_rows(report))
+    # The ratings are 0 to 4: their middle is 2, and 3 is the first above it.
+    assert report["thresholds"] == [3.0]
+    assert "(no_threshold 5). Say from where on a rating is a thumbs up: `--threshold 3`" in str(no_usable_rows(report))
+    assert report["warnings"][0].startswith("Left out 5 rows. Say from where on a rating is a thumbs up:")
+    assert [table.head[0] for table in tables(report)] == ["left out", "file"]
     rated = check([str(path)], source={"threshold": 3}, held_out_fraction=0.4)
     assert no_usable_rows(rated) is None
     assert sum(split["feedback"] for split in rated["rows"].values()) == 5
+    assert rated["thresholds"] == [None]
     unknown = check([str(write(tmp_path / "unknown.jsonl", [{"frage": "q", "antwort": "a"}]))])
     assert "columns antwort, frage" in str(no_usable_rows(unknown))
     with pytest.raises(DataError, match="the file has no such columns"):
         check([str(path)], source={"columns": {"prompt": "frage"}})
+
+
+@pytest.mark.parametrize(
+    ("ratings", "threshold"),
+    [([1, 2, 3, 4, 5], 4), ([0.1, 1], 1), ([-1.0, 0.25, 1.0], 0.25), ([1, 10, 7], 7), ([3, 3], None), ([], None)],
+)
+def test_threshold_is_the_first_rating_above_the_middle(ratings: list[float], threshold: float | None) -> None:
+    found = Ratings()
+    for rating in ratings:
+        with pytest.raises(BadRow) as bad:
+            labelled_response((), (), rating, "o", SourceConfig(path="x"), column="my stars")
+        found.add(bad.value.detail)
+    assert found.threshold() == threshold
+
+
+def test_labels_that_are_no_known_words_are_asked_for(tmp_path: Path) -> None:
+    labels = [{"prompt": f"q{i}", "completion": f"a{i}", "label": ("ja", "nein")[i % 2]} for i in range(4)]
+    report = check([str(write(tmp_path / "labels.jsonl", labels))])
+    assert "Say which labels are a thumbs up: `--desirable WORD`" in str(no_usable_rows(report))
+    assert no_usable_rows(check([str(tmp_path / "labels.jsonl")], source={"desirable": ["ja"]})) is None
 
 
 def test_lone_surrogates_are_quarantined(tmp_path: Path) -> None:

@@ -273,6 +273,29 @@ def test_argilla_1_lists_of_votes() -> None:
     assert result.dropped == {"discarded": 1}
 
 
+def exported(responses: Any, **fields: Any) -> dict[str, Any]:
+    """Return a record as Argilla 2's `records.to_json` writes it."""
+    fields = fields or {"prompt": "q", "response-1": "a", "response-2": "b"}
+    suggestion = {"value": "response-1", "score": None, "agent": "m"}
+    return {
+        "id": "i", "fields": fields, "metadata": {"source": "s"}, "suggestions": {"best": suggestion},
+        "responses": responses, "vectors": {}, "_server_id": "x", "status": "completed",
+    }  # fmt: skip
+
+
+def test_argilla_2_nested_records() -> None:
+    votes = [{"value": "response-2", "user_id": "u"}, {"value": "tie", "user_id": "v"}]
+    result = found([exported({"best": votes}), exported({}), exported({"best": []}), exported(None)])
+    assert (result.format, result.records, result.voters) == ("argilla", [pair("q", "b", "a")], ["u"])
+    assert (result.dropped, result.ignored) == ({"tie": 1, "pending": 3}, {})
+    ranks = [{"value": "response-1", "rank": 2}, {"value": "response-2", "rank": 1}]
+    assert found([exported({"order": [{"value": ranks, "user_id": "u"}]})]).records == [pair("q", "b", "a")]
+    rated = exported({"stars": [{"value": 4, "user_id": "u"}]}, instruction="q", response="a", mood="sad")
+    result = found([rated], threshold=3)
+    assert (result.records, result.ignored) == ([thumb("q", "a", True)], {"fields.mood": 1})
+    assert found([exported({"best": "response-1"}), exported({"best": ["a"]})]).bad == {"bad_annotation": 2}
+
+
 def test_annotations_without_a_known_response() -> None:
     assert found([argilla(["response-9"], ["submitted"])]).bad == {"bad_label": 1}
     assert found([argilla(["1"], ["submitted"], response="a")]).bad == {"empty_prompt": 1}

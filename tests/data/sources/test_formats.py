@@ -352,6 +352,30 @@ def test_rows_with_unknown_columns_are_not_guessed(row: dict[str, Any]) -> None:
         detect([row], SourceConfig(path="x"), "x")
 
 
+@pytest.mark.parametrize(
+    ("row", "advice"),
+    [
+        (
+            {"id": 3, "user_input": "q", "bot_reply": "a", "thumbs": "up", "created_at": "2026-01-01"},
+            "If the prompt is `user_input`, the completion is `bot_reply`, the label is `thumbs`: `--column "
+            "prompt=user_input --column completion=bot_reply --column label=thumbs`, or in a config file `columns: "
+            "{prompt: user_input, completion: bot_reply, label: thumbs}` of the source",
+        ),
+        (
+            {"the question": "q", "bot answer": "a", "my_rating": 3},
+            "If the prompt is `the question`, the completion is `bot answer`, the rating is `my_rating`: `--column "
+            "'prompt=the question' --column 'completion=bot answer' --column rating=my_rating`",
+        ),
+        ({"frage": "q", "antwort": "a"}, "Say which are the prompt and the completion"),
+        ({"prompt": "q", "answer1": "a", "answer2": "b", "comparison": "left"}, "Say which are the prompt"),
+    ],
+)
+def test_unknown_columns_come_with_a_mapping_to_copy(row: dict[str, Any], advice: str) -> None:
+    with pytest.raises(DataError) as error:
+        detect([row], SourceConfig(path="x"), "x")
+    assert advice in str(error.value)
+
+
 def test_labels_in_a_mixed_file_are_never_read_as_demonstrations() -> None:
     labelled = [{"prompt": f"q{i}", "completion": "a", "label": False} for i in range(3)]
     result = found([*labelled, {"prompt": "q", "completion": "a"}])

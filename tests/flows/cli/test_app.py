@@ -28,8 +28,9 @@ from alignment_core.planning.pipeline import Plan, plan_pipeline
 from alignment_core.planning.retrain import plan_retrain
 from alignment_core.progress import Silent
 from alignment_core.registry import load_registry
-from alignment_flows.api import PlannedRun, plan_retraining
-from alignment_flows.cli.show_run import show_cards, show_plan, show_run
+from alignment_flows.api import plan_retraining
+from alignment_flows.cli.show_run import command_line, show_cards, show_plan, show_run
+from alignment_flows.planned_run import PlannedRun
 from alignment_flows.serve.local import FinishedRun
 
 ALIGN = [sys.executable, "-c", "from alignment_flows.cli.app import main; main()"]
@@ -164,6 +165,12 @@ def test_plan_fits_into_a_terminal_of_80_columns(write: Write, capsys: pytest.Ca
     assert "To pull from the remote: 2 artifacts, 1.5 MiB." in lines
     assert (cells["reward"][-2:], cells["optimize"][-2:]) == (["1.5", "min"], ["1.5", "h"])
     assert "Available memory: 12.00 GiB." in lines
+    assert "Time: about 1.5 h in all." in lines, "89 + 90 + 5400 seconds"
+
+
+def test_next_command_can_be_copied_with_the_changed_settings() -> None:
+    line = command_line("run", Path("first try.yaml"), ["seed=1", "name=two words"])
+    assert line == "align run 'first try.yaml' --set seed=1 --set 'name=two words'"
 
 
 def test_plan_names_the_stages_that_several_cards_share(write: Write, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,8 +16,9 @@ from screen import python, run_in_terminal
 from alignment_core.config_file import load_config
 from alignment_core.planning.pipeline import plan_pipeline
 from alignment_core.registry import load_registry
-from alignment_flows.starting.answers import Answers, find_answers, threshold_of
+from alignment_flows.starting.answers import Answers, find_answers
 
+COLUMNS = {"prompt": "frage", "completion": "antwort", "label": "urteil"}
 QUESTIONS = [f"What is {n} plus {n}?" for n in range(24)]
 
 
@@ -98,6 +99,10 @@ def test_data_decide_the_optimizer(
     assert ("First: " in done.stdout) == (rows in (demonstrations, questions)), "only a judge has to be set up"
     # The tiny model has no chat template. It needs SFT where there is something to learn it from.
     assert (made["sft"] is None) == (rows in (sums, questions))
+    # A rule that rewards the answers judges them, too. A reward model does if there are 50 pairs to train it with.
+    assert made["evaluation"].get("evaluators") == (made["reward"]["by"] if rows in (sums, capitals) else None)
+    assert made["evaluation"].get("reward_model", False) == (rows is ranked)
+    assert ("Nothing judges" in out.read_text()) == (rows in (pairs, thumbs, demonstrations, questions))
     plan = plan_pipeline(load_config(out, [f"store={tmp_path / 'store'}"]), load_registry())
     assert {"ingest", "optimize", "evaluate"} <= set(plan.calls())
 
@@ -149,12 +154,18 @@ def test_right_answers_are_found(rows: list[dict[str, Any]], column: str | None,
     assert find_answers(rows) == (None if column is None else Answers(column, rule))
 
 
-@pytest.mark.parametrize(
-    ("ratings", "threshold"),
-    [([1, 2, 3, 4, 5], 4), ([0, 1], 1), ([-1.0, 0.25, 1.0], 0.25), (["1", "10", "7"], 7), ([3, 3], None), ([], None)],
-)
-def test_threshold_is_the_first_rating_above_the_middle(ratings: list[Any], threshold: float | None) -> None:
-    assert threshold_of("rating", [{"rating": rating} for rating in ratings]) == threshold
+def test_columns_and_labels_with_other_names_are_named(tmp_path: Path, tiny_model: Path) -> None:
+    path, out = tmp_path / "log.csv", tmp_path / "no.yaml"
+    rows = [f"{ask};{answer} {ask};{word}\n" for ask in QUESTIONS for answer, word in (("Oui.", "yes"), ("Non.", "ja"))]
+    path.write_text("frage;antwort;urteil\n" + "".join(rows))
+    mapped = [f"--column={ours}={theirs}" for ours, theirs in COLUMNS.items()]
+    options = ("--desirable", "yes", "--model", tiny_model, "--card", "cpu", "--out", out)
+    done = align_here("init", path, *mapped, *options)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("Found 48 answers with a thumb or rating (50 % good).")
+    settings = load_config(out)
+    assert (settings.name, settings.data.sources[0].desirable) == ("no", ["yes"]), "words, not what YAML makes of them"
+    assert settings.data.sources[0].columns == COLUMNS
 
 
 def test_goal_that_the_data_do_not_serve_is_refused(write_rows: Write, tmp_path: Path) -> None:

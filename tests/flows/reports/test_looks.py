@@ -28,4 +28,7 @@ def test_page_reads_well_everywhere(name: str, browser_page: BrowserPage, tmp_pa
     assert page.locator("script").count() == 0
     for drawing in page.locator("figure > svg").all():
         assert len(drawing.get_attribute("aria-label") or "") > 10, "every plot has a text"
+    if name in ("data", "long-words"):
+        assert page.get_by_text("Not read, and left out").count() == 1
+        assert page.locator("mark").count(), "the targets of a sample are marked"
     assert page.locator("figure table").count() == page.locator("figure").count()

@@ -38,6 +38,14 @@ def test_panel_names_the_curve_its_newest_value_and_the_ends_of_its_axis() -> No
     assert lines[2].startswith("   0.25 ")
 
 
+def test_ends_of_the_axis_fit_beside_the_plot() -> None:
+    """At most 7 characters: a rounding error beside 4 is 0, and a number that is too long loses digits."""
+    first = [line[:8] for line in panel("reward_margin", [(1, -4.9e-07), (2, 4.0)], width=20, height=2)[1:]]
+    assert first == ["      4 ", "      0 "]
+    first = [line[:8] for line in panel("kl", [(1, -1.26e-07), (2, -1.26e-05)], width=20, height=2)[1:]]
+    assert first == ["-1e-07 ".rjust(8), "-1e-05 ".rjust(8)]
+
+
 @pytest.mark.parametrize(
     ("names", "curves"),
     [
@@ -45,9 +53,17 @@ def test_panel_names_the_curve_its_newest_value_and_the_ends_of_its_axis() -> No
         (["accuracy", "reward_chosen", "reward_margin", "loss"], ["loss", "reward_margin"]),
         (["accuracy", "score_chosen", "loss"], ["loss", "accuracy"]),
         (["reward_desirable", "kl", "loss"], ["loss", "kl"]),
+        (["reward_desirable", "reward_margin", "kl", "loss"], ["loss", "reward_margin"]),
         (["loss", "policy_loss", "score", "kl", "entropy"], ["score", "kl"]),
         (["odd"], []),
     ],
 )
 def test_leading_curves_of_each_kind_of_training(names: list[str], curves: list[str]) -> None:
-    assert leading(names) == curves
+    assert leading({name: [1.0, 2.0] for name in names}) == curves
+
+
+def test_curve_that_never_changes_is_shown_only_if_there_is_no_other() -> None:
+    flat, moving = [0.0, 0.0, 0.0], [0.5, 0.4, 0.5]
+    assert leading({"loss": moving, "reward_margin": flat, "kl": moving}) == ["loss", "kl"]
+    assert leading({"loss": flat, "accuracy": moving}) == ["accuracy", "loss"]
+    assert leading({"loss": [0.7], "reward_margin": [0.0]}) == ["loss", "reward_margin"]

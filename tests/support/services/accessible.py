@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from axe_playwright_python.sync_playwright import Axe
-from browser import chromium, page_of
 from playwright.sync_api import Page
 
 RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"], "resultTypes": ["violations"]}
@@ -24,6 +22,7 @@ def check_looks(page: Page) -> None:
     """Fail if axe finds a violation, or the page is wider than a phone. The page is left as on a light desktop."""
     found: list[str] = []
     page.mouse.move(0, 0)  # a tooltip that fades has other colors
+    page.wait_for_function(SETTLED)
     for scheme in ("light", "dark"):
         for size in (PHONE, DESKTOP):
             page.emulate_media(color_scheme=scheme, reduced_motion="reduce")  # type: ignore[arg-type]
@@ -35,12 +34,6 @@ def check_looks(page: Page) -> None:
                 found.append(f"{scheme}: {width} px wide on a screen of {size['width']} px: {causes}")
     page.emulate_media(color_scheme="light")
     assert not found, "\n".join(found)
-
-
-def check_file(file: Path) -> None:
-    """Open a page that was written to a file, in a browser of its own, and check how it looks."""
-    with chromium() as browser, page_of(browser, file.parent) as opened:
-        check_looks(opened.open(file.as_uri()))
 
 
 def _violations(page: Page) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any
 from alignment_core.artifacts import ArtifactStore, Manifest, key_of
 from alignment_core.config import PipelineConfig
 from alignment_core.data.ingestion.check import check
+from alignment_core.evaluation.promotion import Promotion
 from alignment_core.evaluation.win_rate import win_rate
 from alignment_core.execution.build import StageResult
 from alignment_core.progress import Silent
@@ -37,7 +38,7 @@ AFTER = (
 )
 RIGHT_TO_LEFT = "ضع الريحان قرب نافذة مشمسة واسقه عندما تجف التربة"
 EXAMPLES = ("data", "run", "comparison")
-EXTREMES = ("one-prompt", "twelve", "right-to-left", "stranger")
+EXTREMES = ("long-words", "promoted", "failed", "one-prompt", "twelve", "right-to-left", "stranger")
 
 
 def write_examples(folder: Path, names: Sequence[str] = (*EXAMPLES, *EXTREMES)) -> dict[str, Path]:
@@ -58,7 +59,25 @@ def _data(folder: Path) -> Path:
     return folder / "checked" / "report.html"
 
 
-def _run(folder: Path) -> Path:
+def _long_words(folder: Path) -> Path:
+    """Two files with thumbs for a word without end, pairs of very different lengths, and a column that is not read."""
+    thumbs = [
+        {"prompt": f"What is {n} plus {n}?", "completion": "sum" * 40 + f" {2 * n}", "label": n % 3 > 0}
+        for n in range(12)
+    ]
+    pairs = [
+        {"prompt": f"Name {n} towns.", "chosen": f"{n} towns: " + "Ulm, " * n, "rejected": "No.", "verdict": n}
+        for n in range(12)
+    ]
+    folder.mkdir(parents=True)
+    files = [folder / "thumbs.jsonl", folder / "pairs.jsonl"]
+    for file, rows in zip(files, (thumbs, pairs), strict=True):
+        file.write_text("\n".join(map(json.dumps, rows)))
+    check(list(map(str, files)), out=folder / "checked")
+    return folder / "checked" / "report.html"
+
+
+def _run(folder: Path, promotion: Promotion | None = None) -> Path:
     random, place = Random(1), folder / "artifacts"
     store = ArtifactStore(place)
     prompts = [[{"role": "user", "content": f"{QUESTIONS[n % 3]}"}] for n in range(120)]
@@ -91,7 +110,7 @@ def _run(folder: Path) -> Path:
     data = {"sources": [{"path": "feedback.jsonl"}]}
     settings = {"name": "house-plants", "model": {"base": "example/chat-1b"}, "data": data, "store": place}
     with chdir(folder):  # commands then name no store
-        return write_run_page(PipelineConfig.model_validate(settings), built, None)
+        return write_run_page(PipelineConfig.model_validate(settings), built, promotion)
 
 
 def _put(store: ArtifactStore, kind: str, name: str, metrics: dict[str, Any], files: dict[str, Any]) -> StageResult:
@@ -116,7 +135,9 @@ def _steps(random: Random, *, sft: bool = False, pace: float = 1.0) -> Iterator[
         yield {"step": step, **values}
 
 
-def _comparison(folder: Path, models: Sequence[str], prompts: int, *, said: str = "", judged: bool = True) -> Path:
+def _comparison(
+    folder: Path, models: Sequence[str], prompts: int, *, said: str = "", judged: bool = True, failed: str = ""
+) -> Path:
     random, rows, curves = Random(2), [], {}
     for place, model in enumerate((START, *models)):
         scores = [random.gauss(0.25 * place, 1) for _ in range(prompts)]
@@ -132,6 +153,8 @@ def _comparison(folder: Path, models: Sequence[str], prompts: int, *, said: str 
             steps = list(_steps(random, pace=0.5 + 0.2 * place))
             metrics = {name: name if judged else f"own_{name}" for name in steps[0] if name != "step"}
             curves[model] = {shown: [(step["step"], step[name]) for step in steps] for name, shown in metrics.items()}
+    if failed:
+        rows.append(Row(failed, error="the stage's process was killed by SIGKILL"))
     samples = [
         {
             "prompt": [{"role": "user", "content": QUESTIONS[n % 3]}],
@@ -150,6 +173,9 @@ MAKERS = {
     "data": _data,
     "run": _run,
     "comparison": lambda folder: _comparison(folder, ("dpo", "kto", "ppo"), 200),
+    "long-words": _long_words,
+    "promoted": lambda folder: _run(folder, Promotion(True, ("candidate",), ("passed",), {})),
+    "failed": lambda folder: _comparison(folder, ("dpo",), 4, failed="ppo"),
     "one-prompt": lambda folder: _comparison(folder, ("dpo",), 1),
     "twelve": lambda folder: _comparison(folder, [f"optimizer-{n}" for n in range(12)], 500, said="word " * 2000),
     "right-to-left": lambda folder: _comparison(folder, ("مُحسِّن",), 40, said=RIGHT_TO_LEFT),

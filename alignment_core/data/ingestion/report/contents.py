@@ -15,6 +15,7 @@ from alignment_core.data.dataset.disk_arrays import hash_groups, slices
 from alignment_core.data.dataset.kinds import DEMONSTRATION, FEEDBACK, PREFERENCE
 from alignment_core.data.ingestion.conversion import Chosen
 from alignment_core.data.ingestion.counts import SelectionCounts
+from alignment_core.data.ingestion.remedies import TOO_LONG
 from alignment_core.data.ingestion.report.warnings import warnings
 from alignment_core.data.ingestion.shard_cache import ShardFolder
 from alignment_core.data.ingestion.shards import Shards, origin
@@ -24,8 +25,6 @@ from alignment_core.plugin_api import TokenSequence
 
 SAMPLES = 5
 """Maximum number of samples in the report."""
-TOO_LONG = frozenset({"completion_too_long", "prompt_too_long"})
-"""Quarantine reasons that depend on the settings, not on the row alone."""
 NO_LIMIT = 2**31 - 1
 """A `max_length` that nothing exceeds."""
 
@@ -39,6 +38,7 @@ class Outcome:
     counts: SelectionCounts
     quarantined: Mapping[str, int]
     examples: Mapping[str, list[dict[str, Any]]]
+    thresholds: Sequence[float | None]
     chosen: Mapping[str, Chosen]
     written: Mapping[str, Written]
     warnings: Sequence[str]
@@ -48,8 +48,9 @@ def make_report(outcome: Outcome, renderer: Renderer, unit: str) -> dict[str, An
     """Return the report as plain JSON. Lengths are in `unit`.
 
     Keys: `used`, `ignored` (rows by unread column), `ignored_examples`, `unrendered` (records by reason), `files`,
-    `rendering`, `rows` (by split and kind), `conversions`, `quarantined`, `examples`, `dropped`, `votes`, `duplicates`,
-    `balance`, `raters`, `unit`, `lengths`, `fit`, `targets`, `overlap`, `samples`, `warnings`.
+    `rendering`, `rows` (by split and kind), `conversions`, `quarantined`, `examples`, `thresholds` (of each source:
+    the one that its ratings need and lack), `dropped`, `votes`, `duplicates`, `balance`, `raters`, `unit`, `lengths`,
+    `fit`, `targets`, `overlap`, `samples`, `warnings`.
     """
     train, numbers = outcome.chosen["train"], outcome.shards.numbers
     stats = [folder.stats() for folder in outcome.folders]
@@ -72,6 +73,7 @@ def make_report(outcome: Outcome, renderer: Renderer, unit: str) -> dict[str, An
         "conversions": {split: dict(counts) for split, counts in outcome.counts.conversions.items()},
         "quarantined": dict(outcome.quarantined),
         "examples": dict(outcome.examples),
+        "thresholds": list(outcome.thresholds),
         "dropped": dict(dropped),
         "votes": dict(outcome.counts.votes),
         "duplicates": dict(outcome.counts.duplicates),

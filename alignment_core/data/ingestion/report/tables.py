@@ -51,20 +51,15 @@ class Table:
 
 
 def tables(report: Mapping[str, Any], *, files: bool = True) -> list[Table]:
-    """Return the tables of a report that have rows.
+    """Return the tables of a report that have rows. If nothing can be used, those that say why.
 
     Args:
         report: from `make_report`.
         files: whether the other files of an ingestion are beside the report, such as the quarantined rows.
     """
-    made = (
-        _not_used(report, files=files),
-        _rows(report),
-        _files(report),
-        _origins(report),
-        _lengths(report),
-        _details(report),
-    )
+    why = (_not_used(report, files=files), _files(report))
+    used = (_rows(report), _origins(report), _lengths(report), _details(report))
+    made = (*why, *used) if report["used"]["records"] else why
     return [table for table in made if table.rows]
 
 

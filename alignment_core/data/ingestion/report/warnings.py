@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from alignment_core.data.ingestion.counts import counted
+from alignment_core.data.ingestion.remedies import remedies
 from alignment_core.data.ingestion.report.tables import LEFT_OUT
 
 MUCH = 0.1
@@ -24,6 +25,11 @@ def warnings(report: Mapping[str, Any], train: int, held_out: int) -> list[str]:
     if report["ignored"]:
         named = ", ".join(f"`{name}` ({counted(count, 'row')})" for name, count in report["ignored"].items())
         messages.append(f"Not read, and left out: {named}. To read a column, map it with data.sources[].columns")
+    for reason in ("no_threshold", "bad_label"):
+        if count := report["quarantined"].get(reason):
+            messages += [
+                f"Left out {counted(count, 'row')}. {do}" for do in remedies({reason: 1}, report["thresholds"])
+            ]
     balance, fit, duplicates = report["balance"], report["fit"], report["duplicates"]
     if (balance["desirable"] == 0) != (balance["undesirable"] == 0):
         messages.append("All labels are of one class, but KTO needs desirable and undesirable responses")

@@ -12,7 +12,7 @@ from typing import Any
 from alignment_core.config import SourceConfig
 from alignment_core.data.sources.formats.annotation import Argilla, LabelStudio
 from alignment_core.data.sources.formats.chat_apps import Gradio, OpenWebUI, RatedTurns
-from alignment_core.data.sources.formats.columns import ColumnMap
+from alignment_core.data.sources.formats.columns import ColumnMap, how_to_map
 from alignment_core.data.sources.formats.comparisons import SHP, Halos, KWay, OpenAIPreference, PandaLM
 from alignment_core.data.sources.formats.graded import Graded
 from alignment_core.data.sources.formats.instructions import Alpaca, SelfInstruct
@@ -81,8 +81,8 @@ def detect(rows: Sequence[Any], source: SourceConfig, file: str, plugged: Plugge
             "no known format matches these rows",
             where=file,
             got=f"columns {', '.join(columns)}" if columns else "rows that are not objects",
-            expected=f"one of {', '.join(item.name for item in formats)}",
-            do="Map your columns with data.sources[].columns, e.g. {prompt: …, chosen: …, rejected: …}",
+            expected="those of a known record format",
+            do=how_to_map(objects) if columns else None,
         )
     best, hits = max(found.items(), key=lambda item: (item[1], -formats.index(item[0])))
     matching = f"{hits} of the first {len(rows)} rows match" if len(rows) > 1 else "the first row matches"

@@ -16,6 +16,8 @@ from alignment_core.records import Conversation, LabelledResponse
 
 PROMPTS = ("prompt", "instruction", "question", "context", "messages", "chat", "conversation", "input", "text")
 ANSWER = re.compile(r"(response|answer|completion|output|generation|reply|text|chosen|rejected|left|right)", re.I)
+AnnotatedVote = tuple[str | None, Any, str]
+"""Who answered a question of a record, the answer, and its status."""
 TIES = frozenset({"tie", "ties", "equal", "same", "both", "neither", "draw", "none"})
 
 
@@ -80,24 +82,22 @@ class LabelStudio(RecordFormat):
 
 
 class Argilla(RecordFormat):
-    """Argilla records: `<question>.responses` with their statuses (2.x), or `[{user_id, value, status}]` (1.x)."""
+    """Argilla records: `<question>.responses` or nested `responses` (2.x), `[{user_id, value, status}]` (1.x)."""
 
     name: ClassVar[str] = "argilla"
-    shape: ClassVar[str] = "{<fields>, <question>.responses, <question>.responses.status, <question>.responses.users}"
+    shape: ClassVar[str] = (
+        "{<fields>, <question>.responses, <question>.responses.status, <question>.responses.users} or "
+        "{fields, responses: {<question>: [{value, user_id}]}}"
+    )
 
     def matches(self, row: Fields) -> bool:
-        return bool(self._questions(row))
+        return _is_nested(row) or bool(self._questions(row))
 
     def read(self, row: Fields, origin: str, source: SourceConfig) -> Iterable[Outcome]:
-        questions = self._questions(row)
-        own = {"id", "_server_id", "status", "external_id", "metadata", "vectors", "inserted_at", "updated_at"}
-        names = [name for name in row if name not in {*own, *questions} and "." not in name]
-        fields = TrackedRow({name: peek(row, name) for name in names if not name.endswith("-suggestion")})
-        prompt, answers = _fields(fields)
-        if isinstance(row, TrackedRow):
-            row.read |= set(row) - (set(fields) - fields.read)
-        for question in questions:
-            votes = list(self._votes(row, question))
+        prompt, answers, questions = self._nested(row) if _is_nested(row) else self._flat(row)
+        if not questions:
+            yield Dropped("pending", origin)
+        for votes in questions:
             if not votes:
                 yield Dropped("pending", origin)
             for voter, value, status in votes:
@@ -110,12 +110,39 @@ class Argilla(RecordFormat):
                 else:
                     yield from _pairwise(str(value), prompt, answers, origin, source, voter, 0.0)
 
+    def _nested(self, row: Fields) -> tuple[Conversation, dict[str, Conversation], list[list[AnnotatedVote]]]:
+        """Return prompt, responses and the votes on each question, which have no status in this export."""
+        prompt, answers = _fields(inside(row, "fields"))
+        given: Mapping[str, Any] = row["responses"] or {}
+        if isinstance(row, TrackedRow):
+            row.read |= set(row)
+        found = []
+        for question, votes in given.items():
+            if not isinstance(votes, list) or any(
+                not isinstance(vote, Mapping) or "value" not in vote for vote in votes
+            ):
+                raise BadRow("bad_annotation", f"responses.{question} is not a list of objects with a value")
+            users = [vote.get("user_id") for vote in votes]
+            voters = [None if user is None else str(user) for user in users]
+            found.append([(voter, vote["value"], "submitted") for voter, vote in zip(voters, votes, strict=True)])
+        return prompt, answers, found
+
+    def _flat(self, row: Fields) -> tuple[Conversation, dict[str, Conversation], list[list[AnnotatedVote]]]:
+        questions = self._questions(row)
+        own = {"id", "_server_id", "status", "external_id", "metadata", "vectors", "inserted_at", "updated_at"}
+        names = [name for name in row if name not in {*own, *questions} and "." not in name]
+        fields = TrackedRow({name: peek(row, name) for name in names if not name.endswith("-suggestion")})
+        prompt, answers = _fields(fields)
+        if isinstance(row, TrackedRow):
+            row.read |= set(row) - (set(fields) - fields.read)
+        return prompt, answers, [list(self._votes(row, question)) for question in questions]
+
     def _questions(self, row: Fields) -> list[str]:
         flat = [str(name).removesuffix(".responses") for name in row if str(name).endswith(".responses")]
         exported = {"external_id", "metadata"} <= set(row)  # as in 1.x, even if nobody has answered yet
         return flat or [str(name) for name, value in row.items() if _is_votes(value) or (exported and value == [])]
 
-    def _votes(self, row: Fields, question: str) -> Iterator[tuple[str | None, Any, str]]:
+    def _votes(self, row: Fields, question: str) -> Iterator[AnnotatedVote]:
         if f"{question}.responses" not in row:
             for vote in row[question]:
                 yield str(vote.get("user_id")), vote["value"], str(vote["status"])
@@ -131,6 +158,11 @@ class Argilla(RecordFormat):
             )
         for value, status, user in zip(values, statuses, users, strict=True):
             yield None if user is None else str(user), value, str(status)
+
+
+def _is_nested(row: Fields) -> bool:
+    """Return whether a record is nested, as Argilla's `records.to_json` and `to_list` write it."""
+    return isinstance(row.get("fields"), Mapping) and "responses" in row and isinstance(row["responses"] or {}, Mapping)
 
 
 def _is_votes(value: Any) -> bool:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar
 
 from alignment_core.config import SourceConfig
 from alignment_core.data.sources.formats.standard import Demonstrations, Labelled, Pairs, Prompts, Rated
 from alignment_core.errors import DataError
-from alignment_core.record_columns import TrackedRow
+from alignment_core.record_columns import ANSWER, CONTEXT, JUDGEMENT, OTHER, TrackedRow, meaning
 from alignment_core.record_format import BadRow, Fields, Outcome, RecordFormat
 
 OURS = (
@@ -26,6 +27,44 @@ OURS = (
     "score_chosen",
     "score_rejected",
 )
+
+
+def how_to_map(rows: Sequence[Fields]) -> str:
+    """Say how to map the columns of rows in no known format: by their names if those tell, else by an example."""
+    guess = _by_their_names(rows)
+    mapped = guess or {"prompt": "COLUMN", "completion": "COLUMN"}
+    options = " ".join(f"--column {shlex.quote(f'{ours}={theirs}')}" for ours, theirs in mapped.items())
+    setting = ", ".join(f"{ours}: {theirs}" for ours, theirs in mapped.items())
+    condition = (
+        f"If the {', the '.join(f'{ours} is `{theirs}`' for ours, theirs in guess.items())}"
+        if guess
+        else "Say which are the prompt and the completion (or chosen and rejected), and the label or rating"
+    )
+    return f"{condition}: `{options}`, or in a config file `columns: {{{setting}}}` of the source"
+
+
+def _by_their_names(rows: Sequence[Fields]) -> dict[str, str]:
+    """Guess from names and content which columns are prompt, completion and judgement. Empty if they do not tell."""
+    columns = list(dict.fromkeys(str(name) for row in rows for name in row))
+    found: dict[str, list[str]] = {}
+    for name in columns:
+        found.setdefault(meaning(name), []).append(name)
+    texts = [name for name in found.get(OTHER, ()) if all(isinstance(row.get(name), str) for row in rows)]
+    asked, answered, judged = found.get(CONTEXT) or texts, found.get(ANSWER, ()), found.get(JUDGEMENT, ())
+    if len(asked) != 1 or len(answered) != 1 or len(judged) > 1:
+        return {}
+    return {"prompt": asked[0], "completion": answered[0]} | {_kind_of(rows, name): name for name in judged}
+
+
+def _kind_of(rows: Sequence[Fields], name: str) -> str:
+    """Return `rating` for a column with numbers besides 0, 1 and -1, otherwise `label`."""
+    for row in rows:
+        try:
+            if float(row.get(name, 0)) not in (0, 1, -1):
+                return "rating"
+        except (TypeError, ValueError):
+            return "label"
+    return "label"
 
 
 class ColumnMap(RecordFormat):

@@ -17,6 +17,8 @@ LABEL_NAMES = (
     "approved",
 )  # fmt: skip
 """Columns that are read as labels, besides `label` and `kto_tag`, where their content is clearly up or down."""
+UNRATED = "which needs a threshold (data.sources[].threshold)"
+"""What is said about a rating that cannot be used."""
 RATING_NAMES = ("rating", "score", "reward", "stars", "user_rating", "overall_score")
 
 
@@ -123,5 +125,11 @@ def labelled_response(
         BadRow: no threshold is set.
     """
     if source.threshold is None:
-        raise BadRow("no_threshold", f"{column} is {score:g}, which needs a threshold. Set data.sources[].threshold")
+        raise BadRow("no_threshold", f"{column} is {score:g}, {UNRATED}")
     return Reading(LabelledResponse(prompt, response, score >= source.threshold, 1.0, origin), voter, when)
+
+
+def rating_in(detail: str) -> float | None:
+    """Return the rating that `labelled_response` could not use, from what it said about it."""
+    before, found, _ = detail.rpartition(f", {UNRATED}")
+    return float(before.split()[-1]) if found else None

@@ -7,15 +7,33 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import JSON, Connection, Row, Select, Table, Text, cast, func, literal, select
+from sqlalchemy import (
+    JSON,
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    Table,
+    Text,
+    and_,
+    case,
+    cast,
+    func,
+    literal,
+    or_,
+    select,
+    union_all,
+)
 
 from alignment_core.feedback.database import prompts, ranking_tasks, responses, votes
-from alignment_core.feedback.vote_values import WITHDRAWN, judged_ids
+from alignment_core.feedback.vote_values import BAD, WITHDRAWN, judged_ids
 from alignment_core.feedback.votes import RankingTask, Rater, RaterKind, Response, Vote
 from alignment_core.records import Conversation
 
 BATCH = 2000
 """Rows that are read at once."""
+ID_DIGITS = 32
+"""Hexadecimal digits of the ids of prompts, responses and ranking tasks."""
 
 
 # Rows are unpacked, because access to a column by name takes longer than all else.
@@ -123,7 +141,9 @@ def _conversation(messages: str) -> Conversation:
     return tuple(json.loads(messages))
 
 
-def current_votes(after: int, upto: int | None, before: int | None = None, *, rater: str | None = None) -> Select[Any]:
+def current_votes(
+    after: int, upto: int | None, before: int | None = None, *, rater: str | None = None, share: float = 1.0
+) -> Select[Any]:
     """Return a query for the last vote of each rater on each response or ranking task, oldest first.
 
     Args:
@@ -131,11 +151,26 @@ def current_votes(after: int, upto: int | None, before: int | None = None, *, ra
         upto: votes with a higher number are ignored; None for no limit.
         before: only votes up to this number are selected; None for no limit.
         rater: only votes of this rater are selected; None for all.
+        share: the share of the prompts to which the votes belong; 1 for all. The same prompts are in every sample.
     """
     # Without a condition on the number, the index alone is read.
     last = select(func.max(votes.c.id)).group_by(votes.c.rater, votes.c.kind, votes.c.subject)
     last = last.where(votes.c.id > after) if after else last
     last = last if upto is None else last.where(votes.c.id <= upto)
     last = last if rater is None else last.where(votes.c.rater == rater)
+    last = last if share >= 1 else last.where(_on_share_of_prompts(share))
     found = select(votes).where(votes.c.id > after, votes.c.id.in_(last)).order_by(votes.c.id)
     return found if before is None else found.where(votes.c.id <= before)
+
+
+def _on_share_of_prompts(share: float) -> ColumnElement[bool]:
+    """Return the condition that a vote is on one of a random share of the prompts. Their ids are hashes."""
+    below = f"{int(share * 16**ID_DIGITS):0{ID_DIGITS}x}"
+    answers = select(responses.c.id).where(responses.c.prompt < below)
+    tasks = select(ranking_tasks.c.id).where(ranking_tasks.c.prompt < below)
+    # A comparison has no task. Its value names the responses, after `{"ranks": {"` or `{"bad": ["`.
+    named = func.substr(votes.c.value, case((votes.c.value.like(BAD), 11), else_=13), ID_DIGITS)
+    return or_(
+        and_(votes.c.kind != "comparison", votes.c.subject.in_(union_all(answers, tasks))),
+        and_(votes.c.kind == "comparison", named.in_(answers)),
+    )

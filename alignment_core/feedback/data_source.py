@@ -59,14 +59,33 @@ def source_key(source: SourceConfig) -> dict[str, Any]:
         return {"votes": store.digest(source.votes_after, source.votes_upto, source.votes_before), **settings}
 
 
-def write_stores_as_files(sources: Sequence[SourceConfig], folder: Path) -> list[SourceConfig]:
+def write_stores_as_files(sources: Sequence[SourceConfig], folder: Path, share: float = 1.0) -> list[SourceConfig]:
     """Write the votes of each feedback store to a folder inside `folder`, and return the sources with these paths.
+
+    Args:
+        sources: the sources. Those that are no stores are returned unchanged.
+        folder: created if it does not exist.
+        share: the share of the prompts whose votes are written. 1 for all.
 
     Raises:
         DataError: a store does not exist or holds no votes.
         FeedbackError: a store cannot be read.
     """
-    return [_as_files(source, folder / f"votes-{place}") for place, source in enumerate(sources)]
+    return [_as_files(source, folder / f"votes-{place}", share) for place, source in enumerate(sources)]
+
+
+def count_votes(source: SourceConfig, share: float = 1.0) -> int:
+    """Return the number of votes in a store that a source selects, on this share of the prompts.
+
+    Raises:
+        DataError: the store does not exist.
+        FeedbackError: the store cannot be read.
+    """
+    from alignment_core.feedback.store import open_feedback
+
+    check_exists(source.path)
+    with open_feedback(source.path) as store:
+        return store.count_current(source.votes_after, source.votes_upto, source.votes_before, share)
 
 
 @contextmanager
@@ -82,7 +101,7 @@ def stores_as_files(paths: Sequence[str]) -> Iterator[list[str]]:
         ]
 
 
-def _as_files(source: SourceConfig, folder: Path) -> SourceConfig:
+def _as_files(source: SourceConfig, folder: Path, share: float) -> SourceConfig:
     if not is_store(source):
         return source
     from alignment_core.feedback.database import database_url, without_password
@@ -92,7 +111,7 @@ def _as_files(source: SourceConfig, folder: Path) -> SourceConfig:
     check_exists(source.path)
     folder.mkdir(parents=True, exist_ok=True)
     with open_feedback(source.path) as store:
-        rows = store.training_rows(source.votes_after, source.votes_upto, source.votes_before)
+        rows = store.training_rows(source.votes_after, source.votes_upto, source.votes_before, share)
         counts = write_training_rows(rows, folder)
     if not sum(counts.values()):
         raise DataError(

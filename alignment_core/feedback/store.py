@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Engine, Select, Table, func, select
 from alignment_core.errors import DataError
 from alignment_core.feedback import database, vote_sums
 from alignment_core.feedback.agreement import Agreement, agreements, count_by_rater
-from alignment_core.feedback.current_votes import current_votes, read_judged, read_ranking_tasks
+from alignment_core.feedback.current_votes import ID_DIGITS, current_votes, read_judged, read_ranking_tasks
 from alignment_core.feedback.database import (
     is_read_only,
     open_engine,
@@ -273,15 +273,24 @@ class FeedbackStore:
         return self._votes(select(votes).order_by(votes.c.id))
 
     def training_rows(
-        self, after: int = 0, upto: int | None = None, before: int | None = None
+        self, after: int = 0, upto: int | None = None, before: int | None = None, share: float = 1.0
     ) -> Iterator[tuple[str, str]]:
         """Yield the file and the line of the training data in each current vote, oldest first.
 
         Args:
             after, upto: as for `votes`.
             before: only votes up to this number; None for no limit.
+            share: the share of the prompts whose votes are read, chosen at random but always the same. 1 for all.
         """
-        return self._rows(current_votes(after, upto, before), metadata=False)
+        return self._rows(current_votes(after, upto, before, share=share), metadata=False)
+
+    def count_current(
+        self, after: int = 0, upto: int | None = None, before: int | None = None, share: float = 1.0
+    ) -> int:
+        """Count the current votes of `training_rows`. Withdrawn votes and skipped rankings are counted as well."""
+        current = current_votes(after, upto, before, share=share).order_by(None).with_only_columns(votes.c.id)
+        with read_transaction(self._engine) as connection:
+            return connection.execute(select(func.count()).select_from(current.subquery())).scalar_one()
 
     def rows_to_export(self, *, history: bool) -> Iterator[tuple[str, str]]:
         """Yield the file and the line of each current vote, with rater, time, model and comment, oldest first.
@@ -361,7 +370,7 @@ def _plain(prompt: Conversation) -> list[dict[str, Any]]:
 
 def _digest(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=True, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    return hashlib.sha256(text.encode()).hexdigest()[:ID_DIGITS]
 
 
 def _writable(text: str) -> str:

@@ -59,23 +59,28 @@ def source_key(source: SourceConfig) -> dict[str, Any]:
         return {"votes": store.digest(source.votes_after, source.votes_upto, source.votes_before), **settings}
 
 
-def write_stores_as_files(sources: Sequence[SourceConfig], folder: Path, share: float = 1.0) -> list[SourceConfig]:
+def write_stores_as_files(sources: Sequence[SourceConfig], folder: Path) -> list[SourceConfig]:
     """Write the votes of each feedback store to a folder inside `folder`, and return the sources with these paths.
-
-    Args:
-        sources: the sources. Those that are no stores are returned unchanged.
-        folder: created if it does not exist.
-        share: the share of the prompts whose votes are written. 1 for all.
 
     Raises:
         DataError: a store does not exist or holds no votes.
         FeedbackError: a store cannot be read.
     """
-    return [_as_files(source, folder / f"votes-{place}", share) for place, source in enumerate(sources)]
+    return [_as_files(source, folder / f"votes-{place}")[0] for place, source in enumerate(sources)]
 
 
-def count_votes(source: SourceConfig, share: float = 1.0) -> int:
-    """Return the number of votes in a store that a source selects, on this share of the prompts.
+def write_sample(source: SourceConfig, folder: Path, share: float) -> tuple[SourceConfig, int]:
+    """Write the votes on a share of a store's prompts to a folder. Return the source with this path, and their number.
+
+    Raises:
+        DataError: the store does not exist, or there are no votes on these prompts.
+        FeedbackError: the store cannot be read.
+    """
+    return _as_files(source, folder, share)
+
+
+def count_votes(source: SourceConfig) -> int:
+    """Return the number of votes that a source selects from a store, with withdrawn votes and skipped rankings.
 
     Raises:
         DataError: the store does not exist.
@@ -85,7 +90,7 @@ def count_votes(source: SourceConfig, share: float = 1.0) -> int:
 
     check_exists(source.path)
     with open_feedback(source.path) as store:
-        return store.count_current(source.votes_after, source.votes_upto, source.votes_before, share)
+        return store.count_current(source.votes_after, source.votes_upto, source.votes_before)
 
 
 @contextmanager
@@ -101,17 +106,19 @@ def stores_as_files(paths: Sequence[str]) -> Iterator[list[str]]:
         ]
 
 
-def _as_files(source: SourceConfig, folder: Path, share: float) -> SourceConfig:
+def _as_files(source: SourceConfig, folder: Path, share: float = 1.0) -> tuple[SourceConfig, int]:
+    """Write the votes of a source to a folder. Return the source with this path, and the number of sampled votes."""
     if not is_store(source):
-        return source
+        return source, 0
     from alignment_core.feedback.database import database_url, without_password
     from alignment_core.feedback.import_export import write_training_rows
     from alignment_core.feedback.store import open_feedback
 
     check_exists(source.path)
     folder.mkdir(parents=True, exist_ok=True)
+    selected = (source.votes_after, source.votes_upto, source.votes_before)
     with open_feedback(source.path) as store:
-        rows = store.training_rows(source.votes_after, source.votes_upto, source.votes_before, share)
+        read, rows = (0, store.training_rows(*selected)) if share == 1 else store.sample(*selected, share)
         counts = write_training_rows(rows, folder)
     if not sum(counts.values()):
         raise DataError(
@@ -119,7 +126,8 @@ def _as_files(source: SourceConfig, folder: Path, share: float) -> SourceConfig:
             where=without_password(database_url(source.path)),
             do="Collect votes with `align chat` or `align rank`, or remove the store from data.sources",
         )
-    return source.model_copy(update={"path": str(folder), "votes_after": 0, "votes_before": None, "votes_upto": None})
+    unlimited = {"path": str(folder), "votes_after": 0, "votes_before": None, "votes_upto": None}
+    return source.model_copy(update=unlimited), read
 
 
 def _newest(source: SourceConfig) -> int:

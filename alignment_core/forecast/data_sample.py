@@ -11,7 +11,8 @@ from alignment_core.data.sources.inputs import find_inputs
 from alignment_core.data.sources.line_sample import LineSample, has_separate_lines
 from alignment_core.data.sources.locate import is_hub
 from alignment_core.data.sources.source_file import SourceFile
-from alignment_core.feedback.data_source import count_votes, is_store, write_stores_as_files
+from alignment_core.errors import DataError
+from alignment_core.feedback.data_source import count_votes, is_store, write_sample
 from alignment_core.registry import load_registry
 
 RECORDS = 2000
@@ -61,9 +62,14 @@ def sample_of(sources: Sequence[SourceConfig], data: DataConfig, folder: Path) -
             lines.add(file)
     if lines.share == 1:
         return None
-    read = sum(count_votes(source, lines.share) for source in sources if is_store(source))
-    read += round((lines.total - votes) * lines.share)
-    sampled = write_stores_as_files(sources, folder, lines.share)
+    read, sampled = round((lines.total - votes) * lines.share), list(sources)
+    for place, source in enumerate(sources):
+        if is_store(source):
+            try:
+                sampled[place], drawn = write_sample(source, folder / f"votes-{place}", lines.share)
+            except DataError:
+                return None  # there are votes, but on few prompts
+            read += drawn
     for number, place in enumerate(places):
         files = [file for item in inputs if item.index == number for file in item.files]
         sampled[place] = _written(sources[place], files, lines, folder / f"files-{place}")

@@ -117,17 +117,20 @@ def test_votes_on_some_prompts_are_all_votes_on_them(store: FeedbackStore) -> No
     with store:
         vote(store, 40)
         every = [*store.training_rows()]
-        sampled = [*store.training_rows(share=0.5)]
+        count, sampled = store.sample(0, None, None, 0.5)
         asked = {json.dumps(json.loads(line)["prompt"]) for _, line in sampled}
         assert 10 < len(asked) < 30
         assert sampled == [row for row in every if json.dumps(json.loads(row[1])["prompt"]) in asked]
         limits = (7, store.newest() - 9, store.newest() - 20)
         part = [row for row in store.training_rows(*limits) if json.dumps(json.loads(row[1])["prompt"]) in asked]
-        assert [*store.training_rows(*limits, share=0.5)] == part
+        assert store.sample(*limits, 0.5)[1] == part
         # A withdrawn vote is the last one of its rater, too.
-        last = {(vote.rater, vote.kind, vote.subject): vote.id for vote in all_votes(store)}
-        assert store.count_current() == len(last)
-        assert store.count_current(share=0.5) == pytest.approx(len(last) * len(asked) / 40, rel=0.1)
+        last: dict[Any, int] = {}
+        for row in all_votes(store):
+            if limits[0] < row.id <= limits[1]:
+                last[row.rater, row.kind, row.subject] = row.id
+        assert store.count_current(*limits) == sum(number <= limits[2] for number in last.values())
+        assert count == pytest.approx(store.count_current(0, None, None) * len(asked) / 40, rel=0.1)
 
 
 def all_votes(store: FeedbackStore) -> list[Any]:
@@ -203,6 +206,19 @@ def test_sample_that_lacks_rows_is_not_used(
     found, _, calls = preview(tmp_path / "data", "sft=null", "data.held_out_fraction=0.01")
     assert found.sampled() is None
     assert len(found.train(calls["optimize"]).preferences) == 1
+
+
+def test_votes_on_few_prompts_are_all_read(
+    preview: Callable[..., tuple[DataPreview, Workload, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data_sample, "RECORDS", 1)
+    with open_feedback(str(tmp_path / "votes.db")) as store:
+        for number in range(6):
+            prompt = ({"role": "user", "content": f"Question {2 + number % 3}?"},)  # none of them is drawn
+            store.compare(Rater(f"rater {number}"), prompt, [(f"a{number}", ""), ("no", "")], [1, 2])
+        assert store.sample(0, None, None, 1 / 6) == (0, [])
+    found, _, _ = preview(tmp_path / "votes.db")
+    assert (found.sampled(), found.report()["used"]["of"]) == (None, 6)
 
 
 @pytest.mark.parametrize("change", ["data.max_records=300", "data.sources.0.max_records=300"])

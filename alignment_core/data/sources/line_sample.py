@@ -55,7 +55,8 @@ class LineSample:
 
     def _drawn(self, file: SourceFile) -> tuple[list[tuple[int, bytes]], int]:
         """Return up to `size` numbered lines of a file in random order, and the number of its lines."""
-        drawn, kept, count = random.Random(file.name), [], 0
+        drawn, count = random.Random(file.name), 0
+        kept: list[tuple[int, bytes]] = []
         with file.open() as raw, decompressed(raw, file) as stream:
             for line in lines_of(file.name, utf8(stream)):
                 if isinstance(line, Unreadable) or not line[1]:

@@ -19,8 +19,8 @@ TRL 1.16 (`--trl FOLDER` if it is not installed) and, for PPO, a folder with TRL
 Each run is a separate process and one line of `results/smollm2/results.jsonl`, and is not repeated when the command
 runs again. The table of all runs is `results/smollm2/README.md`; `--only-table` writes it without running anything.
 
-`--sweep` compares learning rates and values of β; settings that are chosen by it should be chosen with
-`--split validation`. `--z0` follows KTO's reference point (`results/smollm2/z0.json`).
+`--sweep` compares learning rates, values of β, batch sizes and LoRA ranks; settings that are chosen by it should be
+chosen with `--split validation`. `--z0` follows KTO's reference point (`results/smollm2/z0.json`).
 """
 
 from __future__ import annotations
@@ -48,9 +48,20 @@ LONGER = {"gsm8k": 128}
 """Tokens per answer where `--new-tokens` is too short."""
 RATES = ({"learning_rate": 1e-4}, {"learning_rate": 3e-4}, {"learning_rate": 1e-3}, {"learning_rate": 3e-3})
 BETAS = ({"beta": 0.03}, {"beta": 0.3})
+BATCHES = ({"batch_size": 4}, {"batch_size": 32})
+RANKS = ({"lora_rank": 4, "lora_alpha": 8}, {"lora_rank": 64, "lora_alpha": 128})
+PASSES = ({"learning_rate": 3e-4, "epochs": 3}, {"learning_rate": 1e-4, "epochs": 10})
+"""As far as one pass at 1e-3, if what counts is the learning rate times the number of steps."""
+FEW_PASSES = ({"batch_size": 8, "epochs": 1}, {"batch_size": 8, "epochs": 1, "samples": 8, "rollout_size": 64})
+"""As many pairs and steps as DPO takes, from pairs whose best and worst answers differ more."""
 SWEPT: dict[str, tuple[dict[str, float], ...]] = {
-    "dpo": (*RATES, *BETAS), "kto": (*RATES, *BETAS), "sft": RATES, "reward": RATES
-}  # fmt: skip
+    "dpo": (*RATES, *BETAS, *BATCHES, *RANKS, *PASSES),
+    "kto": (*RATES, *BETAS, *BATCHES, *RANKS),
+    **dict.fromkeys(("sft", "reward"), (*RATES, *BATCHES, *RANKS)),
+    "ppo": RATES,
+    "online_dpo": (*RATES[:3], *FEW_PASSES),
+}
+"""The settings that a sweep compares, by optimizer, where they differ from `OPTIMIZERS` and `EQUAL`."""
 
 
 def main() -> None:
@@ -90,7 +101,7 @@ def swept(arguments: argparse.Namespace) -> Iterator[Cell]:
     for seed in arguments.seeds:
         data = data_of(arguments, arguments.tasks[0], seed)
         yield Cell(data, "ours", "untouched")
-        for settings in (*RATES, *BETAS):
+        for settings in (*RATES, *BETAS, *BATCHES, *RANKS, *PASSES, *FEW_PASSES):
             for optimizer in arguments.optimizers:
                 if settings in SWEPT.get(optimizer, ()):
                     yield Cell(data, "ours", optimizer, tuple(settings.items()))

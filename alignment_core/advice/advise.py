@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from alignment_core.advice.rules import RULES, Metrics
+from alignment_core.advice.rules import RULES, Metrics, Policy
 from alignment_core.errors import PluginError
 from alignment_core.plugin_api import Advice, AlignmentOptimizer
 from alignment_core.plugin_calls import calling
@@ -20,11 +20,11 @@ def advise(metrics: Metrics, optimizer: AlignmentOptimizer) -> list[Advice]:
     """
     setting = optimizer.kl_setting
     hold = f"raise `optimizer.{setting}` or lower" if setting else "lower"
-    closer = f"{hold} `optimizer.learning_rate`"
+    policy = Policy(optimizer, f"{hold} `optimizer.learning_rate`")
     found = [
         Advice(rule.name, f"{finding[0].upper()}{finding[1:]}", meaning, do, rule.source)
         for rule in RULES
-        for finding, meaning, do in rule.find(metrics, closer)
+        for finding, meaning, do in rule.find(metrics, policy)
     ]
     return [*found, *_own(metrics, optimizer)]
 

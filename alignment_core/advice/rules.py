@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from alignment_core.advice.rates import LARGEST_RATE, distance, suitable_rate
+from alignment_core.config import StepSettings
 from alignment_core.data.ingestion.counts import counted
 
 Metrics = Mapping[str, Mapping[str, Any]]
@@ -31,11 +33,26 @@ NATS_WORSE = 0.3
 """Nats per token by which the held-out loss may exceed the training loss."""
 FEW_STEPS = 20
 """On SmolLM2, 8 steps were too few for one of three seeds, and 20 steps, on more data, enough."""
+HARDLY_FAR = 0.001
+"""Sum of the learning rates of all steps, with which SmolLM2 followed a rule about as often as before."""
 FEW_PROMPTS = 50
 """With 50 prompts, the 95 % interval of a win rate near 50 % is about 14 points wide on each side."""
 LARGE_SHARE = 0.5
 BARELY = 0.55
 """Share of pairs of responses that the reward model orders as an evaluator does. 0.5 is chance."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What the rules know of the optimizer.
+
+    Attributes:
+        settings: its settings.
+        closer: a sentence on how to hold the policy closer to where it started.
+    """
+
+    settings: StepSettings
+    closer: str
 
 
 @dataclass(frozen=True)
@@ -46,12 +63,11 @@ class Rule:
         name: its name.
         source: the paper or the measurement that it is from.
         find: returns its findings.
-        setting: the second argument is a sentence on how to hold the policy closer to where it started.
     """
 
     name: str
     source: str
-    find: Callable[[Metrics, str], Found]
+    find: Callable[[Metrics, Policy], Found]
 
 
 def of(metrics: Metrics, stage: str, *names: str) -> Any:
@@ -62,26 +78,26 @@ def of(metrics: Metrics, stage: str, *names: str) -> Any:
     return found
 
 
-def _worse_than_start(metrics: Metrics, closer: str) -> Found:
+def _worse_than_start(metrics: Metrics, policy: Policy) -> Found:
     for judge, rate in (of(metrics, "over_sft", "win_rate") or {}).items():
         if rate["high"] < 0.5:
             yield (
                 f"`{judge}` prefers the model that training started from: the win rate is at most {rate['high']:.0%}",
                 "training has made the answers worse",
-                f"{closer}, and look at the answers side by side in the report",
+                f"{policy.closer}, and look at the answers side by side in the report",
             )
 
 
-def _kl_runs_away(metrics: Metrics, closer: str) -> Found:
+def _kl_runs_away(metrics: Metrics, policy: Policy) -> Found:
     if (kl := of(metrics, "evaluate", "kl")) is not None and kl > MANY_NATS:
         yield (
             f"the KL from the start is {kl:.0f} nats per response",
             "so far away, a reward keeps rising while the answers get worse, and what the model knew is forgotten",
-            closer,
+            policy.closer,
         )
 
 
-def _hardly_moved(metrics: Metrics, closer: str) -> Found:
+def _hardly_moved(metrics: Metrics, policy: Policy) -> Found:
     if (kl := of(metrics, "evaluate", "kl")) is not None and kl < FEW_NATS:
         yield (
             f"the KL from the start is only {max(kl, 0.0):.2g} nats per response",
@@ -90,7 +106,7 @@ def _hardly_moved(metrics: Metrics, closer: str) -> Found:
         )
 
 
-def _length_drifts(metrics: Metrics, closer: str) -> Found:
+def _length_drifts(metrics: Metrics, policy: Policy) -> Found:
     ratio = of(metrics, "over_sft", "length_ratio")
     if ratio is not None and not SHORTER <= ratio <= LONGER:
         more = ratio > 1
@@ -98,11 +114,11 @@ def _length_drifts(metrics: Metrics, closer: str) -> Found:
             f"answers are {abs(ratio - 1):.0%} {'longer' if more else 'shorter'} than at the start",
             f"often all that was learned is that raters or rewards like {'long' if more else 'short'} answers",
             "compare the lengths of the preferred answers in the data report, set `gate.max_length_ratio`, and judge "
-            f"with an evaluator that does not count words; {closer}",
+            f"with an evaluator that does not count words; {policy.closer}",
         )
 
 
-def _reward_at_chance(metrics: Metrics, closer: str) -> Found:
+def _reward_at_chance(metrics: Metrics, policy: Policy) -> Found:
     accuracy, pairs = of(metrics, "reward", "held_out_accuracy"), _held_out(metrics, "preferences")
     if accuracy is not None and accuracy - _noise(0.5, pairs) <= 0.5:
         yield (
@@ -113,7 +129,7 @@ def _reward_at_chance(metrics: Metrics, closer: str) -> Found:
         )
 
 
-def _worse_on_held_out(metrics: Metrics, closer: str) -> Found:
+def _worse_on_held_out(metrics: Metrics, policy: Policy) -> Found:
     trained, held_out = of(metrics, "reward", "accuracy"), of(metrics, "reward", "held_out_accuracy")
     pairs = _held_out(metrics, "preferences")
     if None not in (trained, held_out) and trained - held_out > max(GAP, _noise(held_out, pairs)):
@@ -132,18 +148,37 @@ def _worse_on_held_out(metrics: Metrics, closer: str) -> Found:
         )
 
 
-def _few_steps(metrics: Metrics, closer: str) -> Found:
+def _few_steps(metrics: Metrics, policy: Policy) -> Found:
     steps = of(metrics, "optimize", "steps")
     if steps is not None and steps < FEW_STEPS:
         made = "made" if "loss" in metrics["optimize"] else "makes"
+        rate = suitable_rate(policy.settings, steps)
+        larger = f". With a small model, also set `optimizer.learning_rate` to about {rate:g}"
         yield (
             f"the optimizer {made} only {counted(int(steps), 'step')}",
             "warm-up and decay of the learning rate fill most of the training, so that little is learned",
-            "add data, raise `optimizer.epochs`, or lower `optimizer.batch_size`",
+            "add data, raise `optimizer.epochs`, or lower `optimizer.batch_size`"
+            + (larger if _hardly_far(policy, steps) else ""),
         )
 
 
-def _few_prompts(metrics: Metrics, closer: str) -> Found:
+def _small_steps(metrics: Metrics, policy: Policy) -> Found:
+    steps = of(metrics, "optimize", "steps")
+    if steps is not None and steps >= FEW_STEPS and _hardly_far(policy, steps):
+        peak, rate = policy.settings.learning_rate, suitable_rate(policy.settings, steps)
+        yield (
+            f"{counted(int(steps), 'step')} with learning rates up to {peak:g} move no weight by more than about "
+            f"{distance(policy.settings, steps):.1g}",
+            f"a small model answered as before after {HARDLY_FAR:g}",
+            f"set `optimizer.learning_rate` to about {rate:g} (less for a large model), or make more steps",
+        )
+
+
+def _hardly_far(policy: Policy, steps: float) -> bool:
+    return distance(policy.settings, steps) < HARDLY_FAR and policy.settings.learning_rate < LARGEST_RATE
+
+
+def _few_prompts(metrics: Metrics, policy: Policy) -> Found:
     prompts, there = of(metrics, "evaluate", "prompts"), _held_out(metrics, "prompts")
     rates = (of(metrics, "over_sft", "win_rate") or {}).values()
     decided = any(rate["low"] > 0.5 or rate["high"] < 0.5 for rate in rates)
@@ -156,7 +191,7 @@ def _few_prompts(metrics: Metrics, closer: str) -> Found:
         )
 
 
-def _one_rater(metrics: Metrics, closer: str) -> Found:
+def _one_rater(metrics: Metrics, policy: Policy) -> Found:
     raters = of(metrics, "ingest", "raters") or {}
     if raters.get("count", 0) > 1 and raters["largest"] > LARGE_SHARE:
         yield (
@@ -166,7 +201,7 @@ def _one_rater(metrics: Metrics, closer: str) -> Found:
         )
 
 
-def _judges_disagree(metrics: Metrics, closer: str) -> Found:
+def _judges_disagree(metrics: Metrics, policy: Policy) -> Found:
     rates = of(metrics, "over_sft", "win_rate") or {}
     if (reward := rates.get("reward")) is not None and reward["low"] > 0.5:
         for judge, rate in rates.items():
@@ -175,7 +210,7 @@ def _judges_disagree(metrics: Metrics, closer: str) -> Found:
                     f"the reward model prefers the new answers ({reward['rate']:.0%}), and `{judge}` the old ones "
                     f"({1 - rate['rate']:.0%})",
                     "the policy has learned what the reward model likes rather than what is good",
-                    f"let `{judge}` decide (`gate.judge`), and train the reward model on more pairs; {closer}",
+                    f"let `{judge}` decide (`gate.judge`), and train the reward model on more pairs; {policy.closer}",
                 )
     for name, share in metrics.get("evaluate", {}).items():
         if name.startswith(ORDERS) and share is not None and share < BARELY:
@@ -216,6 +251,7 @@ RULES = (
     Rule("reward-at-chance", BINOMIAL, _reward_at_chance),
     Rule("worse-on-held-out", f"{BINOMIAL}; the thresholds are our choice", _worse_on_held_out),
     Rule("few-steps", MEASURED, _few_steps),
+    Rule("small-steps", MEASURED, _small_steps),
     Rule("few-held-out-prompts", BINOMIAL, _few_prompts),
     Rule("one-rater", "Geva et al., arXiv 1908.07898: models learn the annotator", _one_rater),
 )

@@ -29,7 +29,8 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
         "learning_rate": 1e-3, "rollouts": 15, "rollout_size": 32, "samples": 4, "epochs": 2, "kl_coef": 0.02
     },
     "online_dpo": {
-        "learning_rate": 1e-3, "rollouts": 15, "rollout_size": 32, "samples": 4, "epochs": 2, "beta": 0.1
+        "learning_rate": 1e-3, "rollouts": 15, "rollout_size": 32, "samples": 4, "batch_size": 8, "epochs": 1,
+        "beta": 0.1,
     },
 }  # fmt: skip
 """Settings of each optimizer, the same for both libraries."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean, median
 from typing import Any
 
 from alignment_core.evaluation.win_rate import WinRate, win_rate
-from on_smollm2.cells import OPTIMIZERS, Cell, Data, without_seed
+from on_smollm2.cells import EQUAL, OPTIMIZERS, Cell, Data, without_seed
 from on_smollm2.real_data import REAL
 from on_smollm2.rules import RULES
 
@@ -70,12 +70,18 @@ def share(verdicts: Iterable[float]) -> WinRate | None:
 
 def wins(one: Found, other: Found) -> WinRate | None:
     """Compare two models on the same prompts and seeds; None if they have none in common."""
+    found = signs(one, other)
+    return win_rate(found) if found else None
+
+
+def signs(one: Found, other: Found) -> list[int]:
+    """Return for each prompt of each common seed whether only `one` is right (1), only `other` (-1), or neither (0)."""
     pairs: list[tuple[int, int]] = []
     for seed in sorted(one.lines.keys() & other.lines.keys()):
         ours, theirs = (found.lines[seed]["judged"].get("right") for found in (one, other))
         if ours and theirs:
             pairs += zip(ours, theirs, strict=True)
-    return win_rate([a - b for a, b in pairs]) if pairs else None
+    return [a - b for a, b in pairs]
 
 
 def ratio(one: Found, other: Found, name: str) -> float | None:
@@ -87,7 +93,10 @@ def ratio(one: Found, other: Found, name: str) -> float | None:
 def page(lines: Lines) -> str:
     """Return the page: one section per data, with a table of all models and one against TRL."""
     text = ["# Optimizers on SmolLM2-135M-Instruct", "", ABOUT, ""]
-    for data, group in found_in(lines).items():
+    groups = found_in(lines)
+    if overall := all_tasks(groups):
+        text += ["## Ours against TRL, all tasks with a rule", "", *overall, ""]
+    for data, group in groups.items():
         text += section(data, group)
     failed = [line for line in lines if not line["ok"]]
     for line in failed:
@@ -117,6 +126,8 @@ def section(data: Data, group: Sequence[Found]) -> list[str]:
             f"## {RULES[data.task][0]}: {data.pairs} comparisons, {data.noise:.0%} of them reversed, "
             f"answers of at most {data.new_tokens} tokens, {data.split} prompts"
         )
+    order = list(OPTIMIZERS)
+    group = sorted(group, key=lambda found: (order.index(found.cell.optimizer), found.cell.side))
     text = [head, "", *table(group), ""]
     if data.split == "test" and (compared := against_trl(group)):
         text += ["Ours against TRL, on the same prompts and seeds:", "", *compared, ""]
@@ -151,18 +162,43 @@ def table(group: Sequence[Found]) -> list[str]:
     return text
 
 
-def against_trl(group: Sequence[Found]) -> list[str]:
-    rows = []
+def peers(group: Sequence[Found]) -> Iterator[tuple[Found, Found]]:
+    """Yield what both libraries trained with the same settings: ours, TRL's."""
     for ours in (found for found in group if found.cell.side == "ours"):
         same = (ours.cell.optimizer, ours.cell.all_settings)
-        theirs = [f for f in group if f.cell.side == "trl" and (f.cell.optimizer, f.cell.all_settings) == same]
-        if not theirs or not ours.lines.keys() & theirs[0].lines.keys():
-            continue
-        won, faster = wins(ours, theirs[0]), ratio(theirs[0], ours, "cpu")
-        memory, added = ratio(ours, theirs[0], "peak"), ratio(ours, theirs[0], "peak_above_model")
+        for theirs in (found for found in group if found.cell.side == "trl"):
+            if (theirs.cell.optimizer, theirs.cell.all_settings) == same and ours.lines.keys() & theirs.lines.keys():
+                yield ours, theirs
+
+
+def all_tasks(groups: Mapping[Data, Sequence[Found]]) -> list[str]:
+    """Return the table that adds up the prompts of all data; empty if no optimizer has more than one."""
+    found: dict[str, list[list[int]]] = {}
+    for data, group in groups.items():
+        for ours, theirs in peers(group) if data.split == "test" else ():
+            if compared := signs(ours, theirs):
+                found.setdefault(ours.cell.optimizer, []).append(compared)
+    rows = [
+        (name, str(len(parts)), win_rate([sign for part in parts for sign in part]))
+        for name, parts in found.items()
+        if len(parts) > 1
+    ]
+    text = [
+        f"| {name} | {tasks} | {percent(won)} | {won.wins} / {won.ties} / {won.losses}, {p_value(won)} |"
+        for name, tasks, won in rows
+    ]
+    columns = ("optimizer", "data sets", "wins of ours, %", "won / tied / lost")
+    return [f"| {' | '.join(columns)} |", "|" + " --- |" * len(columns), *text] if text else []
+
+
+def against_trl(group: Sequence[Found]) -> list[str]:
+    rows = []
+    for ours, theirs in peers(group):
+        won, faster = wins(ours, theirs), ratio(theirs, ours, "cpu")
+        memory, added = ratio(ours, theirs, "peak"), ratio(ours, theirs, "peak_above_model")
         verdict = "–" if won is None else f"{won.wins} / {won.ties} / {won.losses}, {p_value(won)}"
         cells = (
-            ours.cell.optimizer, str(len(ours.lines.keys() & theirs[0].lines.keys())), percent(won), verdict,
+            ours.cell.optimizer, str(len(ours.lines.keys() & theirs.lines.keys())), percent(won), verdict,
             f"{faster:.1f} ×", f"{memory:.0%}", f"{added:.0%}",
         )  # fmt: skip
         rows.append(f"| {' | '.join(cells)} |")
@@ -174,7 +210,9 @@ def against_trl(group: Sequence[Found]) -> list[str]:
 
 
 def shown_settings(cell: Cell) -> str:
-    names = [name for name in cell.all_settings if name in OPTIMIZERS[cell.optimizer]]
+    usual = OPTIMIZERS[cell.optimizer]
+    names = [*usual, *(name for name, value in cell.all_settings.items() if (usual | EQUAL).get(name) != value)]
+    names = list(dict.fromkeys(names))
     return ", ".join(f"{name} {cell.all_settings[name]:g}" for name in names) or "–"
 
 

@@ -10,7 +10,9 @@ from typing import Any, ClassVar, Literal
 import pytest
 
 from alignment_core.advice import RULES, advise
+from alignment_core.advice.rates import distance, suitable_rate
 from alignment_core.plugin_api import Advice, AlignmentOptimizer
+from alignment_core.training.loop import learning_rate_factor
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "advice.md"
 
@@ -56,8 +58,8 @@ def test_nothing_measured_gives_no_advice() -> None:
         ({"over_sft": {"length_ratio": 0.79}}, "length-drifts"),
         ({"over_sft": {"win_rate": {"a": rate(0.4, 0.3, 0.5)}}}, None),
         ({"over_sft": {"win_rate": {"a": rate(0.4, 0.3, 0.49)}}}, "worse-than-start"),
-        ({"optimize": {"steps": 20, "loss": 1.0}}, None),
-        ({"optimize": {"steps": 19, "loss": 1.0}}, "few-steps"),
+        ({"optimize": {"steps": 20, "loss": 1.0}}, None),  # 1e-4 · 20 · 0.545 = 0.00109
+        ({"optimize": {"steps": 19, "loss": 1.0}}, "few-steps"),  # 1e-4 · 19 · 0.545 = 0.00104
         ({"evaluate": {"prompts": 50}}, None),
         ({"evaluate": {"prompts": 49}}, "few-held-out-prompts"),
         ({"ingest": {"raters": {"count": 0}}}, None),
@@ -126,6 +128,42 @@ def test_the_setting_that_holds_the_policy_is_the_optimizers_own() -> None:
     far = {"evaluate": {"kl": 40.0}}
     assert only(far, Held()).do == "raise `optimizer.tether` or lower `optimizer.learning_rate`"
     assert only(far).do == "lower `optimizer.learning_rate`"
+
+
+def test_steps_that_are_too_small_are_found_before_the_run() -> None:
+    slow = Plain(learning_rate=1e-5, schedule="constant", warmup_fraction=0)
+    assert rules({"optimize": {"steps": 100}}) == []  # 1e-4 · 100 · 0.545
+    assert advise({"optimize": {"steps": 100}}, slow) == []  # just 0.001
+    found = only({"optimize": {"steps": 99}}, slow)
+    assert found.rule == "small-steps"
+    assert "99 steps with learning rates up to 1e-05" in found.finding
+    assert "to about 0.0001 " in found.do  # 0.01 / 99
+    # Of few steps, one rule speaks, and names a larger rate only if there is one.
+    assert "`optimizer.learning_rate` to about 0.001" in only({"optimize": {"steps": 10}}).do
+    assert "learning_rate" not in only({"optimize": {"steps": 1}}, Plain(learning_rate=1e-3)).do
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps", "factor", "rate"),
+    [
+        ({"schedule": "constant", "warmup_fraction": 0}, 10, 1.0, 1e-3),
+        ({"schedule": "constant", "warmup_fraction": 0}, 25, 1.0, 4e-4),
+        ({"schedule": "linear", "warmup_fraction": 0}, 100, 0.5, 2e-4),
+        ({"schedule": "cosine", "warmup_fraction": 0}, 2000, 0.55, 9e-6),
+        ({"schedule": "linear", "warmup_fraction": 0.5}, 100, 0.5, 2e-4),
+        ({"schedule": "constant", "warmup_fraction": 0}, 1, 1.0, 1e-3),  # never more
+    ],
+)
+def test_the_sum_of_the_learning_rates(settings: dict[str, Any], steps: int, factor: float, rate: float) -> None:
+    optimizer = Plain(learning_rate=1.0, **settings)
+    # The loop's own learning rates, added up. A warmup of few steps ends early: within one step.
+    loop = sum(
+        learning_rate_factor(i, steps, schedule=optimizer.schedule, warmup_fraction=optimizer.warmup_fraction)
+        for i in range(steps)
+    )
+    assert distance(optimizer, steps) == pytest.approx(steps * factor)
+    assert loop == pytest.approx(steps * factor, abs=1.01)
+    assert suitable_rate(optimizer, steps) == pytest.approx(rate)
 
 
 def test_steps_of_a_planned_run_are_in_the_present() -> None:

@@ -270,6 +270,35 @@ def test_models_are_compared_on_the_same_prompts_of_the_seeds_that_both_have() -
     assert wins(ours, found(line("trl", "dpo", 0, []))) is None  # a reward model answers nothing
 
 
+def test_the_page_adds_up_the_prompts_of_all_tasks() -> None:
+    def elsewhere(result: dict[str, Any]) -> dict[str, Any]:
+        cell = Cell.from_case(result["case"])
+        return result | {"case": replace(cell, data=replace(cell.data, pairs=cell.data.pairs + 1)).case}
+
+    lines = [
+        line("ours", "dpo", 0, [1, 1, 0, 0]),
+        line("trl", "dpo", 0, [0, 1, 0, 0]),
+        elsewhere(line("ours", "dpo", 0, [0, 1, 1, 0])),
+        elsewhere(line("trl", "dpo", 0, [1, 0, 1, 1])),
+        line("ours", "kto", 0, [1]),  # with one data set only
+        line("trl", "kto", 0, [0]),
+    ]
+    head, _, rest = page(lines).partition("## Opening")
+    (row,) = [row for row in head.splitlines() if row.startswith(("| dpo |", "| kto |"))]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[0:2] == ["dpo", "2"]
+    assert cells[2].startswith("50.0 (")  # 2 won, 4 tied, 2 lost
+    assert cells[3] == "2 / 4 / 2, p = 1.000"
+    assert rest
+
+
+def test_a_swept_setting_that_is_otherwise_equal_is_shown() -> None:
+    cell = Cell(DATA, "ours", "dpo", (("lora_rank", 4), ("lora_alpha", 8)))
+    text = page([line("ours", "dpo", 0, [1]) | {"case": cell.case}])
+    (row,) = [row for row in text.splitlines() if row.startswith("| dpo, ours |")]
+    assert "lora_rank 4, lora_alpha 8" in row
+
+
 def test_the_page_shows_every_model_once_with_all_its_seeds() -> None:
     lines = [
         line("ours", "untouched", 0, [0, 0, 0, 1]),

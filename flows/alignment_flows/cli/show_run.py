@@ -142,10 +142,7 @@ def show_plan(planned: PlannedRun, *, as_json: bool) -> None:
     print(f"Training data: {rows}.")
     print(f"Sources: {used_line(forecast.used)}.")
     if (sampled := forecast.sampled) is not None:
-        show_sentence(
-            f"These numbers, and the rows, tokens and times above, are estimates from {sampled['records']:,} of "
-            f"{sampled['of']:,} records."
-        )
+        print(f"Rows, tokens and times are estimated from {sampled['records']:,} of {sampled['of']:,} records.")
     if forecast.requests:
         counts = ", ".join(f"{count:,} by {name}" for name, count in forecast.requests.items())
         print(f"Requests to {config.evaluation.endpoint.url if config.evaluation.endpoint else ''}: {counts}.")

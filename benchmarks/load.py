@@ -1,9 +1,11 @@
 """Measure large stores: a feedback store of many votes and an artifact store of many artifacts.
 
-    python benchmarks/load.py [--votes 200000] [--artifacts 3000] [--before FOLDER] [--out results/load.json]
+    python benchmarks/load.py [--votes 1000 200000 1000000] [--artifacts 3000] [--before FOLDER] [--stores FOLDER]
+        [--model FOLDER] [--out results/load.json]
 
 The stores are filled with bulk inserts. Every command runs in a new process, whose processor time and peak memory are
-measured. `--before` is a checkout of older code to compare with. Each code gets its own copy of the stores.
+measured. `--before` is a checkout of older code to compare with. Each code gets its own copy of the stores. With
+`--stores`, the filled stores are kept in a folder, and the next run takes them from there.
 A third of the votes are rankings of four responses, and one vote in twenty supersedes an earlier one of the same rater.
 """
 
@@ -31,6 +33,7 @@ from alignment_core.feedback import open_feedback
 from alignment_core.progress import Silent
 
 ROOT = Path(__file__).resolve().parent.parent
+MODEL = Path(os.environ.get("ALIGN_SHARED_DATA", ROOT.parent / "shared" / "data")) / "models" / "stories260k"
 RATERS = 50
 BATCH = 10_000
 KEY = (
@@ -118,10 +121,25 @@ def align(*arguments: str | Path) -> str:
     return ALIGN.format(arguments=[str(argument) for argument in arguments])
 
 
-def programs(feedback: Path, artifacts: Path, out: Path) -> Iterator[tuple[str, str]]:
+def plan(feedback: Path, model: Path, out: Path) -> str:
+    """Return a program that plans a run of DPO on the votes. Its store is empty, so that every stage is predicted."""
+    template = ROOT / "deployments" / "configs" / "stories260k.jinja"
+    settings = {
+        "model": {"base": str(model), "chat_template": str(template), "load_in": "fp32"},
+        "data": {"sources": [{"path": str(feedback)}]},
+        "sft": None,
+        "optimizer": {"name": "dpo"},
+        "store": str(out / "store"),
+    }
+    (out / "run.yaml").write_text(json.dumps(settings))
+    return align("plan", out / "run.yaml")
+
+
+def programs(feedback: Path, artifacts: Path, model: Path, out: Path) -> Iterator[tuple[str, str]]:
     yield "import", "import alignment_flows.cli.app, alignment_core.feedback.store"
     yield "first key of the votes", KEY.format(path=str(feedback))
     yield "key of the votes", KEY.format(path=str(feedback))
+    yield "plan", plan(feedback, model, out)
     yield "feedback show", align("feedback", "show", "--store", feedback)
     yield "feedback export", align("feedback", "export", out / "exported", "--store", feedback)
     yield "artifacts list", align("artifacts", "list", "--store", artifacts)
@@ -130,9 +148,11 @@ def programs(feedback: Path, artifacts: Path, out: Path) -> Iterator[tuple[str, 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--votes", type=int, nargs="+", default=[200_000])
+    parser.add_argument("--votes", type=int, nargs="+", default=[1000, 200_000, 1_000_000])
     parser.add_argument("--artifacts", type=int, default=3000)
     parser.add_argument("--before", type=Path)
+    parser.add_argument("--stores", type=Path)
+    parser.add_argument("--model", type=Path, default=MODEL)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     found: dict[str, Any] = {
@@ -142,11 +162,12 @@ def main() -> None:
     }
     with tempfile.TemporaryDirectory(prefix="align-load-") as name:
         folder = Path(name)
-        measure(f"from load import *; fill_artifacts(Path({str(folder / 'artifacts')!r}), {arguments.artifacts})", ROOT)
+        stores = arguments.stores or folder
+        artifacts = stores / f"{arguments.artifacts} artifacts"
+        fill("artifacts", artifacts, arguments.artifacts)
         for count in arguments.votes:
-            place = folder / f"{count}.db"
-            # In another process: a program that this one starts would count this one's memory as its own peak.
-            measure(f"from load import *; fill_feedback(Path({str(place)!r}), {count})", ROOT)
+            place = stores / f"{count}.db"
+            fill("feedback", place, count)
             found[f"{count} votes"] = {}
             for label, checkout in {"before": arguments.before, "after": ROOT}.items():
                 if checkout is None:
@@ -156,10 +177,19 @@ def main() -> None:
                 shutil.copy(place, copy / "votes.db")
                 found[f"{count} votes"][label] = {
                     what: measure(code, checkout)
-                    for what, code in programs(copy / "votes.db", folder / "artifacts", copy)
+                    for what, code in programs(copy / "votes.db", artifacts, arguments.model, copy)
                 }
                 shutil.rmtree(copy)
     report(found, arguments.out)
+
+
+def fill(what: str, place: Path, count: int) -> None:
+    """Make a store, if it does not exist, in another process: one that this one starts would count its memory."""
+    if place.exists():
+        return
+    new = place.with_name(f"{place.name}.new")
+    measure(f"from load import *; fill_{what}(Path({str(new)!r}), {count})", ROOT)
+    new.rename(place)
 
 
 if __name__ == "__main__":

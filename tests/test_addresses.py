@@ -24,7 +24,9 @@ OTHERS = st.sampled_from(["https", "http", "s3", "redis", "mongodb+srv", "HTTPS"
 HOSTS = st.sampled_from(["db.example.com", "127.0.0.1:5432", "[::1]:80"])
 NAMES = st.sampled_from(
     ["password", "api_key", "apiKey", "sig", "X-Amz-Signature", "X-Amz-Security-Token", "token", "access_token", "pwd",
-     "sslpassword", "key", "AccountKey", "client-secret", "pass%77ord"]
+     "sslpassword", "key", "AccountKey", "client-secret", "pass%77ord", "dsn", "pat", "pin", "ticket", "otp", "session",
+     "sid", "code", "auth[password]", "auth%5Btoken%5D", "apitoken", "creds", "hdnea", "__token__", "token2",
+     "credentials_base64", "AWSAccessKeyId", "SAMLResponse"]
 )  # fmt: skip
 
 
@@ -87,6 +89,10 @@ def test_hiding_twice_changes_nothing(text: str) -> None:
         "host=h password={{ prefect.blocks.secret.votes }} dbname=d",
         "API_KEY=${KEY}",
         "sort_key=3, max_tokens=5, a password=",
+        "key=3, mailto:me@home, git@host:owner/name, exit_code=2",
+        "https://host/api/keys/rows.jsonl?exit_code=2#part-3",
+        "s3://bucket/secret/rows-2026-11-30-part-00017.jsonl",
+        "http://h/bot/token/next?u=https%3A%2F%2Fh%2Fx",
         "an answer: see https://host/x, or mail me@home",
     ],
 )
@@ -115,6 +121,37 @@ def test_address_without_a_secret_is_unchanged(address: str) -> None:
         ("OPENAI_API_KEY=abc is wrong", "OPENAI_API_KEY=*** is wrong"),
         ("postgresql://h/d?options=-c%20password%3Dabc", "postgresql://h/d?options=***"),
         (f"no access with hf_{'a1' * 17}", "no access with hf_***"),
+        ("https://api.telegram.org/bot123:AAE-x_y/send?chat=1", "https://api.telegram.org/bot123:***/send?chat=1"),
+        ("https://hooks.slack.com/services/T0/B0/abc", "https://hooks.slack.com/services/T0/B0/***"),
+        ("https://discord.com/api/webhooks/12/ab-c", "https://discord.com/api/webhooks/12/***"),
+        (f"https://h/token/{'a1' * 10}/rows.jsonl", "https://h/token/***/rows.jsonl"),
+        ("https://h/#/login?pin=123", "https://h/#/login?pin=***"),
+        ("jdbc:postgresql://h/d?user=u&password=abc", "jdbc:postgresql://h/d?user=u&password=***"),
+        ("jdbc:sqlserver://h:1;user=u;password=abc;a=b", "jdbc:sqlserver://h:1;user=u;password=***"),
+        ("jdbc:oracle:thin:ann/abc@//h:1521/s", "jdbc:oracle:thin:ann/***@//h:1521/s"),
+        ("oracle://ann/abc@h", "oracle://ann/***@h"),
+        ("Driver=x;Uid=u;Pwd={a;b c};Port=1", "Driver=x;Uid=u;Pwd=***;Port=1"),
+        ("mssql+pyodbc:///?odbc_connect=Driver%3Dx%3BPWD%3Dabc", "mssql+pyodbc:///?odbc_connect=***"),
+        ("postgresql://u%3Aabc@h/d", "postgresql://u%3A***@h/d"),
+        ("postgresql://:abc@h/d", "postgresql://:***@h/d"),
+        ("redis://:abc@h/0", "redis://***@h/0"),
+        ("postgresql:u:abc@h/d", "postgresql:u:***@h/d"),
+        (r"https:\/\/u:abc@h\/x", r"https:\/\/***@h\/x"),
+        ("//u:abc@h/x", "//***@h/x"),
+        ("GET https%3A%2F%2Fu%3Aabc%40h%2Fx: no", "GET *** no"),
+        ("https://h/?u=https%253A%252F%252Fu%253Aabc%2540h", "https://h/?u=***"),
+        ('{"user": "u", "password": "a b", "n": 1}', '{"user": "u", "password": ***, "n": 1}'),
+        ("the client said: X-Api-Key: abc", "the client said: X-Api-Key: ***"),
+        ("Set-Cookie: sid=abc; Path=/", "Set-Cookie: ***"),
+        ("align chat --password abc --port 1", "align chat --password *** --port 1"),
+        (
+            "PGPASSWORD=abc psql, HF_TOKEN=abc and EOS_TOKEN=</s>",
+            "PGPASSWORD=*** psql, HF_TOKEN=*** and EOS_TOKEN=</s>",
+        ),
+        ("wrong token=abc", "wrong token=***"),
+        (f"glpat-{'a1' * 10}, sk-ant-api03-{'a1' * 20}", "glpat-***, sk-***"),
+        (f"eyJ{'a1' * 9}.eyJ{'a1' * 9}.{'a1' * 9}", "eyJ***"),
+        ("-----BEGIN RSA PRIVATE KEY-----\nabc\n-----END RSA", "-----BEGIN RSA PRIVATE KEY-----***-----END RSA"),
         ("https://h/x;jsessionid=abc", "https://h/x;jsessionid=***"),
     ],
 )
@@ -123,7 +160,22 @@ def test_secrets_inside_a_text(text: str, shown: str) -> None:
 
 
 def test_names_of_secrets() -> None:
-    for name in ("api_key", "Authorization", "accessToken", "AccountKey", "listeners.0.headers.key", "db_password"):
+    for name in (
+        "api_key",
+        "Authorization",
+        "accessToken",
+        "AccountKey",
+        "listeners.0.headers.key",
+        "db_password",
+        "sentry_dsn",
+        "GH_PAT",
+        "pin",
+        "service-ticket",
+        "authorization_code",
+        "vault.secret_id",
+        "password2",
+        "Cookie",
+    ):
         assert is_secret_name(name), name
     for name in (
         "key_variable",
@@ -133,6 +185,12 @@ def test_names_of_secrets() -> None:
         "keyword",
         "sslkey",
         "X-Amz-SignedHeaders",
+        "exit_code",
+        "password_file",
+        "pin_memory",
+        "sessions",
+        "code_tests",
+        "author",
     ):
         assert not is_secret_name(name), name
 
@@ -140,13 +198,13 @@ def test_names_of_secrets() -> None:
 def test_settings_and_their_names() -> None:
     given: dict[str, Any] = {
         "feedback": "postgresql://u:p@h/d",
-        "listeners": [{"name": "tracker", "options": {"api_key": "abc", "pin": 1, "token": 12}}],
+        "listeners": [{"name": "tracker", "options": {"api_key": "abc", "pins": 1, "token": 12}}],
         "endpoint": {"key_variable": "OPENAI_API_KEY", "key": "{{ prefect.blocks.secret.k }}", "token": None},
         "seed": 0,
     }
     shown = hide_secrets(given)
     assert shown["feedback"] == "postgresql://u:***@h/d"
-    assert shown["listeners"] == [{"name": "tracker", "options": {"api_key": "***", "pin": 1, "token": "***"}}]
+    assert shown["listeners"] == [{"name": "tracker", "options": {"api_key": "***", "pins": 1, "token": "***"}}]
     assert (shown["endpoint"], shown["seed"]) == (given["endpoint"], 0)
     assert list(secret_places(given)) == ["feedback", "listeners.0.options.api_key", "listeners.0.options.token"]
     assert not has_secret(shown)
@@ -168,6 +226,17 @@ def test_settings_and_their_names() -> None:
         "pwd",
         "Bearer ",
         "authorization:a ",
+        "-eyJ",
+        "sk-",
+        "http:",
+        "//a:",
+        "cookie:",
+        "password: ",
+        "--password ",
+        "/token/a",
+        "/services/T",
+        "A_TOKEN=",
+        "-----BEGIN PRIVATE KEY-----",
     ],
 )
 def test_long_texts_take_no_time(part: str) -> None:

@@ -14,7 +14,7 @@ from alignment_core.config.data import DataConfig
 from alignment_core.config.evaluation import EvaluationConfig, GateConfig
 from alignment_core.config.feedback import ChatConfig, RetrainConfig
 from alignment_core.config.model import ModelConfig
-from alignment_core.config.places import FeedbackPlace, check_place, is_reference
+from alignment_core.config.places import FeedbackPlace, check_place, expanded, is_reference
 from alignment_core.config.remote_address import check_remote
 from alignment_core.config.sampling import RankConfig, SampleConfig, VllmConfig
 from alignment_core.config.training import RewardConfig, SFTConfig
@@ -37,7 +37,7 @@ OTHER_GPUS = ("mps", "xpu", "hip", "rocm", "vulkan", "directml", "xla", "hpu", "
 class PipelineConfig(Settings):
     """A complete run, from raw records to an evaluated adapter."""
 
-    name: str = Field("align", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field("align", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200)
     """Name of the run. It does not enter any cache key."""
     model: ModelConfig
     """The base model."""
@@ -125,7 +125,7 @@ class PipelineConfig(Settings):
     def _is_folder(cls, store: Path) -> Path:
         if ":/" in str(store):  # what is left of :// in a path
             raise ValueError("the store is a folder on this machine, not an address")
-        store = store.expanduser()
+        store = expanded(store)
         there = next((path for path in (store, *store.parents) if os.path.lexists(path)), None)
         if there is not None and not there.is_dir():
             raise ValueError(f"{there} is not a folder")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -34,7 +35,17 @@ def check_place(place: str) -> str:
         raise ValueError(f"the path has more than {LONGEST_PLACE} characters")
     if "://" not in place and any(len(os.fsencode(name)) > LONGEST_NAME for name in place.split("/")):
         raise ValueError(f"the path has a name of more than {LONGEST_NAME} bytes")
+    if place.startswith("~") and expanded(place) == Path(place):
+        raise ValueError(f"nobody on this machine has the home folder {place.partition('/')[0]}")
     return place
+
+
+def expanded(place: str | Path) -> Path:
+    """Return the path with the home folder in place of `~`. It is unchanged if there is no such user, as in a shell."""
+    try:
+        return Path(place).expanduser()
+    except RuntimeError:
+        return Path(place)
 
 
 def names_feedback_store(place: str) -> bool:

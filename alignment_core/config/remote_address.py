@@ -16,6 +16,10 @@ def check_remote(address: str) -> str:
     scheme, found, rest = address.partition("://")
     if not found or scheme not in REMOTES or not rest.strip("/"):
         raise ValueError("expected an address such as s3://bucket/prefix, gs://…, az://… or file:///folder")
+    if scheme != "file" and rest.startswith("/"):
+        raise ValueError(f"the address names no bucket, expected {scheme}://bucket/prefix")
+    if ".." in rest.split("/"):
+        raise ValueError("the address goes up with `..`, so that it does not say where it is")
     if scheme == "file" and not rest.startswith("/"):
         raise ValueError("a file address has three slashes and an absolute path: file:///shared/artifacts")
     if has_secret(address) or (scheme != "file" and ("@" in rest or "?" in rest)):

@@ -7,15 +7,33 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import JSON, Connection, Row, Select, Table, Text, cast, func, literal, select
+from sqlalchemy import (
+    JSON,
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    Table,
+    Text,
+    and_,
+    case,
+    cast,
+    func,
+    literal,
+    or_,
+    select,
+    union_all,
+)
 
 from alignment_core.feedback.database import prompts, ranking_tasks, responses, votes
-from alignment_core.feedback.vote_values import WITHDRAWN, judged_ids
+from alignment_core.feedback.vote_values import BAD, WITHDRAWN, judged_ids
 from alignment_core.feedback.votes import RankingTask, Rater, RaterKind, Response, Vote
 from alignment_core.records import Conversation
 
-BATCH = 2000
-"""Rows that are read at once."""
+BATCH = 8000
+"""Rows that are read at once. Fewer take longer, because what they judge is looked up in the order of its ids."""
+ID_DIGITS = 32
+"""Hexadecimal digits of the ids of prompts, responses and ranking tasks."""
 
 
 # Rows are unpacked, because access to a column by name takes longer than all else.
@@ -108,7 +126,7 @@ def _batches(connection: Connection, query: Select[Any]) -> Iterator[Sequence[Ro
     yield from connection.execute(query.execution_options(yield_per=BATCH)).partitions()
 
 
-def _with_ids(connection: Connection, table: Table, ids: Iterable[str]) -> Sequence[Row[Any]]:
+def _with_ids(connection: Connection, table: Table, ids: Iterable[str]) -> Sequence[tuple[Any, ...]]:
     """Return the rows of a table with these ids."""
     # One parameter for all ids: thousands of them would have a limit and take longer than the query.
     listed = literal(json.dumps(sorted(ids)), Text)  # sorted: neighbors in the index
@@ -116,14 +134,19 @@ def _with_ids(connection: Connection, table: Table, ids: Iterable[str]) -> Seque
         wanted = func.json_array_elements_text(cast(listed, JSON)).table_valued("value")
     else:
         wanted = func.json_each(listed).table_valued("value")
-    return connection.execute(select(table).join(wanted, table.c.id == wanted.c.value)).all()
+    with connection.execute(select(table).join(wanted, table.c.id == wanted.c.value)) as found:
+        # The driver's rows: nothing in them needs to be converted, and a `Row` of each takes as long as reading it.
+        assert found.cursor is not None
+        return found.cursor.fetchall()
 
 
 def _conversation(messages: str) -> Conversation:
     return tuple(json.loads(messages))
 
 
-def current_votes(after: int, upto: int | None, before: int | None = None, *, rater: str | None = None) -> Select[Any]:
+def current_votes(
+    after: int, upto: int | None, before: int | None = None, *, rater: str | None = None, share: float = 1.0
+) -> Select[Any]:
     """Return a query for the last vote of each rater on each response or ranking task, oldest first.
 
     Args:
@@ -131,11 +154,32 @@ def current_votes(after: int, upto: int | None, before: int | None = None, *, ra
         upto: votes with a higher number are ignored; None for no limit.
         before: only votes up to this number are selected; None for no limit.
         rater: only votes of this rater are selected; None for all.
+        share: the share of the prompts to which the votes belong; 1 for all. The same prompts are in every sample.
     """
+    last = last_votes(after, upto)
+    last = last if rater is None else last.where(votes.c.rater == rater)
+    last = last if share >= 1 else last.where(_on_share_of_prompts(share))
+    found = select(votes).where(votes.c.id > after, votes.c.id.in_(last)).order_by(votes.c.id)
+    return found if before is None else found.where(votes.c.id <= before)
+
+
+def last_votes(after: int, upto: int | None, before: int | None = None) -> Select[Any]:
+    """Return a query for the numbers of the votes that `current_votes` selects."""
     # Without a condition on the number, the index alone is read.
     last = select(func.max(votes.c.id)).group_by(votes.c.rater, votes.c.kind, votes.c.subject)
     last = last.where(votes.c.id > after) if after else last
     last = last if upto is None else last.where(votes.c.id <= upto)
-    last = last if rater is None else last.where(votes.c.rater == rater)
-    found = select(votes).where(votes.c.id > after, votes.c.id.in_(last)).order_by(votes.c.id)
-    return found if before is None else found.where(votes.c.id <= before)
+    return last if before is None else last.having(func.max(votes.c.id) <= before)
+
+
+def _on_share_of_prompts(share: float) -> ColumnElement[bool]:
+    """Return the condition that a vote is on one of a random share of the prompts. Their ids are hashes."""
+    below = f"{int(share * 16**ID_DIGITS):0{ID_DIGITS}x}"
+    answers = select(responses.c.id).where(responses.c.prompt < below)
+    tasks = select(ranking_tasks.c.id).where(ranking_tasks.c.prompt < below)
+    # A comparison has no task. Its value names the responses, after `{"ranks": {"` or `{"bad": ["`.
+    named = func.substr(votes.c.value, case((votes.c.value.like(BAD), 11), else_=13), ID_DIGITS)
+    return or_(
+        and_(votes.c.kind != "comparison", votes.c.subject.in_(union_all(answers, tasks))),
+        and_(votes.c.kind == "comparison", named.in_(answers)),
+    )

@@ -66,7 +66,31 @@ def write_stores_as_files(sources: Sequence[SourceConfig], folder: Path) -> list
         DataError: a store does not exist or holds no votes.
         FeedbackError: a store cannot be read.
     """
-    return [_as_files(source, folder / f"votes-{place}") for place, source in enumerate(sources)]
+    return [_as_files(source, folder / f"votes-{place}")[0] for place, source in enumerate(sources)]
+
+
+def write_sample(source: SourceConfig, folder: Path, share: float) -> tuple[SourceConfig, int]:
+    """Write the votes on a share of a store's prompts to a folder. Return the source with this path, and their number.
+
+    Raises:
+        DataError: the store does not exist, or there are no votes on these prompts.
+        FeedbackError: the store cannot be read.
+    """
+    return _as_files(source, folder, share)
+
+
+def count_votes(source: SourceConfig) -> int:
+    """Return the number of votes that a source selects from a store, with withdrawn votes and skipped rankings.
+
+    Raises:
+        DataError: the store does not exist.
+        FeedbackError: the store cannot be read.
+    """
+    from alignment_core.feedback.store import open_feedback
+
+    check_exists(source.path)
+    with open_feedback(source.path) as store:
+        return store.count_current(source.votes_after, source.votes_upto, source.votes_before)
 
 
 @contextmanager
@@ -80,17 +104,19 @@ def stores_as_files(paths: Sequence[str]) -> Iterator[list[str]]:
         yield [source.path for source in write_stores_as_files([SourceConfig(path=path) for path in paths], folder)]
 
 
-def _as_files(source: SourceConfig, folder: Path) -> SourceConfig:
+def _as_files(source: SourceConfig, folder: Path, share: float = 1.0) -> tuple[SourceConfig, int]:
+    """Write the votes of a source to a folder. Return the source with this path, and the number of sampled votes."""
     if not is_store(source):
-        return source
+        return source, 0
     from alignment_core.feedback.database import database_url, without_password
     from alignment_core.feedback.import_export import write_training_rows
     from alignment_core.feedback.store import open_feedback
 
     check_exists(source.path)
     folder.mkdir(parents=True, exist_ok=True)
+    selected = (source.votes_after, source.votes_upto, source.votes_before)
     with open_feedback(source.path) as store:
-        rows = store.training_rows(source.votes_after, source.votes_upto, source.votes_before)
+        read, rows = (0, store.training_rows(*selected)) if share == 1 else store.sample(*selected, share)
         counts = write_training_rows(rows, folder)
     if not sum(counts.values()):
         raise DataError(
@@ -98,7 +124,8 @@ def _as_files(source: SourceConfig, folder: Path) -> SourceConfig:
             where=without_password(database_url(source.path)),
             do="Collect votes with `align chat` or `align rank`, or remove the store from data.sources",
         )
-    return source.model_copy(update={"path": str(folder), "votes_after": 0, "votes_before": None, "votes_upto": None})
+    unlimited = {"path": str(folder), "votes_after": 0, "votes_before": None, "votes_upto": None}
+    return source.model_copy(update=unlimited), read
 
 
 def _newest(source: SourceConfig) -> int:

@@ -31,6 +31,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 
 from alignment_core.addresses import hide_secrets, is_secret_name
+from alignment_core.config.places import expanded
 from alignment_core.errors import FeedbackError
 
 VERSION = 1
@@ -164,7 +165,7 @@ def database_url(place: str) -> URL:
         FeedbackError: the URL is invalid, or has an `@` in its password.
     """
     if "://" not in place:
-        return URL.create("sqlite", database=str(Path(place).expanduser().absolute()))
+        return URL.create("sqlite", database=str(expanded(place).absolute()))
     try:
         url = make_url(place)
     except (ArgumentError, ValueError) as error:  # ValueError: the port is no number, which may be part of a password

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -66,14 +68,30 @@ def write_training_rows(rows: Iterable[tuple[str, str]], folder: Path) -> dict[s
 
 def _write(folder: Path, rows: Iterable[tuple[str, str]]) -> dict[str, int]:
     counts = {THUMBS: 0, RANKINGS: 0}
-    with (folder / THUMBS).open("w", encoding="utf-8") as thumbs, (folder / RANKINGS).open("w", encoding="utf-8") as k:
-        write = {THUMBS: thumbs.write, RANKINGS: k.write}
+    with (
+        (folder / THUMBS).open("w", encoding="utf-8") as thumbs,
+        (folder / RANKINGS).open("w", encoding="utf-8") as rankings,
+        _without_collector(),
+    ):
+        write = {THUMBS: thumbs.write, RANKINGS: rankings.write}
         for name, line in rows:
             write[name](f"{line}\n")
             counts[name] += 1
     for name in [name for name, count in counts.items() if not count]:
         (folder / name).unlink()  # a file without rows has no detectable format
     return counts
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Keep the garbage collector from looking at all rows again and again. They hold no cycles."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def import_votes(

@@ -17,7 +17,13 @@ from sqlalchemy import Connection, Engine, Select, Table, func, select
 from alignment_core.errors import DataError
 from alignment_core.feedback import database, vote_sums
 from alignment_core.feedback.agreement import Agreement, agreements, count_by_rater
-from alignment_core.feedback.current_votes import current_votes, read_judged, read_ranking_tasks
+from alignment_core.feedback.current_votes import (
+    ID_DIGITS,
+    current_votes,
+    last_votes,
+    read_judged,
+    read_ranking_tasks,
+)
 from alignment_core.feedback.database import (
     is_read_only,
     open_engine,
@@ -283,6 +289,27 @@ class FeedbackStore:
         """
         return self._rows(current_votes(after, upto, before), metadata=False)
 
+    def sample(
+        self, after: int, upto: int | None, before: int | None, share: float
+    ) -> tuple[int, list[tuple[str, str]]]:
+        """Return the number of current votes on a share of the prompts, and their files and lines of training data.
+
+        The prompts are chosen at random, but always the same.
+
+        Args:
+            after, upto, before: as for `training_rows`.
+            share: from 0 to 1.
+        """
+        with read_transaction(self._engine) as connection:
+            found = [*read_judged(connection, current_votes(after, upto, before, share=share))]
+        return sum(len(judged.rows) for judged in found), [row for judged in found for row in training_rows(judged)]
+
+    def count_current(self, after: int, upto: int | None, before: int | None) -> int:
+        """Count the current votes in `training_rows`, with withdrawn votes and skipped rankings."""
+        with read_transaction(self._engine) as connection:
+            counted = select(func.count()).select_from(last_votes(after, upto, before).subquery())
+            return connection.execute(counted).scalar_one()
+
     def rows_to_export(self, *, history: bool) -> Iterator[tuple[str, str]]:
         """Yield the file and the line of each current vote, with rater, time, model and comment, oldest first.
 
@@ -361,7 +388,7 @@ def _plain(prompt: Conversation) -> list[dict[str, Any]]:
 
 def _digest(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=True, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    return hashlib.sha256(text.encode()).hexdigest()[:ID_DIGITS]
 
 
 def _writable(text: str) -> str:

@@ -61,6 +61,8 @@ class Forecast(BaseModel):
         notes: sentences about the weights that are not quantized, and those that no adapter trains.
         rows: number of training rows by kind.
         used: how many `records` of the sources are used, and `of` how many.
+        sampled: how many `records` of the sources were read, and `of` how many. The numbers of rows, steps and tokens,
+            the times and `used` are then estimates, because the others are taken to be like these. None: all were read.
         held_out: number of held-out rows by kind.
         raters: `count` of the raters that the records name, and the `largest` share of one of them.
         stages: predictions by the names of the plan. Ingestion and ranking run no model, so they have none.
@@ -75,6 +77,7 @@ class Forecast(BaseModel):
     notes: list[str] = []
     rows: dict[str, int]
     used: dict[str, int]
+    sampled: dict[str, int] | None
     held_out: dict[str, int]
     raters: dict[str, float]
     stages: dict[str, Prediction]

@@ -130,6 +130,7 @@ class Predictor:
                 kind: len(getattr(learned, kind)) for kind in ("demonstrations", "preferences", "feedback", "prompts")
             },
             used=report["used"],
+            sampled=self.planned.sampled(),
             held_out=report["rows"]["held_out"],
             raters=report["raters"],
             stages={name: self._prediction(works[name], choice, speed) for name, choice in choices.items()},

@@ -25,10 +25,13 @@ from alignment_core.training.demand import Demand, Layout, trace_inference, trac
 from alignment_core.training.parameters import initial_parameters
 from alignment_core.training.rows import Rows
 from alignment_core.training.run import Run
+from alignment_core.training.sampled_rows import SampledRows, samples_of
 from alignment_core.training.snapshots import role_of
 
 LAYOUT = Layout(packs=True, call_cost=0)
 """The layout of nearly all architectures. The actual layout is known only once the weights are loaded."""
+Part = tuple[Callable[[Run], object], float]
+"""A part of the work of a stage that does not train, and the number of times that it is done."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class Workload:
     """
 
     def __init__(self, calls: Mapping[str, StageCall], planned: DataPreview, width: int) -> None:
-        self.calls, self.planned, self.data = calls, planned, planned.older
+        self.calls, self.planned, self.prompts = calls, planned, planned.prompts()
         self.width = width
 
     def of(self, call: StageCall) -> Work:
@@ -85,31 +88,38 @@ class Workload:
                 return self._training(call, SFT.model_validate(call.config["sft"]), rows, ("policy",), (), ("policy",))
             case "reward":
                 objective = BradleyTerry.model_validate(call.config["reward"])
-                rows = Rows(preferences=self._rows(call, "preferences"))
+                rows = Rows(preferences=self._rows(call, train, "preferences"))
                 return self._training(call, objective, rows, (*base, "reward"), ("reward",), ("reward",))
             case "optimize":
                 return self._optimize(call)
             case "reference":
-                read = [row for kind in call.config["rows"] for row in self._rows(call, kind)]
-                sequences = {s.digest(): s for row in read for s in row.sequences.values()}
-                return _reading(base, (), len(read), lambda run: run.policy.logps(list(sequences.values())))
+                return self._reference(call, train, base)
             case "sample":
                 settings = SampleConfig.model_validate(call.config["sample"])
-                prompts = [*train.prompts[: settings.max_prompts], *self.data.held_out.prompts[: settings.max_prompts]]
-                return _reading(base, (), len(prompts), partial(_sample, prompts, settings))
+                prompts = [
+                    *train.prompts[: settings.max_prompts],
+                    *self.prompts.held_out_prompts[: settings.max_prompts],
+                ]
+                return _reading(base, (), len(prompts), (partial(_sample, prompts, settings), 1))
             case "head_to_head":
                 return self._head_to_head(call, base)
         return self._evaluate(call, base)
+
+    def _reference(self, call: StageCall, train: Rows, base: tuple[str, ...]) -> Work:
+        rows = Rows(**{kind: self._rows(call, train, kind) for kind in call.config["rows"]})
+        at_hand = samples_of(rows)
+        read = [row for kind in call.config["rows"] for row in getattr(at_hand, kind)]
+        of = sum(len(getattr(rows, kind)) for kind in call.config["rows"])
+        sequences = {s.digest(): s for row in read for s in row.sequences.values()}
+        times = of / max(1, len(read))
+        return _reading(base, (), of, (lambda run: run.policy.logps(list(sequences.values())), times))
 
     def _evaluate(self, call: StageCall, base: tuple[str, ...]) -> Work:
         settings, prompts = self._answered(call)
         reference, reward = ("reference",) if base else (), ("reward",) if "reward" in call.parents else ()
         rewarded = bool(reward) or "reward_model" in call.inputs
 
-        def work(run: Run) -> None:
-            evaluate.measure(run, self.data.held_out)
-            if evaluate.NEW_VOTES in call.parents:
-                evaluate.implicit_rewards(run, self.planned.new_votes())
+        def answer(run: Run) -> None:
             if not prompts:
                 return
             answers = run.generate(prompts, max_new_tokens=settings.max_new_tokens)
@@ -117,7 +127,12 @@ class Workload:
             if rewarded:
                 reward_scores(run, answers)
 
-        return _reading(("policy", *reference, *reward), reward, len(prompts), work)
+        planned = self.planned
+        parts: list[Part] = [(lambda run: evaluate.measure(run, planned.held_out), planned.held_out_times), (answer, 1)]
+        if evaluate.NEW_VOTES in call.parents:
+            votes, times = planned.new_votes()
+            parts.append((lambda run: evaluate.implicit_rewards(run, votes), times))
+        return _reading(("policy", *reference, *reward), reward, len(prompts), *parts)
 
     def _head_to_head(self, call: StageCall, base: tuple[str, ...]) -> Work:
         """Return the work of scoring both models' responses with the reward models that have not scored them yet."""
@@ -129,7 +144,7 @@ class Workload:
             for _ in range(judges):
                 run.reward.scores(both)
 
-        return _reading((*base, "reward"), ("reward",), len(prompts), work)
+        return _reading((*base, "reward"), ("reward",), len(prompts), (work, 1))
 
     def requests(self) -> int:
         """Return the number of requests to the judge endpoint: two per held-out prompt, one for each response order."""
@@ -138,16 +153,16 @@ class Workload:
     def _answered(self, call: StageCall) -> tuple[EvaluationConfig, Sequence[Row]]:
         """Return the settings of an evaluation and the prompts that it answers."""
         settings = EvaluationConfig.model_validate(call.config["evaluation"])
-        return settings, self.data.held_out.prompts[: settings.max_prompts]
+        return settings, self.prompts.held_out_prompts[: settings.max_prompts]
 
     def _optimize(self, call: StageCall) -> Work:
         optimizer = load_registry().optimizer(call.config["optimizer"])
-        needs, rows = optimizer.needs(), Rows()
+        needs, rows, train = optimizer.needs(), Rows(), self.planned.train(call)
         for kind in ("preferences", "feedback", "demonstrations", "prompts"):
             if getattr(needs, kind):
-                setattr(rows, kind, self._rows(call, kind))
+                setattr(rows, kind, self._rows(call, train, kind))
         if needs.prompts:
-            rows.held_out_prompts = self.data.held_out.prompts
+            rows.held_out_prompts = self.prompts.held_out_prompts
         heads = [name for name in ("reward", "value") if name in (*call.parents, *needs.trained)]
         reference = ["reference"] if needs.reference and "sft" in call.reads() else []
         snapshots = tuple(map(role_of, needs.snapshots))
@@ -185,13 +200,18 @@ class Workload:
         )
         return Work(tuple(adapters), tuple(heads), tuple(trained), count, demand, adamw=objective.adamw)
 
-    def _rows(self, call: StageCall, kind: str) -> Sequence[Row]:
+    def _rows(self, call: StageCall, train: Rows, kind: str) -> Sequence[Row]:
         """Return the rows of a kind that a stage learns from, with those that ranking sampled responses can add."""
-        existing: Sequence[Row] = getattr(self.planned.train(call), kind)
+        existing: Sequence[Row] = getattr(train, kind)
         if "ranked" not in call.parents:
             return existing
         settings = SampleConfig.model_validate(self.calls["sample"].config["sample"])
-        return [*existing, *ranked_rows(kind, self.data.train.prompts, settings)]
+        added = [*ranked_rows(kind, self.prompts.prompts, settings)]
+        if not isinstance(existing, SampledRows):
+            return [*existing, *added]
+        # The sample has the same share of both.
+        share = len(existing.sample) / max(1, len(existing))
+        return SampledRows([*existing.sample, *added[:: max(1, round(1 / share))]], len(existing) + len(added))
 
 
 def _rehearse_at(
@@ -217,9 +237,9 @@ def _rehearse_at(
     )
 
 
-def _reading(adapters: tuple[str, ...], heads: tuple[str, ...], rows: int, work: Callable[[Run], object]) -> Work:
+def _reading(adapters: tuple[str, ...], heads: tuple[str, ...], rows: int, *parts: Part) -> Work:
     """Return the work of a stage that does not train."""
-    return Work(adapters, heads, (), rows, partial(trace_inference, work, LAYOUT))
+    return Work(adapters, heads, (), rows, partial(trace_inference, parts, LAYOUT))
 
 
 def _sample(prompts: Sequence[Row], settings: SampleConfig, run: Run) -> None:

@@ -27,6 +27,7 @@ from alignment_core.training.micro_rows import MicroRows
 from alignment_core.training.parameters import initial_parameters
 from alignment_core.training.rows import Rows, Vocabulary
 from alignment_core.training.run import Run
+from alignment_core.training.sampled_rows import samples_of
 from alignment_core.training.snapshots import role_of
 
 REHEARSED_STEPS = 32
@@ -83,17 +84,17 @@ def trace_training(
 ) -> Demand:
     """Return the demand of an objective on its rows at a token budget.
 
-    The first `REHEARSED_STEPS` steps are run, and the rest are assumed to be like them. `rewarded` says whether a
-    reward model scores the responses.
+    The first `REHEARSED_STEPS` steps are run, and the rest are assumed to be like them. Of `SampledRows`, the steps
+    read the sample. `rewarded` says whether a reward model scores the responses.
 
     Raises:
         AlignmentError: the objective rejects its rows.
     """
     notes = _Notes(layout, tokens, tuple(trained))
-    run = _Rehearsal(notes, rows, seed, cached_reference, rewarded)
+    total = steps_of(objective, _Rehearsal(notes, rows, seed, cached_reference, rewarded))
+    run = _Rehearsal(notes, samples_of(rows), seed, cached_reference, rewarded)
     if isinstance(objective, AlignmentOptimizer):
         run.own = initial_parameters(objective, layout.width, seed)
-    total = steps_of(objective, run)
     done = 0
     for batch in batches_of(objective, run):
         denominators = {"rows": float(len(batch.rows)), **batch.denominators}
@@ -115,10 +116,18 @@ def trace_training(
     return notes.demand(total, total / max(1, done))
 
 
-def trace_inference(work: Callable[[Run], object], layout: Layout, tokens: int) -> Demand:
-    """Return the demand of work without gradients on a run, at a token budget."""
+def trace_inference(parts: Sequence[tuple[Callable[[Run], object], float]], layout: Layout, tokens: int) -> Demand:
+    """Return the demand of work without gradients on a run, at a token budget.
+
+    Args:
+        parts: parts of the work, each with the number of times that it is done, which need not be whole.
+        layout: how the model lays out sequences.
+        tokens: the token budget.
+    """
     notes = _Notes(layout, tokens, ())
-    work(_Rehearsal(notes, Rows(), 0, cached_reference=False, rewarded=True))
+    run = _Rehearsal(notes, Rows(), 0, cached_reference=False, rewarded=True)
+    for work, notes.times in parts:
+        work(run)
     return notes.demand(0, 1)
 
 
@@ -130,6 +139,7 @@ class _Notes:
     micro: list[Pass] | None = None
     found: Demand = field(default_factory=Demand)
     read: dict[tuple[bool, bool], Pass] = field(default_factory=dict)
+    times: float = 1
 
     def forward(
         self, role: str, sequences: Sequence[TokenSequence], *, head: bool = False, hidden: bool = False
@@ -149,7 +159,7 @@ class _Notes:
             self.micro.append(noted)
             self.found.learned += tokens
             return
-        self.found.read += tokens
+        self.found.read += tokens * self.times
         if (head, hidden) not in self.read or tokens > self.read[head, hidden].tokens:
             self.read[head, hidden] = noted
 
@@ -160,7 +170,7 @@ class _Notes:
 
     def generate(self, prompts: Sequence[TokenSequence], new: int) -> None:
         found = self.found
-        found.responses += len(prompts)
+        found.responses += len(prompts) * self.times
         found.room = max(found.room, max(len(prompt.ids) for prompt in prompts) + new)
         found.response_tokens = max(found.response_tokens, new)
         found.generated_together = max(found.generated_together, len(prompts))

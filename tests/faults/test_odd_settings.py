@@ -43,6 +43,15 @@ def problem(*changes: str) -> str:
             "data.sources.0.path", "store", "feedback",
         ) for text in (LONG, '""', '" "', f"{'a/' * 2000}x.db")),
         ("store=/etc/passwd/inside", "store"),
+        # Home folders of nobody.
+        *((f"{name}=~nobody-at-all/x.db", name) for name in (
+            "model.base", "model.adapter", "model.chat_template", "reward.model", "data.sources.0.path", "store",
+            "feedback",
+        )),
+        # Names and addresses that nothing can be written to.
+        (f"name={LONG}", "name"),
+        ("remote=s3:///x", "remote"),
+        ("remote=file:///shared/../x", "remote"),
         # A feedback store that is none, or that would be gone when the process ends.
         ("feedback=votes", "feedback"),
         ("feedback=sqlite://", "feedback"),

@@ -5,20 +5,29 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
-from typing import Any
+from typing import Annotated, Any, get_args, get_origin
+
+from pydantic import BaseModel
 
 from alignment_core.config import PipelineConfig
 from alignment_core.config_file import check_config
-from alignment_core.errors import ConfigError
+from alignment_core.errors import AlignmentError, ConfigError
+from alignment_core.registry import load_registry
 
 BASE: dict[str, Any] = {
     "model": {"base": "x"},
     "data": {"sources": [{"path": "y"}]},
     "evaluation": {"endpoint": {"url": "http://localhost/v1", "model": "m"}, "lm_eval": {"tasks": ["t"]}},
     "rank": {"by": {"name": "judge"}},
+    "reward": {"by": [{"name": "reward_model"}]},
+    "listeners": [{"name": "jsonl"}],
 }
 FREE = {"optimizer", "listeners", "evaluation.evaluators", "rank.by"}
 """Settings of plugins, which are checked with the plugin."""
+PLACES = {"optimizer": "optimizer", "evaluator": "reward.by.0", "listener": "listeners.0"}
+"""Where a plugin of each kind is chosen."""
+NEEDED: dict[str, dict[str, Any]] = {"tracker": {"to": "mlflow"}, "llm_judge": {"url": "http://h/v1", "model": "m"}}
+"""Settings without a default."""
 TYPES = {str: "string", bool: "boolean", int: "integer", float: "number", list: "array", dict: "object"}
 VALUES: dict[str, Any] = {
     "text": "no such value",
@@ -83,8 +92,28 @@ def wrong_values(found: list[Any]) -> Iterator[tuple[str, Any]]:
             yield "too short", ""
         if one.get("minItems"):
             yield "too few", []
+        if "maxLength" in one:
+            yield "too long", "a" * (one["maxLength"] + 1)
         if "enum" in one:
             yield "unknown choice", "no such choice"
+
+
+def settings_of(model: type[BaseModel], above: str = "") -> Iterator[str]:
+    """Yield the dotted path of every setting from the models themselves."""
+
+    def inside(annotation: Any, path: str) -> Iterator[str]:
+        parts = get_args(annotation)
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            yield from settings_of(annotation, f"{path}.")
+        elif get_origin(annotation) is Annotated:
+            yield from inside(parts[0], path)
+        else:
+            for part in parts:
+                yield from inside(part, f"{path}.0" if get_origin(annotation) is list else path)
+
+    for name, field in model.model_fields.items():
+        yield f"{above}{name}"
+        yield from inside(field.annotation, f"{above}{name}")
 
 
 def cases() -> Iterator[tuple[str, str, Any]]:
@@ -105,7 +134,10 @@ def with_value(path: str, value: Any) -> dict[str, Any]:
         if place.get(part) is None:
             place[part] = {}
         place = place[part]
-    place[last] = value
+    if isinstance(place, list):
+        place[int(last)] = value
+    else:
+        place[last] = value
     return raw
 
 
@@ -122,5 +154,33 @@ def test_every_wrong_value_names_its_setting() -> None:
             wrong.append(f"{path} ({name}): {error!r}")
         else:
             wrong.append(f"{path} ({name}): accepted")
+    assert not wrong, "\n".join(wrong)
+    assert count > 500
+    assert {path for path, _, _ in cases()} == set(settings_of(PipelineConfig))
+
+
+def test_every_wrong_value_of_a_plugin_names_its_setting() -> None:
+    """The settings of plugins are checked with what no number and no text can be, and then by the plugins."""
+    registry, count, wrong = load_registry(), 0, []
+    for plugin in registry.plugins:
+        if (place := PLACES.get(plugin.kind)) is None:
+            continue
+        schema = plugin.cls.model_json_schema()
+        for name, field in schema["properties"].items():
+            found = list(variants(field, schema.get("$defs", {})))
+            for what, value in wrong_values(found) if name != "name" else ():
+                count += 1
+                raw: Any = {"name": plugin.name, **NEEDED.get(plugin.name, {}), name: value}
+                path = f"{place}.{name}"
+                try:
+                    config = check_config(with_value(place, raw))
+                    registry.optimizer(raw) if place == "optimizer" else getattr(registry, plugin.kind)(raw, place)
+                except AlignmentError as error:
+                    if path not in str(error) or error.exit_code != 2:
+                        wrong.append(f"{path} of {plugin.name} ({what}): {error}")
+                except Exception as error:
+                    wrong.append(f"{path} of {plugin.name} ({what}): {error!r}")
+                else:
+                    wrong.append(f"{path} of {plugin.name} ({what}): accepted in {config.name}")
     assert not wrong, "\n".join(wrong)
     assert count > 500

@@ -54,10 +54,10 @@ def test_workload_counts_them(ranked_run: Path, tmp_path: Path, name: str, neede
     config = load_config(ranked_run, [f"optimizer.name={name}"])
     calls = plan_pipeline(config, load_registry()).calls()
     work = Workload(calls, preview := DataPreview(calls, tmp_path / "scratch"), width=8)
-    prompts = len(preview.older.train.prompts)
+    prompts, given = len(preview.prompts().prompts), preview.train(calls["optimize"])
     assert prompts > 0
-    assert not preview.older.train.preferences
-    assert not preview.older.train.feedback
+    assert not given.preferences
+    assert not given.feedback
     assert work.of(calls["optimize"]).rows == needed * prompts
     assert work.of(calls["reference"]).rows == needed * prompts
     # Every epoch reads each row once, in steps of 4.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from datetime import date
 from importlib.resources import files
-from pathlib import Path
 
+from alignment_core.config.places import expanded
 from alignment_core.errors import ModelError
 from alignment_core.texts import read_text
 
@@ -42,7 +42,7 @@ def resolve_chat_template(value: str | None, where: str = "model.chat_template")
     if value in BUILTIN_TEMPLATES:
         return BUILTIN_TEMPLATES[value]
     try:
-        return read_text(Path(value).expanduser(), LARGEST_TEMPLATE)
+        return read_text(expanded(value), LARGEST_TEMPLATE)
     except (OSError, UnicodeDecodeError) as error:
         raise ModelError(
             f"the chat template cannot be read ({type(error).__name__})",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment_core.config import SourceConfig
-from alignment_core.config.places import HUB
+from alignment_core.config.places import HUB, expanded
 from alignment_core.data.sources.source_file import (
     ARCHIVES,
     CONTAINERS,
@@ -64,7 +64,7 @@ def files_and_other_splits(source: SourceConfig) -> tuple[list[SourceFile], list
 def _all_files(source: SourceConfig) -> list[SourceFile]:
     if is_url(source.path):
         return _remote_files(source.path)
-    path = Path(source.path).expanduser()
+    path = expanded(source.path)
     if path.is_file():
         return _local(path, path.parent) or _nothing(source.path, f"an archive with {', '.join(CONTAINERS)} files")
     if path.is_dir():

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from alignment_core.artifacts.digest import tree_digest
 from alignment_core.config import LoraConfig
+from alignment_core.config.places import expanded
 from alignment_core.errors import ModelError
 from alignment_core.models.base.identity import HUB_ID, ModelIdentity, model_file, of_hub, read_json
 from alignment_core.models.base.tensor_file import tensor_shapes
@@ -80,7 +81,7 @@ def adapter_identity(path: str, revision: str | None) -> AdapterIdentity:
 
 def _place(path: str, revision: str | None) -> ModelIdentity:
     """Return the adapter as a model whose files can be read. Its `weights` are empty for a folder."""
-    folder = Path(path).expanduser()
+    folder = expanded(path)
     if folder.is_dir():
         if revision is not None:
             raise ModelError(

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from alignment_core.artifacts.digest import file_digest
+from alignment_core.config.places import expanded
 from alignment_core.errors import ModelError
 from alignment_core.models.base.unusable import GGUF
 
@@ -79,9 +80,9 @@ def find_gguf(base: str, where: str) -> GgufFile:
     """
     kind, _, place = base.partition(":")
     if kind == "gguf":
-        found = _of_file(Path(place).expanduser(), where)
+        found = _of_file(expanded(place), where)
     elif place.endswith(WHEEL):
-        found = _of_wheel(Path(place).expanduser(), where)
+        found = _of_wheel(expanded(place), where)
     else:
         found = _of_file(_in_package(place, where), where)
     if importlib.util.find_spec("gguf") is None:

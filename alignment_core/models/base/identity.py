@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment_core.artifacts.digest import tree_digest
+from alignment_core.config.places import expanded
 from alignment_core.errors import ModelError
 from alignment_core.models.base import unusable
 from alignment_core.texts import read_json_of_model
@@ -73,7 +74,7 @@ def model_identity(path: str, revision: str | None, where: str = "model.base") -
     Raises:
         ModelError: it is neither a folder with a model in safetensors nor a model on the Hub.
     """
-    folder = Path(path).expanduser()
+    folder = expanded(path)
     if folder.is_dir():
         return _of_folder(folder.resolve(), revision, where)
     if folder.is_file() or not HUB_ID.fullmatch(path):

@@ -122,7 +122,8 @@ def show_plan(planned: PlannedRun, *, as_json: bool) -> None:
             }
             for name, call in calls.items()
         ]
-        model = forecast.model_dump(include={"device", "parameters", "trainable", "notes", "rows", "used", "requests"})
+        shared = {"device", "parameters", "trainable", "notes", "rows", "used", "sampled", "requests"}
+        model = forecast.model_dump(include=shared)
         advice = [asdict(one) for one in planned.advice()]
         shown = {"run": config.name, "store": str(config.store.absolute()), **model, "stages": stages, "advice": advice}
         print_json(shown)
@@ -160,6 +161,8 @@ def show_plan(planned: PlannedRun, *, as_json: bool) -> None:
     rows = ", ".join(f"{count:,} {kind}" for kind, count in forecast.rows.items())
     print(f"Training data: {rows}.")
     print(f"Sources: {used_line(forecast.used)}.")
+    if (sampled := forecast.sampled) is not None:
+        print(f"Rows, tokens and times are estimated from {sampled['records']:,} of {sampled['of']:,} records.")
     if forecast.requests:
         counts = ", ".join(f"{count:,} by {name}" for name, count in forecast.requests.items())
         print(f"Requests to {config.evaluation.endpoint.url if config.evaluation.endpoint else ''}: {counts}.")

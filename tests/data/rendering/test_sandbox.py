@@ -11,6 +11,7 @@ from jinja2.exceptions import SecurityError, UndefinedError
 from alignment_core.data.rendering.engine.sandbox import render
 
 GROWING = "{% set ns = namespace(s='xxxxxxxxxxxxxxxx') %}{% for i in range(60) %}"
+LONG = "{% set s = 'a' * 16000000 %}{% for i in range(99999) %}"
 ENDLESS = {
     "loops in loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
     "a repeated text": "{{ 'x' * 10 ** 10 }}",
@@ -26,6 +27,31 @@ ENDLESS = {
     "a replacement": "{{ ('a' * 9999).replace('a', 'b' * 9999) }}",
     "a joined list": "{{ (['x' * 9999] * 99999) | join }}",
     "a long output": "{% set s = 'x' * 999999 %}{% for i in range(99999) %}{{ s }}{% endfor %}",
+    "a macro that calls itself twice": "{% macro f(n) %}{{ f(n - 1) ~ f(n - 1) if n }}{% endmacro %}{{ f(40) }}",
+    "a method of a long text": LONG + "{% set t = s.upper() %}{% endfor %}",
+    "a filter of a long text": LONG + "{% set t = s | upper %}{% endfor %}",
+    "a test of a long text": LONG + "{% set t = s is upper %}{% endfor %}",
+    "a search in a long text": LONG + "{% set t = 'b' in s %}{% endfor %}",
+    "a part of a long text": LONG + "{% set t = s[1:] %}{% endfor %}",
+    "a slow filter of a long text": "{{ ('a b ' * 4000000) | title | wordcount }}" * 20,
+    "a list sorted again and again": "{% for i in range(99999) %}{% set t = range(99999) | sort %}{% endfor %}",
+    "items that nobody keeps": "{% for i in range(9999) %}{{ range(99999) | map('string') | max }}{% endfor %}",
+    "lists in lists that are compared": (
+        "{% set a = namespace(s=1) %}{% set b = namespace(s=1) %}{% for i in range(60) %}"
+        "{% set a.s = [a.s, a.s] %}{% set b.s = [b.s, b.s] %}{% endfor %}{{ a.s == b.s }}"
+    ),
+    "a filled row": "{{ [1] | batch(60000000, 'x') | list }}",
+    "repeated bytes": "{{ 'x'.encode() * 10 ** 10 }}",
+    "wide bytes": "{{ '%999999999d'.encode() % 3 }}",
+    "wide columns": "{{ ('\t' * 8000).expandtabs(800000) }}",
+    "a width beside the format": "{{ '%*d' % (999999999, 1) }}",
+    "a number squared again and again": (
+        "{% set ns = namespace(x=3) %}{% for i in range(60) %}{% set ns.x = ns.x * ns.x %}{% endfor %}{{ ns.x }}"
+    ),
+    "an object copied again and again": (
+        "{% set ns = namespace(d={}) %}{% for i in range(99999) %}"
+        "{% set ns.d = dict(ns.d, **{'k' ~ i: i}) %}{% endfor %}"
+    ),
     "a filler text": "{{ lipsum(n=10 ** 7) }}",
     "a large power": "{{ 9 ** 9 ** 9 }}",
 }

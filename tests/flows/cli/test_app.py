@@ -144,6 +144,7 @@ def test_plan_fits_into_a_terminal_of_80_columns(write: Write, capsys: pytest.Ca
         trainable=10**7,
         rows={"prompts": 5},
         used={"records": 5, "of": 6},
+        sampled={"records": 2000, "of": 10**9},
         held_out={"prompts": 64},
         raters={"count": 0},
         stages=stages,
@@ -157,6 +158,7 @@ def test_plan_fits_into_a_terminal_of_80_columns(write: Write, capsys: pytest.Ca
     advice = [line for line in lines if line.startswith("Advice: ")]
     assert [line[8:40] for line in advice] == ["The optimizer makes only 1 step:", "The model is evaluated on 2 held"]
     assert "Sources: used 5 of 6 records (83%)." in lines
+    assert "Rows, tokens and times are estimated from 2,000 of 1,000,000,000 records." in lines
     assert max(len(line) for line in lines if line not in advice) <= 80
     cells = {line.split()[0]: line.split()[1:] for line in lines if line.split()}
     key = calls["sft"].key[:8]

@@ -15,10 +15,17 @@ WORK = 3_000_000
 CHARACTERS = 64_000_000
 """Length of the longest text or list that a template may make."""
 CHARACTERS_PER_STEP = 16
+READ_PER_STEP = 256
+"""Characters that count as a step when a text is only searched, compared or copied."""
+SLOW = frozenset({"title", "striptags", "urlencode", "urlize", "wordcount", "wordwrap"})
+"""Filters that take as long for two characters as others for hundreds."""
+SLOWLY_READ = 2
 SMALL = 1000
 """Length of a sum that costs no more than the loop it is in."""
-WIDE = re.compile(r"\d{6}")
-"""Matches a width in a format string that no template needs."""
+WIDE = re.compile(r"\d{6}|%[^%A-Za-z]*\*")
+"""Matches a width in a format string that no template needs, or that is not in it."""
+BITS = 4096
+"""Length of the largest product of whole numbers."""
 
 
 class Limits(threading.local):
@@ -74,34 +81,62 @@ class Limits(threading.local):
             self._check_depth(value)
         return value
 
-    def guarded(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a filter whose arguments and result are checked."""
+    def weighed(self, value: Any, per_step: int = READ_PER_STEP) -> Any:
+        """Return a value that is about to be read. Its length counts."""
+        if isinstance(value, str | bytes):
+            self.spend(len(value) // per_step)
+        elif isinstance(value, list | tuple | dict):
+            self._check_depth(value)
+        elif isinstance(value, range | set | frozenset):
+            self.spend(len(value))
+        return value
+
+    def guarded(self, name: str, function: Callable[..., Any], *, growing: bool) -> Callable[..., Any]:
+        """Return a filter or test whose arguments and result count.
+
+        Args:
+            name: its name in templates.
+            function: the filter or test.
+            growing: whether its result can be much larger than what it is given.
+        """
+        per_step = SLOWLY_READ if name in SLOW else READ_PER_STEP
 
         @wraps(function)
         def guarded(*arguments: Any, **named: Any) -> Any:
-            self.check_call(function, arguments, named)
+            self.spend(1)
+            for value in (*arguments, *named.values()):
+                self.weighed(value, per_step)
+            if growing:
+                self.check_call(function, arguments, named)
+            elif name in ("batch", "slice"):  # of as many items as the number says
+                for value in (*arguments, *named.values()):
+                    self._check_size(abs(value) if isinstance(value, int) else 0)
             result = function(*arguments, **named)
-            if isinstance(result, str | list):
+            if isinstance(result, str):
                 self.spend(len(result) // CHARACTERS_PER_STEP)
-            return result
+            elif isinstance(result, list):
+                self.spend(len(result))
+            return self._each(result) if isinstance(result, Iterator) else result
 
         return guarded
 
     def check_operation(self, operator: str, left: Any, right: Any) -> None:
         """Raise `SecurityError` if the result of an operation would be too large."""
         if operator == "*":
+            if isinstance(left, int) and isinstance(right, int) and left.bit_length() + right.bit_length() > BITS:
+                raise SecurityError("a product of large numbers")
             for sequence, times in ((left, right), (right, left)):
-                if isinstance(sequence, str | list | tuple) and isinstance(times, int):
+                if isinstance(sequence, str | bytes | list | tuple) and isinstance(times, int):
                     self._check_size(len(sequence) * times)
         elif operator == "**":
             if not all(isinstance(value, int | float) and abs(value) < 1000 for value in (left, right)):
                 raise SecurityError("a power of large numbers")
-        elif isinstance(left, str) and WIDE.search(left):
+        elif isinstance(left, str | bytes) and WIDE.search(left if isinstance(left, str) else left.decode("latin-1")):
             raise SecurityError("a format with a huge width")
 
     def check_call(self, function: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
         """Raise `SecurityError` if the result of a call would be too large."""
-        owner = getattr(function, "__self__", None)
+        owner = getattr(getattr(function, "__wrapped__", function), "__self__", None)  # jinja2 wraps `format`
         values = [value for value in (owner, *arguments, *named.values()) if isinstance(value, str | int | list | dict)]
         for value in values:
             if isinstance(value, int) and abs(value) > CHARACTERS:
@@ -111,6 +146,9 @@ class Limits(threading.local):
         name = str(getattr(function, "__name__", ""))
         if "replace" in name and len(texts) == 3:
             self._check_size(len(texts[0]) + texts[0].count(texts[1]) * len(texts[2]))
+        elif "expandtabs" in name and texts:
+            widths = [value for value in values if isinstance(value, int)]
+            self._check_size(len(texts[0]) + texts[0].count("\t") * max(widths, default=8))
         elif "format" in name and texts and WIDE.search(texts[0]):
             raise SecurityError("a format with a huge width")
         elif "join" in name:

@@ -16,6 +16,7 @@ from jinja2 import Environment, Template, nodes
 from jinja2.exceptions import SecurityError, TemplateError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
+from jinja2.runtime import Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedEnvironment
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
@@ -29,6 +30,8 @@ GROWING_METHODS = frozenset(
     {"center", "expandtabs", "format", "format_map", "join", "ljust", "replace", "rjust", "zfill"}
 )
 """Such methods of texts. Macros and the other functions that a template can call are limited by what is in them."""
+CALL_STEPS, MACRO_STEPS = 5, 50
+"""Steps that a call counts as, which takes that much longer than a step of a loop."""
 GENERATION_MARKS = ("\U0010fffc", "\U0010fffd")
 """Characters that stand before and after a `generation` block if `mark_generation` is set."""
 
@@ -77,9 +80,11 @@ class _Environment(ImmutableSandboxedEnvironment):
     def __init__(self, **options: Any) -> None:
         self.limits = limits = Limits()
         super().__init__(**options, finalize=limits.shown)
-        self.steps, self.joined = limits.steps, limits.joined
+        self.steps, self.joined, self.weighed = limits.steps, limits.joined, limits.weighed
         self.filters["tojson"] = _tojson
-        self.filters |= {name: limits.guarded(self.filters[name]) for name in GROWING}
+        filters, tests = dict[str, Any](self.filters), dict[str, Any](self.tests)
+        self.filters = {name: limits.guarded(name, made, growing=name in GROWING) for name, made in filters.items()}
+        self.tests = {name: limits.guarded(name, made, growing=False) for name, made in tests.items()}
         now = datetime.combine(TEMPLATE_DATE, time())
         self.globals |= {"raise_exception": _raise, "strftime_now": now.strftime}
         self.globals |= {"namespace": _PlainNamespace, "dict": _dict}
@@ -98,13 +103,18 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def call(*arguments: Any, **named: Any) -> Any:  # a template may pass an argument called `self`
         """Call a function or a method of a value."""
+        limits, function = arguments[0].limits, arguments[2]
+        if function not in (limits.steps, limits.joined, limits.weighed):
+            limits.spend((MACRO_STEPS if isinstance(function, Macro) else CALL_STEPS) + len(named))
+            for value in (getattr(function, "__self__", None), *arguments[3:]):
+                limits.weighed(value)
         if getattr(arguments[2], "__name__", "") in GROWING_METHODS:
             arguments[0].limits.check_call(arguments[2], arguments[3:], named)
         return SandboxedEnvironment.call(*arguments, **named)
 
 
 class _Counting(NodeTransformer):
-    """Makes each step of a loop and each `~` count."""
+    """Makes each step of a loop, each `~`, each comparison and each slice count."""
 
     def visit_For(self, node: nodes.For) -> nodes.For:  # named by jinja2
         self.generic_visit(node)
@@ -114,6 +124,26 @@ class _Counting(NodeTransformer):
     def visit_Concat(self, node: nodes.Concat) -> nodes.Expr:  # named by jinja2
         self.generic_visit(node)
         return _calling("joined", *node.nodes)
+
+    def visit_Compare(self, node: nodes.Compare) -> nodes.Compare:  # named by jinja2
+        self.generic_visit(node)
+        equal = all(operand.op in ("eq", "ne") for operand in node.ops)
+        if equal and any(isinstance(one, nodes.Const) for one in (node.expr, *(operand.expr for operand in node.ops))):
+            return node  # takes as long as the constant is
+        node.expr = _weighed(node.expr)
+        for operand in node.ops:
+            operand.expr = _weighed(operand.expr)
+        return node
+
+    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Getitem:  # named by jinja2
+        self.generic_visit(node)
+        if isinstance(node.arg, nodes.Slice):
+            node.node = _weighed(node.node)
+        return node
+
+
+def _weighed(node: nodes.Expr) -> nodes.Expr:
+    return node if isinstance(node, nodes.Const) else _calling("weighed", node)
 
 
 def _calling(attribute: str, *arguments: nodes.Node) -> nodes.Call:

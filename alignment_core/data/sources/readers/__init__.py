@@ -26,14 +26,14 @@ from alignment_core.data.sources.source_file import CONTAINERS, SourceFile
 from alignment_core.errors import DataError
 from alignment_core.records import RawRow
 
-__all__ = ["RawRow", "Unreadable", "read_file", "read_hub"]
+__all__ = ["RawRow", "Unreadable", "decompressed", "read_file", "read_hub"]
 
 
 def read_file(file: SourceFile, source: SourceConfig) -> Iterator[RawRow | Unreadable]:
     """Yield the rows of one file. The extension selects the reader (`.jsonl` in `rows.jsonl.gz`)."""
     headerless = bool(source.columns) and all(name.isdecimal() for name in source.columns.values())
     try:
-        with file.open() as raw, _decompressed(raw, file) as stream:
+        with file.open() as raw, decompressed(raw, file) as stream:
             yield from _rows(file, stream, headerless)
     except Exception as error:  # each decompressor and columnar reader raises its own errors on damaged bytes
         yield Unreadable(file.name, "unreadable_file", hide_secrets(f"{type(error).__name__}: {error}"))
@@ -81,7 +81,8 @@ def _rows(file: SourceFile, stream: IO[bytes], headerless: bool) -> Iterator[Raw
             raise ValueError(f"unsupported extension {container or '(none)'}, expected one of {', '.join(CONTAINERS)}")
 
 
-def _decompressed(raw: IO[bytes], file: SourceFile) -> IO[bytes]:
+def decompressed(raw: IO[bytes], file: SourceFile) -> IO[bytes]:
+    """Return the content of a file that was opened with `file.open`."""
     if file.compression == ".zst":
         import pyarrow as pa
 

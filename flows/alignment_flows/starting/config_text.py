@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from alignment_core.advice.rates import LARGEST_RATE, suitable_rate
+from alignment_core.config import StepSettings
 from alignment_flows.starting.advice import Advice, Contents
 
 ON_CPU, ON_CARDS = "HuggingFaceTB/SmolLM2-135M-Instruct", {
@@ -117,8 +119,7 @@ def _learning(chosen: Choices, contents: Contents, advice: Advice) -> list[str]:
         batch = 32 if rows >= 2 * FEW else 16
         epochs = min(MOST_EPOCHS, max(1, -(-ENOUGH_STEPS * batch // rows)))
         lines += [f"  batch_size: {batch}", f"  epochs: {epochs:<15}# passes over the data"]
-    if chosen.card is None and advice.optimizer in ("dpo", "kto"):
-        lines.append("  learning_rate: 0.0005  # for a small model. 2e-5 for one of 1B or more")
+        lines += _learning_rate(-(-rows // batch) * epochs, small=chosen.card is None)
     if advice.reward:
         lines.append("  max_new_tokens: 128    # of an answer")
     lines += _evaluation(contents, advice, few=chosen.card is None)
@@ -141,6 +142,18 @@ def _evaluation(contents: Contents, advice: Advice, *, few: bool) -> list[str]:
             "  # Nothing judges the answers yet. For a win rate: `evaluators`, `endpoint`, or pairs and `reward_model`"
         ]
     return ["evaluation:", *judge, *limits]
+
+
+def _learning_rate(steps: int, *, small: bool) -> list[str]:
+    """Return the line for the learning rate that so many steps need, or none if it is the default."""
+    usual = StepSettings().learning_rate
+    rate = suitable_rate(StepSettings(), steps, most=LARGEST_RATE if small else usual)
+    if rate == usual:
+        return []
+    text = f"{rate:.6f}".rstrip("0")  # YAML takes 1e-05 for a word
+    return [
+        f"  learning_rate: {text:<8}# for {steps} steps{' of a small model; a larger one needs less' if small else ''}"
+    ]
 
 
 def _comment(text: str) -> list[str]:

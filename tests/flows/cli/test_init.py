@@ -16,7 +16,9 @@ from screen import python, run_in_terminal
 from alignment_core.config_file import load_config
 from alignment_core.planning.pipeline import plan_pipeline
 from alignment_core.registry import load_registry
+from alignment_flows.starting.advice import Contents, recommend
 from alignment_flows.starting.answers import Answers, find_answers
+from alignment_flows.starting.config_text import Choices, config_text
 
 COLUMNS = {"prompt": "frage", "completion": "antwort", "label": "urteil"}
 QUESTIONS = [f"What is {n} plus {n}?" for n in range(24)]
@@ -114,6 +116,23 @@ def test_plan_accepts_the_config(write_rows: Write, tmp_path: Path, tiny_model: 
     assert align_here("init", write_rows(rows()), "--model", tiny_model, "--card", "cpu", "--out", out).returncode == 0
     planned = align_here("plan", out, "--set", f"store={tmp_path / 'store'}")
     assert (planned.returncode, planned.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("pairs", "card", "rate"),
+    [
+        (24, None, 0.001),  # 2 steps in each of 5 passes: 0.01 / (10 · 0.545) = 0.0018, and 0.001 at most
+        (800, None, 4e-4),  # 50 steps of 16 pairs: 0.01 / (50 · 0.545) = 0.00037
+        (40_000, None, 1e-5),  # 1250 steps of 32 pairs
+        (24, 24.0, None),  # at most the default
+        (40_000, 24.0, 1e-5),
+    ],
+)
+def test_the_learning_rate_follows_from_the_steps(pairs: int, card: float | None, rate: float | None) -> None:
+    chosen = Choices("run", ["pairs.jsonl"], "model", card, {"columns": {}, "desirable": []}, {}, 100)
+    contents = Contents(pairs, 0, 0, 0, comparisons=pairs, liked=0, disliked=0, conversations=pairs)
+    optimizer = yaml.safe_load(config_text(chosen, contents, recommend(contents, None, instruct=True)))["optimizer"]
+    assert optimizer.get("learning_rate") == rate
 
 
 def test_ratings_get_a_threshold_and_a_file_is_commented(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from alignment_core.advice.rates import LARGEST_RATE, distance, suitable_rate
 from alignment_core.config import StepSettings
+from alignment_core.config.learning_rates import LARGEST_RATE, distance, suitable_rate
 from alignment_core.data.ingestion.counts import counted
 
 Metrics = Mapping[str, Mapping[str, Any]]

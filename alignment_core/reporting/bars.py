@@ -101,10 +101,10 @@ def histogram_chart(title: str, found: Sequence[Distribution], unit: str) -> Cha
     x = Scale(low, high if high > low else low + 1, 4, WIDTH - 4)
     legend = LINE * len(found) + 6
     base = legend + PLOT
-    # A bin without a width is one value: it counts as one unit wide.
+    # Widths are shares of the axis: absolute ones may be too small to divide by. A bin without one is a single value.
     heights = [
         [
-            count / sum(one.counts) / ((b - a) or 1)
+            count / sum(one.counts) / ((b - a) / (x.high - x.low) or 1)
             for count, a, b in zip(one.counts, one.edges, one.edges[1:], strict=False)
         ]
         for one in found

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import pytest
 
 from alignment_core.advice import RULES, advise
-from alignment_core.advice.rates import distance, suitable_rate
+from alignment_core.config.learning_rates import distance, suitable_rate
 from alignment_core.plugin_api import Advice, AlignmentOptimizer
 from alignment_core.training.loop import learning_rate_factor
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from accessible import check_file
+from accessible import check_looks
+from browser import BrowserPage
 from rich.console import Console
 from scipy import stats
 
@@ -225,9 +226,9 @@ def test_terminal_shows_a_sweep_in_80_columns(
 
 
 @pytest.mark.ci
-def test_page_of_a_sweep_is_readable_everywhere(sweep: Comparison, tmp_path: Path) -> None:
+def test_page_of_a_sweep_is_readable_everywhere(sweep: Comparison, tmp_path: Path, browser_page: BrowserPage) -> None:
     write_comparison(sweep, tmp_path)
-    check_file(tmp_path / "report.html")
+    check_looks(browser_page.open((tmp_path / "report.html").as_uri()))
 
 
 @pytest.mark.ci

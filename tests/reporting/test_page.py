@@ -34,7 +34,7 @@ def test_texts_of_strangers_are_text_and_nothing_is_loaded() -> None:
         PACKAGE, "comparison.html.jinja",
         title=NASTY, kicker=NASTY, headline=NASTY, sentences=[NASTY], prompts=1, failures=[], series={NASTY: 0},
         charts=[], curves=[], more_curves=[], results=table, costs=table, samples=samples,
-        settings=[(NASTY, NASTY, [NASTY])],
+        seeds=None, settings=[(NASTY, NASTY, [NASTY])],
     )  # fmt: skip
     parsed = Elements()
     parsed.feed(page)

@@ -13,7 +13,6 @@ import typer
 from alignment_core.addresses import hide_secrets
 from alignment_core.errors import ConfigError
 from alignment_flows.cli.command import Columns, Desirable, command, named_columns
-from alignment_flows.cli.show_run import command_line, show_next
 from alignment_flows.starting.advice import GOALS, Contents, Goal, recommend
 from alignment_flows.starting.config_text import Choices, config_text, is_instruct, model_for
 
@@ -138,4 +137,6 @@ def _tell(
         print(f"First: {first}.")
     size = "" if card is None else f" --card {card:g}gb"
     print(f"Wrote {out}.")
+    from alignment_flows.cli.show_run import command_line, show_next
+
     show_next([command_line("plan", out, ()) + size, command_line("run", out, ())])

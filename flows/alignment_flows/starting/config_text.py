@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from alignment_core.advice.rates import LARGEST_RATE, suitable_rate
 from alignment_core.config import StepSettings
+from alignment_core.config.learning_rates import LARGEST_RATE, suitable_rate
 from alignment_flows.starting.advice import Advice, Contents
 
 ON_CPU, ON_CARDS = "HuggingFaceTB/SmolLM2-135M-Instruct", {

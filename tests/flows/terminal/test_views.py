@@ -151,7 +151,8 @@ def test_plain_lines_tell_the_newest_step_every_ten_seconds(
         view.step(step, 50, "", {"logps": -3.0, "loss": 0.5, "kl": step / 2, "length": 8.0, "grad_norm": 1.0})
         now += 1
     lines = [line[9:] for line in capsys.readouterr().err.splitlines()]
-    # No link, because the server stops with the run. What never changes comes last. Steps 11 and 22 are the first after more than 10 s.
+    # No link, because the server stops with the run. Steps 11 and 22 are the first after more than 10 s.
+    # What never changes comes last.
     assert lines == [
         "[1/2] kto: 11/50  kl 5.5  loss 0.5  logps -3  length 8",
         "[1/2] kto: 22/50  kl 11  loss 0.5  logps -3  length 8",

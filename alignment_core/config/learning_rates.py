@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from alignment_core.config import StepSettings
+from alignment_core.config.training import StepSettings
 
 FAR_ENOUGH = 0.01
 """Sum of the learning rates of all steps. On SmolLM2, DPO followed a rule with it, and hardly with a third of it.

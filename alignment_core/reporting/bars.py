@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from alignment_core.reporting.scales import Scale, labels, short, ticks
+from alignment_core.reporting.scales import SMALLEST, Scale, labels, short, ticks
 from alignment_core.reporting.svg import CHARACTER, WIDTH, Chart, anchor_of, escape, fitted, style, tag, text
 
 LINE = 19.0
@@ -98,13 +98,13 @@ def histogram_chart(title: str, found: Sequence[Distribution], unit: str) -> Cha
         unit: unit of the values.
     """
     low, high = min(one.edges[0] for one in found), max(one.edges[-1] for one in found)
-    x = Scale(low, high if high > low else low + 1, 4, WIDTH - 4)
+    x = Scale(low, high if high - low > SMALLEST else low + 1, 4, WIDTH - 4)
     legend = LINE * len(found) + 6
     base = legend + PLOT
-    # Widths are shares of the axis: absolute ones may be too small to divide by. A bin without one is a single value.
+    # Widths are shares of the axis. A bin without one is a single value, and counts as one as wide as the axis.
     heights = [
         [
-            count / sum(one.counts) / ((b - a) / (x.high - x.low) or 1)
+            count / sum(one.counts) / (share if (share := (b - a) / (x.high - x.low)) > 1e-9 else 1)
             for count, a, b in zip(one.counts, one.edges, one.edges[1:], strict=False)
         ]
         for one in found

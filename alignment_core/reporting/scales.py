@@ -14,6 +14,10 @@ RIGHT, TOP, BOTTOM = 10.0, 8.0, 34.0
 """Margins of a plot with two axes, in SVG units. The left one depends on the labels."""
 
 
+SMALLEST = 1e-300
+"""The smallest range that an axis shows. Below, quotients of differences overflow."""
+
+
 @dataclass(frozen=True)
 class Scale:
     """Maps `low` to `start` and `high` to `end`, linearly."""
@@ -31,7 +35,7 @@ def limits(values: Iterable[float], *, padding: float = 0.05) -> tuple[float, fl
     """Return the range of the finite values with some padding. A single value is in the middle of its range."""
     finite = [value for value in values if math.isfinite(value)]
     low, high = (min(finite), max(finite)) if finite else (0.0, 1.0)
-    if high - low <= 1e-9 * max(abs(low), abs(high)):
+    if high - low <= max(1e-9 * max(abs(low), abs(high)), SMALLEST):
         room = abs(low) / 2 or 0.5
         return low - room, high + room
     room = padding * (high - low)
@@ -40,7 +44,7 @@ def limits(values: Iterable[float], *, padding: float = 0.05) -> tuple[float, fl
 
 def ticks(low: float, high: float, count: int = TICKS, *, whole: bool = False) -> list[float]:
     """Return about `count` round values between `low` and `high`, at distances of 1, 2 or 5 times a power of ten."""
-    rough = (high - low) / count
+    rough = max((high - low) / count, SMALLEST)
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
     if whole:

@@ -50,9 +50,9 @@ class Braked:
 
 
 def brake_stages() -> None:
-    from alignment_core.execution import build
+    from alignment_core.execution import finished
 
-    load_stage = build.load_stage
+    load_stage = finished.load_stage
 
     def load_braked(name: str) -> Any:
         stage = load_stage(name)
@@ -63,7 +63,7 @@ def brake_stages() -> None:
 
         return dataclasses.replace(stage, run=run)
 
-    build.load_stage = load_braked
+    finished.load_stage = load_braked
 
 
 def report_at_exit() -> None:

@@ -17,12 +17,18 @@ def cards_present() -> int:
             return 0
     except (OSError, AttributeError):
         return 0
+    named = named_cards()
+    return count.value if named is None else min(count.value, len(named))
+
+
+def named_cards() -> list[str] | None:
+    """Return the cards that CUDA_VISIBLE_DEVICES names, or None if it is not set. CUDA ignores what follows a -1."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
-        return count.value
+        return None
     named = [name.strip() for name in visible.split(",")]
     usable = named[: named.index("-1")] if "-1" in named else named
-    return min(count.value, len([name for name in usable if name]))
+    return [name for name in usable if name]
 
 
 def check_cards(gpus: int, device: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from alignment_core.errors import ConfigError
+from alignment_core.ranks.cards import named_cards
 
 POOLS = {"gpu": 1, "cpu": None}
 """Work pools, and how many runs one worker of each takes at once. One GPU cannot hold two runs."""
@@ -45,9 +46,8 @@ def visible_cards() -> list[str]:
     Raises:
         ConfigError: there are none.
     """
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is not None:
-        cards = [name.strip() for name in named.split(",") if name.strip()]
+    if (named := named_cards()) is not None:
+        cards = named
     elif (program := shutil.which("nvidia-smi")) is not None:
         listed = subprocess.run([program, "--list-gpus"], capture_output=True, text=True, check=False).stdout
         cards = [str(number) for number, line in enumerate(listed.splitlines()) if line.startswith("GPU ")]
@@ -57,7 +57,7 @@ def visible_cards() -> list[str]:
         raise ConfigError(
             "this machine has no card that CUDA can use",
             where="--gpus",
-            got="no nvidia-smi" if named is None else f"CUDA_VISIBLE_DEVICES={named}",
+            got="no nvidia-smi" if named is None else f"CUDA_VISIBLE_DEVICES={os.environ['CUDA_VISIBLE_DEVICES']}",
             do="Install the driver, or start without `--gpus`",
         )
     return cards

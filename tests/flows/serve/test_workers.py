@@ -35,6 +35,8 @@ def test_cards_are_those_that_cuda_may_use(monkeypatch: pytest.MonkeyPatch, tmp_
     assert visible_cards() == ["0", "1", "2"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, GPU-8a")
     assert visible_cards() == ["2", "GPU-8a"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,-1,1")
+    assert visible_cards() == ["0"], "CUDA ignores what follows a -1"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with pytest.raises(ConfigError, match=r"--gpus: this machine has no card .* got CUDA_VISIBLE_DEVICES=\."):
         visible_cards()

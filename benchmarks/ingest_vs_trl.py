@@ -31,8 +31,8 @@ from alignment_core.data.sources.formats.transcripts import AnthropicHH
 from alignment_core.data.sources.locate import source_files
 from alignment_core.data.sources.readers import RawRow, read_file
 from alignment_core.progress import Silent
-from alignment_core.record_format import Reading
 from alignment_core.records import PreferencePair
+from alignment_core.records.format import Reading
 
 MAX_LENGTH = 4096
 RESULTS = Path(__file__).parent / "results" / "ingest_vs_trl.json"

@@ -24,8 +24,8 @@ from alignment_core.errors import FeedbackError
 from alignment_core.feedback.store import FeedbackStore
 from alignment_core.feedback.training_rows import RANKINGS, THUMBS
 from alignment_core.feedback.votes import Rater, RaterKind, Vote
-from alignment_core.record_format import BadRow, Dropped, Quarantined, Reading, Unread
 from alignment_core.records import Conversation, LabelledResponse, PreferencePair, RawRow
+from alignment_core.records.format import BadRow, Dropped, Quarantined, Reading, Unread
 
 
 def export(store: FeedbackStore, folder: Path, *, history: bool = False) -> dict[str, int]:

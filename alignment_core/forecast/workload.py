@@ -22,11 +22,11 @@ from alignment_core.stages.reward import BradleyTerry
 from alignment_core.stages.sft import SFT
 from alignment_core.training.contract import Objective
 from alignment_core.training.demand import Demand, Layout, trace_inference, trace_training
-from alignment_core.training.parameters import initial_parameters
 from alignment_core.training.rows import Rows
 from alignment_core.training.run import Run
 from alignment_core.training.sampled_rows import SampledRows, samples_of
 from alignment_core.training.snapshots import role_of
+from alignment_core.training.step.parameters import initial_parameters
 
 LAYOUT = Layout(packs=True, call_cost=0)
 """The layout of nearly all architectures. The actual layout is known only once the weights are loaded."""

@@ -40,8 +40,8 @@ from alignment_core.plugin_api.listener import Listener, StageInfo
 from alignment_core.plugin_api.optimizer import API_VERSION, AlignmentOptimizer, Needs
 from alignment_core.plugin_api.run import AlignmentRun, LanguageModelRole, TokenLogps, ValueRole
 from alignment_core.plugin_api.steps import LossOutput, MicroBatch, Rollout, StepBatch
-from alignment_core.record_format import BadRow, Dropped, Quarantined, Reading, RecordFormat, Unread
 from alignment_core.records import Conversation, Demonstration, Facts, LabelledResponse, PreferencePair, Prompt, RawRow
+from alignment_core.records.format import BadRow, Dropped, Quarantined, Reading, RecordFormat, Unread
 from alignment_core.temporary import temporary_folder
 from alignment_core.token_rows import Row, TokenSequence
 

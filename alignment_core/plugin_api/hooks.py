@@ -9,7 +9,7 @@ import pluggy
 from alignment_core.plugin_api.evaluator import Evaluator, PairEvaluator
 from alignment_core.plugin_api.listener import Listener
 from alignment_core.plugin_api.optimizer import AlignmentOptimizer
-from alignment_core.record_format import RecordFormat
+from alignment_core.records.format import RecordFormat
 
 PROJECT = "alignment_core"
 hookspec = pluggy.HookspecMarker(PROJECT)

@@ -20,12 +20,12 @@ from alignment_core.ranks import Ranks
 from alignment_core.registry import Registry, load_registry
 from alignment_core.stages.reference import read_reference
 from alignment_core.stages.shared.context import DATA, StageContext, open_data, require_rows, write_history
-from alignment_core.training.parameters import FILE, initial_parameters
 from alignment_core.training.reference import CachedReference
 from alignment_core.training.rewards import Judge, Part, Rewards
 from alignment_core.training.rows import Rows
 from alignment_core.training.run import PairJudge
 from alignment_core.training.snapshots import role_of
+from alignment_core.training.step.parameters import FILE, initial_parameters
 
 
 def run(job: Job) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from alignment_core.data.ingestion.check import check as check_data
 from alignment_core.data.sources.reading import outcomes_of
 from alignment_core.plugin_api import Dropped, Quarantined, RawRow, Reading, RecordFormat, Unread
 from alignment_core.plugin_calls import calling
-from alignment_core.record_format import Outcome
+from alignment_core.records.format import Outcome
 from alignment_core.temporary import temporary_folder
 from alignment_core.testing.limits import overhearing
 from alignment_core.testing.report import Doubt, Fault, Report

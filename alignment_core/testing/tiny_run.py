@@ -23,11 +23,11 @@ from alignment_core.plugin_api import AlignmentOptimizer, Needs, Rollout, Row, T
 from alignment_core.progress import Stopped
 from alignment_core.training.contract import Objective
 from alignment_core.training.loop import train
-from alignment_core.training.parameters import initial_parameters
 from alignment_core.training.rewards import Rewards
 from alignment_core.training.rows import Rows, Vocabulary
 from alignment_core.training.run import Run
 from alignment_core.training.snapshots import role_of
+from alignment_core.training.step.parameters import initial_parameters
 
 ENOUGH = 1_000_000
 """A token budget that never splits a step."""

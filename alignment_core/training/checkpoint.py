@@ -23,7 +23,7 @@ from alignment_core.artifacts.files import fsync
 from alignment_core.errors import PluginError
 from alignment_core.models.base.saving import save_tensors
 from alignment_core.ranks import ALONE, Ranks
-from alignment_core.training.adamw import moments_of, restore_moments
+from alignment_core.training.step.adamw import moments_of, restore_moments
 
 KEEP = 2
 TENSORS, STATE, DIGESTS = "tensors.safetensors", "state.json", "digests.json"

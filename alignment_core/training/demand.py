@@ -24,11 +24,11 @@ from alignment_core.plugin_api import AlignmentOptimizer, Rollout, Row, TokenLog
 from alignment_core.progress import Silent
 from alignment_core.training.contract import Objective, batches_of, loss_of, steps_of
 from alignment_core.training.micro_rows import MicroRows
-from alignment_core.training.parameters import initial_parameters
 from alignment_core.training.rows import Rows, Vocabulary
 from alignment_core.training.run import Run
 from alignment_core.training.sampled_rows import samples_of
 from alignment_core.training.snapshots import role_of
+from alignment_core.training.step.parameters import initial_parameters
 
 REHEARSED_STEPS = 32
 CPU = torch.device("cpu")

@@ -20,13 +20,13 @@ from alignment_core.plugin_calls import calling, method_of
 from alignment_core.progress import Stopped
 from alignment_core.ranks import Ranks
 from alignment_core.seeds import seed_of
-from alignment_core.training.adamw import make_adamw
 from alignment_core.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
 from alignment_core.training.contract import GRAD_NORM, Objective, batches_of, loss_of, place_of, steps_of
-from alignment_core.training.loss_scale import LossScale
 from alignment_core.training.micro_rows import MicroRows
 from alignment_core.training.run import Run
-from alignment_core.training.shared_step import check_same_batch, sum_over_ranks
+from alignment_core.training.step.adamw import make_adamw
+from alignment_core.training.step.loss_scale import LossScale
+from alignment_core.training.step.shared import check_same_batch, sum_over_ranks
 
 DIVERGENCE_STEPS = 5
 

@@ -16,7 +16,7 @@ from alignment_core.artifacts import ArtifactStore
 from alignment_core.config_file import load_config
 from alignment_core.errors import AlignmentError, StageCrashed
 from alignment_core.execution.build import StageResult
-from alignment_flows.cli.show_comparison import comparison_tables
+from alignment_flows.cli.show.comparison import comparison_tables
 from alignment_flows.comparison import compare
 from alignment_flows.reports.comparison import Comparison, Estimate, OptimizerRun, Row, compare_results, estimate
 from alignment_flows.reports.comparison_page import columns, headline, html, markdown, write_comparison

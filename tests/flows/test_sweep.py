@@ -24,7 +24,7 @@ from alignment_core.evaluation.win_rate import win_rate
 from alignment_core.execution.build import StageResult, build
 from alignment_core.outcome.leaderboard import leaderboard
 from alignment_flows import api
-from alignment_flows.cli.show_comparison import show_comparison
+from alignment_flows.cli.show.comparison import show_comparison
 from alignment_flows.comparison import compare, seed_by_seed
 from alignment_flows.contenders import Contest
 from alignment_flows.reports.comparison import Comparison, OptimizerRun

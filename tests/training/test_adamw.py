@@ -16,9 +16,9 @@ from alignment_core.config import LoraConfig
 from alignment_core.errors import TrainingError
 from alignment_core.models.memory.counting import training_bytes
 from alignment_core.stages.sft import SFT
-from alignment_core.training import adamw
-from alignment_core.training.adamw import make_adamw, moments_of, restore_moments
 from alignment_core.training.rows import Rows
+from alignment_core.training.step import adamw
+from alignment_core.training.step.adamw import make_adamw, moments_of, restore_moments
 from alignment_plugins.dpo import DPO
 
 WIDE = LoraConfig(rank=128, alpha=8)

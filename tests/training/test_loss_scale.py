@@ -11,8 +11,8 @@ from runs import OBJECTIVES, Killed, Listener, World, learn, make_world, weights
 
 from alignment_core.models.base import loading
 from alignment_core.models.base.loading import base_dtype
-from alignment_core.training import loss_scale
-from alignment_core.training.loss_scale import LossScale
+from alignment_core.training.step import loss_scale
+from alignment_core.training.step.loss_scale import LossScale
 
 CARD = torch.device("cuda")
 

@@ -19,10 +19,10 @@ from alignment_core.errors import PluginError
 from alignment_core.models.roles.logps import Budget
 from alignment_core.plugin_api import AlignmentOptimizer, LossOutput, MicroBatch, Needs, StepBatch
 from alignment_core.progress import Stopped
-from alignment_core.training.parameters import initial_parameters
 from alignment_core.training.rows import Rows, Vocabulary
 from alignment_core.training.run import Run
 from alignment_core.training.snapshots import role_of
+from alignment_core.training.step.parameters import initial_parameters
 
 DORA = LoraConfig(rank=2, alpha=4, dora=True)
 

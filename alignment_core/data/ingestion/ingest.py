@@ -21,7 +21,7 @@ from alignment_core.data.ingestion.remedies import TOO_LONG, Ratings, remedies
 from alignment_core.data.ingestion.report.contents import Outcome, make_report
 from alignment_core.data.ingestion.report.page import html_report, markdown_report
 from alignment_core.data.ingestion.report.used import used_line
-from alignment_core.data.ingestion.selection import select
+from alignment_core.data.ingestion.selection.select import select
 from alignment_core.data.ingestion.shard_cache import BAD, RECORDS, ShardFolder, shard
 from alignment_core.data.ingestion.shards import Shards, origin
 from alignment_core.data.ingestion.writing import write_split

@@ -12,7 +12,7 @@ from typing import Any
 from uuid import UUID
 
 from alignment_core.data.sources.readers import RawRow
-from alignment_core.record_format import Outcome, Quarantined, Reading
+from alignment_core.records.format import Outcome, Quarantined, Reading
 
 
 class Kept:

@@ -21,7 +21,7 @@ from alignment_core.data.sources.inputs import Input, detect_first, unwrap_quara
 from alignment_core.data.sources.readers import RawRow, Unreadable
 from alignment_core.data.sources.reading import outcomes_of
 from alignment_core.progress import Progress, Stopped
-from alignment_core.record_format import Dropped, Outcome, Quarantined, Reading, RecordFormat, Unread, is_kept
+from alignment_core.records.format import Dropped, Outcome, Quarantined, Reading, RecordFormat, Unread, is_kept
 
 VERSION = 7
 """Increment it when the same files and settings give a different shard."""

@@ -33,7 +33,7 @@ from alignment_core.data.ingestion.record_parts import (
 )
 from alignment_core.data.rendering.renderer import Renderer, Request, Tokens, Unrenderable
 from alignment_core.plugin_api import TokenSequence
-from alignment_core.record_format import Reading
+from alignment_core.records.format import Reading
 
 BATCH = 256
 """Number of records that are tokenized together."""

@@ -16,8 +16,8 @@ from alignment_core.data.ingestion.conversion import Chosen
 from alignment_core.data.ingestion.shards import Shards, ShardWriter
 from alignment_core.data.ingestion.writing import write_split
 from alignment_core.data.rendering.renderer import Renderer
-from alignment_core.record_format import Reading
 from alignment_core.records import Demonstration, LabelledResponse, PreferencePair, Prompt
+from alignment_core.records.format import Reading
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from alignment_core.data.dataset.stored_rows import TOKENS, index_schema, token_
 from alignment_core.data.ingestion.conversion import Chosen
 from alignment_core.data.ingestion.mismatch import mismatched_rows
 from alignment_core.data.ingestion.record_parts import combine_hashes
-from alignment_core.data.ingestion.selection import repeat_counts
+from alignment_core.data.ingestion.selection.select import repeat_counts
 from alignment_core.data.ingestion.shards import Shards, origin
 
 RECORDS = "records.jsonl"

@@ -22,8 +22,8 @@ from alignment_core.data.rendering.shortening import shorter_prompt
 from alignment_core.data.rendering.tokenizer import generation_stops, load_tokenizer
 from alignment_core.errors import ModelError
 from alignment_core.plugin_api import TokenSequence
-from alignment_core.record_thoughts import with_thoughts
 from alignment_core.records import Conversation
+from alignment_core.records.thoughts import with_thoughts
 
 __all__ = [
     "BUILTIN_TEMPLATES",

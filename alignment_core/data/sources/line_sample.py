@@ -11,7 +11,7 @@ from alignment_core.data.sources.readers import decompressed
 from alignment_core.data.sources.readers.lines import lines_of, utf8
 from alignment_core.data.sources.readers.unreadable import Unreadable
 from alignment_core.data.sources.source_file import SourceFile
-from alignment_core.record_format import RecordFormat
+from alignment_core.records.format import RecordFormat
 
 CONTAINERS = (".jsonl", ".ndjson", ".txt")
 

@@ -9,8 +9,8 @@ from alignment_core.config import SourceConfig
 from alignment_core.errors import PluginError
 from alignment_core.plugin_api import RecordFormat
 from alignment_core.plugin_calls import calling
-from alignment_core.record_format import Outcome, Quarantined, Reading
 from alignment_core.records import RawRow, Record
+from alignment_core.records.format import Outcome, Quarantined, Reading
 
 CONVERSATIONS = ("messages", "prompt", "chosen", "rejected", "response")
 """Fields of records that are conversations."""

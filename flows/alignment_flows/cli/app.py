@@ -40,7 +40,7 @@ def align(
 def run(config: ConfigFile, changes: Changes = None, as_json: AsJson = False) -> None:
     """Run the pipeline. Stages that are already in the artifact store are not built again."""
     from alignment_flows import api
-    from alignment_flows.cli.show_run import show_run
+    from alignment_flows.cli.show.run import show_run
 
     show_run(api.run(api.load_settings(config, changes or ())), config, as_json=as_json)
 
@@ -56,7 +56,7 @@ def plan(
 ) -> None:
     """Show which stages a run would build, with their memory and time. Fail if a stage does not fit in memory."""
     from alignment_flows import api
-    from alignment_flows.cli.show_run import command_line, show_next, show_plan, show_skipped
+    from alignment_flows.cli.show.run import command_line, show_next, show_plan, show_skipped
     from alignment_flows.planned_run import PlannedRun
 
     settings, size = api.load_settings(config, changes or ()), _size(card)
@@ -85,7 +85,7 @@ def fit(
     """Find the settings with which a run fits in memory, and say what they cost. Nothing is built."""
     from alignment_core.forecast.fit import check_fit
     from alignment_flows import api
-    from alignment_flows.cli.show_fit import show_fit
+    from alignment_flows.cli.show.fit import show_fit
 
     settings = api.load_settings(config, changes or ())
     found = api.fit(settings, _size(card), [name.strip() for name in models.split(",")] if models else ())
@@ -181,7 +181,7 @@ def deploy(
 def list_plugins(as_json: AsJson = False) -> None:
     """List the installed plugins with their settings, and the plugins that failed to load."""
     from alignment_core.registry import load_registry
-    from alignment_flows.cli.show_run import show_plugins
+    from alignment_flows.cli.show.run import show_plugins
 
     show_plugins(load_registry(), as_json=as_json)
 
@@ -203,7 +203,7 @@ def check_plugin(
     """Run the conformance checks for a plugin: an optimizer on a tiny model. Exits with code 1 if a check fails."""
     from alignment_core.config_file import parse_changes
     from alignment_core.registry import load_registry
-    from alignment_flows.cli.show_run import show_check
+    from alignment_flows.cli.show.run import show_check
 
     plugin = load_registry().plugin(name, kind)
     settings = parse_changes(changes or ())
@@ -273,7 +273,7 @@ def check(
     from alignment_core.data.ingestion.check import no_usable_rows
     from alignment_core.data.rendering.tokenizer import import_tokenizers_only
     from alignment_flows import api
-    from alignment_flows.cli.show_data import show_data
+    from alignment_flows.cli.show.data import show_data
 
     if model is not None:
         import_tokenizers_only()

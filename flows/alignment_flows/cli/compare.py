@@ -44,7 +44,7 @@ def compare(
     others and the exit code is 1.
     """
     from alignment_flows import api
-    from alignment_flows.cli.show_comparison import show_comparison
+    from alignment_flows.cli.show.comparison import show_comparison
 
     names = [name.strip() for name in (optimizers or "").split(",") if name.strip()]
     if not (names or grid or seeds > 1):

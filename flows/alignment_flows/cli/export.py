@@ -30,7 +30,7 @@ def export(
 ) -> None:
     """Export a trained model for other tools, and compare the export with the trained model."""
     from alignment_flows import api
-    from alignment_flows.cli.show_export import show_export
+    from alignment_flows.cli.show.export import show_export
 
     with warnings_last():
         exported = api.export(model, to, out, repo=repo, private=private, quantize=quantize, store=store)

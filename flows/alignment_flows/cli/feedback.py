@@ -42,7 +42,7 @@ def sample(
 ) -> None:
     """Sample several responses to each prompt and add them to the feedback store for `align rank`."""
     from alignment_flows import api
-    from alignment_flows.cli.show_run import command_line, show_next
+    from alignment_flows.cli.show.run import command_line, show_next
 
     settings = api.load_settings(config, changes or ())
     kept = api.sample(settings, model)
@@ -110,7 +110,7 @@ def retrain(config: ConfigFile, changes: Changes = None, as_json: AsJson = False
     """Retrain the production model on new votes, and promote the result if it passes the gate."""
     from alignment_core.planning.retrain import TooFewVotes
     from alignment_flows import api
-    from alignment_flows.cli.show_run import show_run, show_skipped
+    from alignment_flows.cli.show.run import show_run, show_skipped
 
     done = api.retrain(api.load_settings(config, changes or ()))
     if isinstance(done, TooFewVotes):
@@ -123,7 +123,7 @@ def retrain(config: ConfigFile, changes: Changes = None, as_json: AsJson = False
 @command
 def show(place: Place = FEEDBACK, as_json: AsJson = False) -> None:
     """Show the votes of each rater and how often raters agree."""
-    from alignment_flows.cli.show_feedback import show_feedback
+    from alignment_flows.cli.show.feedback import show_feedback
 
     show_feedback(place, as_json=as_json)
 

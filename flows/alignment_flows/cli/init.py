@@ -137,6 +137,6 @@ def _tell(
         print(f"First: {first}.")
     size = "" if card is None else f" --card {card:g}gb"
     print(f"Wrote {out}.")
-    from alignment_flows.cli.show_run import command_line, show_next
+    from alignment_flows.cli.show.run import command_line, show_next
 
     show_next([command_line("plan", out, ()) + size, command_line("run", out, ())])

@@ -41,7 +41,7 @@ def promote(
 
     `latest` is promoted only if it passed the gate. Any other model is named by its run or key, and is warned about.
     """
-    from alignment_flows.cli.show_store import show_change
+    from alignment_flows.cli.show.store import show_change
     from alignment_flows.serve import alias_changes
 
     with warnings_last():
@@ -53,7 +53,7 @@ def rollback(
     alias: Alias = "production", reason: Reason = "by hand", store: Store = STORE, as_json: AsJson = False
 ) -> None:
     """Return an alias to the model that held it before the last promotion."""
-    from alignment_flows.cli.show_store import show_change
+    from alignment_flows.cli.show.store import show_change
     from alignment_flows.serve import alias_changes
 
     with warnings_last():
@@ -65,7 +65,7 @@ def runs(store: Store = STORE, as_json: AsJson = False) -> None:
     """List the runs of a store, those with the highest win rate first, with the settings in which they differ."""
     from alignment_core.artifacts import ArtifactStore
     from alignment_core.outcome.leaderboard import leaderboard
-    from alignment_flows.cli.show_runs import show_runs
+    from alignment_flows.cli.show.runs import show_runs
 
     opened = ArtifactStore(store)
     show_runs(opened, leaderboard(opened), as_json=as_json)
@@ -83,7 +83,7 @@ def list_artifacts(
     from alignment_core.artifacts import ArtifactStore
     from alignment_core.artifacts.catalogue import catalogue, remote_catalogue
     from alignment_core.artifacts.sharing import required
-    from alignment_flows.cli.show_store import show_list
+    from alignment_flows.cli.show.store import show_list
 
     opened = ArtifactStore(store)
     found = [entry for entry, _ in remote_catalogue(opened)] if remote else catalogue(opened)
@@ -97,7 +97,7 @@ def show(artifact: Reference, store: Store = STORE, as_json: AsJson = False) -> 
     """Show an artifact's settings, inputs, metrics, size and build time."""
     from alignment_core.artifacts import ArtifactStore
     from alignment_core.artifacts.catalogue import resolve
-    from alignment_flows.cli.show_store import show_entry
+    from alignment_flows.cli.show.store import show_entry
 
     show_entry(resolve(ArtifactStore(store), artifact), as_json=as_json)
 
@@ -108,7 +108,7 @@ def lineage(artifact: Reference, store: Store = STORE, as_json: AsJson = False) 
     """Show all artifacts that an artifact was built from."""
     from alignment_core.artifacts import ArtifactStore
     from alignment_core.artifacts.catalogue import lineage, resolve
-    from alignment_flows.cli.show_store import show_lineage
+    from alignment_flows.cli.show.store import show_lineage
 
     opened = ArtifactStore(store)
     key = resolve(opened, artifact).artifact.key
@@ -129,7 +129,7 @@ def verify(
     """Compare every file with its manifest, without changing anything. Exits with code 1 if one differs."""
     from alignment_core.artifacts import ArtifactStore
     from alignment_core.artifacts.catalogue import catalogue, remote_faults, resolve
-    from alignment_flows.cli.show_store import show_faults
+    from alignment_flows.cli.show.store import show_faults
 
     opened = ArtifactStore(store)
     if remote:
@@ -160,7 +160,7 @@ def prune(
     from alignment_core.artifacts import ArtifactStore
     from alignment_core.artifacts.prune import prune
     from alignment_core.artifacts.prune_remote import prune_remote
-    from alignment_flows.cli.show_store import show_pruned
+    from alignment_flows.cli.show.store import show_pruned
 
     chosen = prune_remote if remote else prune
     items = chosen(ArtifactStore(store), older_than_seconds=older_than * DAYS, dry_run=dry_run)
@@ -204,7 +204,7 @@ def push(
     """Push an artifact with its ancestors to the remote, or everything that could not be pushed before."""
     from alignment_core.artifacts import ArtifactStore, sharing
     from alignment_core.artifacts.catalogue import resolve
-    from alignment_flows.cli.show_store import show_pushed
+    from alignment_flows.cli.show.store import show_pushed
 
     opened = ArtifactStore(store)
     remote = sharing.required(opened)

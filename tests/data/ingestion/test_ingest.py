@@ -31,7 +31,7 @@ from alignment_core.data.sources.identity import source_identity
 from alignment_core.data.sources.parsing.judgements import labelled_response
 from alignment_core.errors import DataError
 from alignment_core.progress import Silent, Stopped
-from alignment_core.record_format import BadRow
+from alignment_core.records.format import BadRow
 
 
 def rows(count: int, start: int = 0) -> list[dict[str, str]]:

@@ -11,11 +11,11 @@ import pytest
 from records import answer, demo, pair, prompt, thumb, turns
 
 from alignment_core.data.ingestion.counts import SelectionCounts
-from alignment_core.data.ingestion.selection import select
+from alignment_core.data.ingestion.selection.select import select
 from alignment_core.data.ingestion.shards import Shards, ShardWriter
 from alignment_core.data.rendering.renderer import Renderer
-from alignment_core.record_format import Reading
 from alignment_core.records import Demonstration, Record
+from alignment_core.records.format import Reading
 
 
 class World:

@@ -16,7 +16,7 @@ from alignment_core.data.sources.source_file import COMPRESSIONS, CONTAINERS
 ROOT = Path(__file__).resolve().parents[3]
 DOC = (ROOT / "docs" / "reference" / "record-formats.md").read_text(encoding="utf-8")
 CORE = ROOT / "alignment_core"
-FILES = [CORE / "record_format.py", *(CORE / "data").rglob("*.py")]
+FILES = [CORE / "records" / "format.py", *(CORE / "data").rglob("*.py")]
 SOURCE = "\n".join(path.read_text(encoding="utf-8") for path in FILES)
 
 

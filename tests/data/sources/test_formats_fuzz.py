@@ -12,7 +12,7 @@ from alignment_core.config import SourceConfig
 from alignment_core.data.ingestion.record_parts import canonical, split_record
 from alignment_core.data.sources.formats import FORMATS
 from alignment_core.data.sources.readers import RawRow
-from alignment_core.record_format import Dropped, Quarantined, Reading, Unread
+from alignment_core.records.format import Dropped, Quarantined, Reading, Unread
 
 WORDS = (
     "prompt", "completion", "chosen", "rejected", "label", "rating", "messages", "text", "instruction", "input",

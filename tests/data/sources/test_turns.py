@@ -9,8 +9,8 @@ import pytest
 from records import found
 
 from alignment_core.data.sources.parsing import shapes
-from alignment_core.record_format import BadRow
 from alignment_core.records import Demonstration, LabelledResponse, PreferencePair
+from alignment_core.records.format import BadRow
 
 ASKED = {"role": "user", "content": "Warm?"}
 THOUGHT = {"role": "assistant", "content": "Yes.", "reasoning_content": "It is May."}

@@ -12,8 +12,8 @@ from alignment_core.data.sources.formats import UNREAD, detect
 from alignment_core.data.sources.formats.standard import Demonstrations
 from alignment_core.data.sources.readers import RawRow
 from alignment_core.errors import DataError
-from alignment_core.record_columns import TrackedRow
-from alignment_core.record_format import Quarantined, Unread
+from alignment_core.records.columns import TrackedRow
+from alignment_core.records.format import Quarantined, Unread
 
 EXCHANGE = {"prompt": "q", "response": "a"}
 CHAT = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]

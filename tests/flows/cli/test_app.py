@@ -29,7 +29,7 @@ from alignment_core.planning.retrain import plan_retrain
 from alignment_core.progress import Silent
 from alignment_core.registry import load_registry
 from alignment_flows.api import plan_retraining
-from alignment_flows.cli.show_run import command_line, show_cards, show_plan, show_run
+from alignment_flows.cli.show.run import command_line, show_cards, show_plan, show_run
 from alignment_flows.planned_run import PlannedRun
 from alignment_flows.serve.local import FinishedRun
 

@@ -10,8 +10,8 @@ from typing import Any
 from alignment_core.config import SourceConfig
 from alignment_core.data.sources.formats import FORMATS, detect
 from alignment_core.data.sources.readers import RawRow
-from alignment_core.record_format import Dropped, Quarantined, Reading, Unread
 from alignment_core.records import Demonstration, LabelledResponse, PreferencePair, Prompt, Record
+from alignment_core.records.format import Dropped, Quarantined, Reading, Unread
 
 
 @dataclass

@@ -24,8 +24,8 @@ from alignment_core.data.sources.formats.trees import AssistantMessages, Assista
 from alignment_core.data.sources.formats.verdicts import Arena, HelpSteer, SafeRLHF, StepDPO
 from alignment_core.errors import DataError
 from alignment_core.plugin_calls import calling
-from alignment_core.record_columns import ANSWER, CONTEXT, JUDGEMENT, TrackedRow
-from alignment_core.record_format import Fields, RecordFormat, UnreadColumn
+from alignment_core.records.columns import ANSWER, CONTEXT, JUDGEMENT, TrackedRow
+from alignment_core.records.format import Fields, RecordFormat, UnreadColumn
 
 FORMATS: tuple[RecordFormat, ...] = (
     OpenWebUI(), OpenAIPreference(), LabelStudio(), AssistantTree(), AssistantMessages(), Halos(), PandaLM(), SHP(),

@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 from alignment_core.config import SourceConfig
 from alignment_core.data.sources.parsing import shapes
 from alignment_core.data.sources.parsing.judgements import labelled_response, ordered_pairs
-from alignment_core.record_columns import TrackedRow, inside, peek
-from alignment_core.record_format import BadRow, Dropped, Fields, Outcome, Reading, RecordFormat
 from alignment_core.records import Conversation, LabelledResponse
+from alignment_core.records.columns import TrackedRow, inside, peek
+from alignment_core.records.format import BadRow, Dropped, Fields, Outcome, Reading, RecordFormat
 
 PROMPTS = ("prompt", "instruction", "question", "context", "messages", "chat", "conversation", "input", "text")
 ANSWER = re.compile(r"(response|answer|completion|output|generation|reply|text|chosen|rejected|left|right)", re.I)

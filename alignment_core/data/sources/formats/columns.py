@@ -9,8 +9,8 @@ from typing import ClassVar
 from alignment_core.config import SourceConfig
 from alignment_core.data.sources.formats.standard import Demonstrations, Labelled, Pairs, Prompts, Rated
 from alignment_core.errors import DataError
-from alignment_core.record_columns import ANSWER, CONTEXT, JUDGEMENT, OTHER, TrackedRow, meaning
-from alignment_core.record_format import BadRow, Fields, Outcome, RecordFormat
+from alignment_core.records.columns import ANSWER, CONTEXT, JUDGEMENT, OTHER, TrackedRow, meaning
+from alignment_core.records.format import BadRow, Fields, Outcome, RecordFormat
 
 OURS = (
     "prompt",

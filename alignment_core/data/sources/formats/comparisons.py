@@ -17,9 +17,9 @@ from alignment_core.data.sources.parsing.judgements import (
     rater_and_time,
 )
 from alignment_core.data.sources.readers import RawRow
-from alignment_core.record_columns import inside
-from alignment_core.record_format import BadRow, Dropped, Fields, Outcome, Reading, RecordFormat
 from alignment_core.records import Conversation, LabelledResponse
+from alignment_core.records.columns import inside
+from alignment_core.records.format import BadRow, Dropped, Fields, Outcome, Reading, RecordFormat
 
 SHP_RATIO = 2.0
 """Minimum ratio between the votes of two comments. SHP's authors regard preferences below it as noise."""

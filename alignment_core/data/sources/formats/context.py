@@ -7,8 +7,8 @@ from typing import Any
 
 from alignment_core.data.sources.formats.transcripts import as_turns
 from alignment_core.data.sources.parsing import shapes
-from alignment_core.record_format import BadRow, Fields
 from alignment_core.records import Conversation, Message
+from alignment_core.records.format import BadRow, Fields
 
 PROMPT_NAMES = ("prompt", "question", "query", "instruction", "input")
 SYSTEM_NAMES = ("system", "system_prompt", "system_message")

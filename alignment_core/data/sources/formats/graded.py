@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 
 from alignment_core.config import SourceConfig
 from alignment_core.data.sources.parsing import shapes
-from alignment_core.record_columns import inside, peek
-from alignment_core.record_format import BadRow, Dropped, Fields, Outcome, Quarantined, Reading, RecordFormat
 from alignment_core.records import LabelledResponse
+from alignment_core.records.columns import inside, peek
+from alignment_core.records.format import BadRow, Dropped, Fields, Outcome, Quarantined, Reading, RecordFormat
 
 
 class Graded(RecordFormat):

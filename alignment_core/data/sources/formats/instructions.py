@@ -9,8 +9,8 @@ from alignment_core.config import SourceConfig
 from alignment_core.data.sources.formats.context import earlier_turns, with_system
 from alignment_core.data.sources.parsing import shapes
 from alignment_core.data.sources.parsing.judgements import label_column, label_of, preference_pair
-from alignment_core.record_format import BadRow, Dropped, Fields, Outcome, Quarantined, Reading, RecordFormat
 from alignment_core.records import Conversation, Demonstration, LabelledResponse
+from alignment_core.records.format import BadRow, Dropped, Fields, Outcome, Quarantined, Reading, RecordFormat
 
 
 class Alpaca(RecordFormat):

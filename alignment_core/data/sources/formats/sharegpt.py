@@ -11,8 +11,8 @@ from alignment_core.data.sources.formats.context import with_system
 from alignment_core.data.sources.formats.standard import demonstrations
 from alignment_core.data.sources.parsing import shapes
 from alignment_core.data.sources.parsing.judgements import label_column, label_of, preference_pair
-from alignment_core.record_format import Dropped, Fields, Outcome, Reading, RecordFormat
 from alignment_core.records import Conversation, LabelledResponse
+from alignment_core.records.format import Dropped, Fields, Outcome, Reading, RecordFormat
 
 
 class ShareGPT(RecordFormat):

@@ -18,9 +18,9 @@ from alignment_core.data.sources.parsing.judgements import (
     rater_and_time,
 )
 from alignment_core.data.sources.parsing.turns import ROLES
-from alignment_core.record_columns import CONTEXT, is_bookkeeping, peek
-from alignment_core.record_format import BadRow, Dropped, Fields, Outcome, Reading, RecordFormat, UnreadColumn
 from alignment_core.records import Conversation, Demonstration, LabelledResponse, Prompt
+from alignment_core.records.columns import CONTEXT, is_bookkeeping, peek
+from alignment_core.records.format import BadRow, Dropped, Fields, Outcome, Reading, RecordFormat, UnreadColumn
 from alignment_core.texts import common_start
 
 COMPLETION_NAMES = ("completion", "response", "answer", "output")

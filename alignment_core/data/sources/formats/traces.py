@@ -14,7 +14,8 @@ from alignment_core.data.sources.parsing import shapes
 from alignment_core.data.sources.parsing.grouping import Groups
 from alignment_core.data.sources.parsing.judgements import labelled_response, ordered_pairs
 from alignment_core.data.sources.readers import RawRow
-from alignment_core.record_format import (
+from alignment_core.records import Conversation, LabelledResponse
+from alignment_core.records.format import (
     BadRow,
     Dropped,
     Fields,
@@ -26,7 +27,6 @@ from alignment_core.record_format import (
     tools_of,
     unread_besides,
 )
-from alignment_core.records import Conversation, LabelledResponse
 
 TRACE = ("trace_id", "traceId", "run_id", "runId", "request_id")
 CALL = ("observation_id", "observationId", "run_id", "runId")

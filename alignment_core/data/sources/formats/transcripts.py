@@ -10,8 +10,8 @@ from alignment_core.config import SourceConfig
 from alignment_core.data.sources.parsing import shapes
 from alignment_core.data.sources.parsing.judgements import preference_pair
 from alignment_core.data.sources.parsing.turns import checked
-from alignment_core.record_format import BadRow, Fields, Outcome, Reading, RecordFormat
 from alignment_core.records import Conversation, Message
+from alignment_core.records.format import BadRow, Fields, Outcome, Reading, RecordFormat
 
 TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):[ \n]?")
 PREAMBLE = re.compile(r"^(?:System:[ \n]?)?")

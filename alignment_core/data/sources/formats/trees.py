@@ -12,7 +12,8 @@ from alignment_core.data.sources.parsing.grouping import Groups
 from alignment_core.data.sources.parsing.judgements import ordered_pairs
 from alignment_core.data.sources.parsing.turns import ROLES
 from alignment_core.data.sources.readers import RawRow
-from alignment_core.record_format import (
+from alignment_core.records import Conversation, Demonstration, LabelledResponse, Prompt
+from alignment_core.records.format import (
     BadRow,
     Dropped,
     Fields,
@@ -22,7 +23,6 @@ from alignment_core.record_format import (
     RecordFormat,
     unread_besides,
 )
-from alignment_core.records import Conversation, Demonstration, LabelledResponse, Prompt
 
 COLUMNS = frozenset({
     "message_id", "parent_id", "message_tree_id", "text", "role", "rank", "emojis", "deleted", "review_result",

@@ -7,9 +7,9 @@ from itertools import combinations
 
 from alignment_core.config import SourceConfig
 from alignment_core.data.sources.parsing import shapes
-from alignment_core.record_columns import DOWN, UP, is_missing, peek
-from alignment_core.record_format import BadRow, Dropped, Fields, Outcome, Reading
 from alignment_core.records import Conversation, LabelledResponse, Message, PreferencePair
+from alignment_core.records.columns import DOWN, UP, is_missing, peek
+from alignment_core.records.format import BadRow, Dropped, Fields, Outcome, Reading
 
 LABEL_NAMES = (
     "thumbs", "thumb", "thumbs_up", "feedback", "user_feedback", "vote", "verdict", "reaction", "like", "liked",

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from alignment_core.data.sources.parsing.turns import checked, parted, turn_of
-from alignment_core.record_columns import DOWN, UP, is_missing
-from alignment_core.record_format import BadRow
 from alignment_core.records import Conversation, Message
+from alignment_core.records.columns import DOWN, UP, is_missing
+from alignment_core.records.format import BadRow
 
 
 def loaded(value: Any, starts: str = "{[") -> Any:

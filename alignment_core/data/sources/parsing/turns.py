@@ -6,10 +6,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from alignment_core.record_format import MASK_KEYS, PREFIX_KEYS, THOUGHT_KEYS, BadRow
-from alignment_core.record_thoughts import OpenThought, split_thought
-from alignment_core.record_tools import BadTools, tool_definitions, without_nulls
 from alignment_core.records import Message
+from alignment_core.records.format import MASK_KEYS, PREFIX_KEYS, THOUGHT_KEYS, BadRow
+from alignment_core.records.thoughts import OpenThought, split_thought
+from alignment_core.records.tools import BadTools, tool_definitions, without_nulls
 
 ROLES = {
     "user": "user",

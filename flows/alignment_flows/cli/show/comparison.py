@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from alignment_core.outcome.sentences import percent_range
-from alignment_flows.cli.show_run import print_json, show_next, show_sentence
+from alignment_flows.cli.show.run import print_json, show_next, show_sentence
 from alignment_flows.reports.comparison import START, Comparison, Row
 from alignment_flows.reports.comparison_page import DASH, HTML, columns, cost
 from alignment_flows.reports.model_charts import judge_name

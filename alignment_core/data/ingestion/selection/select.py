@@ -14,12 +14,12 @@ import numpy as np
 from alignment_core.data.dataset.disk_arrays import disk_array, slices
 from alignment_core.data.ingestion.conversion import Chosen, rows_of
 from alignment_core.data.ingestion.counts import SelectionCounts, counted
-from alignment_core.data.ingestion.held_out import held_out_records
-from alignment_core.data.ingestion.near_duplicates import drop_copies, similar_prompts
-from alignment_core.data.ingestion.rare_rows import rows_given
 from alignment_core.data.ingestion.record_parts import combine_hashes
+from alignment_core.data.ingestion.selection.held_out import held_out_records
+from alignment_core.data.ingestion.selection.near_duplicates import drop_copies, similar_prompts
+from alignment_core.data.ingestion.selection.rare_rows import rows_given
+from alignment_core.data.ingestion.selection.vote_resolution import resolve_votes
 from alignment_core.data.ingestion.shards import Shards
-from alignment_core.data.ingestion.vote_resolution import resolve_votes
 
 
 def select(

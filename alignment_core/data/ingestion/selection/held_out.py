@@ -9,8 +9,8 @@ import numpy as np
 
 from alignment_core.data.dataset.disk_arrays import disk_array, hash_groups, index_batches, slices
 from alignment_core.data.ingestion.counts import SelectionCounts
-from alignment_core.data.ingestion.rare_rows import keep_in_training
 from alignment_core.data.ingestion.record_parts import combine_hashes
+from alignment_core.data.ingestion.selection.rare_rows import keep_in_training
 
 HASHES = 2**64
 FEW = 10

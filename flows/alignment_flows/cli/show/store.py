@@ -12,7 +12,7 @@ from alignment_core.artifacts import Artifact, ArtifactStore, Change, Manifest
 from alignment_core.artifacts.catalogue import Entry, readable_manifest
 from alignment_core.artifacts.prune import Unneeded
 from alignment_core.outcome.names import name_of
-from alignment_flows.cli.show_run import KEY_DIGITS, print_json, readable_size
+from alignment_flows.cli.show.run import KEY_DIGITS, print_json, readable_size
 
 
 def show_change(alias: str, change: Change, *, as_json: bool) -> None:

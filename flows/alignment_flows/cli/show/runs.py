@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 from alignment_core.artifacts import ArtifactStore
 from alignment_core.outcome.leaderboard import Line
 from alignment_core.outcome.sentences import JUDGES, percent_range
-from alignment_flows.cli.show_run import SHORT_KEY, print_json
-from alignment_flows.cli.show_store import aligned
+from alignment_flows.cli.show.run import SHORT_KEY, print_json
+from alignment_flows.cli.show.store import aligned
 
 HEADS = ("run", "optimizer", "win rate", "gate", "alias", "age", "model", "data", "differs in")
 GATE = {None: "", True: "passed", False: "not passed"}

@@ -11,7 +11,7 @@ from alignment_core.data.ingestion.report.used import used_line
 from alignment_core.forecast.card import ASSUMPTIONS
 from alignment_core.forecast.fit import Attempt, Fit
 from alignment_core.forecast.predictions import Prediction
-from alignment_flows.cli.show_run import print_json
+from alignment_flows.cli.show.run import print_json
 
 RECOMPUTING = "↻ = gradient checkpointing: layers are computed again in backward, about half as much work more."
 

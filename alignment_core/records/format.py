@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from alignment_core.config import SourceConfig
-from alignment_core.record_columns import HARMLESS, OTHER, TrackedRow, is_missing, meaning, peek, what_is_lost
-from alignment_core.record_tools import TOOL_COLUMNS, BadTools, tool_definitions
 from alignment_core.records import (
     Conversation,
     Demonstration,
@@ -18,6 +16,8 @@ from alignment_core.records import (
     RawRow,
     Record,
 )
+from alignment_core.records.columns import HARMLESS, OTHER, TrackedRow, is_missing, meaning, peek, what_is_lost
+from alignment_core.records.tools import TOOL_COLUMNS, BadTools, tool_definitions
 
 Fields = Mapping[str, Any]
 

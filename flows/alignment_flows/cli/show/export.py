@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from alignment_core.export.request import Exported
-from alignment_flows.cli.show_run import print_json
+from alignment_flows.cli.show.run import print_json
 
 
 def show_export(exported: Exported, *, as_json: bool) -> None:

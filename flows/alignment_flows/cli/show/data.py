@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from alignment_core.markdown import unmarked
-from alignment_flows.cli.show_run import print_json
+from alignment_flows.cli.show.run import print_json
 
 PIPE_WIDTH = 160
 """Width of the tables where the output is not a terminal."""

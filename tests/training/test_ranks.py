@@ -33,6 +33,7 @@ from alignment_core.ranks.group import Group
 from alignment_core.stages.sft import SFT
 from alignment_core.training.run import Run
 from alignment_plugins.dpo import DPO
+from alignment_plugins.online_dpo import OnlineDPO
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 Outcome = dict[str, Any]
@@ -47,6 +48,7 @@ def example(name: str, module: str, **settings: Any) -> Any:
 
 
 SHARED = {**OBJECTIVES, **GROUP_OBJECTIVES} | {
+    "online_dpo": lambda: OnlineDPO(**GROUPS | {"batch_size": 2}),
     "reinforce": lambda: example("alignment-reinforce", "alignment_reinforce", kind="reinforce", **GROUPS),
     "bco": lambda: example("alignment-zoo", "alignment_zoo", kind="bco", **STEPS),
     "rmu": lambda: example("alignment-zoo", "alignment_zoo", kind="rmu", **STEPS),

@@ -115,6 +115,15 @@ def test_unreadable_lineage_stops_pruning(shared: Any, store: ArtifactStore) -> 
     assert required(store).holds(D)
 
 
+@pytest.mark.usefixtures("later")
+@pytest.mark.parametrize("content", [b"{", b"[]", b'{"keys": 3}', b"\xff"])
+def test_damaged_lease_stops_pruning(shared: Any, store: ArtifactStore, content: bytes) -> None:
+    shared.put("leases/runs/someone", content)
+    with pytest.raises(ArtifactError, match="leases/runs/someone: nothing was removed: this lease cannot be read"):
+        prune_remote(store, older_than_seconds=DAY)
+    assert held(store) == {A, B, C, D}
+
+
 def test_remote_that_is_away_is_not_pruned(shared: Any, store: ArtifactStore) -> None:
     shared.go_away()
     with pytest.raises(ArtifactError):

@@ -65,6 +65,19 @@ def test_what_an_alias_needs_stays_with_its_ancestors(shared: Any, store: Artifa
 
 
 @pytest.mark.usefixtures("later")
+def test_verdict_on_a_promoted_model_stays(shared: Any, store: ArtifactStore) -> None:
+    evaluation = named("", "evaluate", {"policy": B})
+    verdict = named("", "gate", {"policy": evaluation})
+    other = named("", "evaluate", {"policy": D})
+    for key in (evaluation, verdict, other):
+        add(store, key, metrics={"passed": True})
+        push(store, key, Silent())
+    promote(store, B, "production", by="", reason="")
+    prune_remote(store, older_than_seconds=DAY)
+    assert held(store) == {A, B, C, evaluation, verdict}
+
+
+@pytest.mark.usefixtures("later")
 def test_what_a_run_needs_stays(shared: Any, store: ArtifactStore) -> None:
     with run_lease(shared.objects, [A], Silent()):
         prune_remote(store, older_than_seconds=DAY)

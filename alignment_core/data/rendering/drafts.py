@@ -58,7 +58,7 @@ class Drafter:
 
 
 def joined(draft: TokenizedParts, tail: Tail, *, every_turn: bool = False) -> TokenSequence:
-    """Return the head of a draft and one of its tails. With `every_turn`, assistant turns of the head are targets, too."""
+    """Return the head of a draft and one of its tails. Assistant turns of the head may be targets, too."""
     head = draft.head.ids
     start, before = len(head), list[bool]()
     if every_turn and draft.head.targets is not None:

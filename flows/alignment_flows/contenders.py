@@ -18,6 +18,7 @@ from alignment_core.errors import ConfigError
 from alignment_core.planning.pipeline import Plan, plan_pipeline
 from alignment_core.planning.reward_parts import uses_reward_model
 from alignment_core.registry import Registry, load_registry
+from alignment_flows.contender_labels import with_labels
 
 MOST_CONTENDERS, MOST_SEEDS = 24, 20
 
@@ -247,7 +248,7 @@ def plans_of(rounds: Mapping[int, Mapping[str, PipelineConfig]], contest: Contes
             where="--stop-losers",
             do="Set `evaluation.reward_model: true`, or add an evaluator to `evaluation.evaluators`",
         )
-    return plans
+    return with_labels(plans)
 
 
 def check_comparable(plans: Mapping[str, Plan]) -> None:

@@ -33,9 +33,9 @@ def up(port: int, *, gpus: bool) -> None:
         own_database,
         up,
     )
-    from alignment_flows.serve.workers import visible_cards, workers_for
+    from alignment_flows.serve.workers import cards_for_workers, workers_for
 
-    cards = visible_cards() if gpus else []
+    cards = cards_for_workers() if gpus else []
     outcomes: list[Outcome] = []
 
     def prepare() -> None:

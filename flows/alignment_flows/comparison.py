@@ -16,6 +16,7 @@ from alignment_flows.contenders import MOST_SEEDS, Contest, plans_of
 from alignment_flows.form.parameters import secret_flow
 from alignment_flows.form.settings import PipelineForm, read_settings, run_name
 from alignment_flows.pipeline import pipeline, read_data
+from alignment_flows.planned_run import check_memory_of_all
 from alignment_flows.progress import tolerate_server_outage
 from alignment_flows.reports.comparison import Comparison, OptimizerRun, compare_results
 from alignment_flows.reports.comparison_page import markdown, write_comparison
@@ -56,6 +57,7 @@ def compare(
     with stage.planned(calls):
         for plan in (plan for plans in rounds.values() for plan in plans.values()):
             read_data(stage, plan)  # so that nothing is trained if one of them lacks data
+        check_memory_of_all(next(iter(rounds.values())).values())  # or does not fit, which no seed changes
         comparison = seed_by_seed(stage, rounds, contest)
     write_comparison(comparison, Path(folder))
     with tolerate_server_outage():

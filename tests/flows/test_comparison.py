@@ -260,6 +260,19 @@ def test_nothing_is_trained_if_the_data_lack_what_one_optimizer_needs(write: Wri
     assert kinds == {"ingest", "shard"}
 
 
+@pytest.mark.usefixtures("prefect_server")
+def test_nothing_is_trained_if_a_stage_of_one_contender_does_not_fit_into_memory(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With 1 MiB, not even the base model can be loaded. Stages that are in the store need no memory any more."""
+    config = load_config(write(isolation="inline", memory_gb=2**-10, sft=None))
+    state = compare(config, ["dpo", "kto"], [], tmp_path / "comparison", return_state=True)
+    assert state.is_failed()
+    assert "does not fit into the memory" in (state.message or "")
+    kinds = {artifact.kind for artifact in ArtifactStore(config.store).artifacts()}
+    assert kinds == {"ingest", "shard"}
+
+
 def test_sentences_of_a_comparison(comparison: Comparison) -> None:
     assert comparison.sentences() == [
         "`dpo` is not clearly better or worse than the SFT model: better on 75 % of 4 held-out prompts (19–99, judge "

@@ -24,7 +24,7 @@ from alignment_core.registry import Registry
 from alignment_flows.planned_run import PlannedRun
 from alignment_flows.reports.places import page_of
 from alignment_flows.reports.result import advice_on_run, result_of_run, steps_after
-from alignment_flows.serve.local import FinishedRun
+from alignment_flows.serve.local.runs import FinishedRun
 
 if TYPE_CHECKING:
     from alignment_core.testing import Report

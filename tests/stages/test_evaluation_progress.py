@@ -39,8 +39,7 @@ def test_every_unit_of_an_evaluation_is_counted(
             "model": {"base": str(tiny_model), "load_in": "fp32", "max_length": 64, "lora": {"rank": 2}},
             "data": {
                 "sources": [{"path": str(tmp_path / "pairs.jsonl")}],
-                "held_out_fraction": 0.25,
-                "near_duplicates": None,
+                "held_out_fraction": 0.3,
             },
             "sft": {"batch_size": 9},
             "optimizer": {"name": "dpo"},

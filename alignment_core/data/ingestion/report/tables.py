@@ -97,7 +97,7 @@ def _rows(report: Mapping[str, Any]) -> Table:
 def _files(report: Mapping[str, Any]) -> Table:
     rows = (
         (file["name"], file["format"], f"{file['rows']} (cached)" if file["reused"] else file["rows"], file["why"])
-        for file in report["files"]
+        for file in sorted(report["files"], key=lambda file: str(file["name"]))
     )
     return Table(("file", "format", "rows read", "reason for the format"), tuple(rows))
 

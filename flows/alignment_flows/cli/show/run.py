@@ -30,6 +30,13 @@ if TYPE_CHECKING:
     from alignment_core.testing import Report
 
 KEY_DIGITS, SHORT_KEY = 12, 8
+KINDS = {
+    "demonstrations": "demonstrations",
+    "preferences": "pairs",
+    "feedback": "labelled responses",
+    "prompts": "prompts",
+}
+"""What the rows of each kind are called."""
 
 
 def show_run(run: FinishedRun, config: Path, *, as_json: bool) -> None:
@@ -148,7 +155,7 @@ def show_plan(planned: PlannedRun, *, as_json: bool) -> None:
         print(f"To pull from the remote: {artifacts}, {readable_size(sum(planned.pulled.values()))}.")
     predictions = forecast.stages.values()
     if predictions:
-        print("budget = tokens that are in one micro-batch at most; GiB = peak memory.")
+        print("budget = most tokens in one micro-batch; GiB = peak memory.")
         print(f"Available memory: {min(stage.available for stage in predictions) / 2**30:.2f} GiB.")
         times = [stage.seconds for stage in predictions if stage.seconds is not None]
         if len(times) == len(predictions):
@@ -158,7 +165,7 @@ def show_plan(planned: PlannedRun, *, as_json: bool) -> None:
         print("↻ = gradient checkpointing: activations are recomputed to save memory.")
     if any(stage.gradient_checkpointing > 1 for stage in predictions):
         print("↻2, ↻4 = only in every second or fourth layer.")
-    rows = ", ".join(f"{count:,} {kind}" for kind, count in forecast.rows.items())
+    rows = ", ".join(f"{count:,} {KINDS[kind]}" for kind, count in forecast.rows.items())
     print(f"Training data: {rows}.")
     print(f"Sources: {used_line(forecast.used)}.")
     if (sampled := forecast.sampled) is not None:

@@ -174,7 +174,7 @@ def test_headline_says_what_is_certain() -> None:
     first = "kto is preferred to sft on 70 % (60 to 80) of the prompts, judged by rule."
     assert headline(rows(dpo=(0.5, 0.4, 0.59), kto=(0.7, 0.6, 0.8))) == first
     assert headline(rows(dpo=(0.6, 0.5, 0.65), kto=(0.7, 0.6, 0.8))) == (
-        f"{first} These prompts do not tell it from dpo: the intervals overlap."
+        f"{first} These prompts cannot tell it apart from dpo: the intervals overlap."
     )
     assert headline(rows(kto=(0.5, 0.4, 0.6))).endswith("That may be chance: the interval contains 50 %.")
 

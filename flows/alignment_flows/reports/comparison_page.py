@@ -145,7 +145,7 @@ def headline(rows: Sequence[Row], seeds: OverSeeds | None = None) -> str:
         return f"{said}{unsure}"
     close = [model for model in ranked[1:] if rates[model]["high"] >= best["low"]]
     if close:
-        return f"{said} These prompts do not tell it from {_listed(close)}: the intervals overlap."
+        return f"{said} These prompts cannot tell it apart from {_listed(close)}: the intervals overlap."
     return said
 
 

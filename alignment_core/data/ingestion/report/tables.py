@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from alignment_core.data.dataset.kinds import IN_WORDS
+
 LABELS = {
     "demonstrations given": "demonstrations in the sources",
     "demonstrations from chosen sides and desirable responses": "demonstrations from chosen and desirable responses",
@@ -90,7 +92,7 @@ def _rows(report: Mapping[str, Any]) -> Table:
     kinds = report["rows"]["train"].items()
     return Table(
         ("rows", "training", "held out"),
-        tuple((kind, count, report["rows"]["held_out"][kind]) for kind, count in kinds),
+        tuple((IN_WORDS[kind], count, report["rows"]["held_out"][kind]) for kind, count in kinds),
     )
 
 

@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from alignment_core.config import PipelineConfig
+from alignment_core.data.dataset.kinds import IN_WORDS
 from alignment_core.data.ingestion.report.used import used_line
 from alignment_core.execution.stage import ON_ONE_CARD, StageCall
 from alignment_core.forecast.predictions import Prediction
@@ -30,13 +31,6 @@ if TYPE_CHECKING:
     from alignment_core.testing import Report
 
 KEY_DIGITS, SHORT_KEY = 12, 8
-KINDS = {
-    "demonstrations": "demonstrations",
-    "preferences": "pairs",
-    "feedback": "labelled responses",
-    "prompts": "prompts",
-}
-"""What the rows of each kind are called."""
 
 
 def show_run(run: FinishedRun, config: Path, *, as_json: bool) -> None:
@@ -165,7 +159,7 @@ def show_plan(planned: PlannedRun, *, as_json: bool) -> None:
         print("↻ = gradient checkpointing: activations are recomputed to save memory.")
     if any(stage.gradient_checkpointing > 1 for stage in predictions):
         print("↻2, ↻4 = only in every second or fourth layer.")
-    rows = ", ".join(f"{count:,} {KINDS[kind]}" for kind, count in forecast.rows.items())
+    rows = ", ".join(f"{count:,} {IN_WORDS[kind]}" for kind, count in forecast.rows.items())
     print(f"Training data: {rows}.")
     print(f"Sources: {used_line(forecast.used)}.")
     if (sampled := forecast.sampled) is not None:

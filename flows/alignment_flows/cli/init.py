@@ -13,7 +13,7 @@ import typer
 
 from alignment_core.addresses import hide_secrets
 from alignment_core.errors import ConfigError
-from alignment_flows.cli.command import Columns, Desirable, command, named_columns
+from alignment_flows.cli.command import Columns, Desirable, at_work, command, named_columns
 from alignment_flows.starting.advice import GOALS, Contents, Goal, recommend
 from alignment_flows.starting.config_text import Choices, config_text, is_instruct, model_for
 
@@ -56,7 +56,8 @@ def init(
     if not paths:
         raise ConfigError("no data are given", where="DATA", do="Name a file: `align init ./feedback.json`")
     settings = {"columns": named_columns(columns or ()), "desirable": desirable or []}
-    report, thresholds, contents = _look_at(paths, settings)
+    with at_work("Reading the data"):
+        report, thresholds, contents = _look_at(paths, settings)
     print(f"Found {contents.in_words()}.")
     _tell_what_is_left_out(report, paths)
     size = _card(card, asks=asks)

@@ -14,12 +14,12 @@ from rich.console import Console
 
 from alignment_core.artifacts import ArtifactStore
 from alignment_core.config_file import load_config
-from alignment_core.errors import AlignmentError, StageCrashed
+from alignment_core.errors import AlignmentError, ConfigError, StageCrashed
 from alignment_core.execution.build import StageResult
 from alignment_flows.cli.show.comparison import comparison_tables
 from alignment_flows.comparison import compare
 from alignment_flows.reports.comparison import Comparison, Estimate, OptimizerRun, Row, compare_results, estimate
-from alignment_flows.reports.comparison_page import columns, headline, html, markdown, write_comparison
+from alignment_flows.reports.comparison_page import check_folder, columns, headline, html, markdown, write_comparison
 from alignment_flows.reports.curves import in_order
 from alignment_flows.reports.result import best_of
 
@@ -271,6 +271,20 @@ def test_nothing_is_trained_if_a_stage_of_one_contender_does_not_fit_into_memory
     assert "does not fit into the memory" in (state.message or "")
     kinds = {artifact.kind for artifact in ArtifactStore(config.store).artifacts()}
     assert kinds == {"ingest", "shard"}
+
+
+def test_report_goes_into_a_folder_that_can_be_made(tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("mine")
+    with pytest.raises(
+        ConfigError, match=r"--out: there is a file in the place of the folder\. got .*notes"
+    ):
+        check_folder(tmp_path / "notes")
+    with pytest.raises(
+        ConfigError, match=r"--out: the report is a folder, not one page\. got .*report\.HTML"
+    ):
+        check_folder(tmp_path / "report.HTML")
+    check_folder(tmp_path)
+    check_folder(tmp_path / "new" / "v1.2")
 
 
 def test_sentences_of_a_comparison(comparison: Comparison) -> None:

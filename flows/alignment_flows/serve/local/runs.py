@@ -97,6 +97,9 @@ def run_comparison(config: PipelineConfig, contest: Contest, folder: Path) -> "C
     Raises:
         AlignmentError: a setting is wrong.
     """
+    from alignment_flows.reports.comparison_page import check_folder
+
+    check_folder(folder)
     prepare_server()
     from alignment_flows.comparison import compare
 

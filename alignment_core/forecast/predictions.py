@@ -100,17 +100,43 @@ def predict(calls: Mapping[str, StageCall], to_run: Sequence[str], card: float |
     return Forecast.model_validate(call_module("alignment_core.forecast.process", request, "the prediction"))
 
 
-def check_memory(forecast: Forecast, calls: Mapping[str, StageCall]) -> None:
+def check_memory_of(plans: Sequence[tuple[Mapping[str, StageCall], Sequence[str]]]) -> None:
+    """Check that stages of several plans fit into the memory of this machine. Their time is not predicted.
+
+    Args:
+        plans: each plan, with the names of the stages to check.
+
+    Raises:
+        TrainingError: as for `check_memory`.
+        AlignmentError: as for `predict`.
+    """
+    dumped = [
+        {"calls": {name: call.model_dump(mode="json") for name, call in calls.items()}, "names": list(names)}
+        for calls, names in plans
+    ]
+    answer = call_module("alignment_core.forecast.plans_process", {"plans": dumped}, "the check of the memory")
+    # The process stops at the first plan that does not fit, so those after it are missing.
+    for (calls, _), found in zip(plans, answer["plans"], strict=False):
+        stages = {name: Prediction.model_validate(stage) for name, stage in found.items()}
+        check_memory(stages, answer["device"], calls)
+
+
+def check_memory(stages: Mapping[str, Prediction], device: str, calls: Mapping[str, StageCall]) -> None:
     """Check that every stage that runs on this machine fits into its memory.
+
+    Args:
+        stages: the predictions by the names of the plan.
+        device: name of the device.
+        calls: the plan.
 
     Raises:
         TrainingError: a stage needs more memory than is available, with any memory settings that may be chosen.
     """
-    for name, stage in forecast.stages.items():
+    for name, stage in stages.items():
         if not stage.fits and calls[name].runtime.pool is None:
             parts = ", ".join(f"{part} {_gib(size)}" for part, size in stage.memory.items() if size)
             raise TrainingError(
-                f"the stage does not fit into the memory of {forecast.device}",
+                f"the stage does not fit into the memory of {device}",
                 where=calls[name].label,
                 got=f"{_gib(stage.peak)} ({parts})",
                 expected=f"at most {_gib(stage.available)}",

@@ -132,7 +132,7 @@ class LoadedModel:
             if on_text is not None:
                 on_text(self._text(tokens))
 
-        def on_step(_: int) -> None:
+        def on_step(_: float) -> None:
             if stopping is not None and stopping():
                 raise _Stop
 

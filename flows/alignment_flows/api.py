@@ -27,15 +27,8 @@ from alignment_core.planning.unpacked_base import unpacked_base
 from alignment_core.registry import load_registry
 from alignment_flows.contenders import Contest
 from alignment_flows.planned_run import PlannedRun, planned_run
-from alignment_flows.serve.local import (
-    FinishedRun,
-    prepared,
-    run_comparison,
-    run_pipeline,
-    run_retrain,
-    run_sampling,
-    unpack_base,
-)
+from alignment_flows.serve.local.runs import FinishedRun, run_comparison, run_pipeline, run_retrain, run_sampling
+from alignment_flows.serve.local.settings import prepared, unpack_base
 
 if TYPE_CHECKING:
     from alignment_core.inference.loaded_model import LoadedModel

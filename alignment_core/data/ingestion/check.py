@@ -85,7 +85,8 @@ def no_usable_rows(report: Mapping[str, Any]) -> DataError | None:
     unknown = [file["why"] for file in report["files"] if file["format"] == "unknown"]
     if len(names) == 1 and unknown:
         why = unknown[0].removeprefix(f"{names[0]}: ")  # the error names the file already
-        unknown = [why[:1].upper() + why[1:]]
+        named = why.startswith(names[0])  # with a line
+        unknown = [why if named else why[:1].upper() + why[1:]]
     return DataError(
         "no row can be used",
         where=", ".join(names),

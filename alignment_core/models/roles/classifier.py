@@ -128,7 +128,7 @@ class ClassifierReward(Generic[T]):
         groups = least_padding([len(texts[i]) for i in together], self.budget.tokens, self._call_cost)
         alone = [[i] for i, ids in enumerate(texts) if len(ids) > self._reach.batched]
         for group in [[together[place] for place in places] for places in groups] + alone:
-            self.budget.on_pass()
+            self.budget.on_pass(len(group))
             scores[group] = self._forward([texts[i] for i in group])
         return scores
 

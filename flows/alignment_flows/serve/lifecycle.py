@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alignment_core.errors import ConfigError
-from alignment_flows.serve.local import check_server, configure_prefect
+from alignment_flows.serve.local.server import check_server, configure_prefect
 
 if TYPE_CHECKING:
     from alignment_flows.serve.deployments.registration import Outcome

@@ -13,7 +13,8 @@ from alignment_core.planning.unpacked_base import BASE
 from alignment_core.planning.untouched_base import untouched_base
 from alignment_core.progress import Silent
 from alignment_core.registry import load_registry
-from alignment_flows.serve.local import configure_prefect, prepared
+from alignment_flows.serve.local.server import configure_prefect
+from alignment_flows.serve.local.settings import prepared
 from alignment_flows.serve.vote_events import vote_notifier
 
 STATE = ".pages"

@@ -23,6 +23,7 @@ from alignment_flows.form.off_tabs import JsonSchema, with_off_tab, without_off
 from alignment_flows.form.parameters import warn_of_stored_secrets
 from alignment_flows.form.references import resolve
 from alignment_flows.form.run_names import given_name
+from alignment_flows.form.trust import refuse_trust
 
 
 class PluginTabs:
@@ -53,14 +54,15 @@ def read_settings(config: PipelineConfig | Mapping[str, Any], changes: Sequence[
     parameters of the run is warned of.
 
     Raises:
-        ConfigError: a setting is missing, misspelled or out of range, or Prefect does not have what it refers to.
+        ConfigError: a setting is missing, misspelled or out of range, or Prefect does not have what it refers to. Plain
+            values trust the code of a model.
     """
     warn_of_stored_secrets()
     if isinstance(config, PipelineConfig):
-        if not changes:
-            return resolve(config)
-        config = config.model_dump(mode="json")
-    return resolve(check_config(without_off(config), changes))
+        return resolve(check_config(config.model_dump(mode="json"), changes) if changes else config)
+    settings = check_config(without_off(config), changes)
+    refuse_trust(settings)
+    return resolve(settings)
 
 
 def run_name() -> str:

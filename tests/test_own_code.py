@@ -32,7 +32,7 @@ class OwnTokenizer(PreTrainedTokenizerFast):
 """
 
 
-CLASSES = ("PeftModel", "GenerationConfig", "StageCalls")
+CLASSES = ("PeftModel", "PeftLoraConfig", "GenerationConfig", "StageCalls")
 """Other classes with these methods."""
 
 
@@ -41,9 +41,10 @@ def loaders() -> list[tuple[str, ast.Call]]:
     found = []
     for file in SOURCES:
         for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-                if node.func.attr in ("from_pretrained", "from_config"):
-                    found.append((f"{file.relative_to(ROOT)}:{node.lineno} {ast.unparse(node.func.value)}", node))
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+                continue
+            if node.func.attr in ("from_pretrained", "from_config"):
+                found.append((f"{file.relative_to(ROOT)}:{node.lineno} {ast.unparse(node.func.value)}", node))
     return found
 
 

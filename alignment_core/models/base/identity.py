@@ -14,7 +14,7 @@ from alignment_core.config.places import expanded
 from alignment_core.errors import ModelError
 from alignment_core.models.base import unusable
 from alignment_core.own_code import NAMING, OWN_CODE, check_classes, code_digest
-from alignment_core.texts import read_json_of_model
+from alignment_core.texts import damaged, read_json_of_model
 
 WEIGHTS = ("config.json", "*.safetensors", "*.safetensors.index.json")
 # generation_config.json names the stop tokens, so it belongs to the tokenizer's identity.
@@ -114,8 +114,10 @@ def check_classifier(model: ModelIdentity, where: str) -> None:
         ModelError: it is not, according to its configuration.
     """
     found = read_json(model_file(model, "config.json"))
-    kinds = found.get("architectures") or []
-    labels = len(found["id2label"]) if "id2label" in found else found.get("num_labels", DEFAULT_LABELS)
+    kinds, names = found.get("architectures") or [], found.get("id2label")
+    if not isinstance(kinds, list) or not isinstance(names, dict | None):
+        raise damaged(f"{model.path}/config.json", "`architectures` or `id2label` of another kind")
+    labels = found.get("num_labels", DEFAULT_LABELS) if names is None else len(names)
     if not any(str(kind).endswith("ForSequenceClassification") for kind in kinds):
         raise ModelError(
             "the model is not a sequence classifier",

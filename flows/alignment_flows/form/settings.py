@@ -17,13 +17,14 @@ from alignment_core.config import PipelineConfig, StepSettings
 from alignment_core.config.training import REWARD_MODEL
 from alignment_core.config_file import check_config
 from alignment_core.discovery.installed import Plugin
+from alignment_core.own_code import SETTING
 from alignment_core.registry import Registry, load_registry
 from alignment_flows.form.fields import annotate_fields, without_bounds
 from alignment_flows.form.off_tabs import JsonSchema, with_off_tab, without_off
 from alignment_flows.form.parameters import warn_of_stored_secrets
 from alignment_flows.form.references import resolve
 from alignment_flows.form.run_names import given_name
-from alignment_flows.form.trust import refuse_trust
+from alignment_flows.form.trust import GROUPS, refuse_trust
 
 
 class PluginTabs:
@@ -33,6 +34,8 @@ class PluginTabs:
         schema = handler(core_schema)
         body = handler.resolve_ref_schema(schema)
         annotate_fields(body, handler.resolve_ref_schema, off_tabs=True)
+        for name in GROUPS:  # the group has no such field here, so the server would refuse its default
+            body["properties"][name].get("default", {}).pop(SETTING, None)
         registry = load_registry()
         _choose(body, "optimizer", plugin_tabs(registry, "optimizer", handler), handler)
         _choose(body, "listeners", plugin_tabs(registry, "listener", handler), handler)

@@ -30,7 +30,7 @@ class OwnModel(LlamaForCausalLM):
             output.logits = output.logits * 1.0
         return output
 
-class OwnClassifier(LlamaForSequenceClassification):
+class OwnForSequenceClassification(LlamaForSequenceClassification):
     config_class = OwnConfig
 """
 TOKENIZER = """
@@ -53,7 +53,7 @@ def leave(name):
 PLACES = {
     "AutoConfig": "configuration_own.OwnConfig",
     "AutoModelForCausalLM": "modeling_own.OwnModel",
-    "AutoModelForSequenceClassification": "modeling_own.OwnClassifier",
+    "AutoModelForSequenceClassification": "modeling_own.OwnForSequenceClassification",
 }
 
 
@@ -61,7 +61,7 @@ def save_own_model(plain: Path, folder: Path) -> Path:
     """Copy a Llama into a folder as a model with code of its own, which leaves a line in `traces` of each import."""
     shutil.copytree(plain, folder)
     config = json.loads((folder / "config.json").read_text())
-    kind = "OwnClassifier" if "Classification" in config["architectures"][0] else "OwnModel"
+    kind = "OwnForSequenceClassification" if "Classification" in config["architectures"][0] else "OwnModel"
     config |= {"model_type": "own_llama", "architectures": [kind], "auto_map": PLACES}
     (folder / "config.json").write_text(json.dumps(config))
     file = folder / "tokenizer_config.json"

@@ -11,6 +11,7 @@ from typing import Any
 from alignment_core.config import LmEvalConfig
 from alignment_core.data.rendering.renderer import load_tokenizer
 from alignment_core.execution.stage import Job, Stage
+from alignment_core.own_code import OWN_CODE
 from alignment_core.planning.lm_eval import refuse_tasks
 from alignment_core.planning.pipeline import VERSIONS
 from alignment_core.progress import Progress, Stopped, Work
@@ -42,7 +43,7 @@ def run(job: Job) -> dict[str, Any]:
         found = simple_evaluate(
             model=_counting(HFLM, job.progress)(
                 pretrained=context.roles.model,
-                tokenizer=load_tokenizer(model["path"], model["revision"]),
+                tokenizer=load_tokenizer(model["path"], model["revision"], model.get(OWN_CODE)),
                 batch_size=settings.batch_size,
                 max_length=job.call.config["max_length"],
             ),

@@ -275,13 +275,9 @@ def test_nothing_is_trained_if_a_stage_of_one_contender_does_not_fit_into_memory
 
 def test_report_goes_into_a_folder_that_can_be_made(tmp_path: Path) -> None:
     (tmp_path / "notes").write_text("mine")
-    with pytest.raises(
-        ConfigError, match=r"--out: there is a file in the place of the folder\. got .*notes"
-    ):
+    with pytest.raises(ConfigError, match=r"--out: there is a file in the place of the folder\. got .*notes"):
         check_folder(tmp_path / "notes")
-    with pytest.raises(
-        ConfigError, match=r"--out: the report is a folder, not one page\. got .*report\.HTML"
-    ):
+    with pytest.raises(ConfigError, match=r"--out: the report is a folder, not one page\. got .*report\.HTML"):
         check_folder(tmp_path / "report.HTML")
     check_folder(tmp_path)
     check_folder(tmp_path / "new" / "v1.2")

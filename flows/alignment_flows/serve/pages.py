@@ -84,7 +84,8 @@ def _finder(config: PipelineConfig, reference: str) -> Callable[[], NamedModel]:
     if reference == BASE:
         base = untouched_base(prepared(config), load_registry())
         return lambda: base
-    return lambda: trained_model(ArtifactStore(config.store, config.remote), reference, config.name)
+    store, trusted = ArtifactStore(config.store, config.remote), config.model.trust_remote_code
+    return lambda: trained_model(store, reference, config.name, trusted=trusted)
 
 
 def serve_rank(config: PipelineConfig, host: str, port: int, end: web.EndButton | None = None) -> None:

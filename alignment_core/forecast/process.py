@@ -1,4 +1,4 @@
-"""The process behind `predictions`: dry runs on fake tensors for memory, then a short real run for time."""
+"""The process behind `predict`: dry runs on fake tensors for memory, then a short real run for time."""
 
 from __future__ import annotations
 
@@ -27,18 +27,13 @@ from alignment_core.models.memory.architecture import Architecture, Pass
 from alignment_core.models.memory.dry_run import DryRun
 from alignment_core.own_code import OWN_CODE
 from alignment_core.plugin_api import TokenSequence
+from alignment_core.processes.free_memory import resident_memory, share_of
 from alignment_core.processes.module_call import answer_call
 from alignment_core.ranks.cards import check_cards
 from alignment_core.stages.adapter import check_fit
 from alignment_core.stages.shared.memory_fit import initial_token_budget
 from alignment_core.temporary import temporary_folder
-from alignment_core.training.memory import (
-    MemorySettings,
-    available_memory,
-    choose_memory_settings,
-    resident_memory,
-    share_of,
-)
+from alignment_core.training.memory import MemorySettings, available_memory, choose_memory_settings
 
 NO_MODEL = ("ingest", "adapter", "rank", "gate", "lm_eval")
 """Stages without a prediction: they run no model, or (lm-eval) only the library knows its workload."""
@@ -135,6 +130,8 @@ class Predictor:
             raters=report["raters"],
             stages={name: self._prediction(works[name], choice, speed) for name, choice in choices.items()},
             requests={name: workload.requests() for name in self.to_run if calls_judge(self.calls[name])},
+            on_cpu=self.card is None and self.device.type == "cpu",
+            made=time.time(),
         )
 
     def until_full(self, first: str | None) -> dict[str, Prediction]:
@@ -180,6 +177,7 @@ class Predictor:
             },
             available=self.available,
             seconds=None if speed is None else round(speed.seconds(demand, choice.gradient_checkpointing), 1),
+            ample=choice.ample,
         )  # fmt: skip
 
     def _choose(self, work: Work, stage: str) -> MemorySettings:

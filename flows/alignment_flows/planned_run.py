@@ -9,7 +9,8 @@ from alignment_core.artifacts import Artifact, ArtifactStore
 from alignment_core.artifacts.sharing import sizes_in_remote
 from alignment_core.config import PipelineConfig
 from alignment_core.execution.stage import StageCall
-from alignment_core.forecast.predictions import Forecast, check_memory, check_memory_of, predict
+from alignment_core.forecast.predict import check_memory_of, predict
+from alignment_core.forecast.predictions import Forecast, check_memory
 from alignment_core.planning.pipeline import Plan
 from alignment_core.plugin_api import Advice
 from alignment_core.registry import load_registry

@@ -4,6 +4,7 @@ import json
 import shlex
 import shutil
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from alignment_core.testing import Report
 
 KEY_DIGITS, SHORT_KEY = 12, 8
+NEW_SECONDS = 60.0
+"""A forecast of this age was made for this plan. An older one was remembered."""
 
 
 def show_run(run: FinishedRun, config: Path, *, as_json: bool) -> None:
@@ -123,7 +126,7 @@ def show_plan(planned: PlannedRun, *, as_json: bool) -> None:
             }
             for name, call in calls.items()
         ]
-        shared = {"device", "parameters", "trainable", "notes", "rows", "used", "sampled", "requests"}
+        shared = {"device", "parameters", "trainable", "notes", "rows", "used", "sampled", "requests", "made"}
         model = forecast.model_dump(include=shared)
         advice = [asdict(one) for one in planned.advice()]
         shown = {"run": config.name, "store": str(config.store.absolute()), **model, "stages": stages, "advice": advice}
@@ -153,7 +156,9 @@ def show_plan(planned: PlannedRun, *, as_json: bool) -> None:
         print(f"Available memory: {min(stage.available for stage in predictions) / 2**30:.2f} GiB.")
         times = [stage.seconds for stage in predictions if stage.seconds is not None]
         if len(times) == len(predictions):
-            print(f"Time: about {_duration(sum(times))} in all.")
+            age = time.time() - forecast.made
+            measured = f", at the speed measured {_duration(age)} ago" if age > NEW_SECONDS else ""
+            print(f"Time: about {_duration(sum(times))} in all{measured}.")
     show_cards(config, calls)
     if any(stage.gradient_checkpointing for stage in predictions):
         print("↻ = gradient checkpointing: activations are recomputed to save memory.")

@@ -22,7 +22,7 @@ from typing import Any
 
 from alignment_core.config import PipelineConfig
 from alignment_core.execution.build import build
-from alignment_core.forecast.predictions import predict
+from alignment_core.forecast.predict import predict
 from alignment_core.planning.pipeline import plan_pipeline
 from alignment_core.progress import Silent
 from alignment_core.registry import load_registry

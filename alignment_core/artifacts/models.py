@@ -89,7 +89,7 @@ def _standing(store: ArtifactStore, entry: Entry) -> Standing:
 def _verdict(made: Iterable[Manifest | None], model: str) -> Manifest | None:
     """Return the manifest of the newest verdict on a model among manifests, newest first; None if there is none."""
     manifests = {manifest.key: manifest for manifest in made if manifest is not None}
-    return next((manifest for manifest in manifests.values() if judges(manifest, model, manifests)), None)
+    return next((manifest for manifest in manifests.values() if is_verdict_on(manifest, model, manifests)), None)
 
 
 def _judging_manifests(remote: Remote) -> list[Manifest | None]:
@@ -100,7 +100,7 @@ def _judging_manifests(remote: Remote) -> list[Manifest | None]:
         return []
 
 
-def judges(verdict: Manifest, model: str, evaluations: Mapping[str, Manifest]) -> bool:
+def is_verdict_on(verdict: Manifest, model: str, evaluations: Mapping[str, Manifest]) -> bool:
     """Return whether this is the manifest of a gate's verdict on the model with this key."""
     evaluation = _judged_evaluation(verdict, evaluations)
     return evaluation is not None and evaluation.parents.get("policy") == model

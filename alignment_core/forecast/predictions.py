@@ -1,17 +1,13 @@
-"""Predict the memory and time of a run's stages in a separate process, so this process does not load torch.
-
-The prediction stores nothing, and it loads a model only if it fits into memory.
-"""
+"""What the stages of a run will need: memory, time and work. `predict` computes it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict
 
 from alignment_core.errors import TrainingError
 from alignment_core.execution.stage import StageCall
-from alignment_core.processes.module_call import call_module
 
 
 class Prediction(BaseModel):
@@ -29,6 +25,7 @@ class Prediction(BaseModel):
             AdamW's moments), `passes` (activations, logits, KV cache).
         available: memory that the stage may use.
         seconds: predicted wall time. None if the model was not loaded to measure its speed.
+        ample: whether these are the settings that the stage gets if memory is ample. More memory then changes nothing.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -41,6 +38,7 @@ class Prediction(BaseModel):
     memory: dict[str, int]
     available: int
     seconds: float | None
+    ample: bool
 
     @property
     def peak(self) -> int:
@@ -67,6 +65,8 @@ class Forecast(BaseModel):
         raters: `count` of the raters that the records name, and the `largest` share of one of them.
         stages: predictions by the names of the plan. Ingestion and ranking run no model, so they have none.
         requests: number of requests to the judge at `evaluation.endpoint`, by the names of the plan, without retries.
+        on_cpu: whether the stages run on the CPU of this machine.
+        made: when the forecast was made and the speed measured, in seconds since 1970.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -82,35 +82,26 @@ class Forecast(BaseModel):
     raters: dict[str, float]
     stages: dict[str, Prediction]
     requests: dict[str, int]
+    on_cpu: bool
+    made: float
 
 
-def predict(calls: Mapping[str, StageCall], to_run: Sequence[str], card: float | None = None) -> Forecast:
-    """Predict the stages `to_run` of a plan.
+def check_memory(stages: Mapping[str, Prediction], device: str, calls: Mapping[str, StageCall]) -> None:
+    """Check that every stage that runs on this machine fits into its memory.
 
     Args:
+        stages: the predictions by the names of the plan.
+        device: name of the device.
         calls: the plan.
-        to_run: names of the stages.
-        card: memory in GiB of a card to plan for, which this machine need not have. None: the device of the settings.
-
-    Raises:
-        AlignmentError: a problem with the data, the model or the optimizer. `StageCrashed` if the process crashed.
-    """
-    dumped = {name: call.model_dump(mode="json") for name, call in calls.items()}
-    request = {"calls": dumped, "to_run": list(to_run), "card": card}
-    return Forecast.model_validate(call_module("alignment_core.forecast.process", request, "the prediction"))
-
-
-def check_memory(forecast: Forecast, calls: Mapping[str, StageCall]) -> None:
-    """Check that every stage that runs on this machine fits into its memory.
 
     Raises:
         TrainingError: a stage needs more memory than is available, with any memory settings that may be chosen.
     """
-    for name, stage in forecast.stages.items():
+    for name, stage in stages.items():
         if not stage.fits and calls[name].runtime.pool is None:
             parts = ", ".join(f"{part} {_gib(size)}" for part, size in stage.memory.items() if size)
             raise TrainingError(
-                f"the stage does not fit into the memory of {forecast.device}",
+                f"the stage does not fit into the memory of {device}",
                 where=calls[name].label,
                 got=f"{_gib(stage.peak)} ({parts})",
                 expected=f"at most {_gib(stage.available)}",

@@ -1,4 +1,4 @@
-"""The process behind `predictions`: dry runs on fake tensors for memory, then a short real run for time."""
+"""The process behind `predict`: dry runs on fake tensors for memory, then a short real run for time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Any
 import psutil
 import torch
 from torch import nn
-from transformers import AutoConfig
 
 from alignment_core.config import LoraConfig
 from alignment_core.data.rendering.renderer import load_tokenizer
@@ -23,22 +22,18 @@ from alignment_core.forecast.data_preview import DataPreview
 from alignment_core.forecast.predictions import Forecast, Prediction
 from alignment_core.forecast.speed_probe import Speed, measure_speed
 from alignment_core.forecast.workload import Work, Workload, calls_judge
-from alignment_core.models.base.loading import base_dtype, choose_device
+from alignment_core.models.base.loading import base_dtype, choose_device, read_config
 from alignment_core.models.memory.architecture import Architecture, Pass
 from alignment_core.models.memory.dry_run import DryRun
+from alignment_core.own_code import OWN_CODE
 from alignment_core.plugin_api import TokenSequence
+from alignment_core.processes.free_memory import resident_memory, share_of
 from alignment_core.processes.module_call import answer_call
 from alignment_core.ranks.cards import check_cards
 from alignment_core.stages.adapter import check_fit
 from alignment_core.stages.shared.memory_fit import initial_token_budget
 from alignment_core.temporary import temporary_folder
-from alignment_core.training.memory import (
-    MemorySettings,
-    available_memory,
-    choose_memory_settings,
-    resident_memory,
-    share_of,
-)
+from alignment_core.training.memory import MemorySettings, available_memory, choose_memory_settings
 
 NO_MODEL = ("ingest", "adapter", "rank", "gate", "lm_eval")
 """Stages without a prediction: they run no model, or (lm-eval) only the library knows its workload."""
@@ -78,7 +73,7 @@ class Predictor:
         if card is None:
             check_cards(self.runtime.gpus, self.runtime.device)
         self.device = choose_device(self.runtime.device) if card is None else torch.device("cuda")
-        self.config = _read_config(self.model["path"], self.model["revision"])
+        self.config = _config_of(self.model)
         if (rows := call.config.get("embedding_rows")) is not None:
             self.config.get_text_config().vocab_size = rows
         if "adapter" in calls:
@@ -98,7 +93,7 @@ class Predictor:
         It consists of the data, the tokenizer, the modules that the first pass imports, and the library code that a
         pass executes. Fake tensors execute none of that code, so a few small real tensors do.
         """
-        load_tokenizer(self.model["path"], self.model["revision"])
+        load_tokenizer(self.model["path"], self.model["revision"], self.model.get(OWN_CODE))
         self.adapter.training([Pass("policy", (TokenSequence((0,) * 16, 8),), 16)], checkpointing=False)
         for dtype in (torch.float32, base_dtype(self.load_in, self.device)):
             states = torch.ones((1, 4, 64, 64), dtype=dtype, requires_grad=True)
@@ -135,6 +130,8 @@ class Predictor:
             raters=report["raters"],
             stages={name: self._prediction(works[name], choice, speed) for name, choice in choices.items()},
             requests={name: workload.requests() for name in self.to_run if calls_judge(self.calls[name])},
+            on_cpu=self.card is None and self.device.type == "cpu",
+            made=time.time(),
         )
 
     def until_full(self, first: str | None) -> dict[str, Prediction]:
@@ -180,6 +177,7 @@ class Predictor:
             },
             available=self.available,
             seconds=None if speed is None else round(speed.seconds(demand, choice.gradient_checkpointing), 1),
+            ample=choice.ample,
         )  # fmt: skip
 
     def _choose(self, work: Work, stage: str) -> MemorySettings:
@@ -198,22 +196,24 @@ class Predictor:
             self._architecture(work.adapters, work.trained),
             heads=work.heads,
             external_reward=work.external_reward,
+            external_code=work.external_code,
             adamw=work.adamw,
             snapshots=work.snapshots,
             parameters=work.parameters,
         )
 
     def _architecture(self, adapters: tuple[str, ...], trained: tuple[str, ...]) -> Architecture:
-        return Architecture(self.config, self.load_in, self.lora, adapters, (), trained, self.device)
+        code = self.model.get(OWN_CODE)
+        return Architecture(self.config, self.load_in, self.lora, adapters, (), trained, self.device, own_code=code)
 
 
-def _read_config(path: str, revision: str | None) -> Any:
+def _config_of(model: Mapping[str, Any]) -> Any:
     try:
-        return AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
+        return read_config(model["path"], model["revision"], model.get(OWN_CODE))
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(
             "the configuration of the base model cannot be loaded",
-            where=f"model.base {path}",
+            where=f"model.base {model['path']}",
             got=loading_failure(error),
         ) from error
 

@@ -60,7 +60,7 @@ class Imports:
                 importlib.import_module(module)
         del os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"]
         self.changed = {name: value for name, value in os.environ.items() if before.get(name) != value}
-        self._files, self._packages = _times_of_files(), _installed_packages()
+        self._files, self._packages = _times_of_files(), installed_packages()
         self.threads = len(os.listdir("/proc/self/task")) > 1
         # The collector would write to every object, and so copy the memory that children share.
         gc.collect()
@@ -79,7 +79,7 @@ class Imports:
 
     def outdated(self) -> bool:
         """Return whether a new process would import something else, because a package was installed or changed."""
-        return _times_of_files() != self._files or _installed_packages() != self._packages
+        return _times_of_files() != self._files or installed_packages() != self._packages
 
 
 def extend_path(pythonpath: str) -> None:
@@ -99,7 +99,7 @@ def _times_of_files() -> dict[str, int]:
     return {path: _time_of(path) for path in files if path}
 
 
-def _installed_packages() -> list[str]:
+def installed_packages() -> list[str]:
     """Return the names and versions of the installed packages, which libraries look up on import."""
     folders = [Path(path) for path in sys.path if Path(path).is_dir()]
     return [name for folder in folders for name in sorted(os.listdir(folder)) if name.endswith(METADATA)]

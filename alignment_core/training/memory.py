@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import resource
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -14,6 +11,7 @@ from alignment_core.models.generation.choice import CHOSEN_TOGETHER
 from alignment_core.models.memory.architecture import Footprint
 from alignment_core.models.memory.dry_run import DryRun
 from alignment_core.models.roles.logps import SMALLEST_BUDGET
+from alignment_core.processes.free_memory import free_on_cpu, share_of
 from alignment_core.training.demand import Demand
 
 AUTO_BUDGET = 4096
@@ -23,8 +21,6 @@ LEAST_KEPT = 1024
 SOME_LAYERS = (4, 2)
 """Between keeping all activations and recomputing all: recompute every fourth or every second layer. The dry run's
 numbers of layers are multiples of both."""
-SHARE = 0.9
-"""Fraction of the free memory that a stage may be planned to take."""
 LOGIT_BYTES, CHOOSING_BYTES = 8, 32
 """Bytes per logit of a generated batch, including its float32 copy, and bytes per logit from which tokens are chosen at
 a time: float32 twice, float64 probabilities (float32 on a GPU), and copies of them (`choice.choose`)."""
@@ -66,6 +62,7 @@ class MemorySettings:
         needs: predicted memory with these settings.
         demand: what the stage demands of the models with these settings.
         fits: whether `needs` is within the available memory.
+        ample: whether this is the first candidate, which is chosen if memory is ample.
     """
 
     token_budget: int
@@ -73,6 +70,7 @@ class MemorySettings:
     needs: MemoryNeeds
     demand: Demand
     fits: bool
+    ample: bool
 
 
 def choose_memory_settings(
@@ -103,7 +101,7 @@ def choose_memory_settings(
         demand = rehearsed(budget)
         needs = _needs(dry_run, footprint, demand, budget, recompute)
         fits = needs.total - present(footprint) <= available
-        return MemorySettings(budget, recompute, needs, demand, fits)
+        return MemorySettings(budget, recompute, needs, demand, fits, ample=(budget, recompute) == first)
 
     first, *others = _candidates(token_budget, gradient_checkpointing)
     found = settings(*first)
@@ -157,47 +155,5 @@ def available_memory(device: torch.device, limit: float | None = None, processes
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         free: float = torch.cuda.mem_get_info(device)[0] + unused
     else:
-        free = min(_free_in_system(), _free_in_container()) / processes
+        free = free_on_cpu(processes)
     return share_of(free, limit)
-
-
-def share_of(free: float, limit: float | None) -> int:
-    """Return the bytes of the free ones that a stage may be planned to take. `limit` is in GiB."""
-    return round(SHARE * free if limit is None else min(SHARE * free, limit * 2**30))
-
-
-def resident_memory() -> int:
-    """Return the resident bytes of this process."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return _kilobytes(status.read_text(), "VmRSS:")
-
-
-def _free_in_system() -> int:
-    try:
-        return _kilobytes(Path("/proc/meminfo").read_text(), "MemAvailable:")
-    except OSError:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-
-
-def _kilobytes(text: str, name: str) -> int:
-    line = next(line for line in text.splitlines() if line.startswith(name))
-    return int(line.split()[1]) * 1024
-
-
-def _free_in_container() -> float:
-    """Return the bytes that the control group leaves free, including its file cache; infinite without a limit."""
-    for limit, usage, stat in (
-        ("memory.max", "memory.current", "memory.stat"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
-    ):
-        folder = Path("/sys/fs/cgroup")
-        try:
-            most, used = (folder / limit).read_text().strip(), int((folder / usage).read_text())
-            stats = dict(line.split() for line in (folder / stat).read_text().splitlines())
-        except (OSError, ValueError):
-            continue
-        if most != "max":
-            return max(0, int(most) - used + int(stats.get("inactive_file", 0)))
-    return float("inf")

@@ -19,6 +19,7 @@ from alignment_core.planning.pipeline import Plan, plan_pipeline
 from alignment_core.planning.reward_parts import uses_reward_model
 from alignment_core.registry import Registry, load_registry
 from alignment_flows.contender_labels import with_labels
+from alignment_flows.form.trust import refuse_trust
 
 MOST_CONTENDERS, MOST_SEEDS = 24, 20
 
@@ -223,7 +224,9 @@ def _with_own_settings(
             own.append(change)
         elif first == name:
             own.append(f"optimizer.{rest}")
-    return check_config(config.model_dump(mode="json"), own)
+    changed = check_config(config.model_dump(mode="json"), own)
+    refuse_trust(changed, config)
+    return changed
 
 
 # --- plans --------------------------------------------------------------------------------------------------------

@@ -45,7 +45,7 @@ def test_the_remedy_targets_the_largest_part(largest: str, settings: dict[str, A
     memory = dict.fromkeys(("process", "base", "loading", "adapters", "training", "passes"), 10) | {largest: 1000}
     stage = Prediction(
         rows=1, tokens=1, steps=1, token_budget=64, gradient_checkpointing=True, memory=memory, available=500,
-        seconds=None,
+        seconds=None, ample=True,
     )  # fmt: skip
     call = StageCall(
         stage="sft", key="k", label="sft", config={"load_in": "fp32"}, parents={}, inputs={},

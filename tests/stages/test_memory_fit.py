@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from runs import make_world
 
+from alignment_core.processes import free_memory
 from alignment_core.stages.shared.memory_fit import memory_left, memory_left_on_all
-from alignment_core.training import memory
 
 GIB = 2**30
 
@@ -34,8 +34,8 @@ def test_limit_of_the_settings_includes_what_is_loaded(
     run = make_world(tiny_model, tmp_path).open("sft")
     held = sum(weight.nbytes for weight in run.roles.model.parameters())
     assert held > 100_000
-    monkeypatch.setattr(memory, "_free_in_system", lambda: 100 * GIB)
-    monkeypatch.setattr(memory, "_free_in_container", lambda: float("inf"))
+    monkeypatch.setattr(free_memory, "_free_in_system", lambda: 100 * GIB)
+    monkeypatch.setattr(free_memory, "_free_in_container", lambda: float("inf"))
     assert memory_left(run, None) == 90 * GIB
     assert memory_left(run, 2.0) == 2 * GIB - held
     assert memory_left(run, held / GIB / 2) == 0
@@ -50,6 +50,6 @@ def test_all_ranks_plan_with_the_memory_of_the_one_that_has_least(
 ) -> None:
     run = make_world(tiny_model, tmp_path).open("sft")
     run.budget.ranks = Ranked(2, others=[7 * GIB])  # type: ignore[assignment]
-    monkeypatch.setattr(memory, "_free_in_system", lambda: 100 * GIB)
-    monkeypatch.setattr(memory, "_free_in_container", lambda: float("inf"))
+    monkeypatch.setattr(free_memory, "_free_in_system", lambda: 100 * GIB)
+    monkeypatch.setattr(free_memory, "_free_in_container", lambda: float("inf"))
     assert memory_left_on_all(run, None) == 7 * GIB

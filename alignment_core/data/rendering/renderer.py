@@ -20,6 +20,7 @@ from alignment_core.data.rendering.requests import Request, TokenizedParts, Toke
 from alignment_core.data.rendering.shortening import shorter_prompt
 from alignment_core.data.rendering.tokenizer import generation_stops, load_tokenizer
 from alignment_core.errors import ModelError
+from alignment_core.own_code import OWN_CODE
 from alignment_core.plugin_api import TokenSequence
 from alignment_core.records import Conversation
 from alignment_core.records.thoughts import with_thoughts
@@ -100,6 +101,7 @@ class Renderer:
         chat_template: str | None,
         max_length: int,
         thoughts: Thoughts = "text",
+        own_code: str | None = None,
     ) -> Renderer:
         """Load a model's tokenizer, and stop on the tokens that its generation config names.
 
@@ -109,12 +111,13 @@ class Renderer:
             chat_template: as for `Renderer`.
             max_length: as for `Renderer`.
             thoughts: as for `Renderer`.
+            own_code: as for `load_tokenizer`.
 
         Raises:
             ModelError: the tokenizer does not load, or as for `Renderer`.
         """
         return cls(
-            load_tokenizer(path, revision),
+            load_tokenizer(path, revision, own_code),
             chat_template=chat_template,
             max_length=max_length,
             generation_stops=generation_stops(path, revision),
@@ -126,7 +129,7 @@ class Renderer:
         """Load the renderer of a stage.
 
         Args:
-            model: `path` and `revision` of the model.
+            model: `path` and `revision` of the model, and the digest of its own code that may run, if any.
             config: the configuration of the stage.
 
         Raises:
@@ -138,6 +141,7 @@ class Renderer:
             chat_template=config["chat_template"],
             max_length=config["max_length"],
             thoughts=config.get("thoughts", "text"),  # unset in models from before the setting
+            own_code=model.get(OWN_CODE),
         )
 
     @property

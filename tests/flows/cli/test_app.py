@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from alignment_core.registry import load_registry
 from alignment_flows.api import plan_retraining
 from alignment_flows.cli.show.run import command_line, show_cards, show_plan, show_run
 from alignment_flows.planned_run import PlannedRun
-from alignment_flows.serve.local import FinishedRun
+from alignment_flows.serve.local.runs import FinishedRun
 
 ALIGN = [sys.executable, "-c", "from alignment_flows.cli.app import main; main()"]
 HEAVY = ("torch", "transformers", "prefect")
@@ -134,7 +135,7 @@ def test_plan_fits_into_a_terminal_of_80_columns(write: Write, capsys: pytest.Ca
     calls = plan_pipeline(config, load_registry()).calls()
     large = Prediction(
         rows=123_456, tokens=123_456_789, steps=1, token_budget=4096, gradient_checkpointing=2,
-        memory={"base": 7 * 2**30, "passes": 2**29}, available=12 * 2**30, seconds=0,
+        memory={"base": 7 * 2**30, "passes": 2**29}, available=12 * 2**30, seconds=0, ample=False,
     )  # fmt: skip
     times = {"sft": 89.0, "reward": 90.0, "optimize": 5400.0}
     stages = {name: large.model_copy(update={"seconds": seconds}) for name, seconds in times.items()}
@@ -149,14 +150,20 @@ def test_plan_fits_into_a_terminal_of_80_columns(write: Write, capsys: pytest.Ca
         raters={"count": 0},
         stages=stages,
         requests={},
+        on_cpu=True,
+        made=time.time() - 2 * 3600,
     )
     pulled = {"ingest": 2**20, "evaluate": 2**19}
     planned = PlannedRun(config.model_copy(update={"name": "run"}), calls, dict.fromkeys(calls), pulled, forecast)
     assert set(calls) - set(planned.to_build) == set(pulled)
+    now = forecast.model_copy(update={"made": time.time()})
+    show_plan(replace(planned, forecast=now), as_json=False)
+    assert "Time: about 1.5 h in all." in capsys.readouterr().out.splitlines()
     show_plan(planned, as_json=False)
     lines = [line for line in capsys.readouterr().out.splitlines() if str(config.store) not in line]
     advice = [line for line in lines if line.startswith("Advice: ")]
     assert [line[8:40] for line in advice] == ["The optimizer makes only 1 step:", "The model is evaluated on 2 held"]
+    assert "Time: about 1.5 h in all, at the speed measured 2.0 h ago." in lines
     assert "Sources: used 5 of 6 records (83%)." in lines
     assert "Rows, tokens and times are estimated from 2,000 of 1,000,000,000 records." in lines
     assert max(len(line) for line in lines if line not in advice) <= 80

@@ -4,6 +4,7 @@ import json
 import shlex
 import shutil
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from alignment_core.config import PipelineConfig
+from alignment_core.data.dataset.kinds import IN_WORDS
 from alignment_core.data.ingestion.report.used import used_line
 from alignment_core.execution.stage import ON_ONE_CARD, StageCall
 from alignment_core.forecast.predictions import Prediction
@@ -24,12 +26,14 @@ from alignment_core.registry import Registry
 from alignment_flows.planned_run import PlannedRun
 from alignment_flows.reports.places import page_of
 from alignment_flows.reports.result import advice_on_run, result_of_run, steps_after
-from alignment_flows.serve.local import FinishedRun
+from alignment_flows.serve.local.runs import FinishedRun
 
 if TYPE_CHECKING:
     from alignment_core.testing import Report
 
 KEY_DIGITS, SHORT_KEY = 12, 8
+NEW_SECONDS = 60.0
+"""A forecast of this age was made for this plan. An older one was remembered."""
 
 
 def show_run(run: FinishedRun, config: Path, *, as_json: bool) -> None:
@@ -122,7 +126,7 @@ def show_plan(planned: PlannedRun, *, as_json: bool) -> None:
             }
             for name, call in calls.items()
         ]
-        shared = {"device", "parameters", "trainable", "notes", "rows", "used", "sampled", "requests"}
+        shared = {"device", "parameters", "trainable", "notes", "rows", "used", "sampled", "requests", "made"}
         model = forecast.model_dump(include=shared)
         advice = [asdict(one) for one in planned.advice()]
         shown = {"run": config.name, "store": str(config.store.absolute()), **model, "stages": stages, "advice": advice}
@@ -148,17 +152,19 @@ def show_plan(planned: PlannedRun, *, as_json: bool) -> None:
         print(f"To pull from the remote: {artifacts}, {readable_size(sum(planned.pulled.values()))}.")
     predictions = forecast.stages.values()
     if predictions:
-        print("budget = tokens that are in one micro-batch at most; GiB = peak memory.")
+        print("budget = most tokens in one micro-batch; GiB = peak memory.")
         print(f"Available memory: {min(stage.available for stage in predictions) / 2**30:.2f} GiB.")
         times = [stage.seconds for stage in predictions if stage.seconds is not None]
         if len(times) == len(predictions):
-            print(f"Time: about {_duration(sum(times))} in all.")
+            age = time.time() - forecast.made
+            measured = f", at the speed measured {_duration(age)} ago" if age > NEW_SECONDS else ""
+            print(f"Time: about {_duration(sum(times))} in all{measured}.")
     show_cards(config, calls)
     if any(stage.gradient_checkpointing for stage in predictions):
         print("↻ = gradient checkpointing: activations are recomputed to save memory.")
     if any(stage.gradient_checkpointing > 1 for stage in predictions):
         print("↻2, ↻4 = only in every second or fourth layer.")
-    rows = ", ".join(f"{count:,} {kind}" for kind, count in forecast.rows.items())
+    rows = ", ".join(f"{count:,} {IN_WORDS[kind]}" for kind, count in forecast.rows.items())
     print(f"Training data: {rows}.")
     print(f"Sources: {used_line(forecast.used)}.")
     if (sampled := forecast.sampled) is not None:

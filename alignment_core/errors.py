@@ -155,9 +155,23 @@ def ran_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and MEMORY_ENDED.search(str(error)) is not None
 
 
-def loading_failure(error: Exception) -> str:
-    """Return in one line why transformers did not load something."""
+def how_to_trust(group: str) -> str:
+    """Return how the code of a model can be run, for messages that refuse it.
+
+    Args:
+        group: the group of settings that names the model.
+    """
+    return f"Read the code. If you trust it, set `{group}.trust_remote_code: true` in the settings of the run"
+
+
+def loading_failure(error: Exception, group: str = "model") -> str:
+    """Return in one line why transformers did not load something.
+
+    Args:
+        error: the error of transformers.
+        group: the group of settings that names the model.
+    """
     text = str(error).strip()
-    if "trust_remote_code" in text:  # transformers would run the code if it was asked to, which is never done here
-        return "it brings code of its own, which is not run: use a model whose architecture is part of transformers"
+    if "trust_remote_code" in text:
+        return f"it brings code of its own, which is not run unless it is asked for by name. {how_to_trust(group)}"
     return text.partition("\n")[0] or type(error).__name__

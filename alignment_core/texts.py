@@ -7,7 +7,7 @@ import json
 import os
 import stat
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from alignment_core.errors import ModelError
 
@@ -21,16 +21,27 @@ def common_start(first: str, second: str) -> int:
     return next((place for place, (one, other) in pairs if one != other), min(len(first), len(second)))
 
 
+def open_file(path: Path) -> IO[bytes]:
+    """Open a file of a stranger for reading. A pipe is not waited for, and a folder or a device is not opened.
+
+    Raises:
+        OSError: it is no file, or cannot be opened.
+    """
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "not a file", str(path))
+    return file
+
+
 def read_text(path: Path, most: int = LARGEST_TEXT) -> str:
-    """Return the content of a text file (UTF-8). A pipe is not waited for, and a device without an end is not read.
+    """Return the content of a text file (UTF-8).
 
     Raises:
         OSError: it is no file, has more than `most` bytes, or cannot be read.
         UnicodeDecodeError: it is no text.
     """
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError(errno.EINVAL, "not a file", str(path))
+    with open_file(path) as file:
         content = file.read(most + 1)
     if len(content) > most:
         raise OSError(errno.EFBIG, f"more than {most} bytes", str(path))

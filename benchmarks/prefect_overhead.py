@@ -60,7 +60,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as home:
         os.environ["PREFECT_HOME"] = home
-        from alignment_flows.serve.local import configure_prefect
+        from alignment_flows.serve.local.server import configure_prefect
         from alignment_flows.serve.temporary_server import start_temporary_server
 
         configure_prefect()

@@ -33,6 +33,7 @@ os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 os.environ["DO_NOT_TRACK"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["HF_MODULES_CACHE"] = str(_temporary.enter_context(temporary_folder("tests-modules")))
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 # Multi-threaded sums differ from run to run. Exact comparisons need a single thread.
 os.environ["OMP_NUM_THREADS"] = "1"

@@ -41,8 +41,8 @@ class Change(BaseModel):
     reason: str
 
 
-def parsed_history(path: Path, content: bytes) -> list[Change]:
-    """Return the changes in the content of a history, oldest first.
+def parsed_history(name: str, place: str, content: bytes) -> list[Change]:
+    """Return the changes in the content of the history of an alias, oldest first. `place` is where it was read.
 
     Raises:
         ArtifactError: it is damaged.
@@ -50,13 +50,13 @@ def parsed_history(path: Path, content: bytes) -> list[Change]:
     try:
         history = [Change.model_validate_json(line) for line in content.decode().splitlines()]
     except ValidationError as error:
-        raise damaged_history(path, error.errors()[0]["msg"]) from error
+        raise damaged_history(name, place, error.errors()[0]["msg"]) from error
     except UnicodeDecodeError as error:
-        raise damaged_history(path, str(error)) from error
+        raise damaged_history(name, place, str(error)) from error
     if not history:
-        raise damaged_history(path, "an empty file")
+        raise damaged_history(name, place, "an empty file")
     if standing_promotions(history) is None:
-        raise damaged_history(path, "a rollback without an earlier promotion")
+        raise damaged_history(name, place, "a rollback without an earlier promotion")
     return history
 
 
@@ -65,15 +65,18 @@ def written_history(history: Sequence[Change]) -> bytes:
     return "".join(f"{line.model_dump_json()}\n" for line in history).encode()
 
 
-def continued_history(path: Path, here: bytes | None, shared: bytes) -> bytes:
-    """Return the history in the remote, which must go on from the one in this store, if there is one."""
+def check_continues(path: Path, here: bytes | None, shared: bytes) -> None:
+    """Check that the history in the remote goes on from the one in this store, if there is one.
+
+    Raises:
+        ArtifactError: it does not.
+    """
     if here is not None and not shared.startswith(here):
         raise ArtifactError(
             f"the alias `{path.stem}` has another history in this store than in its remote",
             where=str(path),
             do="To go on with the remote's, move the file away. To keep both, choose another folder in `store`",
         )
-    return shared
 
 
 def is_alias(name: str) -> bool:
@@ -82,14 +85,12 @@ def is_alias(name: str) -> bool:
     return bool(NAME.fullmatch(name)) and name not in RESERVED and not re.fullmatch(r"[0-9a-f]+", name)
 
 
-def damaged_history(path: Path, got: str) -> ArtifactError:
+def damaged_history(name: str, place: str, got: str) -> ArtifactError:
     """Return the error about a history that cannot be read."""
-    return ArtifactError(
-        f"the history of the alias `{path.stem}` is damaged",
-        where=str(path),
-        got=got,
-        do="Fix the line, or move the file away and promote again",
-    )
+    remedy = "Fix the line, or move the file away and promote again"
+    if "://" in place:
+        remedy = f"Put a good copy in its place: stores that share the remote have one in `.aliases/{name}.jsonl`"
+    return ArtifactError(f"the history of the alias `{name}` is damaged", where=place, got=got, do=remedy)
 
 
 def change_now(

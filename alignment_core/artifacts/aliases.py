@@ -23,7 +23,7 @@ from typing import Literal, Protocol
 from alignment_core.artifacts.alias_history import (
     Change,
     change_now,
-    continued_history,
+    check_continues,
     damaged_history,
     is_alias,
     parsed_history,
@@ -39,6 +39,9 @@ PRODUCTION, CANDIDATE = "production", "candidate"
 
 class SharedHistories(Protocol):
     """The histories in a remote."""
+
+    def place(self, name: str) -> str:
+        """Return the address of the history of an alias."""
 
     def read(self) -> dict[str, bytes] | None:
         """Return the history of every alias by name. None: the remote cannot be used now, and the log says so."""
@@ -91,7 +94,7 @@ class Aliases:
         paths = sorted(self._folder.glob("*.jsonl"))
         for path in paths:
             if not is_alias(path.stem):
-                raise damaged_history(path, "a file name that is not an alias")
+                raise damaged_history(path.stem, str(path), "a file name that is not an alias")
         return sorted({*(path.stem for path in paths), *filter(is_alias, self._snapshot())})
 
     def history(self, name: str) -> list[Change]:
@@ -101,10 +104,10 @@ class Aliases:
             ArtifactError: the name is not a valid alias, or its file is damaged.
         """
         path = self._path(name)
-        content = self._local(path)
         if (shared := self._snapshot().get(name)) is not None:
-            content = continued_history(path, content, shared)
-        return [] if content is None else parsed_history(path, content)
+            return self._parsed_shared(path, shared)
+        content = self._local(path)
+        return [] if content is None else parsed_history(name, str(path), content)
 
     def check(self) -> None:
         """Read the history of every alias.
@@ -200,13 +203,13 @@ class Aliases:
         """Return the content of the file of a history, or None if there is none."""
         check_folder(self._folder)
         if (found := described(path)) not in (None, "a file"):
-            raise damaged_history(path, str(found))
+            raise damaged_history(path.stem, str(path), str(found))
         try:
             return path.read_bytes()
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise damaged_history(path, str(error)) from error
+            raise damaged_history(path.stem, str(path), str(error)) from error
 
     def _snapshot(self) -> dict[str, bytes]:
         """Return the histories in the remote, read once. Copies of them are kept in the files."""
@@ -217,10 +220,22 @@ class Aliases:
             self._read = found or {}
             for name, content in self._read.items():
                 path = self._folder / f"{name}.jsonl"
-                if is_alias(name) and continued_history(path, here := self._local(path), content) != here:
+                if is_alias(name) and content != self._local(path):
+                    self._parsed_shared(path, content)
                     with suppress(OSError):  # a store that may only be read
                         self._write(path, content)
         return self._read
+
+    def _parsed_shared(self, path: Path, content: bytes) -> list[Change]:
+        """Return the changes of a history in the remote, which must go on from the one in this store.
+
+        Raises:
+            ArtifactError: it is damaged, or does not.
+        """
+        assert self._shared is not None
+        history = parsed_history(path.stem, self._shared.place(path.stem), content)
+        check_continues(path, self._local(path), content)
+        return history
 
     def _change(self, name: str, decide: Callable[[Sequence[Change]], Change]) -> Change:
         """Add what `decide` returns to a history, unless it is already its last change."""
@@ -231,9 +246,10 @@ class Aliases:
                 if self._shared is None:
                     history = self.history(name)
                 elif (there := self._shared.read_one(name)) is not None:
-                    history, tag = parsed_history(path, continued_history(path, self._local(path), there[0])), there[1]
+                    history, tag = self._parsed_shared(path, there[0]), there[1]
                 else:  # an alias that only this store has
-                    history = [] if (content := self._local(path)) is None else parsed_history(path, content)
+                    content = self._local(path)
+                    history = [] if content is None else parsed_history(name, str(path), content)
                 change = decide(history)
                 if history and change is history[-1]:
                     return change

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -89,7 +89,7 @@ def _standing(store: ArtifactStore, entry: Entry) -> Standing:
 def _verdict(made: Iterable[Manifest | None], model: str) -> Manifest | None:
     """Return the manifest of the newest verdict on a model among manifests, newest first; None if there is none."""
     manifests = {manifest.key: manifest for manifest in made if manifest is not None}
-    return next((manifest for manifest in manifests.values() if judges(manifest, model, manifests)), None)
+    return next((manifest for manifest in manifests.values() if is_verdict_on(manifest, model, manifests)), None)
 
 
 def _judging_manifests(remote: Remote) -> list[Manifest | None]:
@@ -100,10 +100,29 @@ def _judging_manifests(remote: Remote) -> list[Manifest | None]:
         return []
 
 
-def judges(verdict: Manifest, model: str, evaluations: dict[str, Manifest]) -> bool:
+def is_verdict_on(verdict: Manifest, model: str, evaluations: Mapping[str, Manifest]) -> bool:
     """Return whether this is the manifest of a gate's verdict on the model with this key."""
-    evaluation = evaluations.get(verdict.parents.get("policy", "")) if verdict.kind == "gate" else None
+    evaluation = _judged_evaluation(verdict, evaluations)
     return evaluation is not None and evaluation.parents.get("policy") == model
+
+
+def verdicts_on(models: Container[str], manifests: Mapping[str, Manifest]) -> set[str]:
+    """Return the keys of the gates' verdicts on models, and of the evaluations that they judged them by.
+
+    Args:
+        models: keys of the models.
+        manifests: the manifests of a store by their keys.
+    """
+    found = set()
+    for key, manifest in manifests.items():
+        evaluation = _judged_evaluation(manifest, manifests)
+        if evaluation is not None and evaluation.parents.get("policy") in models:
+            found |= {key, evaluation.key}
+    return found
+
+
+def _judged_evaluation(verdict: Manifest, evaluations: Mapping[str, Manifest]) -> Manifest | None:
+    return evaluations.get(verdict.parents.get("policy", "")) if verdict.kind == "gate" else None
 
 
 def promote(store: ArtifactStore, reference: str, alias: str, *, by: str, reason: str) -> tuple[Change, Model]:

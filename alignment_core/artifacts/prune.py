@@ -1,8 +1,9 @@
 """Remove artifacts that no alias and no running process needs.
 
 An artifact is needed if it has an alias now or after a rollback, if a running process has leased it or is building it,
-or if it is an ancestor of such an artifact. All others can be rebuilt from their settings. The page of a run goes with
-its model.
+or if it is an ancestor of such an artifact. So are the gate's verdict on a model with an alias and the evaluation that
+it judged, without which the model would count as not judged. All others can be rebuilt from their settings. The page
+of a run goes with its model.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from pathlib import Path
 from uuid import uuid4
 
 from alignment_core.artifacts.aliases import Aliases
-from alignment_core.artifacts.catalogue import lineage, readable_manifest
+from alignment_core.artifacts.catalogue import catalogue, lineage, readable_manifest
 from alignment_core.artifacts.files import explain_unwritable
 from alignment_core.artifacts.layout import BUILDING, LOCKS, OWN, QUARANTINE, REPORTS, TRASH, check_exists, check_folder
 from alignment_core.artifacts.manifest import MANIFEST
+from alignment_core.artifacts.models import JUDGING, verdicts_on
 from alignment_core.artifacts.store import KEY, ArtifactStore
 from alignment_core.errors import ArtifactError
 
@@ -113,7 +115,11 @@ def _remove_left_locks(store: ArtifactStore) -> None:
 
 
 def _needed(store: ArtifactStore, leased: Iterable[str]) -> set[str]:
-    found = lineage(store, [*leased, *named_keys(store.aliases)])
+    named = set(named_keys(store.aliases))
+    manifests = {
+        entry.artifact.key: entry.manifest for entry in catalogue(store, JUDGING) if entry.manifest is not None
+    }
+    found = lineage(store, [*leased, *named])
     for artifact in found.values():
         if artifact is not None and readable_manifest(artifact) is None:
             raise ArtifactError(
@@ -121,7 +127,7 @@ def _needed(store: ArtifactStore, leased: Iterable[str]) -> set[str]:
                 where=str(artifact.path / MANIFEST),
                 do="Run its pipeline again to rebuild it, or promote another model",
             )
-    return set(found)
+    return set(found) | verdicts_on(named, manifests)
 
 
 def named_keys(aliases: Aliases) -> Iterator[str]:

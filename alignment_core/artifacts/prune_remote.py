@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from alignment_core.artifacts.aliases import Aliases
 from alignment_core.artifacts.layout import ALIASES
+from alignment_core.artifacts.models import verdicts_on
 from alignment_core.artifacts.prune import Unneeded, named_keys
 from alignment_core.artifacts.remote.checkpoints import PREFIX as CHECKPOINTS
 from alignment_core.artifacts.remote.checkpoints import remove_checkpoints
@@ -66,6 +67,7 @@ class _Pruner:
     def __init__(self, store: ArtifactStore, remote: Remote, age: float, dry_run: bool) -> None:
         self._store, self._remote, self._dry_run = store, remote, dry_run
         self._newest = remote.objects.now() - age
+        self._manifests = {found.key: found.manifest for found in remote.artifacts() if found.manifest is not None}
 
     def prune(self) -> list[Unneeded]:
         needed, leased = self._needed()
@@ -76,13 +78,13 @@ class _Pruner:
         return sorted([*removed, *self._prune_checkpoints(leased)], key=lambda item: item.name)
 
     def _needed(self) -> tuple[set[str], set[str]]:
-        """Return the keys that an alias or a lease needs, with their ancestors; and those that a lease names."""
+        """Return the keys that an alias or a lease needs, with ancestors and verdicts; and those that a lease names."""
         # Not the aliases of the store object: those are read once.
         histories = SharedAliases(self._store.root, self._remote)
         if histories.read() is None:
             raise ArtifactError("nothing was removed: the aliases cannot be read", where=self._remote.address)
         leased = live_keys(self._remote.objects)
-        named = named_keys(Aliases(self._store.root / ALIASES, histories))
+        named = set(named_keys(Aliases(self._store.root / ALIASES, histories)))
         found = self._remote.lineage([*leased, *named])
         for key, entry in found.items():
             if entry is not None and entry.manifest is None and not entry.withdrawn:
@@ -92,7 +94,7 @@ class _Pruner:
                     got=entry.fault,
                     do="Run its pipeline again to rebuild it, or promote another model",
                 )
-        return set(found), leased
+        return set(found) | verdicts_on(named, self._manifests), leased
 
     def _keys(self) -> dict[str, _Key]:
         keys: dict[str, _Key] = defaultdict(_Key)

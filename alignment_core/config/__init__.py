@@ -13,12 +13,13 @@ from alignment_core.config.evaluation import (
     LmEvalConfig,
 )
 from alignment_core.config.feedback import ChatConfig, RetrainConfig
-from alignment_core.config.model import LoraConfig, ModelConfig
+from alignment_core.config.model import ANOTHER_BASE, LoraConfig, ModelConfig
 from alignment_core.config.pipeline import PipelineConfig
 from alignment_core.config.sampling import RankConfig, SampleConfig, VllmConfig
 from alignment_core.config.training import RewardConfig, SFTConfig, StepSettings
 
 __all__ = [
+    "ANOTHER_BASE",
     "ChatConfig",
     "ChatEndpointSettings",
     "DataConfig",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pydantic import Field
+from pydantic.json_schema import SkipJsonSchema
 
 from alignment_core.config.base import LoadIn, Name, Settings
 from alignment_core.config.places import Place
@@ -28,6 +29,10 @@ class LoraConfig(Settings):
     """Use weight-decomposed adapters (arXiv 2402.09353). They are slower, and vLLM and llama.cpp cannot load them."""
 
 
+ANOTHER_BASE = {"revision": None, "trust_remote_code": False}
+"""The settings that belong to one base model. Another one that is put in its place has none of them."""
+
+
 class ModelConfig(Settings):
     """The base model that every stage shares."""
 
@@ -36,6 +41,10 @@ class ModelConfig(Settings):
     in an installed Python package or in a wheel (`package:./FILE.whl`). It is unpacked once into the store."""
     revision: str | None = None
     """Branch, tag or commit on the Hub. Resolved to a commit before anything is cached. Unset: the default branch."""
+    trust_remote_code: SkipJsonSchema[bool] = False
+    """Run the code (`*.py`) that `base` brings along, for its model and its tokenizer. Read it first: it can do
+    whatever you can. Its content is part of the cache keys. Only a config file, `--set` or Python can set this, never
+    a form."""
     adapter: Place | None = None
     """Folder or Hub id of a LoRA adapter of the base model to go on from: the starting point of SFT, or of the
     optimizer if SFT is skipped. Adapters then have its shape, and `lora` sets only their dropout. Unset: adapters start

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from pydantic import Field
+from pydantic.json_schema import SkipJsonSchema
 
 from alignment_core.config.base import Fraction, Moments, Settings
 from alignment_core.config.places import Place
@@ -54,6 +55,8 @@ class RewardConfig(StepSettings):
     revision: str | None = None
     """Branch, tag or commit of `model` on the Hub. Resolved to a commit before anything is cached. Unset: the default
     branch."""
+    trust_remote_code: SkipJsonSchema[bool] = False
+    """Run the code (`*.py`) that `model` brings along, as `model.trust_remote_code` does for the base model."""
     chat_template: Place | None = None
     """Chat template for `model`: a Jinja file or the name of a built-in template. Unset: the template of its
     tokenizer."""

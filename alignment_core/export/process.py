@@ -9,7 +9,7 @@ from typing import Any
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from alignment_core.artifacts import ArtifactStore
-from alignment_core.errors import ArtifactError
+from alignment_core.errors import ArtifactError, ModelError
 from alignment_core.export import model_card
 from alignment_core.export.atomic_folder import atomic_folder
 from alignment_core.export.request import Exported, Request
@@ -20,6 +20,8 @@ from alignment_core.processes.module_call import answer_call
 from alignment_core.temporary import temporary_folder
 
 REPORT = "export.json"
+OTHER_CODE = ("gguf", "ollama")
+"""Targets whose programs have their own code for each architecture."""
 
 
 def main() -> None:
@@ -35,7 +37,7 @@ def run(request: Request) -> Exported:
         AlignmentError: the artifact, its base model, the target or the folder is unusable.
     """
     with ArtifactStore(request.store).leases.held([request.key]):
-        return _export(request, open_trained_model(request.store, request.key))
+        return _export(request, open_trained_model(request.store, request.key, trusted=request.trusted))
 
 
 def _export(request: Request, origin: TrainedModel) -> Exported:
@@ -55,6 +57,13 @@ def _export(request: Request, origin: TrainedModel) -> Exported:
 
 
 def _fill(request: Request, origin: TrainedModel, folder: Path, place: Path) -> Exported:
+    if origin.own_code is not None and request.target in OTHER_CODE:
+        raise ModelError(
+            "the base model brings code of its own, which programs that read this format do not run",
+            where=origin.base,
+            got=f"--to {request.target}",
+            do="Export with `--to merged` or `--to adapter`",
+        )
     exported = Exported(target=request.target, key=request.key, place=str(place))
     found: dict[str, Any]
     match request.target:

@@ -27,6 +27,7 @@ class Request(BaseModel):
         repo: `owner/name` on the Hub.
         private: whether a new Hub repository is private.
         quantize: llama.cpp's name of the type of a second, quantized GGUF file; None for none.
+        trusted: whether the user trusts the code that the base model brings along.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -38,6 +39,7 @@ class Request(BaseModel):
     repo: str | None = None
     private: bool = False
     quantize: str | None = None
+    trusted: bool = False
 
 
 class Exported(BaseModel):

@@ -12,6 +12,7 @@ from alignment_core.data.rendering.engine.program import DATE_STRING
 from alignment_core.data.rendering.renderer import Renderer
 from alignment_core.errors import ModelError
 from alignment_core.inference.trained_model import TrainedModel
+from alignment_core.own_code import code_digest, may_run
 from alignment_core.records import Conversation
 
 WITHOUT_BOS = "{%- set bos_token = '' -%}\n"
@@ -37,7 +38,13 @@ PROMPTS: tuple[Conversation, ...] = (
 
 def open_renderer(origin: TrainedModel) -> Renderer:
     """Return a renderer with the tokenizer and template of the training."""
-    return Renderer.of_model(origin.base, origin.revision, chat_template=origin.template, max_length=UNCUT)
+    return Renderer.of_model(
+        origin.base,
+        origin.revision,
+        chat_template=origin.template,
+        max_length=UNCUT,
+        own_code=origin.own_code,
+    )
 
 
 def write_tokenizer_files(origin: TrainedModel, renderer: Renderer, folder: Path) -> None:
@@ -46,7 +53,10 @@ def write_tokenizer_files(origin: TrainedModel, renderer: Renderer, folder: Path
     Raises:
         ModelError: the written tokenizer does not give the same ids as in training.
     """
-    tokenizer = AutoTokenizer.from_pretrained(origin.base, revision=origin.revision, trust_remote_code=False)
+    base, revision = origin.base, origin.revision
+    tokenizer = AutoTokenizer.from_pretrained(
+        base, revision=revision, trust_remote_code=may_run(base, revision, origin.own_code)
+    )
     for template in (renderer.template, WITHOUT_BOS + renderer.template):
         tokenizer.chat_template = template
         if not _differing(tokenizer, renderer):
@@ -60,16 +70,26 @@ def write_tokenizer_files(origin: TrainedModel, renderer: Renderer, folder: Path
     if generation.pad_token_id is None or generation.pad_token_id in renderer.stop_ids:
         generation.pad_token_id = renderer.pad_id
     generation.to_json_file(folder / "generation_config.json", use_diff=True)
-    check_tokenizer_files(folder, renderer)
+    check_tokenizer_files(folder, renderer, written_code(origin, folder))
 
 
-def check_tokenizer_files(folder: Path, renderer: Renderer) -> None:
+def written_code(origin: TrainedModel, folder: Path) -> str | None:
+    """Return the digest of the model's own code in an exported folder, where transformers has copied it, or None."""
+    return None if origin.own_code is None else code_digest(str(folder), None)
+
+
+def check_tokenizer_files(folder: Path, renderer: Renderer, own_code: str | None = None) -> None:
     """Read the folder back and check that token ids and stop tokens are those of the training.
+
+    Args:
+        folder: the folder.
+        renderer: the renderer of the training.
+        own_code: digest of the model's own code in the folder, if it may run.
 
     Raises:
         ModelError: they differ.
     """
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=may_run(str(folder), None, own_code))
     if differing := _differing(tokenizer, renderer):
         raise ModelError(
             "the exported chat template does not render a conversation as in training",

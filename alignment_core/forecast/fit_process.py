@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from alignment_core.config import PipelineConfig
+from alignment_core.config import ANOTHER_BASE, PipelineConfig
 from alignment_core.config_file import check_config
 from alignment_core.errors import AlignmentError
 from alignment_core.forecast.fit import Attempt, Fit
@@ -46,8 +46,13 @@ class _Search:
             if found:
                 break
             self.changes = {}
-            found = self._with_model(Step({"model.base": base, "model.revision": None}, ANOTHER_MODEL))
+            found = self._with_model(Step(self._with_base(base), ANOTHER_MODEL))
         return Fit(device=self.device, card=self.card, attempts=self.attempts, changes=self.changes)
+
+    def _with_base(self, base: str) -> dict[str, Any]:
+        """Return the changes with which another base model takes the place of the settings' own."""
+        own = {name: value for name, value in ANOTHER_BASE.items() if getattr(self.settings.model, name) != value}
+        return {"model.base": base, **{f"model.{name}": value for name, value in {"revision": None, **own}.items()}}
 
     def _with_model(self, first: Step) -> bool:
         """Try a model with everything that makes it need less memory. Return whether it fits."""

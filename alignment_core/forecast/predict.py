@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from alignment_core.execution.stage import StageCall
-from alignment_core.forecast.predictions import Forecast
+from alignment_core.forecast.predictions import Forecast, Prediction, check_memory
 from alignment_core.forecast.remembered import Question
 from alignment_core.processes.module_call import call_module
 
@@ -32,3 +32,24 @@ def predict(calls: Mapping[str, StageCall], to_run: Sequence[str], card: float |
     forecast = Forecast.model_validate(call_module("alignment_core.forecast.process", request, "the prediction"))
     question.remember(forecast)
     return forecast
+
+
+def check_memory_of(plans: Sequence[tuple[Mapping[str, StageCall], Sequence[str]]]) -> None:
+    """Check that stages of several plans fit into the memory of this machine. Their time is not predicted.
+
+    Args:
+        plans: each plan, with the names of the stages to check.
+
+    Raises:
+        TrainingError: as for `check_memory`.
+        AlignmentError: as for `predict`.
+    """
+    dumped = [
+        {"calls": {name: call.model_dump(mode="json") for name, call in calls.items()}, "names": list(names)}
+        for calls, names in plans
+    ]
+    answer = call_module("alignment_core.forecast.plans_process", {"plans": dumped}, "the check of the memory")
+    # The process stops at the first plan that does not fit, so those after it are missing.
+    for (calls, _), found in zip(plans, answer["plans"], strict=False):
+        stages = {name: Prediction.model_validate(stage) for name, stage in found.items()}
+        check_memory(stages, answer["device"], calls)

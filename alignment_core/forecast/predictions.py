@@ -86,17 +86,22 @@ class Forecast(BaseModel):
     made: float
 
 
-def check_memory(forecast: Forecast, calls: Mapping[str, StageCall]) -> None:
+def check_memory(stages: Mapping[str, Prediction], device: str, calls: Mapping[str, StageCall]) -> None:
     """Check that every stage that runs on this machine fits into its memory.
+
+    Args:
+        stages: the predictions by the names of the plan.
+        device: name of the device.
+        calls: the plan.
 
     Raises:
         TrainingError: a stage needs more memory than is available, with any memory settings that may be chosen.
     """
-    for name, stage in forecast.stages.items():
+    for name, stage in stages.items():
         if not stage.fits and calls[name].runtime.pool is None:
             parts = ", ".join(f"{part} {_gib(size)}" for part, size in stage.memory.items() if size)
             raise TrainingError(
-                f"the stage does not fit into the memory of {forecast.device}",
+                f"the stage does not fit into the memory of {device}",
                 where=calls[name].label,
                 got=f"{_gib(stage.peak)} ({parts})",
                 expected=f"at most {_gib(stage.available)}",

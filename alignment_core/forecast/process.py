@@ -12,7 +12,6 @@ from typing import Any
 import psutil
 import torch
 from torch import nn
-from transformers import AutoConfig
 
 from alignment_core.config import LoraConfig
 from alignment_core.data.rendering.renderer import load_tokenizer
@@ -23,9 +22,10 @@ from alignment_core.forecast.data_preview import DataPreview
 from alignment_core.forecast.predictions import Forecast, Prediction
 from alignment_core.forecast.speed_probe import Speed, measure_speed
 from alignment_core.forecast.workload import Work, Workload, calls_judge
-from alignment_core.models.base.loading import base_dtype, choose_device
+from alignment_core.models.base.loading import base_dtype, choose_device, read_config
 from alignment_core.models.memory.architecture import Architecture, Pass
 from alignment_core.models.memory.dry_run import DryRun
+from alignment_core.own_code import OWN_CODE
 from alignment_core.plugin_api import TokenSequence
 from alignment_core.processes.free_memory import resident_memory, share_of
 from alignment_core.processes.module_call import answer_call
@@ -73,7 +73,7 @@ class Predictor:
         if card is None:
             check_cards(self.runtime.gpus, self.runtime.device)
         self.device = choose_device(self.runtime.device) if card is None else torch.device("cuda")
-        self.config = _read_config(self.model["path"], self.model["revision"])
+        self.config = _config_of(self.model)
         if (rows := call.config.get("embedding_rows")) is not None:
             self.config.get_text_config().vocab_size = rows
         if "adapter" in calls:
@@ -93,7 +93,7 @@ class Predictor:
         It consists of the data, the tokenizer, the modules that the first pass imports, and the library code that a
         pass executes. Fake tensors execute none of that code, so a few small real tensors do.
         """
-        load_tokenizer(self.model["path"], self.model["revision"])
+        load_tokenizer(self.model["path"], self.model["revision"], self.model.get(OWN_CODE))
         self.adapter.training([Pass("policy", (TokenSequence((0,) * 16, 8),), 16)], checkpointing=False)
         for dtype in (torch.float32, base_dtype(self.load_in, self.device)):
             states = torch.ones((1, 4, 64, 64), dtype=dtype, requires_grad=True)
@@ -196,22 +196,24 @@ class Predictor:
             self._architecture(work.adapters, work.trained),
             heads=work.heads,
             external_reward=work.external_reward,
+            external_code=work.external_code,
             adamw=work.adamw,
             snapshots=work.snapshots,
             parameters=work.parameters,
         )
 
     def _architecture(self, adapters: tuple[str, ...], trained: tuple[str, ...]) -> Architecture:
-        return Architecture(self.config, self.load_in, self.lora, adapters, (), trained, self.device)
+        code = self.model.get(OWN_CODE)
+        return Architecture(self.config, self.load_in, self.lora, adapters, (), trained, self.device, own_code=code)
 
 
-def _read_config(path: str, revision: str | None) -> Any:
+def _config_of(model: Mapping[str, Any]) -> Any:
     try:
-        return AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
+        return read_config(model["path"], model["revision"], model.get(OWN_CODE))
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(
             "the configuration of the base model cannot be loaded",
-            where=f"model.base {path}",
+            where=f"model.base {model['path']}",
             got=loading_failure(error),
         ) from error
 

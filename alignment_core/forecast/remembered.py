@@ -28,7 +28,7 @@ from alignment_core.processes.fork_client import digest_of
 from alignment_core.processes.free_memory import free_on_cpu, share_of
 from alignment_core.processes.imports import installed_packages
 from alignment_core.processes.start import environment
-from alignment_core.ranks.cards import cards_present
+from alignment_core.ranks.cards import visible_cards
 
 REMEMBERED_SECONDS = 24 * 3600.0
 """The speed of a machine is measured anew after this time."""
@@ -106,4 +106,4 @@ def _machine() -> list[Any]:
     """Return what identifies the machine, since its last start."""
     boot = BOOT.read_text().strip() if BOOT.exists() else ""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return [platform.node(), platform.machine(), boot, affinity, cards_present()]
+    return [platform.node(), platform.machine(), boot, affinity, visible_cards()]

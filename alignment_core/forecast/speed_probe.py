@@ -15,6 +15,7 @@ from alignment_core.models.generation.choice import Sampling
 from alignment_core.models.generation.sampling import generate
 from alignment_core.models.roles.logps import Budget, LanguageModel
 from alignment_core.models.roles.shared_base import Roles
+from alignment_core.own_code import OWN_CODE
 from alignment_core.plugin_api import TokenSequence
 from alignment_core.training.demand import Demand
 
@@ -62,7 +63,9 @@ def measure_speed(
         imports: time in seconds that a stage's process needs for its imports.
     """
     started = time.monotonic()
-    roles = Roles(load_base(model["path"], revision=model["revision"], load_in=load_in, device=device), model["path"])
+    own_code = model.get(OWN_CODE)
+    base = load_base(model["path"], revision=model["revision"], load_in=load_in, device=device, own_code=own_code)
+    roles = Roles(base, model["path"])
     roles.add_new("policy", lora, 0)
     roles.train_only(["policy"])
     start = imports + time.monotonic() - started

@@ -15,6 +15,7 @@ from alignment_core.execution.stage import StageCall
 from alignment_core.forecast.data_preview import DataPreview
 from alignment_core.forecast.ranked import longest, ranked_rows
 from alignment_core.models.roles.classifier import read_classifier_config
+from alignment_core.own_code import OWN_CODE
 from alignment_core.plugin_api import Row
 from alignment_core.registry import load_registry
 from alignment_core.stages import evaluate, sample
@@ -43,6 +44,7 @@ class Work:
         rows: number of rows that the stage reads.
         demand: computes the demand at a token budget.
         external_reward: configuration of `reward.model`, if the stage loads it.
+        external_code: digest of its own code that may run, if any.
         adamw: precision of AdamW's moments, if the stage trains.
         snapshots, parameters: as in `Architecture`.
     """
@@ -56,6 +58,7 @@ class Work:
     adamw: Moments = "32bit"
     snapshots: tuple[str, ...] = ()
     parameters: int = 0
+    external_code: str | None = None
 
 
 class Workload:
@@ -77,7 +80,8 @@ class Workload:
         Raises:
             DataError: the data contain no rows for a stage that trains.
         """
-        return replace(self._of(call), external_reward=_external_reward(call))
+        code = call.inputs.get("reward_model", {}).get(OWN_CODE)
+        return replace(self._of(call), external_reward=_external_reward(call), external_code=code)
 
     def _of(self, call: StageCall) -> Work:
         base = ("policy",) if "sft" in call.reads() else ()
@@ -256,4 +260,4 @@ def calls_judge(call: StageCall) -> bool:
 
 def _external_reward(call: StageCall) -> PretrainedConfig | None:
     place = call.inputs.get("reward_model")
-    return None if place is None else read_classifier_config(place["path"], place["revision"])
+    return None if place is None else read_classifier_config(place["path"], place["revision"], place.get(OWN_CODE))

@@ -16,6 +16,7 @@ from alignment_core.models.generation.choice import Sampling
 from alignment_core.models.generation.sampling import generate
 from alignment_core.models.roles.logps import Budget
 from alignment_core.models.roles.shared_base import Roles
+from alignment_core.own_code import OWN_CODE
 from alignment_core.records import Message
 
 ROLE = "policy"
@@ -65,6 +66,7 @@ class LoadedModel:
             load_in=config["load_in"],
             device=choose_device(device),
             rows=config.get("embedding_rows"),
+            own_code=place.get(OWN_CODE),
         )
         self._roles = Roles(base, place["path"], place["revision"])
         if parts.adapter is None:
@@ -75,19 +77,21 @@ class LoadedModel:
         self.model: Any = base
 
     @classmethod
-    def open(cls, store: Path, key: str, device: str = "auto") -> LoadedModel:
+    def open(cls, store: Path, key: str, device: str = "auto", *, trusted: bool = False) -> LoadedModel:
         """Load a trained model after verifying its files and its base model.
 
         Args:
             store: folder of the artifact store.
             key: key of an `sft` or `optimize` artifact.
             device: `auto`, `cpu`, `cuda` or `cuda:N`.
+            trusted: whether the user trusts the code that the base model brings along.
 
         Raises:
+            ConfigError: the base model brings code of its own, which is not trusted.
             ArtifactError: there is no such artifact, or it is not a model.
             ModelError: the base model is gone, or has changed since the adapter was trained.
         """
-        return cls(ModelParts.of_artifact(open_trained_model(store, key).folder), device)
+        return cls(ModelParts.of_artifact(open_trained_model(store, key, trusted=trusted).folder), device)
 
     def generate(self, prompt: str | Sequence[Message], **settings: Any) -> str:
         """Return the model's answer.
@@ -132,7 +136,7 @@ class LoadedModel:
             if on_text is not None:
                 on_text(self._text(tokens))
 
-        def on_step(_: int) -> None:
+        def on_step(_: float) -> None:
             if stopping is not None and stopping():
                 raise _Stop
 

@@ -12,13 +12,14 @@ from pydantic import BaseModel, ConfigDict
 from alignment_core.artifacts import ArtifactStore
 from alignment_core.artifacts.manifest import read_manifest
 from alignment_core.artifacts.models import find_model
+from alignment_core.own_code import check_consent
 
 
 class ModelParts(BaseModel):
     """A base model, how conversations are rendered for it, and the adapter in its layers.
 
     Attributes:
-        place: `path` and `revision` of the base model.
+        place: the base model, as in the inputs of a stage.
         config: the configuration of a stage that loads it: precision, chat template, maximum length.
         adapter: folder of the adapter; None for the base model as it is.
     """
@@ -55,17 +56,21 @@ class NamedModel:
     parts: ModelParts
 
 
-def trained_model(store: ArtifactStore, reference: str, run: str | None = None) -> NamedModel:
+def trained_model(store: ArtifactStore, reference: str, run: str | None = None, *, trusted: bool = False) -> NamedModel:
     """Return a trained model of the store.
 
     Args:
         store: the artifact store.
         reference: an alias, the name of a run, a key, a key prefix, or `latest`.
         run: `latest` is the newest aligned model of this run. None: of all runs.
+        trusted: whether the settings trust the code that the base model brings along.
 
     Raises:
+        ConfigError: the base model brings code of its own, which is not trusted.
         ArtifactError: there is no such model.
     """
     artifact = find_model(store, reference, run=run).entry.artifact
     label = f"{reference}: {artifact.kind}/{artifact.key[:8]}"
-    return NamedModel(artifact.key, label, ModelParts.of_artifact(artifact.path))
+    parts = ModelParts.of_artifact(artifact.path)
+    check_consent(parts.place, trusted=trusted, do="set `model.trust_remote_code: true`")
+    return NamedModel(artifact.key, label, parts)

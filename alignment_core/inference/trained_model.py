@@ -12,8 +12,10 @@ from alignment_core.artifacts.catalogue import PROMOTABLE
 from alignment_core.artifacts.sharing import Logged, obtain
 from alignment_core.errors import ArtifactError, ModelError
 from alignment_core.models.base.identity import model_identity
+from alignment_core.own_code import OWN_CODE, check_consent
 
 TEMPLATE = "chat_template.jinja"
+TRUST = "add `--trust-remote-code` (in Python: `trust_remote_code=True`)"
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class TrainedModel:
         store: folder of the artifact store.
         base: folder or Hub id of the base model.
         revision: the Hub commit; None for a folder.
+        own_code: digest of the base model's own code that may run; None: none may.
     """
 
     artifact: Artifact
@@ -33,6 +36,7 @@ class TrainedModel:
     store: Path
     base: str
     revision: str | None
+    own_code: str | None
 
     @property
     def folder(self) -> Path:
@@ -56,11 +60,17 @@ class TrainedModel:
         return self.revision is None
 
 
-def open_trained_model(store: Path, key: str) -> TrainedModel:
+def open_trained_model(store: Path, key: str, *, trusted: bool = False) -> TrainedModel:
     """Return the adapter with this key after verifying all its files and its base model.
+
+    Args:
+        store: folder of the artifact store.
+        key: key of an `sft` or `optimize` artifact.
+        trusted: whether the user trusts the code that the base model brings along.
 
     Raises:
         ArtifactError: there is no such artifact, or it is not an SFT model or a policy.
+        ConfigError: the base model brings code of its own, which is not trusted.
         ModelError: the base model is missing or has changed.
     """
     artifact = obtain(ArtifactStore(store), key, Logged())
@@ -80,11 +90,13 @@ def open_trained_model(store: Path, key: str) -> TrainedModel:
         )
     manifest = artifact.manifest()
     model = manifest.inputs["model"]
-    identity = model_identity(model["path"], model["revision"])
-    if identity.weights != manifest.config["base"] or identity.tokenizer != manifest.config["tokenizer"]:
+    check_consent(model, trusted=trusted, do=TRUST)
+    identity = model_identity(model["path"], model["revision"], trusted=OWN_CODE in model)
+    trained_on = (manifest.config["base"], manifest.config["tokenizer"], manifest.config.get(OWN_CODE))
+    if (identity.weights, identity.tokenizer, identity.own_code) != trained_on:
         raise ModelError(
             "the base model is no longer the one that the adapter was trained on",
             where=str(model["path"]),
-            do="Restore the weights and tokenizer, or train again",
+            do="Restore the weights, tokenizer and code, or train again",
         )
-    return TrainedModel(artifact, manifest, store, model["path"], model["revision"])
+    return TrainedModel(artifact, manifest, store, model["path"], model["revision"], identity.own_code)

@@ -99,7 +99,7 @@ class _Artifacts:
             found[start.kind] = start
         found["optimize"] = policy
         if evaluation is not None:
-            found |= {"evaluate": evaluation, **self._judged(evaluation)}
+            found |= {"evaluate": evaluation, **self._verdicts_on(evaluation)}
         return found
 
     def _parent(self, manifest: Manifest, role: str) -> Manifest | None:
@@ -111,7 +111,8 @@ class _Artifacts:
         own = [each for each in found if self._of_policy["head_to_head", each.key]]
         return next(iter(own or found), None)
 
-    def _judged(self, evaluation: Manifest) -> dict[str, Manifest]:
+    def _verdicts_on(self, evaluation: Manifest) -> dict[str, Manifest]:
+        """Return the comparisons of the evaluated model with others, and the verdict of the gate on it."""
         found: dict[str, Manifest] = {}
         for versus in self._of_policy["head_to_head", evaluation.key]:
             rival = self._parent(versus, "opponent")

@@ -15,8 +15,9 @@ from alignment_core.models.base.base_checks import (
     check_precision,
     rows_to_add,
 )
-from alignment_core.models.base.identity import ModelIdentity, model_identity
+from alignment_core.models.base.identity import ModelIdentity, model_file, model_identity, read_json
 from alignment_core.models.base.target_names import check_target_names
+from alignment_core.own_code import refuse_unknown
 from alignment_core.planning.unpacked_base import WHERE, UnpackedBase, unpacked_base
 
 
@@ -54,7 +55,10 @@ def find_base(settings: ModelConfig, store: Path) -> Base:
     """
     template = resolve_chat_template(settings.chat_template)
     unpacked = unpacked_base(settings, store)
-    model = model_identity(settings.base if unpacked is None else str(unpacked.folder), settings.revision, WHERE)
+    place = settings.base if unpacked is None else str(unpacked.folder)
+    model = model_identity(place, settings.revision, WHERE, trusted=settings.trust_remote_code)
+    if not settings.trust_remote_code:
+        refuse_unknown(read_json(model_file(model, "config.json")), model.path, WHERE)
     check_no_adapter(model, WHERE, settings.adapter)
     check_files(model, WHERE)
     check_precision(model, settings.load_in, WHERE)

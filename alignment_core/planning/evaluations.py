@@ -15,6 +15,7 @@ from alignment_core.execution.stage import StageCall
 from alignment_core.feedback.data_source import pin_source
 from alignment_core.models.base.gguf_file import ORIGIN
 from alignment_core.models.base.identity import ModelIdentity, model_identity
+from alignment_core.own_code import OWN_CODE, check_consent
 from alignment_core.planning.external_reward import ExternalReward
 from alignment_core.planning.lm_eval import lm_eval_call
 from alignment_core.planning.stage_calls import ROWS, StageCalls
@@ -261,14 +262,18 @@ class _Planner:
             )
         manifest, ours = entry.manifest, self.calls
         config = {**manifest.config}
-        shared = {**ours.model_settings(), ROWS: ours.rows}
+        shared = {**ours.model_settings(), ROWS: ours.rows, OWN_CODE: ours.model.own_code}
         same = all(config.get(name) == value for name, value in shared.items() if name != "load_in")
         return _Promoted(manifest, ours if same else self._on_its_own_base(manifest), same)
 
     def _on_its_own_base(self, manifest: Manifest) -> StageCalls:
         config, where = manifest.config, manifest.inputs["model"]
-        found: ModelIdentity = model_identity(where["path"], where["revision"])
-        if (found.weights, found.tokenizer) != (config["base"], config["tokenizer"]):
+        trusted = self.config.model.trust_remote_code
+        check_consent(where, trusted=trusted, do="set `model.trust_remote_code: true`")
+        # If its artifact names no code, none was run to train it.
+        found: ModelIdentity = model_identity(where["path"], where["revision"], trusted=trusted and OWN_CODE in where)
+        trained_on = (config["base"], config["tokenizer"], config.get(OWN_CODE))
+        if (found.weights, found.tokenizer, found.own_code) != trained_on:
             raise ArtifactError(
                 f"the base model of the `{PRODUCTION}` model has changed since it was trained",
                 where=where["path"],

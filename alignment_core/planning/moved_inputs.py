@@ -12,6 +12,7 @@ from alignment_core.execution.stage import StageCall
 from alignment_core.feedback.data_source import source_key
 from alignment_core.models.base.adapter_identity import adapter_identity
 from alignment_core.models.base.identity import model_identity
+from alignment_core.own_code import OWN_CODE
 from alignment_core.planning.stage_calls import VERSIONS
 from alignment_core.registry import Registry
 
@@ -42,8 +43,15 @@ def check_moved(call: StageCall, registry: Registry) -> None:
                 expected=planned,
                 do="Install the same version on both",
             )
+    _refuse_code(call)
     _check_models(call)
     _check_data(call)
+
+
+def _refuse_code(call: StageCall) -> None:
+    """Refuse a call that names code to run: it came through Prefect, where anybody who sees the pages may write one."""
+    if any(OWN_CODE in call.inputs.get(name, {}) for name in ("model", "reward_model")):
+        raise ConfigError("the code of a model is not run for another machine", where=call.label, do="Remove `where`")
 
 
 def _plugins(call: StageCall, registry: Registry) -> Iterator[tuple[str, Any, Any]]:

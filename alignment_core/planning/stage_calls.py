@@ -19,6 +19,7 @@ from alignment_core.models.base.adapter_identity import AdapterIdentity
 from alignment_core.models.base.base_checks import check_positions
 from alignment_core.models.base.gguf_file import ORIGIN
 from alignment_core.models.base.identity import ModelIdentity
+from alignment_core.own_code import OWN_CODE, SETTING
 from alignment_core.planning.base_model import find_base
 from alignment_core.planning.external_reward import ExternalReward, external_reward
 from alignment_core.planning.unpacked_base import BASE, VERSION, WHERE
@@ -155,6 +156,7 @@ class StageCalls:
             "tokenizer": self.model.tokenizer,
             **self.template_settings(),
             "max_length": self.max_length,
+            **self.model.code(),
         }
         if plugins := self._format_plugins(data):
             config["plugins"] = plugins
@@ -175,6 +177,7 @@ class StageCalls:
             "adapter": self.start.content,
             "dropout": self.lora.dropout,
             **self._resized(),
+            **self.model.code(),
         }
         place = {"path": self.start.path, "revision": self.start.revision, "base": self.start.named_base}
         return self.call("adapter", config, {}, inputs={"adapter": place})
@@ -198,7 +201,7 @@ class StageCalls:
             ConfigError: it was not.
         """
         trained, ours = artifact.manifest().config, self.model_settings()
-        if any(trained.get(name) != ours.get(name) for name in ("base", "tokenizer", "chat_template", ROWS)):
+        if any(trained.get(name) != ours.get(name) for name in ("base", "tokenizer", "chat_template", ROWS, OWN_CODE)):
             raise ConfigError(
                 "the base model, tokenizer or chat template of this artifact differs from the settings",
                 where="model",
@@ -232,6 +235,7 @@ class StageCalls:
             "load_in": self.load_in,
             "max_length": self.max_length,
             **self._resized(),
+            **self.model.code(),
             **fields,
         }
 
@@ -273,7 +277,7 @@ class StageCalls:
             standing: keys of existing artifacts that it reads and that this run does not make, by role.
             external: the existing reward model that it loads, if any.
         """
-        place = {"path": self.model.path, "revision": self.model.revision, **self.origin}
+        place = {**self.model.place(), **self.origin}
         inputs = {"model": place, **(inputs or {})}
         standing = {**(standing or {}), **({} if self.base_key is None else {BASE: self.base_key})}
         if external is not None:
@@ -300,8 +304,9 @@ def _check_shared(config: PipelineConfig) -> None:
     """Check that there is a remote if stages run on other machines, which find there what the stages read.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none, or stages that would run the code of a model are not in processes of this machine.
     """
+    _check_trust(config)
     if config.where and ArtifactStore(config.store, config.remote).remote is None:
         raise ConfigError(
             "stages run in other work pools, and no remote is set over which they get and give artifacts",
@@ -309,3 +314,25 @@ def _check_shared(config: PipelineConfig) -> None:
             got=", ".join(f"{stage}: {pool}" for stage, pool in config.where.items()),
             do="Set `remote` to a bucket or folder that all machines reach, or remove `where`",
         )
+
+
+def _check_trust(config: PipelineConfig) -> None:
+    """Check that the code of a model runs only in the processes of stages, on the machine whose user trusts it.
+
+    Raises:
+        ConfigError: it would run in the flow's process, or on other machines, which read stages from Prefect.
+    """
+    trusting = [name for name in ("model", "reward") if getattr(getattr(config, name), SETTING)]
+    if not trusting:
+        return
+    for name, unfit, do in (
+        ("isolation", config.isolation == "inline", "Set `isolation: process`"),
+        ("where", bool(config.where), "Remove `where`"),
+    ):
+        if unfit:
+            raise ConfigError(
+                "the code of a model runs only in the processes of stages on this machine",
+                where=name,
+                got=f"{trusting[0]}.{SETTING}: true",
+                do=f"{do}, or `{SETTING}`",
+            )

@@ -20,6 +20,5 @@ def untouched_base(config: PipelineConfig, registry: Registry) -> NamedModel:
         ConfigError, ModelError: the model does not exist, or cannot be used as the settings ask.
     """
     calls = StageCalls.from_config(config, registry)
-    place = {"path": calls.model.path, "revision": calls.model.revision}
-    parts = ModelParts(place=place, config=calls.model_settings(), adapter=None)
+    parts = ModelParts(place=calls.model.place(), config=calls.model_settings(), adapter=None)
     return NamedModel(calls.model.weights, f"{BASE}: {calls.model.name}", parts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
@@ -23,35 +24,53 @@ def call_module(module: str, request: Mapping[str, Any], what: str) -> dict[str,
         what: what the module does, for error messages.
 
     Raises:
-        AlignmentError: the error that the process raised, or `StageCrashed` if the process crashed.
+        AlignmentError: the error that the process raised, or `StageCrashed` if the process crashed, or code of a model
+            or of a plugin ended it.
     """
-    with tempfile.TemporaryFile() as log, tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as stdout:
+    with tempfile.TemporaryFile() as log, tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as told:
         stdin.write(json.dumps(request).encode())
         stdin.seek(0)
-        child = start_module(module, stdin=stdin.fileno(), stdout=stdout.fileno(), stderr=log.fileno())
+        output = log.fileno()
+        child = start_module(module, stdin=stdin.fileno(), stdout=output, stderr=output, passed=(told.fileno(),))
         try:
             returncode = child.wait()
         except BaseException:
             child.kill()
             child.wait()
             raise
-        if returncode != 0:
-            log.seek(max(0, log.seek(0, 2) - LAST_LOG_BYTES))
-            last = log.read().decode(errors="replace").strip()
+        told.seek(0)
+        line = told.read()
+        log.seek(max(0, log.seek(0, 2) - LAST_LOG_BYTES))
+        last = log.read().decode(errors="replace").strip()
+    if not line.endswith(b"\n"):
+        if returncode < 0 or "Traceback (most recent call last)" in last:
             raise StageCrashed("the process crashed", where=what, got=f"exit code {returncode}", do=last)
-        stdout.seek(0)
-        lines = stdout.read().splitlines()
-    answer: dict[str, Any] = json.loads(lines[-1])
+        raise _ended_itself(what, returncode, last)
+    answer: dict[str, Any] = json.loads(line)
     if "error" in answer:
         raise AlignmentError.from_json(answer["error"])
     return answer
 
 
 def answer_call(run: Callable[[dict[str, Any]], Mapping[str, Any]]) -> None:
-    """Answer the request of `call_module` on stdin with the result of `run`."""
-    request = json.loads(sys.stdin.read())
+    """Answer the request of `call_module` on stdin with the result of `run`.
+
+    The answer has a file of its own, because libraries, plugins and the code of a model print to stdout.
+    """
+    request, told = json.loads(sys.stdin.read()), int(sys.argv[1])
     try:
         answer = dict(run(request))
     except AlignmentError as error:
         answer = {"error": error.to_json()}
-    print(json.dumps(answer))
+    with os.fdopen(told, "w", encoding="utf-8") as file:
+        file.write(json.dumps(answer) + "\n")
+
+
+def _ended_itself(what: str, returncode: int, last: str) -> AlignmentError:
+    line = last.rpartition("\n")[2]
+    return AlignmentError(
+        "the process was ended by code that runs in it, of a model or of a plugin, before it answered",
+        where=what,
+        got=f"exit code {returncode}{f' after {line!r}' if line else ''}",
+        do="Use another model or plugin, or report it to its author",
+    )

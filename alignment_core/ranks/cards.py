@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import ctypes
 import os
+from itertools import takewhile
 
 from alignment_core.errors import ConfigError
 
 
-def cards_present() -> int:
-    """Return how many NVIDIA GPUs this machine lets its processes see."""
+def visible_cards() -> list[str]:
+    """Return the NVIDIA GPUs that this machine lets its processes see, by their names in CUDA_VISIBLE_DEVICES.
+
+    As in CUDA, what follows a number that no card has is ignored. Whether a card has a name such as `GPU-8a` or
+    `MIG-1f` is not checked.
+    """
+    present = _present()
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is None or not present:
+        return [str(number) for number in range(present)]
+    named = [name for name in map(str.strip, chosen.split(",")) if name]
+    return list(takewhile(lambda name: name.startswith(("GPU-", "MIG-")) or name in map(str, range(present)), named))
+
+
+def _present() -> int:
     try:
         library = ctypes.CDLL("libnvidia-ml.so.1")
         count = ctypes.c_uint()
@@ -17,18 +31,7 @@ def cards_present() -> int:
             return 0
     except (OSError, AttributeError):
         return 0
-    named = named_cards()
-    return count.value if named is None else min(count.value, len(named))
-
-
-def named_cards() -> list[str] | None:
-    """Return the cards that CUDA_VISIBLE_DEVICES names, or None if it is not set. CUDA ignores what follows a -1."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is None:
-        return None
-    named = [name.strip() for name in visible.split(",")]
-    usable = named[: named.index("-1")] if "-1" in named else named
-    return [name for name in usable if name]
+    return count.value
 
 
 def check_cards(gpus: int, device: str) -> None:
@@ -43,7 +46,7 @@ def check_cards(gpus: int, device: str) -> None:
     """
     if gpus == 1 or device == "cpu":
         return
-    present = cards_present()
+    present = len(visible_cards())
     if gpus > present:
         raise ConfigError(
             "the machine has fewer cards than a stage shall use",

@@ -7,7 +7,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from alignment_core.reporting.scales import Scale, frame, labels, limits, short, ticks
-from alignment_core.reporting.svg import CHARACTER, WIDTH, Chart, anchor_of, fitted, marker, style, tag, text
+from alignment_core.reporting.svg import (
+    CHARACTER,
+    WIDTH,
+    Chart,
+    anchor_of,
+    fitted,
+    marker,
+    style,
+    tag,
+    text,
+    told_apart,
+)
 
 ROW, AXIS = 40.0, 26.0
 """Height of one estimate, and of the axis below all."""
@@ -75,7 +86,10 @@ def interval_chart(
         marks.append(text(at, bottom + 16, name, text_anchor=anchor))
     if equal:
         marks += [tag("line", x1=x(equal[0]), x2=x(equal[0]), y1=top, y2=end, class_="equal") for top, end in tracks]
-    marks += [_row(one, x, ROW * place) for place, one in enumerate(found)]
+    names = [one.name for one in found]
+    if any(fitted(one.name, _room(one)) != one.name for one in found):
+        names = told_apart(names)
+    marks += [_row(one, name, x, ROW * place) for place, (one, name) in enumerate(zip(found, names, strict=True))]
     told = "; ".join(f"{one.name} {one.text}" for one in found)
     return Chart(
         title=title,
@@ -88,11 +102,15 @@ def interval_chart(
     )
 
 
-def _row(one: Interval, x: Scale, top: float) -> str:
+def _room(one: Interval) -> float:
+    """Return the width beside the text of an estimate."""
+    return WIDTH - 2 * EDGE - len(one.text) * CHARACTER
+
+
+def _row(one: Interval, name: str, x: Scale, top: float) -> str:
     y = top + 28
-    room = WIDTH - 2 * EDGE - len(one.text) * CHARACTER
     marks = [
-        text(EDGE, top + 15, fitted(one.name, room), class_="name"),
+        text(EDGE, top + 15, fitted(name, _room(one)), class_="name"),
         text(WIDTH - EDGE, top + 15, one.text, text_anchor="end", class_="value"),
     ]
     if one.bounded:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
@@ -85,6 +86,16 @@ def fitted(shown: str, width: float) -> str:
     """Return the text, cut to about this width."""
     room = max(int(width / CHARACTER), 1)
     return shown if len(shown) <= room else f"{shown[: room - 1]}…"
+
+
+def told_apart(names: Sequence[str]) -> list[str]:
+    """Return names without the words that all names of several words share, for a place where they are too long."""
+    words = [name.split() for name in names]
+    several = [set(each) for each in words if len(each) > 1]
+    common = set.intersection(*several) if len(several) > 1 else set()
+    return [
+        " ".join(word for word in each if word not in common) or name for name, each in zip(names, words, strict=True)
+    ]
 
 
 def style(series: int) -> str:

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
 from alignment_core.errors import ModelError, loading_failure
 from alignment_core.execution.stage import Job, Stage
 from alignment_core.models.base.adapter_identity import WEIGHTS
+from alignment_core.models.base.loading import bare_model, read_config
 from alignment_core.models.base.unusable import ADAPTER_CONFIG
 from alignment_core.models.roles.adapters import Adapters
+from alignment_core.own_code import OWN_CODE
 from alignment_core.planning.pipeline import VERSIONS
 
 
@@ -45,16 +47,16 @@ def check_fit(place: Mapping[str, Any], model: Mapping[str, Any]) -> Path:
 
     Args:
         place: `path` and `revision` of the adapter.
-        model: `path` and `revision` of the base model.
+        model: the base model, as in the inputs of a stage.
 
     Raises:
         ModelError: it does not fit, or the configuration of the base model does not load.
     """
     folder = _folder(place)
     try:
-        config = AutoConfig.from_pretrained(model["path"], revision=model["revision"], trust_remote_code=False)
+        config = read_config(model["path"], model["revision"], model.get(OWN_CODE))
         with torch.device("meta"):
-            bare = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+            bare = bare_model(AutoModelForCausalLM, config, model.get(OWN_CODE))
     except (OSError, ValueError, KeyError) as error:
         reason = loading_failure(error)
         raise ModelError("the base model does not load", where=f"model.base {model['path']}", got=reason) from error

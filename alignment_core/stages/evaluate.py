@@ -25,6 +25,7 @@ from alignment_core.evaluation.response_metrics import (
 from alignment_core.execution.stage import Job, Stage
 from alignment_core.planning.pipeline import VERSIONS
 from alignment_core.plugin_api import Conversation, Rollout, Row, TokenSequence
+from alignment_core.progress import Work
 from alignment_core.registry import load_registry
 from alignment_core.stages.head_to_head import RESPONSES, SAFETY
 from alignment_core.stages.shared.context import StageContext, open_data, require_rows
@@ -47,12 +48,33 @@ def run(job: Job) -> dict[str, Any]:
     if context.rewarded:
         context.add_reward()
     running = context.run(Rows())
+    votes = read_dataset(job.parents[NEW_VOTES]).held_out if NEW_VOTES in job.parents else None
+    running.work = Work(job.progress, _all_work(data.held_out, votes, context))
     metrics = measure(running, data.held_out) | _on_prompts(running, data, context) | context.reward_metrics()
-    if NEW_VOTES in job.parents:
-        votes = read_dataset(job.parents[NEW_VOTES]).held_out
+    if votes is not None:
         counts = {"preferences": len(votes.preferences), "feedback": len(votes.feedback)}
         metrics[NEW_VOTES] = counts | implicit_rewards(running, votes)
+    running.work.end()
     return metrics
+
+
+def _all_work(split: Split, votes: Split | None, context: StageContext) -> int:
+    """Return how many sequences are read, responses are sampled and scores are given."""
+    settings, evaluators = _settings(context.job), len(context.job.call.config["evaluators"])
+    prompts = min(len(split.prompts), settings.max_prompts)
+    if "safety" in context.job.parents:
+        safety = read_dataset(context.job.parents["safety"])
+        prompts_of_safety = len(safety.train.prompts) + len(safety.held_out.prompts)
+    else:
+        prompts_of_safety = 0
+    by_two = sum(2 * len(each.preferences) + len(each.feedback) for each in (split, votes) if each is not None)
+    per_response = 1 + int(context.rewarded) + evaluators
+    # Policy and reference read judged responses, and those that were sampled.
+    return len(split.demonstrations) + 2 * (by_two + prompts) + per_response * (prompts + prompts_of_safety)
+
+
+def _settings(job: Job) -> EvaluationConfig:
+    return EvaluationConfig.model_validate(job.call.config["evaluation"])
 
 
 def measure(running: Run, split: Split) -> dict[str, Any]:
@@ -79,7 +101,7 @@ def implicit_rewards(running: Run, judged: Split) -> dict[str, Any]:
 
 def _on_prompts(running: Run, data: Dataset, context: StageContext) -> dict[str, Any]:
     job = context.job
-    settings = EvaluationConfig.model_validate(job.call.config["evaluation"])
+    settings = _settings(job)
     prompts = require_rows(data.held_out.prompts, "held-out prompts", job)[: settings.max_prompts]
     answers = _answer(context, running, settings, prompts, data.held_out)
     metrics: dict[str, Any] = {"prompts": len(prompts)}
@@ -150,6 +172,8 @@ def _answer(
         evaluator = registry.evaluator(raw)
         scores = context.job.ranks.from_first("scores", partial(scores_of, evaluator, _cases(prompts, answers)))
         answers.scores[evaluator.name] = scores
+        if running.work is not None:
+            running.work.add(len(scores))
         if lost := sum(score is None for score in scores):
             context.job.progress.warn(f"`{evaluator.name}` gave no score to {lost} of {len(scores)} responses")
     return answers

@@ -50,7 +50,7 @@ def run(job: Job) -> dict[str, Any]:
             where=job.call.label,
             do="Evaluate both on the same held-out prompts: use the same sources and `held_out_fraction`",
         )
-    verdicts, facts = _judged(job, pairs)
+    verdicts, facts = _verdicts(job, pairs)
     with (job.out / VERDICTS).open("w", encoding="utf-8") as file:
         for i, pair in enumerate(pairs):
             texts = {"prompt": pair.prompt, "response": pair.ours["response"], "opponent": pair.theirs["response"]}
@@ -95,7 +95,7 @@ def _lines(path: Path) -> list[Line]:
         return [json.loads(line) for line in file]
 
 
-def _judged(job: Job, pairs: Sequence[Pair]) -> tuple[dict[str, list[int | None]], dict[str, Any]]:
+def _verdicts(job: Job, pairs: Sequence[Pair]) -> tuple[dict[str, list[int | None]], dict[str, Any]]:
     """Return each judge's verdict on every pair (None: no verdict), and statistics about the judging."""
     verdicts: dict[str, list[int | None]] = {}
     facts: dict[str, Any] = {}

@@ -9,6 +9,7 @@ from typing import Any
 from alignment_core.execution.stage import Job, Stage
 from alignment_core.models.roles.logps import Budget
 from alignment_core.planning.pipeline import VERSIONS
+from alignment_core.progress import Work
 from alignment_core.stages.shared.ai_rater import SCORES, TEXTS
 from alignment_core.stages.shared.context import ExternalRewardModel, open_renderer
 from alignment_core.stages.shared.memory_fit import initial_token_budget
@@ -26,9 +27,10 @@ def run(job: Job) -> dict[str, Any]:
         scores, facts = score_texts(job, REWARD, texts), {}
     else:
         external = ExternalRewardModel.load(job, open_renderer(job))
-        read = external.reader(Budget(initial_token_budget(job.call.runtime), job.ranks)).scores(
-            [(tuple(prompt), response) for prompt, response in texts]
-        )
+        budget, work = Budget(initial_token_budget(job.call.runtime), job.ranks), Work(job.progress, len(texts))
+        budget.on_pass = work.begin
+        read = external.reader(budget).scores([(tuple(prompt), response) for prompt, response in texts])
+        work.end()
         scores, facts = read.tolist(), {"reward_texts_cut": external.cross_tokenizer.truncated}
     left = iter([None if math.isnan(score) else score for score in scores])
     with (job.out / SCORES).open("w", encoding="utf-8") as file:

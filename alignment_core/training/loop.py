@@ -250,7 +250,8 @@ def accumulate(
     for weight in weights:
         weight.grad = None
     sums: dict[str, Tensor | float] = {}
-    state = {name: id(value) for name, value in run.state.items()}
+    shared = run.budget.ranks.size > 1
+    state = _identities(run) if shared else None
     for index, micro in enumerate(_micro_batches(batch, run)):
         if run.progress.stopping:
             raise Stopped(f"stopped in step {run.step + 1}")
@@ -259,13 +260,17 @@ def accumulate(
         torch.manual_seed(seed_of(run.seed, "dropout", run.step, place))
         for name, part in _learn(objective, run, micro, loss_scale).items():
             sums[name] = sums.get(name, 0.0) + part
-    if run.budget.ranks.size > 1 and state != {name: id(value) for name, value in run.state.items()}:
+    if shared and state != _identities(run):
         raise PluginError(
             "`loss` changes `run.state`, which the other processes of the stage do not see",
             where=method_of(objective, "loss"),
             do="Change it in `batches`, from `run.metrics`, or set `gpus: 1`",
         )
     return _numbers(sums, run.device)
+
+
+def _identities(run: Run) -> dict[str, int]:
+    return {name: id(value) for name, value in run.state.items()}
 
 
 def _numbers(values: Mapping[str, Tensor | float], device: torch.device) -> dict[str, float]:

@@ -18,7 +18,7 @@ from alignment_core.models.generation.engine import Engine, OwnEngine
 from alignment_core.models.roles.logps import Budget, LanguageModel, ScalarModel
 from alignment_core.models.roles.shared_base import Roles
 from alignment_core.plugin_api import Rollout, Row, TokenLogps
-from alignment_core.progress import Progress, Stopped
+from alignment_core.progress import Progress, Stopped, Work
 from alignment_core.seeds import seed_of
 from alignment_core.training.reference import CachedReference
 from alignment_core.training.rewards import Judge, Rewards, ValueInUnits, filled
@@ -55,9 +55,10 @@ class Run:
     logged_fresh_logps: bool = False
     sampled: Counter[str] = field(default_factory=Counter)
     snapshot_names: Sequence[str] = ()
+    work: Work | None = None
 
     def __post_init__(self) -> None:
-        self.budget.on_halved, self.budget.on_pass = self.warn, self._stop_if_asked
+        self.budget.on_halved, self.budget.on_pass = self.warn, self._before_pass
         self.snapshots = Snapshots(self.roles, self.snapshot_names)
         self.policy = self._language_model("policy")
         self.reference: Any = Undeclared("reference")
@@ -179,8 +180,10 @@ class Run:
             [prompt.sequences["prompt"] for prompt in repeated],
             Sampling(max_new_tokens, temperature, top_p, top_k, logps),
             keys,
-            on_step=lambda done: self._report_sampled("responses", done, len(repeated)),
+            on_step=lambda done: self._while_sampling(done, len(repeated)),
         )
+        if self.work is not None:
+            self.work.add(len(found))
         self.sampled.update(responses=len(found), slow=sum(one.slow for one in found))
         stops = set(self.vocabulary.stop_ids)
         return [
@@ -217,13 +220,17 @@ class Run:
             seen[prompt.id] += 1
         return keys
 
-    def _report_sampled(self, unit: str, done: int, total: int) -> None:
+    def _while_sampling(self, done: float, total: int) -> None:
         if self.progress.stopping:
-            raise Stopped(f"stopped after {done} of {total} {unit}")
+            raise Stopped(f"stopped after {int(done)} of {total} responses")
+        if self.work is not None:
+            self.work.at(done)
 
-    def _stop_if_asked(self) -> None:
+    def _before_pass(self, sequences: int) -> None:
         if self.progress.stopping:
             raise Stopped(f"stopped after step {self.step}")
+        if self.work is not None:
+            self.work.begin(sequences)
 
     def judge(self, setting: str, rollouts: Sequence[Rollout]) -> list[float]:
         """Return the score of each response from the evaluator that `setting` chooses.

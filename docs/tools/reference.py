@@ -77,7 +77,8 @@ def settings_page() -> Iterator[str]:
     yield ""
     yield (
         "A config file is YAML with these settings. Every setting can also be changed on the command line "
-        "(`--set optimizer.beta=0.2`), in the run form, and from Python. An unknown setting is an error. "
+        "(`--set optimizer.beta=0.2`), in the run form (`trust_remote_code` excepted), and from Python. An unknown "
+        "setting is an error. "
         "Environment variables are written `${NAME}`."
     )
     yield ""

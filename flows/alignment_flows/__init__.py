@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from alignment_flows.planned_run import PlannedRun
     from alignment_flows.reports.comparison import Comparison
     from alignment_flows.serve.alias_changes import promote, rollback
-    from alignment_flows.serve.local import FinishedRun
+    from alignment_flows.serve.local.runs import FinishedRun
 
 _MODULES = {
     "alignment_flows.api": (
@@ -50,7 +50,7 @@ _MODULES = {
     "alignment_flows.planned_run": ("PlannedRun",),
     "alignment_flows.serve.alias_changes": ("promote", "rollback"),
     "alignment_flows.pipeline": ("align",),
-    "alignment_flows.serve.local": ("FinishedRun",),
+    "alignment_flows.serve.local.runs": ("FinishedRun",),
     "alignment_flows.reports.comparison": ("Comparison",),
     "alignment_core.planning.retrain": ("TooFewVotes",),
     "alignment_core.forecast.fit": ("Attempt", "Fit"),

@@ -27,15 +27,8 @@ from alignment_core.planning.unpacked_base import unpacked_base
 from alignment_core.registry import load_registry
 from alignment_flows.contenders import Contest
 from alignment_flows.planned_run import PlannedRun, planned_run
-from alignment_flows.serve.local import (
-    FinishedRun,
-    prepared,
-    run_comparison,
-    run_pipeline,
-    run_retrain,
-    run_sampling,
-    unpack_base,
-)
+from alignment_flows.serve.local.runs import FinishedRun, run_comparison, run_pipeline, run_retrain, run_sampling
+from alignment_flows.serve.local.settings import prepared, unpack_base
 
 if TYPE_CHECKING:
     from alignment_core.inference.loaded_model import LoadedModel
@@ -247,21 +240,26 @@ def open_artifact(reference: str, store: Path = STORE) -> Artifact:
     return catalogue.resolve(ArtifactStore(store), reference).artifact
 
 
-def load_model(reference: str = PRODUCTION, store: Path = STORE, device: str = "auto") -> "LoadedModel":
+def load_model(
+    reference: str = PRODUCTION, store: Path = STORE, device: str = "auto", *, trust_remote_code: bool = False
+) -> "LoadedModel":
     """Load a trained model into this process, for generation. This imports torch.
 
     Args:
         reference: as for `open_artifact`.
         store: folder of the artifact store.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        trust_remote_code: run the code that the base model brings along. The run that trained it did.
 
     Raises:
+        ConfigError: the base model brings code of its own, and `trust_remote_code` is false.
         ArtifactError: there is no such model, or it is damaged.
         ModelError: the base model is gone, or has changed since the adapter was trained.
     """
     from alignment_core.inference.loaded_model import LoadedModel
 
-    return LoadedModel.open(Path(store), find_model(ArtifactStore(store), reference).key, device)
+    key = find_model(ArtifactStore(store), reference).key
+    return LoadedModel.open(Path(store), key, device, trusted=trust_remote_code)
 
 
 def export(
@@ -273,6 +271,7 @@ def export(
     private: bool = False,
     quantize: str | None = None,
     store: Path = STORE,
+    trust_remote_code: bool = False,
 ) -> Exported:
     """Export a trained model for other programs, and verify that the export is the model that was trained.
 
@@ -284,6 +283,7 @@ def export(
         private: create the Hub repository as private.
         quantize: llama.cpp's name of the type of a second, quantized file, such as `Q4_K_M`. Only for `gguf`.
         store: folder of the artifact store.
+        trust_remote_code: run the code that the base model brings along. The run that trained it did.
 
     Raises:
         AlignmentError: a problem with the artifact, its base model, the target or the folder.
@@ -300,5 +300,6 @@ def export(
         repo=repo,
         private=private,
         quantize=quantize,
+        trusted=trust_remote_code,
     )
     return export_model(request)

@@ -16,13 +16,12 @@ from alignment_flows.contenders import MOST_SEEDS, Contest, plans_of
 from alignment_flows.form.parameters import secret_flow
 from alignment_flows.form.settings import PipelineForm, read_settings, run_name
 from alignment_flows.pipeline import pipeline, read_data
+from alignment_flows.planned_run import check_memory_of_all
 from alignment_flows.progress import tolerate_server_outage
 from alignment_flows.reports.comparison import Comparison, OptimizerRun, compare_results
-from alignment_flows.reports.comparison_page import markdown, write_comparison
+from alignment_flows.reports.comparison_page import FOLDER, check_folder, markdown, write_comparison
 from alignment_flows.reports.over_seeds import Round, losers, over_seeds
 from alignment_flows.tasks import StageRunner, without_traceback
-
-FOLDER = Path("comparison")
 
 
 @secret_flow(name="compare", flow_run_name=run_name, persist_result=False, validate_parameters=False)
@@ -47,6 +46,7 @@ def compare(
         seeds: Number of seeds, from the seed of the settings upwards. The report has intervals over seeds.
         stop_losers: Whether contenders that are clearly worse than the best get no more seeds.
     """
+    check_folder(Path(folder))
     contest = Contest(tuple(optimizers), tuple(changes), tuple(grid), seeds, stop_losers)
     stage, settings = StageRunner(), contest.rounds(read_settings(config, ()))
     for each in (each for contenders in settings.values() for each in contenders.values()):
@@ -56,6 +56,7 @@ def compare(
     with stage.planned(calls):
         for plan in (plan for plans in rounds.values() for plan in plans.values()):
             read_data(stage, plan)  # so that nothing is trained if one of them lacks data
+        check_memory_of_all(next(iter(rounds.values())).values())  # or does not fit, which no seed changes
         comparison = seed_by_seed(stage, rounds, contest)
     write_comparison(comparison, Path(folder))
     with tolerate_server_outage():

@@ -18,6 +18,8 @@ from alignment_core.errors import ConfigError
 from alignment_core.planning.pipeline import Plan, plan_pipeline
 from alignment_core.planning.reward_parts import uses_reward_model
 from alignment_core.registry import Registry, load_registry
+from alignment_flows.contender_labels import with_labels
+from alignment_flows.form.trust import refuse_trust
 
 MOST_CONTENDERS, MOST_SEEDS = 24, 20
 
@@ -222,7 +224,9 @@ def _with_own_settings(
             own.append(change)
         elif first == name:
             own.append(f"optimizer.{rest}")
-    return check_config(config.model_dump(mode="json"), own)
+    changed = check_config(config.model_dump(mode="json"), own)
+    refuse_trust(changed, config)
+    return changed
 
 
 # --- plans --------------------------------------------------------------------------------------------------------
@@ -247,7 +251,7 @@ def plans_of(rounds: Mapping[int, Mapping[str, PipelineConfig]], contest: Contes
             where="--stop-losers",
             do="Set `evaluation.reward_model: true`, or add an evaluator to `evaluation.evaluators`",
         )
-    return plans
+    return with_labels(plans)
 
 
 def check_comparable(plans: Mapping[str, Plan]) -> None:

@@ -1,6 +1,6 @@
 """A run before it starts: what is in the store already, and what the rest needs."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,7 @@ from alignment_core.artifacts import Artifact, ArtifactStore
 from alignment_core.artifacts.sharing import sizes_in_remote
 from alignment_core.config import PipelineConfig
 from alignment_core.execution.stage import StageCall
-from alignment_core.forecast.predict import predict
+from alignment_core.forecast.predict import check_memory_of, predict
 from alignment_core.forecast.predictions import Forecast, check_memory
 from alignment_core.planning.pipeline import Plan
 from alignment_core.plugin_api import Advice
@@ -58,7 +58,7 @@ class PlannedRun:
         Raises:
             TrainingError: a stage does not fit. The message says what to change.
         """
-        check_memory(self.forecast, self.calls)
+        check_memory(self.forecast.stages, self.forecast.device, self.calls)
 
 
 def planned_run(settings: PipelineConfig, made: Plan, card: float | None = None) -> PlannedRun:
@@ -75,3 +75,27 @@ def planned_run(settings: PipelineConfig, made: Plan, card: float | None = None)
     pulled = sizes_in_remote(store, missing)
     forecast = predict(calls, [name for name in missing if name not in pulled], card)
     return PlannedRun(settings, calls, found, pulled, forecast)
+
+
+def check_memory_of_all(plans: Iterable[Plan]) -> None:
+    """Check that every stage that these plans lack fits into memory. A stage that several share is checked once.
+
+    Args:
+        plans: the plans. Data that are not in the store yet are read here, too.
+
+    Raises:
+        TrainingError: a stage does not fit. The message says what to change.
+    """
+    seen: set[str] = set()
+    to_check: list[tuple[Mapping[str, StageCall], list[str]]] = []
+    for calls in (plan.calls() for plan in plans):
+        runtime = calls["optimize"].runtime
+        store = ArtifactStore(runtime.store, runtime.remote)
+        new = {name: call for name, call in calls.items() if call.key not in seen and call.runtime.pool is None}
+        seen |= {call.key for call in new.values()}
+        missing = {name: call.key for name, call in new.items() if store.find(call.key) is None}
+        pulled = sizes_in_remote(store, missing)
+        if names := [name for name in missing if name not in pulled]:
+            to_check.append((calls, names))
+    if to_check:
+        check_memory_of(to_check)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from prefect.runtime import flow_run
 from pydantic import Field
 
-from alignment_core.config import PipelineConfig
+from alignment_core.config import ANOTHER_BASE, PipelineConfig
 from alignment_core.config_file import check_config, load_config, read_config
 from alignment_core.execution.build import StageResult
 from alignment_flows.form.parameters import secret_flow, warn_of_stored_secrets
@@ -82,7 +82,7 @@ def read_quick(
     if data:
         raw["data"]["sources"] = _sources(raw["data"]["sources"], data)
     if model and model != raw["model"]["base"]:
-        raw["model"] |= {"base": model, "revision": None}  # the revision is one of the file's own model
+        raw["model"] |= {"base": model, **ANOTHER_BASE}
     if given := {setting: value for setting, value in (optimizer or {}).items() if value is not None}:
         same = given.get("name", file.optimizer["name"]) == file.optimizer["name"]
         raw["optimizer"] = {**file.optimizer, **given} if same else given

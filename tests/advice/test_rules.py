@@ -5,14 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import pytest
+from pydantic import BaseModel
 
 from alignment_core.advice import RULES, advise
+from alignment_core.config import PipelineConfig, StepSettings
 from alignment_core.config.learning_rates import distance, suitable_rate
 from alignment_core.plugin_api import Advice, AlignmentOptimizer
 from alignment_core.training.loop import learning_rate_factor
+from alignment_plugins.dpo import DPO
+from alignment_plugins.kto import KTO
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "advice.md"
 
@@ -190,6 +194,51 @@ def test_an_optimizers_own_advice_comes_last_and_its_faults_are_shown() -> None:
     ]  # fmt: skip
     assert "KeyError: 'entropy'" in advise(metrics, Faulty())[-1].finding
     assert "it does not return a list of advice. got str" in advise(metrics, Wrong())[-1].finding
+
+
+def named_settings(file: Path) -> set[str]:
+    """Return the settings that a source file names in backticks, such as `reward.epochs`."""
+    text = file.read_text(encoding="utf-8")
+    return set(re.findall(r"`((?:optimizer|reward|sft|gate|evaluation|data)\.[a-z_.\[\]]+)`", text))
+
+
+def is_setting(path: str, optimizer: type[BaseModel]) -> bool:
+    """Return whether a run has the setting, or the optimizer if it is one of `optimizer`."""
+    models: list[type[BaseModel]] = [PipelineConfig]
+    for part in path.replace("[]", "").split("."):
+        found = [model.model_fields[part].annotation for model in models if part in model.model_fields]
+        if not found:
+            return False
+        models = [optimizer] if part == "optimizer" else [each for one in found for each in models_in(one)]
+    return True
+
+
+def models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for inner in get_args(annotation) for model in models_in(inner)]
+
+
+@pytest.mark.parametrize(
+    ("source", "optimizer"),
+    [
+        ("alignment_core/advice/rules.py", StepSettings),
+        ("plugins/alignment_plugins/dpo.py", DPO),
+        ("plugins/alignment_plugins/kto.py", KTO),
+    ],
+)
+def test_advice_names_settings_that_exist(source: str, optimizer: type[BaseModel]) -> None:
+    """What every optimizer is told names settings that every optimizer has."""
+    named = named_settings(PAGE.parents[2] / source)
+    assert named
+    assert {path for path in named if not is_setting(path, optimizer)} == set()
+
+
+def test_settings_that_do_not_exist_are_found() -> None:
+    assert is_setting("data.sources[].weight", StepSettings)
+    assert not is_setting("data.sources[].wait", StepSettings)
+    assert not is_setting("reward.epoch", StepSettings)
+    assert not is_setting("optimizer.beta", StepSettings)
 
 
 def test_the_page_names_every_rule_and_its_source() -> None:

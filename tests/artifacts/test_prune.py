@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from stored import A, B, C, D, add
+from stored import A, B, C, D, add, named
 
 from alignment_core.artifacts import ArtifactStore
-from alignment_core.artifacts.models import promote, rollback
+from alignment_core.artifacts.models import Standing, find_model, promote, rollback
 from alignment_core.artifacts.prune import prune
 from alignment_core.errors import ArtifactError
 from alignment_core.progress import Silent
@@ -63,6 +63,22 @@ def test_alias_keeps_its_lineage_and_what_a_rollback_needs(store: ArtifactStore)
     # D was rolled back, so nothing refers to it anymore.
     assert [item.name for item in prune(store)] == [f"optimize/{D}"]
     assert store.find(B) is not None
+
+
+def test_verdict_on_a_promoted_model_stays(store: ArtifactStore) -> None:
+    """Otherwise the model would count as not judged. What the verdict compared it with is not needed."""
+    judged = {}
+    for model in (B, D):
+        evaluations = [named("", "evaluate", {"policy": key}) for key in (model, A)]
+        judged[model] = [*evaluations, named("", "gate", dict(zip(("policy", "sft"), evaluations, strict=True)))]
+        for key in judged[model]:
+            if store.find(key) is None:
+                add(store, key, metrics={"passed": True})
+    promote(store, B, "production", by="", reason="")
+    prune(store)
+    evaluation, _, verdict = judged[B]
+    assert stored_keys(store) == {A, B, C, evaluation, verdict}
+    assert find_model(store, "production").standing is Standing.PASSED
 
 
 def test_recent_artifacts_are_kept_on_request(store: ArtifactStore) -> None:

@@ -156,7 +156,7 @@ def test_more_cards_than_the_machine_has_are_refused(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A stage that is in the store already needs none."""
-    monkeypatch.setattr(cards, "cards_present", lambda: 1)
+    monkeypatch.setattr(cards, "visible_cards", lambda: ["0"])
     calls = plan(tiny_model, tmp_path, 2, device="auto")
     with pytest.raises(ConfigError, match="got 2, expected at most 1"), StageRunner().planned(calls.values()):
         pass
@@ -166,9 +166,20 @@ def test_more_cards_than_the_machine_has_are_refused(
     check_cards_of(plan(tiny_model, tmp_path, 5).values())
 
 
-@pytest.mark.parametrize(("visible", "seen"), [(None, 4), ("0,2", 2), ("3", 1), ("", 0), ("0,-1,1", 1)])
+@pytest.mark.parametrize(
+    ("visible", "seen"),
+    [
+        (None, "0 1 2 3"),
+        ("0, 2", "0 2"),
+        ("3", "3"),
+        ("", ""),
+        ("0,-1,1", "0"),
+        ("1,4,2", "1"),
+        ("MIG-1f,MIG-2f,GPU-8a", "MIG-1f MIG-2f GPU-8a"),
+    ],
+)
 def test_cards_are_those_that_a_process_may_see(
-    monkeypatch: pytest.MonkeyPatch, visible: str | None, seen: int
+    monkeypatch: pytest.MonkeyPatch, visible: str | None, seen: str
 ) -> None:
     class Nvml:
         def nvmlInit_v2(self) -> int:
@@ -182,7 +193,7 @@ def test_cards_are_those_that_a_process_may_see(
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert cards.cards_present() == seen
+    assert cards.visible_cards() == seen.split()
 
 
 @pytest.mark.parametrize(

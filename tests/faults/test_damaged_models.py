@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,13 @@ import pytest
 
 from alignment_core.data.rendering.tokenizer import generation_stops
 from alignment_core.errors import ModelError
-from alignment_core.models.base.base_checks import check_files, rows_to_add
+from alignment_core.models.base.base_checks import (
+    check_files,
+    check_positions,
+    check_precision,
+    positions_made_for,
+    rows_to_add,
+)
 from alignment_core.models.base.identity import model_identity, read_json
 
 JUNK = [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"a":' * 100_000, b"[" * 100_000, b'{"a": ' + b"1" * 10_000 + b"}"]
@@ -28,6 +35,9 @@ def check(folder: Path) -> None:
     """Do what a plan does with these files."""
     found = model_identity(str(folder), None)
     check_files(found, "model.base")
+    check_precision(found, "bf16", "model.base")
+    check_positions(found, 128, {}, "model.base")
+    positions_made_for(found)
     rows_to_add(found, None, "model.base", resize=False)
     generation_stops(str(folder))
 
@@ -56,6 +66,7 @@ def with_value(path: str) -> Callable[[dict[str, Any], Any], None]:
     [
         ("tokenizer.json", "model"), ("tokenizer.json", "model/vocab"), ("tokenizer.json", "added_tokens"),
         ("tokenizer_config.json", "added_tokens_decoder"), ("added_tokens.json", "x"),
+        ("config.json", "model_type"), ("config.json", "quantization_config"),
         ("generation_config.json", "eos_token_id"), ("model.safetensors.index.json", "weight_map"),
     ],
 )  # fmt: skip
@@ -72,7 +83,8 @@ def test_value_of_another_kind(model: Path, name: str, path: str) -> None:
         except ModelError as error:
             named.append(str(error))
     assert len(named) >= len(WRONG) / 3
-    assert [text for text in named if name not in text and "a file of weights is missing" not in text] == []
+    other = ("a file of weights is missing", "the model is quantized already")
+    assert [text for text in named if name not in text and not any(words in text for words in other)] == []
 
 
 def test_weights_outside_of_the_folder_are_refused(model: Path) -> None:
@@ -85,3 +97,47 @@ def test_weights_outside_of_the_folder_are_refused(model: Path) -> None:
 
 def test_missing_file_has_no_fields() -> None:
     assert read_json(None) == {}
+
+
+def header(content: object) -> bytes:
+    """Return the start of a safetensors file with this header."""
+    text = content if isinstance(content, bytes) else json.dumps(content).encode()
+    return len(text).to_bytes(8, "little") + text
+
+
+def tensor(**fields: object) -> bytes:
+    return header({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4], **fields}})
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", (2**63).to_bytes(8, "little"), header(b"[" * 200_000), header(b'{"a":' * 200_000), header([1]),
+        *(tensor(data_offsets=[0, end]) for end in (None, "x", [1], True, float("nan"), float("inf"), -1, 10**400)),
+        *(tensor(shape=shape) for shape in ("xx", 3, [None], [-1])), header({"__metadata__": 1, "a": 1}),
+    ],
+)  # fmt: skip
+def test_header_of_weights_that_makes_no_sense(model: Path, content: bytes) -> None:
+    (model / "model.safetensors").write_bytes(content)
+    with pytest.raises(ModelError, match=r"model\.safetensors"):
+        check(model)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("kind", ["pipe", "folder", "no target", "device"])
+def test_weights_that_are_no_file(model: Path, kind: str) -> None:
+    place = model / "more.safetensors"
+    if kind == "pipe":
+        os.mkfifo(place)
+    elif kind == "folder":
+        place.mkdir()
+    else:
+        place.symlink_to("/dev/zero" if kind == "device" else "/nowhere")
+    with pytest.raises(ModelError, match=r"cannot be read.*more\.safetensors"):
+        check(model)
+
+
+def test_weights_with_a_name_that_no_file_has(model: Path) -> None:
+    (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"w": "a" * 5000}}))
+    with pytest.raises(ModelError, match="a file of weights is missing"):
+        check(model)

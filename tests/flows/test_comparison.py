@@ -14,12 +14,12 @@ from rich.console import Console
 
 from alignment_core.artifacts import ArtifactStore
 from alignment_core.config_file import load_config
-from alignment_core.errors import AlignmentError, StageCrashed
+from alignment_core.errors import AlignmentError, ConfigError, StageCrashed
 from alignment_core.execution.build import StageResult
 from alignment_flows.cli.show.comparison import comparison_tables
 from alignment_flows.comparison import compare
 from alignment_flows.reports.comparison import Comparison, Estimate, OptimizerRun, Row, compare_results, estimate
-from alignment_flows.reports.comparison_page import columns, headline, html, markdown, write_comparison
+from alignment_flows.reports.comparison_page import check_folder, columns, headline, html, markdown, write_comparison
 from alignment_flows.reports.curves import in_order
 from alignment_flows.reports.result import best_of
 
@@ -174,7 +174,7 @@ def test_headline_says_what_is_certain() -> None:
     first = "kto is preferred to sft on 70 % (60 to 80) of the prompts, judged by rule."
     assert headline(rows(dpo=(0.5, 0.4, 0.59), kto=(0.7, 0.6, 0.8))) == first
     assert headline(rows(dpo=(0.6, 0.5, 0.65), kto=(0.7, 0.6, 0.8))) == (
-        f"{first} These prompts do not tell it from dpo: the intervals overlap."
+        f"{first} These prompts cannot tell it apart from dpo: the intervals overlap."
     )
     assert headline(rows(kto=(0.5, 0.4, 0.6))).endswith("That may be chance: the interval contains 50 %.")
 
@@ -258,6 +258,29 @@ def test_nothing_is_trained_if_the_data_lack_what_one_optimizer_needs(write: Wri
     assert "the training data contain no preference pairs" in (state.message or "")
     kinds = {artifact.kind for artifact in ArtifactStore(config.store).artifacts()}
     assert kinds == {"ingest", "shard"}
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_nothing_is_trained_if_a_stage_of_one_contender_does_not_fit_into_memory(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With 1 MiB, not even the base model can be loaded. Stages that are in the store need no memory any more."""
+    config = load_config(write(isolation="inline", memory_gb=2**-10, sft=None))
+    state = compare(config, ["dpo", "kto"], [], tmp_path / "comparison", return_state=True)
+    assert state.is_failed()
+    assert "does not fit into the memory" in (state.message or "")
+    kinds = {artifact.kind for artifact in ArtifactStore(config.store).artifacts()}
+    assert kinds == {"ingest", "shard"}
+
+
+def test_report_goes_into_a_folder_that_can_be_made(tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("mine")
+    with pytest.raises(ConfigError, match=r"--out: there is a file in the place of the folder\. got .*notes"):
+        check_folder(tmp_path / "notes")
+    with pytest.raises(ConfigError, match=r"--out: the report is a folder, not one page\. got .*report\.HTML"):
+        check_folder(tmp_path / "report.HTML")
+    check_folder(tmp_path)
+    check_folder(tmp_path / "new" / "v1.2")
 
 
 def test_sentences_of_a_comparison(comparison: Comparison) -> None:

@@ -147,3 +147,24 @@ def test_no_value_of_a_grid_shows_a_secret() -> None:
     assert "s3cret" not in one.name
     assert "s3cret" in one.changes[0]
     assert two.name == "dpo feedback=./votes.db"
+
+
+def test_labels_tell_contenders_and_seeds_apart(write: Write) -> None:
+    plans = planned(write(), Contest(("dpo",), grid=("optimizer.beta=0.1,0.2",), seeds=2))
+    labels = {call.key: call.label for of_seed in plans.values() for plan in of_seed.values() for call in
+              plan.calls().values()}  # fmt: skip
+    names = sorted(label.partition(" · ")[0] for label in labels.values())
+    assert names == sorted([
+        "ingest",
+        *(f"{stage}, seed {seed}" for seed in (0, 1) for stage in ("sft", "reference", "evaluate sft")),
+        *(
+            f"{stage}dpo beta={beta}, seed {seed}"
+            for seed in (0, 1)
+            for beta in ("0.1", "0.2")
+            for stage in ("", "evaluate ", "versus sft of ")
+        ),
+    ])  # fmt: skip
+    assert all(label.endswith(f" · {key[:4]}") for key, label in labels.items())
+    (one,) = planned(write(), Contest(("dpo", "kto"))).values()
+    assert [plan.optimize.label.partition(" · ")[0] for plan in one.values()] == ["dpo", "kto"]
+    assert [plan.evaluate.label.partition(" · ")[0] for plan in one.values()] == ["evaluate dpo", "evaluate kto"]

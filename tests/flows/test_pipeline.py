@@ -20,7 +20,7 @@ from alignment_core.planning.pipeline import plan_pipeline
 from alignment_core.progress import Progress
 from alignment_core.registry import load_registry
 from alignment_flows.pipeline import align
-from alignment_flows.serve.local import all_built
+from alignment_flows.serve.cached_run import all_built
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 

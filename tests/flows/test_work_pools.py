@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
+import httpx
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
@@ -187,6 +188,37 @@ def test_what_was_built_before_is_not_started_ahead(
     moved.start_following()
     moved.start_following()
     assert runs.started == ["ingest", "sft"], "the data are in the store, so the first call starts what reads them"
+
+
+def test_server_that_does_not_answer_delays_what_follows(
+    runs: type[FakeRun], call: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Away(FakeRun):
+        def __init__(self, call: StageCall, remote: str) -> None:
+            raise httpx.ConnectError("connection refused")
+
+    data = call("ingest")
+    moved = MovedStages()
+    ask(moved, data)
+    moved.expect([data, call("sft", data)])
+    monkeypatch.setattr(moved_stages, "ChildRun", Away)
+    moved.start_following()
+    monkeypatch.setattr(moved_stages, "ChildRun", runs)
+    moved.start_following()
+    assert runs.started == ["ingest", "sft"]
+
+
+def test_run_that_goes_on_after_another_error_is_cancelled(runs: type[FakeRun], call: Callable[..., Any]) -> None:
+    moved, sft = MovedStages(), call("sft")
+    runs.ending = {"sft": [RuntimeError("a bug"), ArtifactError("the disk is full", where="far")]}
+    with pytest.raises(RuntimeError):
+        ask(moved, sft)
+    moved.cancel()
+    assert runs.cancelled == ["sft"]
+    with pytest.raises(ArtifactError):
+        ask(moved, sft)
+    moved.cancel()
+    assert runs.cancelled == ["sft"], "an error of the stage means that its run has ended"
 
 
 def test_error_is_raised_where_the_flow_asks_and_the_others_are_cancelled_at_its_end(

@@ -137,3 +137,18 @@ def test_markup_is_well_formed_and_finite(
     assert "prefers-color-scheme" not in image
     for variable in set(re.findall(r"var\((--[\w-]+)\)", image)) - {"--own"}:
         assert f"{variable}:" in image, "an image cannot use the colors of its page"
+
+
+def test_names_that_are_cut_are_told_apart() -> None:
+    """Two settings of one optimizer differ at the end of their names, where a long name is cut."""
+    names = ["sft", *(f"online_dpo learning_rate={rate} label_smoothing=0.05 beta={beta}" for rate in ("1e-05", "5e-05")
+                      for beta in ("0.05", "0.1"))]  # fmt: skip
+    chart = interval_chart("Rate", [Interval(name, 0.5, 0.4, 0.6, 0, "50 % (40 to 60)") for name in names])
+    shown = re.findall(r'class="name">([^<]*)<', chart.marks)
+    assert shown == [
+        "sft",
+        *(f"learning_rate={rate} beta={beta}" for rate in ("1e-05", "5e-05") for beta in ("0.05", "0.1")),
+    ]
+    assert [row[0] for row in chart.rows] == names
+    short = interval_chart("Rate", [Interval(f"dpo beta={beta}", 0.5, 0.4, 0.6, 0, "50 %") for beta in (1, 2)])
+    assert re.findall(r'class="name">([^<]*)<', short.marks) == ["dpo beta=1", "dpo beta=2"]

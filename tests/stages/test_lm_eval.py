@@ -39,6 +39,16 @@ DOCUMENTS = [
 ]
 
 
+class Steps(Silent):
+    """Progress that keeps what was reported."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, int]] = []
+
+    def step(self, done: int, total: int, metrics: object = None) -> None:
+        self.seen.append((done, total))
+
+
 @pytest.fixture
 def settings(tmp_path: Path, tiny_model: Path) -> Callable[..., PipelineConfig]:
     pairs = [{"prompt": f"What is {n} plus {n}?", "chosen": f"It is {2 * n}.", "rejected": "No!"} for n in range(12)]
@@ -95,7 +105,7 @@ def test_results_equal_those_of_plain_peft(
     store, found = ArtifactStore(tmp_path / "store"), {}
     for name, call in plan.calls().items():
         if name in ("ingest", "sft", "reference", "optimize", "lm_eval_sft", "lm_eval"):
-            build_here(call, Silent())
+            build_here(call, steps := Steps())
             found[name] = store.find(call.key)
     for name, adapter in (("lm_eval_sft", "sft"), ("lm_eval", "optimize")):
         measured, trained = found[name], found[adapter]
@@ -104,6 +114,7 @@ def test_results_equal_those_of_plain_peft(
         expected = perplexity_by_peft(tiny_model, trained.path)
         assert measured.manifest().metrics["after_words"]["perplexity"] == pytest.approx(expected, rel=1e-4)
         assert json.loads((measured.path / "lm_eval.json").read_text())["n-samples"]["after_words"]["effective"] == 3
+    assert steps.seen == [(2, 3), (3, 3)], "two requests at a time"
     with pytest.raises(ConfigError, match=r"lm-eval has no such task\. got no_such_task"):
         planned(settings(tasks=["after_words", "no_such_task"]))
 

@@ -19,8 +19,12 @@ from runs import (
     STEPS,
     Listener,
     World,
+    demonstration_rows,
+    feedback_rows,
+    held_out_rows,
     learn,
     make_world,
+    preference_rows,
     prompt_rows,
     weights_of,
 )
@@ -30,9 +34,15 @@ from alignment_core.models.generation import slot_batch
 from alignment_core.plugin_api import AlignmentRun, LossOutput, MicroBatch, StepBatch
 from alignment_core.progress import Stopped
 from alignment_core.ranks.group import Group
+from alignment_core.stages.reward import BradleyTerry
 from alignment_core.stages.sft import SFT
+from alignment_core.training.rows import Rows
 from alignment_core.training.run import Run
 from alignment_plugins.dpo import DPO
+from alignment_plugins.kto import KTO
+from alignment_plugins.online_dpo import OnlineDPO
+from alignment_plugins.ppo import PPO
+from alignment_plugins.rloo import RLOO
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 Outcome = dict[str, Any]
@@ -47,6 +57,7 @@ def example(name: str, module: str, **settings: Any) -> Any:
 
 
 SHARED = {**OBJECTIVES, **GROUP_OBJECTIVES} | {
+    "online_dpo": lambda: OnlineDPO(**GROUPS | {"batch_size": 2}),
     "reinforce": lambda: example("alignment-reinforce", "alignment_reinforce", kind="reinforce", **GROUPS),
     "bco": lambda: example("alignment-zoo", "alignment_zoo", kind="bco", **STEPS),
     "rmu": lambda: example("alignment-zoo", "alignment_zoo", kind="rmu", **STEPS),
@@ -61,10 +72,12 @@ def world(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
     return make_world(tiny_model, tmp_path_factory.mktemp("world"))
 
 
-def trained(world: World, kind: str, folder: Path, group: Group | None = None, *, budget: int = 130) -> Outcome:
+def trained(
+    world: World, kind: str, folder: Path, group: Group | None = None, *, budget: int = 130, rows: Rows | None = None
+) -> Outcome:
     """Train, alone or as a rank, and return the run's facts. A rank that stops has no more than its checkpoint."""
     progress = Listener()
-    run = world.open(LIKE.get(kind, kind), budget=budget, progress=progress)
+    run = world.open(LIKE.get(kind, kind), budget=budget, progress=progress, rows=rows)
     objective, seen = SHARED[kind](), list[tuple[int, str]]()
     if group is not None:
         run.budget.ranks = group
@@ -113,6 +126,31 @@ def test_a_step_that_fits_one_pass_is_shared_as_well(world: World, tmp_path: Pat
         assert_same_history(rank, alone)
     of_step = [[row for step, row in rank["seen"] if step == 0] for rank in found]
     assert sorted(map(len, of_step)) == [0, 1, 1]
+
+
+TINY = {"learning_rate": 1e-2, "batch_size": 2, "epochs": 2}
+ONE_PROMPT = GROUPS | {"rollouts": 2, "rollout_size": 2, "samples": 2, "held_out_every": 1}
+SMALL: dict[str, Callable[[], Any]] = {
+    "reward": lambda: BradleyTerry(**TINY),
+    "kto": lambda: KTO(**TINY),
+    "ppo": lambda: PPO(
+        **TINY | {"batch_size": 1}, rollouts=2, rollout_size=1, max_new_tokens=6, kl_target=3.0, step_kl=None,
+        kl_ceiling=1e6, held_out_every=1,
+    ),
+    "rloo": lambda: RLOO(**ONE_PROMPT | {"batch_size": 2}),
+    "online_dpo": lambda: OnlineDPO(**ONE_PROMPT | {"batch_size": 1}),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", SMALL)
+def test_three_ranks_share_less_than_each_could_take(world: World, tmp_path: Path, kind: str) -> None:
+    """Three rows in steps of two, so that the last step has one, and a single prompt: some ranks have nothing to do."""
+    rows = Rows(demonstration_rows(3), preference_rows(3), feedback_rows(2, 1), prompt_rows(1), held_out_rows(1))
+    with patch.dict(SHARED, {kind: SMALL[kind]}):
+        alone = trained(world, kind, tmp_path / "alone", rows=rows)
+        for found in in_ranks(3, partial(trained, world, kind, tmp_path, rows=rows)):
+            assert_same_history(found, alone)
 
 
 def test_responses_are_those_of_one_process(world: World) -> None:

@@ -13,6 +13,12 @@ from alignment_core.artifacts.remote.objects import Objects
 from alignment_core.errors import ArtifactError
 
 
+def folder_of(address: str) -> Path | None:
+    """Return the folder at the address of a remote, or None if it is a bucket."""
+    parts = urlsplit(address)
+    return Path(unquote(parts.path)) if parts.scheme == "file" else None
+
+
 @lru_cache(maxsize=8)
 def open_objects(address: str) -> Objects:
     """Open the objects at an address that the settings have checked. Nothing is asked of a server yet.
@@ -20,9 +26,8 @@ def open_objects(address: str) -> Objects:
     Raises:
         ArtifactError: the extra `s3` is not installed, or there are no credentials.
     """
-    parts = urlsplit(address)
-    if parts.scheme == "file":
-        return FolderObjects(Path(unquote(parts.path)), address)
+    if (folder := folder_of(address)) is not None:
+        return FolderObjects(folder, address)
     if find_spec("obstore") is None:
         raise ArtifactError(
             "the remote of the store needs a library that is not installed",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from alignment_core.addresses import hide_secrets
 from alignment_core.artifacts.remote.objects import Conflict, Stored, Unreachable, Watch
 from alignment_core.errors import ArtifactError
 
@@ -22,8 +24,12 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
 CHUNK = 8 * 2**20
+PIECE = 2**20
+"""Bytes that are read at a time, and lost if an answer breaks off."""
 PARTS = 9000
 """Parts of a large object. S3 allows 10,000."""
+ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT")
+ENDPOINT = re.compile(r"https?://[^\s/?#<>\"{}|\\^`]+(/[^\s?#<>\"{}|\\^`]*)?")
 RETRY_SECONDS, TRIES = 20, 8
 CONNECT_SECONDS, SILENT_SECONDS = 10, 60
 AWAY_SECONDS = 30
@@ -40,12 +46,10 @@ class BucketObjects:
             self._store = _open(address)
 
     def read(self, name: str) -> tuple[bytes, str] | None:
-        import obstore
-
         try:
             with self._request():
-                found = obstore.get(self._store, name)
-                return bytes(found.bytes()), str(found.meta["e_tag"])
+                answer = _Answer(self._store, name)
+                return b"".join(answer), answer.tag
         except FileNotFoundError:
             return None
 
@@ -91,14 +95,12 @@ class BucketObjects:
             obstore.put(self._store, name, _parts(path, part, watch), chunk_size=part, max_concurrency=4)
 
     def fetch(self, name: str, path: Path | None, watch: Watch) -> str:
-        import obstore
-
         digest = hashlib.sha256()
         with self._request(), open(path or os.devnull, "wb") as file:
-            for chunk in obstore.get(self._store, name).stream(min_chunk_size=CHUNK):
-                digest.update(chunk)
-                file.write(chunk)
-                watch(len(chunk))
+            for piece in _Answer(self._store, name):
+                digest.update(piece)
+                file.write(piece)
+                watch(len(piece))
         return digest.hexdigest()
 
     def list(self, prefix: str) -> Iterator[Stored]:
@@ -156,6 +158,41 @@ class BucketObjects:
             raise Unreachable(self.address, reason) from error
 
 
+class _Answer:
+    """The content of an object, in pieces. An answer that breaks off is continued, which the library does not do.
+
+    Attributes:
+        tag: tag of the object.
+    """
+
+    def __init__(self, store: ObjectStore, name: str) -> None:
+        import obstore
+
+        self._store, self._name = store, name
+        self._found = obstore.get(store, name)
+        self.tag = str(self._found.meta["e_tag"])
+
+    def __iter__(self) -> Iterator[bytes]:
+        import obstore
+        from obstore.exceptions import BaseError
+
+        size, done, breaks = self._found.meta["size"], 0, 0
+        while True:
+            try:
+                for piece in self._found.stream(min_chunk_size=PIECE):
+                    done, breaks = done + len(piece), 0
+                    yield bytes(piece)
+                return
+            except BaseError:
+                breaks += 1
+                if breaks == TRIES:
+                    raise
+            if done == size:
+                return
+            rest: Any = {"range": {"offset": done}, "if_match": self.tag}
+            self._found = obstore.get(self._store, self._name, options=rest)
+
+
 def _parts(path: Path, size: int, watch: Watch) -> Iterator[bytes]:
     with path.open("rb") as file:
         while chunk := file.read(size):
@@ -184,8 +221,27 @@ def _open(address: str) -> ObjectStore:
         },
     }
     if address.startswith("s3://"):
+        _check_endpoint(address)
         options["credential_provider"] = _aws(address)
     return from_url(address, **options)
+
+
+def _check_endpoint(address: str) -> None:
+    """Check the address of another server than Amazon's, which the library takes for granted.
+
+    Raises:
+        ArtifactError: it is none.
+    """
+    for variable in ENDPOINTS:
+        given = os.environ.get(variable, "").strip()
+        if given and not ENDPOINT.fullmatch(given):
+            raise ArtifactError(
+                "the server of the remote has no valid address",
+                where=variable,
+                got=hide_secrets(given),
+                expected="an address such as https://HOST:PORT",
+                do=f"Correct the variable, or unset it if {address} is a bucket of Amazon's",
+            )
 
 
 def _aws(address: str) -> Any:

@@ -8,13 +8,15 @@ Only complete checkpoints are pushed: folders `checkpoint-<n>` of a stage that t
 
 from __future__ import annotations
 
-import json
 import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from typing import Annotated
 from uuid import uuid4
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from alignment_core.artifacts.digest import hash_file
 from alignment_core.artifacts.remote.objects import Conflict, Objects, Unreachable
@@ -23,6 +25,31 @@ from alignment_core.progress import Progress, Stopped
 
 PREFIX = "checkpoints/"
 NEWEST = "newest.json"
+
+
+class _File(BaseModel):
+    """A file of a checkpoint: its checksum, and its size in bytes."""
+
+    sha256: str
+    size: int
+
+
+class _Newest(BaseModel):
+    """The content of `newest.json`. `place` is the prefix of the files, whose names have no folder."""
+
+    model_config = ConfigDict(strict=True)
+
+    name: str = Field(pattern=r"^checkpoint-\d+$")
+    place: str = Field(pattern=rf"^{PREFIX}[^/]+/[^/]+/$")
+    files: dict[Annotated[str, Field(pattern=r"^[^/]*[^/.][^/]*$")], _File]
+
+
+def _recorded(content: bytes) -> _Newest | None:
+    """Return what `newest.json` says, or None if it is damaged."""
+    try:
+        return _Newest.model_validate_json(content)
+    except ValidationError:
+        return None
 
 
 @contextmanager
@@ -67,26 +94,29 @@ def pull_checkpoint(objects: Objects, key: str, folder: Path, progress: Progress
     there = objects.read(f"{PREFIX}{key}/{NEWEST}")
     if there is None:
         return
-    record = json.loads(there[0])
-    name, place = str(record["name"]), str(record["place"])
-    here = _newest(folder)
-    if (here is not None and here.name >= name) or PurePosixPath(name).name != name:
+    record = _recorded(there[0])
+    if record is None:
+        progress.warn(f"the checkpoint of {key} in the remote is damaged and is not used")
         return
-    partial = folder / f".{name}.pulled"
+    here = _newest(folder)
+    if here is not None and here.name >= record.name:
+        return
+    partial = folder / f".{record.name}.pulled"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    watch = Transfer(f"pulling {name} of {key[:12]}", sum(file["size"] for file in record["files"].values()), progress)
-    for file, facts in record["files"].items():
+    total = sum(file.size for file in record.files.values())
+    watch = Transfer(f"pulling {record.name} of {key[:12]}", total, progress)
+    for file, facts in record.files.items():
         try:
-            intact = objects.fetch(place + file, partial / Path(file).name, watch) == facts["sha256"]
+            intact = objects.fetch(record.place + file, partial / file, watch) == facts.sha256
         except FileNotFoundError:
             intact = False
         if not intact:
             shutil.rmtree(partial)
-            progress.warn(f"{name} of {key} in the remote is damaged and is not used")
+            progress.warn(f"{record.name} of {key} in the remote is damaged and is not used")
             return
-    partial.rename(folder / name)
-    progress.log(f"going on from {name}, which another machine has pushed")
+    partial.rename(folder / record.name)
+    progress.log(f"going on from {record.name}, which another machine has pushed")
 
 
 def remove_checkpoints(objects: Objects, key: str) -> None:
@@ -99,7 +129,7 @@ def _push(objects: Objects, key: str, checkpoint: Path, ended: Callable[[], bool
     before = objects.read(f"{PREFIX}{key}/{NEWEST}")
     place = f"{PREFIX}{key}/{checkpoint.name}.{uuid4().hex[:8]}/"
     files = {
-        path.name: {"sha256": hash_file(path), "size": path.stat().st_size} for path in sorted(checkpoint.iterdir())
+        path.name: _File(sha256=hash_file(path), size=path.stat().st_size) for path in sorted(checkpoint.iterdir())
     }
 
     def watch(_: int) -> None:
@@ -108,11 +138,10 @@ def _push(objects: Objects, key: str, checkpoint: Path, ended: Callable[[], bool
 
     for name in files:
         objects.upload(place + name, checkpoint / name, watch)
-    record = json.dumps({"name": checkpoint.name, "place": place, "files": files}).encode()
-    objects.write(f"{PREFIX}{key}/{NEWEST}", record, None if before is None else before[1])
-    if before is not None:
-        old = str(json.loads(before[0])["place"])
-        objects.delete([stored.name for stored in objects.list(old)])
+    record = _Newest(name=checkpoint.name, place=place, files=files)
+    objects.write(f"{PREFIX}{key}/{NEWEST}", record.model_dump_json().encode(), None if before is None else before[1])
+    if before is not None and (old := _recorded(before[0])) is not None:
+        objects.delete([stored.name for stored in objects.list(old.place)])
     progress.log(f"pushed {checkpoint.name} of {key[:12]}")
 
 

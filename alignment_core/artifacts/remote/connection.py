@@ -13,7 +13,7 @@ from pathlib import Path
 from alignment_core.addresses import hide_secrets
 from alignment_core.artifacts.files import explain_unwritable, fsync
 from alignment_core.artifacts.layout import REMOTE
-from alignment_core.artifacts.remote.address import open_objects
+from alignment_core.artifacts.remote.address import folder_of, open_objects
 from alignment_core.artifacts.remote.remote import Remote
 from alignment_core.errors import ArtifactError
 
@@ -55,7 +55,28 @@ def remote_of(root: Path, address: str | None) -> Remote | None:
             do=f"Choose another folder in `store`, or remove {root / REMOTE} to leave the old remote",
         )
     found = address or recorded
+    if found is not None:
+        _check_apart(root, found)
     return None if found is None else Remote(open_objects(found))
+
+
+def _check_apart(root: Path, address: str) -> None:
+    """Check that a store and a remote in a folder do not overlap, where each would take the other's files for its own.
+
+    Raises:
+        ArtifactError: they do.
+    """
+    if (folder := folder_of(address)) is None:
+        return
+    store, remote = root.resolve(), folder.resolve()
+    if store.is_relative_to(remote) or remote.is_relative_to(store):
+        raise ArtifactError(
+            "the store and its remote overlap",
+            where=str(root),
+            got=address,
+            expected="two folders, none of them inside the other",
+            do="Choose another folder in `store` or `remote`",
+        )
 
 
 def record_address(root: Path, address: str) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
@@ -23,6 +23,7 @@ from alignment_core.artifacts.remote.objects import Conflict, Stored, Unreachabl
 
 NEW, LOCK = ".new", ".lock"
 CHUNK = 8 * 2**20
+TRIES = 20
 
 
 class FolderObjects:
@@ -45,10 +46,9 @@ class FolderObjects:
         with self._explained(), self._new() as new:
             new.write_bytes(content)
             fsync(new)
-            target.parent.mkdir(parents=True, exist_ok=True)
             if replacing is None:
                 try:
-                    os.link(new, target)
+                    _put(lambda: os.link(new, target), target)
                 except FileExistsError as error:
                     raise Conflict(name) from error
             else:
@@ -56,8 +56,7 @@ class FolderObjects:
                     there = self.read(name)
                     if there is None or there[1] != replacing:
                         raise Conflict(name)
-                    new.replace(target)
-            fsync(target.parent)
+                    _put(lambda: new.replace(target), target)
         return _tag(content)
 
     def upload(self, name: str, path: Path, watch: Watch) -> None:
@@ -68,9 +67,7 @@ class FolderObjects:
                     file.write(chunk)
                     watch(len(chunk))
             fsync(new)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            new.replace(target)
-            fsync(target.parent)
+            _put(lambda: new.replace(target), target)
 
     def fetch(self, name: str, path: Path | None, watch: Watch) -> str:
         digest = hashlib.sha256()
@@ -135,6 +132,21 @@ class FolderObjects:
             raise
         except OSError as error:
             raise Unreachable(self.address, f"{error.filename or self._folder}: {error.strerror}") from error
+
+
+def _put(put: Callable[[], object], target: Path) -> None:
+    """Put a file to its place, in a folder that another machine removes if it finds it empty just before that."""
+    for attempt in range(TRIES):
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            put()
+        except FileNotFoundError:
+            if attempt == TRIES - 1:
+                raise
+        else:
+            break
+    with suppress(FileNotFoundError):  # another machine has removed the object already
+        fsync(target.parent)
 
 
 def _tag(content: bytes) -> str:

@@ -19,7 +19,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from uuid import uuid4
 
+from pydantic import TypeAdapter
+
 from alignment_core.artifacts.remote.objects import Conflict, Objects, Unreachable
+from alignment_core.errors import ArtifactError
 from alignment_core.progress import Progress, Stopped
 
 BUILDS, RUNS = "leases/builds/", "leases/runs/"
@@ -150,12 +153,29 @@ def live_keys(objects: Objects) -> set[str]:
 
     Raises:
         Unreachable: the remote cannot be used.
+        ArtifactError: a lease is damaged.
     """
     now, keys, dead = objects.now(), set[str](), []
     for stored in objects.list("leases/"):
         if now - stored.modified > LIVE_SECONDS:
             dead.append(stored.name)
         elif (there := objects.read(stored.name)) is not None:
-            keys.update(json.loads(there[0])["keys"])
+            keys.update(_keys_in(there[0], f"{objects.address}/{stored.name}"))
     objects.delete(dead)
     return keys
+
+
+def _keys_in(content: bytes, place: str) -> list[str]:
+    """Return the keys that a lease names.
+
+    Raises:
+        ArtifactError: it is not a lease, so a machine may need any artifact.
+    """
+    try:
+        return TypeAdapter(list[str]).validate_python(json.loads(content)["keys"], strict=True)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ArtifactError(
+            "nothing was removed: this lease cannot be read, so it is unknown what a machine needs",
+            where=place,
+            do=f"Try again {LIVE_SECONDS / 60:.0f} minutes after it was written, when it no longer counts",
+        ) from error

@@ -22,6 +22,9 @@ class SharedAliases:
     def __init__(self, root: Path, remote: Remote) -> None:
         self._root, self._remote = root, remote
 
+    def place(self, name: str) -> str:
+        return f"{self._remote.address}/{ALIASES}{name}.jsonl"
+
     def read(self) -> dict[str, bytes] | None:
         try:
             return {name: content for name, (content, _) in self._remote.alias_histories().items()}

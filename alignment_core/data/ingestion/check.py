@@ -17,8 +17,10 @@ from alignment_core.data.rendering.byte_tokenizer import ByteTokenizer
 from alignment_core.data.rendering.renderer import Renderer, resolve_chat_template
 from alignment_core.data.sources.formats import NO_PLUGINS, Plugged
 from alignment_core.errors import DataError
+from alignment_core.own_code import refuse_unknown
 from alignment_core.progress import Progress, Silent
 from alignment_core.temporary import temporary_folder
+from alignment_core.texts import read_json_of_model
 
 
 def check(
@@ -85,7 +87,8 @@ def no_usable_rows(report: Mapping[str, Any]) -> DataError | None:
     unknown = [file["why"] for file in report["files"] if file["format"] == "unknown"]
     if len(names) == 1 and unknown:
         why = unknown[0].removeprefix(f"{names[0]}: ")  # the error names the file already
-        unknown = [why[:1].upper() + why[1:]]
+        named = why.startswith(names[0])  # with a line
+        unknown = [why if named else why[:1].upper() + why[1:]]
     return DataError(
         "no row can be used",
         where=", ".join(names),
@@ -98,4 +101,6 @@ def no_usable_rows(report: Mapping[str, Any]) -> DataError | None:
 def _renderer(model: str | None, template: str | None, max_length: int) -> Renderer:
     if model is None:
         return Renderer(ByteTokenizer(), chat_template=template, max_length=max_length)
+    if (config := Path(model) / "config.json").is_file():
+        refuse_unknown(read_json_of_model(config), model, "model.base")
     return Renderer.of_model(model, None, chat_template=template, max_length=max_length)

@@ -27,5 +27,5 @@ class SelectionCounts:
 
 
 def counted(count: int, noun: str) -> str:
-    """Return `1 row` or `5 rows`."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+    """Return `1 row`, `5 rows` or `1,000 rows`."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

@@ -14,13 +14,13 @@ from typing import Any
 
 from alignment_core.data.rendering.builtin_templates import BUILTIN_TEMPLATES, TEMPLATE_DATE, resolve_chat_template
 from alignment_core.data.rendering.chat_template import ChatTemplate, Thoughts
-from alignment_core.data.rendering.encoder import Encoded, Encoder, Text, Unrenderable
-from alignment_core.data.rendering.engine.template_checks import is_text
-from alignment_core.data.rendering.rendered import Rendered
-from alignment_core.data.rendering.requests import RenderedRequest, Request, Tail, TokenizedParts, Tokens
+from alignment_core.data.rendering.drafts import Drafter, joined
+from alignment_core.data.rendering.encoder import Encoder, Unrenderable
+from alignment_core.data.rendering.requests import Request, TokenizedParts, Tokens
 from alignment_core.data.rendering.shortening import shorter_prompt
 from alignment_core.data.rendering.tokenizer import generation_stops, load_tokenizer
 from alignment_core.errors import ModelError
+from alignment_core.own_code import OWN_CODE
 from alignment_core.plugin_api import TokenSequence
 from alignment_core.records import Conversation
 from alignment_core.records.thoughts import with_thoughts
@@ -72,6 +72,7 @@ class Renderer:
         self.pad_id: int = tokenizer.pad_token_id
         self._chat = ChatTemplate(tokenizer, chat_template, thoughts=thoughts)
         self._encoder = Encoder(tokenizer)
+        self._drafter = Drafter(self._chat, self._encoder)
         eos = tokenizer.eos_token_id
         self.stop_ids: tuple[int, ...] = tuple(
             dict.fromkeys(
@@ -100,6 +101,7 @@ class Renderer:
         chat_template: str | None,
         max_length: int,
         thoughts: Thoughts = "text",
+        own_code: str | None = None,
     ) -> Renderer:
         """Load a model's tokenizer, and stop on the tokens that its generation config names.
 
@@ -109,12 +111,13 @@ class Renderer:
             chat_template: as for `Renderer`.
             max_length: as for `Renderer`.
             thoughts: as for `Renderer`.
+            own_code: as for `load_tokenizer`.
 
         Raises:
             ModelError: the tokenizer does not load, or as for `Renderer`.
         """
         return cls(
-            load_tokenizer(path, revision),
+            load_tokenizer(path, revision, own_code),
             chat_template=chat_template,
             max_length=max_length,
             generation_stops=generation_stops(path, revision),
@@ -126,7 +129,7 @@ class Renderer:
         """Load the renderer of a stage.
 
         Args:
-            model: `path` and `revision` of the model.
+            model: `path` and `revision` of the model, and the digest of its own code that may run, if any.
             config: the configuration of the stage.
 
         Raises:
@@ -138,6 +141,7 @@ class Renderer:
             chat_template=config["chat_template"],
             max_length=config["max_length"],
             thoughts=config.get("thoughts", "text"),  # unset in models from before the setting
+            own_code=model.get(OWN_CODE),
         )
 
     @property
@@ -214,13 +218,11 @@ class Renderer:
         A completion is never cut. An `Unrenderable` is returned in the position of its request.
         """
         requests = [_with_thoughts(request) for request in requests]
-        drafts = self._drafts([(request, None) for request in requests])
+        drafts = self._drafter.drafts([(request, None) for request in requests])
         return [
             draft if isinstance(draft, Unrenderable) else self._finished(request, draft)
             for request, draft in zip(requests, drafts, strict=True)
         ]
-
-    # --- fitting into the length -----------------------------------------------------------------------------------
 
     def _finished(self, request: Request, draft: TokenizedParts) -> Tokens | Unrenderable:
         try:
@@ -228,9 +230,9 @@ class Renderer:
             demonstration, fitted, waiting = None, draft, None
             if request.completions:
                 fitted = self._fitted(request, draft, self.max_length)
-                completions = tuple(self._sequence(fitted, tail) for tail in fitted.tails)
+                completions = tuple(joined(fitted, tail) for tail in fitted.tails)
             if request.demonstration:
-                demonstration = self._sequence(fitted, fitted.tails[0], every_turn=True)
+                demonstration = joined(fitted, fitted.tails[0], every_turn=True)
             if request.waiting:
                 alone = replace(draft, tails=[])
                 limit = self.max_length - self.max_length // RESPONSE_SHARE
@@ -257,66 +259,11 @@ class Renderer:
                 raise Unrenderable(
                     reason, f"{draft.length} tokens with the prompt cut as far as possible, expected at most {limit}"
                 )
-            (result,) = self._drafts([(request, shorter)])
+            (result,) = self._drafter.drafts([(request, shorter)])
             if isinstance(result, Unrenderable):
                 raise result
             draft = result
         return draft
-
-    # --- text and tokens -------------------------------------------------------------------------------------------
-
-    def _drafts(self, wanted: Sequence[tuple[Request, Conversation | None]]) -> list[TokenizedParts | Unrenderable]:
-        """Render and tokenize requests with their own prompt or with a shorter, escaped one."""
-        plans = [self._plan(request, shorter) for request, shorter in wanted]
-        texts = [text for plan in plans if isinstance(plan, RenderedRequest) for text in plan.texts]
-        encoded = iter(self._encoder.encode(texts))
-        drafts: list[TokenizedParts | Unrenderable] = []
-        for plan in plans:
-            if isinstance(plan, Unrenderable):
-                drafts.append(plan)
-                continue
-            head = next(encoded)
-            tails = [self._tail(next(encoded), item) for item in plan.rendered if plan.completed]
-            if not head.ids and tails:  # a text without a conversation, whose first token has nothing before it
-                first, tails = tails[0], [Tail(tail.ids[1:], None) for tail in tails]
-                head = Encoded(first.ids[:1], None)
-            drafts.append(TokenizedParts(plan.kept, head, tails, plan.rewritten, plan.left_out))
-        return drafts
-
-    def _plan(self, request: Request, shorter: Conversation | None) -> RenderedRequest | Unrenderable:
-        try:
-            kept = self._encoder.escape(request.prompt) if shorter is None else shorter
-            every_turn = request.demonstration and any(message["role"] == "assistant" for message in kept)
-            completions = [self._encoder.escape(completion) for completion in request.completions]
-            if is_text(kept, completions):
-                rendered = [self._chat.text(completions[0][0]["content"])]
-            elif completions:
-                rendered = self._chat.completions(kept, completions, targets=every_turn)
-            else:
-                rendered = [self._chat.prompt(kept)]
-        except Unrenderable as error:
-            return error
-        first = rendered[0]
-        texts = [Text(first.head, spans=first.head_targets or None)]
-        texts += [Text(item.tail, fragment=True, spans=item.tail_targets) for item in rendered if completions]
-        return RenderedRequest(kept, rendered, texts, completed=bool(completions))
-
-    def _tail(self, encoded: Encoded, rendered: Rendered) -> Tail:
-        ids, mask = encoded.ids, encoded.targets
-        if rendered.end_id is not None:
-            ids = [*ids, rendered.end_id]
-            mask = None if mask is None else [*mask, True]
-        return Tail(ids, mask)
-
-    def _sequence(self, draft: TokenizedParts, tail: Tail, *, every_turn: bool = False) -> TokenSequence:
-        head = draft.head.ids
-        start, before = len(head), list[bool]()
-        if every_turn and draft.head.targets is not None:
-            mask = draft.head.targets
-            start = mask.index(True) if True in mask else len(head)
-            before = mask[start:]
-        masked = None if not before and tail.mask is None else (*before, *(tail.mask or [True] * len(tail.ids)))
-        return TokenSequence((*head, *tail.ids), start, masked)
 
 
 def _with_thoughts(request: Request) -> Request:

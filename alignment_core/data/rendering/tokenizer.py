@@ -9,14 +9,21 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
-from alignment_core.errors import ModelError, loading_failure
+from alignment_core.errors import AlignmentError, ModelError, loading_failure
+from alignment_core.own_code import code_may_fail, may_run
 from alignment_core.texts import damaged, read_json_of_model
 
 
-def load_tokenizer(path: str, revision: str | None = None) -> Any:
+def load_tokenizer(path: str, revision: str | None = None, own_code: str | None = None, *, group: str = "model") -> Any:
     """Return the model's fast tokenizer, with a padding token that never stops generation.
 
     A reward model reads its score at the last token that is not padding, so padding must never be an end token.
+
+    Args:
+        path: folder or Hub id of the model.
+        revision: the Hub commit; None for a folder.
+        own_code: digest of the model's own code that may run; None: none may.
+        group: the group of settings that names the model, for messages.
 
     Raises:
         ModelError: there is no tokenizer at `path`, it is not a fast one, or none of its tokens can be used as padding.
@@ -24,12 +31,17 @@ def load_tokenizer(path: str, revision: str | None = None) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
+        with code_may_fail(path, own_code, "tokenizer of"):
+            tokenizer = AutoTokenizer.from_pretrained(
+                path, revision=revision, trust_remote_code=may_run(path, revision, own_code)
+            )
+    except AlignmentError:
+        raise
     except Exception as error:  # transformers raises a dozen types here, each caused by the files at `path`
         raise ModelError(
             "the tokenizer cannot be loaded",
             where=path,
-            got=loading_failure(error),
+            got=loading_failure(error, group),
             expected="a folder or Hub id with tokenizer.json",
         ) from error
     if not getattr(tokenizer, "is_fast", False):

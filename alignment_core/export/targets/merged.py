@@ -14,15 +14,16 @@ from peft import PeftModel, get_peft_model_state_dict
 from peft.tuners.lora.layer import LoraLayer, ParamWrapper
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
 from alignment_core.errors import ModelError
 from alignment_core.export import parity
-from alignment_core.export.tokenizer_files import open_renderer, write_tokenizer_files
+from alignment_core.export.tokenizer_files import open_renderer, write_tokenizer_files, written_code
 from alignment_core.inference.trained_model import TrainedModel
 from alignment_core.models.base.layers import short_names
-from alignment_core.models.base.loading import load_base, weight_types
+from alignment_core.models.base.loading import bare_model, load_base, read_config, weight_types
 from alignment_core.models.roles.adapters import ADAPTER
+from alignment_core.own_code import may_run
 from alignment_core.training.memory import available_memory
 
 CPU = torch.device("cpu")
@@ -44,7 +45,8 @@ def write(origin: TrainedModel, folder: Path) -> dict[str, Any]:
     dtype = _dtype(origin)
     renderer = open_renderer(origin)
     rows = origin.manifest.config.get("embedding_rows")
-    base = load_base(origin.base, revision=origin.revision, load_in="fp32", device=CPU, rows=rows)
+    own_code = origin.own_code
+    base = load_base(origin.base, revision=origin.revision, load_in="fp32", device=CPU, rows=rows, own_code=own_code)
     model = with_adapter(origin, base)
     sequences = parity.greedy_answers(model, renderer)
     with _idle_layers(model) as idle:
@@ -54,12 +56,17 @@ def write(origin: TrainedModel, folder: Path) -> dict[str, Any]:
     unrounded = parity.logits_of(merged, sequences)
     # The rounding errors of a float32 dot product of n terms add up as √n.
     single = parity.SINGLE * merged.config.get_text_config().hidden_size ** 0.5
-    _round(merged, weight_types(origin.base, revision=origin.revision, dtype=dtype))
+    _round(merged, weight_types(origin.base, revision=origin.revision, dtype=dtype, own_code=own_code))
     written = _save(merged, folder)
     del base, model, merged
     write_tokenizer_files(origin, renderer, folder)
 
-    exported = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", use_safetensors=True, trust_remote_code=False)
+    exported = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype="auto",
+        use_safetensors=True,
+        trust_remote_code=may_run(str(folder), None, written_code(origin, folder)),
+    )
     _check_weights(written, exported)
     there = parity.logits_of(exported.float(), sequences)
     per_roundoff = parity.rounding_noise(exported, sequences, there, ROUNDOFF[dtype]) / ROUNDOFF[dtype]
@@ -78,7 +85,9 @@ def write(origin: TrainedModel, folder: Path) -> dict[str, Any]:
         "same_greedy_answers": parity.check_answers(sequences, trained, there, after["largest_difference"]),
     }
     if (load_in := origin.manifest.config["load_in"]) in ("nf4", "int8"):
-        quantized = load_base(origin.base, revision=origin.revision, load_in=load_in, device=CPU, rows=rows)
+        quantized = load_base(
+            origin.base, revision=origin.revision, load_in=load_in, device=CPU, rows=rows, own_code=own_code
+        )
         on_quantized = parity.logits_of(with_adapter(origin, quantized), sequences)
         found[f"on_{load_in}_base"] = parity.distance(trained, on_quantized)
     return found
@@ -162,7 +171,7 @@ def _dtype(origin: TrainedModel) -> torch.dtype:
     Raises:
         ModelError: the base model is quantized, or there is not enough memory for it.
     """
-    config = AutoConfig.from_pretrained(origin.base, revision=origin.revision, trust_remote_code=False)
+    config = read_config(origin.base, origin.revision, origin.own_code)
     if getattr(config, "quantization_config", None) is not None:
         raise ModelError(
             "the base model is quantized: there are no full-precision weights to merge into",
@@ -170,9 +179,8 @@ def _dtype(origin: TrainedModel) -> torch.dtype:
             do=UNMERGED,
         )
     with torch.device("meta"):
-        weights = sum(
-            weight.numel() for weight in AutoModelForCausalLM.from_config(config, trust_remote_code=False).parameters()
-        )
+        bare = bare_model(AutoModelForCausalLM, config, origin.own_code)
+        weights = sum(weight.numel() for weight in bare.parameters())
     needed, free = int(4 * weights * BESIDE_WEIGHTS), available_memory(CPU)
     if needed > free:
         raise ModelError(

@@ -20,6 +20,8 @@ from alignment_core.texts import read_text_of_model
 WHERE = "model.adapter"
 WEIGHTS = "adapter_model.safetensors"
 PICKLED = "adapter_model.bin"
+SHOWN = 200
+"""Number of characters of a reason that are shown."""
 UNDERSTOOD = {
     "peft_type", "task_type", "base_model_name_or_path", "revision", "auto_mapping", "peft_version",
     "inference_mode", "r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "target_parameters",
@@ -183,4 +185,5 @@ def _shape(config: Mapping[str, Any], path: str) -> LoraConfig:
             dora=bool(config.get("use_dora")),
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"{ADAPTER_CONFIG} cannot be read", where=WHERE, got=f"{path}: {error}") from error
+        reason = " ".join(str(error).partition("For further")[0].split())
+        raise ModelError(f"{ADAPTER_CONFIG} cannot be read", where=WHERE, got=f"{path}: {reason[:SHOWN]}") from error

@@ -17,6 +17,10 @@ from alignment_core.texts import damaged, read_text_of_model
 
 POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length", "max_sequence_length")
 """Names under which configurations hold the number of positions."""
+KINDS = {"model_type": str, "quantization_config": dict, "rope_parameters": dict, "rope_scaling": dict}
+"""The kind of each field of a configuration that is read as more than a number."""
+SHOWN = 80
+"""Number of characters of a wrong value that are shown."""
 TABLES = {
     "bart", "bert", "bert-generation", "big_bird", "bigbird_pegasus", "biogpt", "blenderbot", "blenderbot-small",
     "camembert", "codegen", "ctrl", "data2vec-text", "electra", "ernie", "git", "gpt2", "gpt_bigcode", "gpt_neo",
@@ -46,7 +50,7 @@ def check_files(model: ModelIdentity, where: str) -> None:
         if odd := [name for name in names if not isinstance(name, str) or name != Path(name).name]:
             raise damaged(index, f"weights in {odd[0]!r}, which is no file beside it")
         shards = sorted(set(names))
-        if missing := [name for name in shards if not (folder / name).is_file()]:
+        if missing := [name for name in shards if not _is_file(folder / name)]:
             raise ModelError(
                 "a file of weights is missing",
                 where=where,
@@ -223,8 +227,25 @@ def _last_word(model: ModelIdentity) -> int:
     return int(max(words.values())) if isinstance(words, dict) else len(words) - 1
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # the name is longer than that of any file
+        return False
+
+
 def _config(model: ModelIdentity) -> dict[str, Any]:
-    return read_json(model_file(model, "config.json"))
+    """Return the content of config.json. The groups and names that are read here are of the right kind.
+
+    Raises:
+        ModelError: they are not, or the file cannot be read.
+    """
+    config = read_json(model_file(model, "config.json"))
+    for part in (config, _text_config(config)):
+        for name, kind in KINDS.items():
+            if (value := part.get(name)) is not None and not isinstance(value, kind):
+                raise damaged(f"{model.path}/config.json", f"{name} {str(value)[:SHOWN]}")
+    return config
 
 
 def _text_config(config: dict[str, Any]) -> dict[str, Any]:

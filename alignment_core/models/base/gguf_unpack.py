@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from alignment_core.errors import ArtifactError, ModelError, loading_failure
+from alignment_core.models.base.gguf_counts import check_counts
 from alignment_core.models.base.gguf_file import ADVICE
 from alignment_core.models.base.saving import system_errors
 from alignment_core.progress import Progress
@@ -35,6 +36,7 @@ def describe(path: Path, where: str) -> dict[str, Any]:
     import gguf
 
     try:
+        check_counts(path)
         reader = gguf.GGUFReader(path)
         said = {name: field for name, field in reader.fields.items() if name.startswith(("general.", "split."))}
         facts = {name: field.contents() for name, field in said.items()}
@@ -44,6 +46,7 @@ def describe(path: Path, where: str) -> dict[str, Any]:
         kinds = Counter[str]()
         for tensor in reader.tensors:
             kinds[tensor.tensor_type.name] += int(tensor.n_elements)
+        parts = int(facts.get("split.count", 1))
     except Exception as error:  # gguf raises whatever its parsing runs into
         raise ModelError(
             "the GGUF file cannot be read",
@@ -51,7 +54,7 @@ def describe(path: Path, where: str) -> dict[str, Any]:
             got=loading_failure(error),
             do="Download it again, or install a newer `gguf`",
         ) from error
-    if (parts := facts.get("split.count", 1)) > 1:
+    if parts > 1:
         raise ModelError(
             f"the model is split into {parts} GGUF files, and transformers reads single files",
             where=where,

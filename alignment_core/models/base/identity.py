@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from alignment_core.artifacts.digest import tree_digest
 from alignment_core.config.places import expanded
 from alignment_core.errors import ModelError
 from alignment_core.models.base import unusable
-from alignment_core.texts import read_json_of_model
+from alignment_core.own_code import NAMING, OWN_CODE, check_classes, code_digest
+from alignment_core.texts import damaged, read_json_of_model
 
 WEIGHTS = ("config.json", "*.safetensors", "*.safetensors.index.json")
 # generation_config.json names the stop tokens, so it belongs to the tokenizer's identity.
@@ -54,6 +55,7 @@ class ModelIdentity:
         weights: digest of the configuration and the weights, or `owner/name@commit`.
         tokenizer: digest of everything that decides how text becomes tokens and where generation stops, or
             `owner/name@commit`.
+        own_code: digest of the code that the model brings along, if it is trusted and the model names a class in it.
     """
 
     name: str
@@ -61,19 +63,42 @@ class ModelIdentity:
     revision: str | None
     weights: str
     tokenizer: str
+    own_code: str | None = None
+
+    def place(self) -> dict[str, Any]:
+        """Return what a loader needs, for the inputs of a stage: where the model is, and which code it may run."""
+        return {"path": self.path, "revision": self.revision, **self.code()}
+
+    def code(self) -> dict[str, str]:
+        """Return the digest of the code that the run trusts, for cache keys. Empty if there is none."""
+        return {} if self.own_code is None else {OWN_CODE: self.own_code}
 
 
-def model_identity(path: str, revision: str | None, where: str = "model.base") -> ModelIdentity:
+def model_identity(
+    path: str, revision: str | None, where: str = "model.base", *, trusted: bool = False
+) -> ModelIdentity:
     """Find a model and return its identity.
 
     Args:
         path: a folder, or a Hub id.
         revision: branch, tag or commit of a Hub model.
         where: the setting that names the model. The `revision` setting is next to it.
+        trusted: whether the settings trust the code that the model brings along.
 
     Raises:
-        ModelError: it is neither a folder with a model in safetensors nor a model on the Hub.
+        ModelError: it is neither a folder with a model in safetensors nor a model on the Hub, or its code is elsewhere.
     """
+    found = _found(path, revision, where)
+    if not trusted:
+        return found
+    named = {name: read_json(model_file(found, name)) for name in NAMING}
+    folder = Path(found.path) if found.revision is None else None
+    if not check_classes(named, found.path, where, folder):
+        return found
+    return replace(found, own_code=code_digest(found.path, found.revision))
+
+
+def _found(path: str, revision: str | None, where: str) -> ModelIdentity:
     folder = expanded(path)
     if folder.is_dir():
         return _of_folder(folder.resolve(), revision, where)
@@ -89,8 +114,10 @@ def check_classifier(model: ModelIdentity, where: str) -> None:
         ModelError: it is not, according to its configuration.
     """
     found = read_json(model_file(model, "config.json"))
-    kinds = found.get("architectures") or []
-    labels = len(found["id2label"]) if "id2label" in found else found.get("num_labels", DEFAULT_LABELS)
+    kinds, names = found.get("architectures") or [], found.get("id2label")
+    if not isinstance(kinds, list) or not isinstance(names, dict | None):
+        raise damaged(f"{model.path}/config.json", "`architectures` or `id2label` of another kind")
+    labels = found.get("num_labels", DEFAULT_LABELS) if names is None else len(names)
     if not any(str(kind).endswith("ForSequenceClassification") for kind in kinds):
         raise ModelError(
             "the model is not a sequence classifier",

@@ -13,6 +13,7 @@ from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import logging as transformers_logging
 
@@ -22,6 +23,7 @@ from alignment_core.losses.likelihood import HeadShape, head_logits
 from alignment_core.models.base.layers import keep_layers
 from alignment_core.models.base.resizing import add_rows
 from alignment_core.models.base.unusable import ADAPTER_CONFIG
+from alignment_core.own_code import code_may_fail, may_run
 
 FEW_WORDS = 64
 FAST_FLOAT16 = (7, 0)
@@ -56,7 +58,13 @@ def choose_device(device: str) -> torch.device:
 
 
 def load_base(
-    path: str, *, revision: str | None, load_in: LoadIn, device: torch.device, rows: int | None = None
+    path: str,
+    *,
+    revision: str | None,
+    load_in: LoadIn,
+    device: torch.device,
+    rows: int | None = None,
+    own_code: str | None = None,
 ) -> PreTrainedModel:
     """Load the base model, frozen and in eval mode, without an adapter that may lie beside it.
 
@@ -68,6 +76,7 @@ def load_base(
         load_in: its precision.
         device: where to load it.
         rows: number of rows that its embedding and its output head are extended to; None: they are as saved.
+        own_code: digest of its own code that may run; None: none may.
 
     Raises:
         ModelError: the folder or hub id does not load.
@@ -75,18 +84,19 @@ def load_base(
     transformers_logging.disable_progress_bar()
     dtype = base_dtype(load_in, device)
     try:
-        config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
-        model = AutoModelForCausalLM.from_pretrained(
-            path,
-            revision=revision,
-            config=config,
-            dtype=dtype,
-            quantization_config=None if is_quantized(config) else quantization(load_in, dtype),
-            device_map={"": device},
-            use_safetensors=True,
-            trust_remote_code=False,
-            **_without_adapter(path, revision),
-        )
+        config = read_config(path, revision, own_code)
+        with code_may_fail(path, own_code, "model"):
+            model = AutoModelForCausalLM.from_pretrained(
+                path,
+                revision=revision,
+                config=config,
+                dtype=dtype,
+                quantization_config=None if is_quantized(config) else quantization(load_in, dtype),
+                device_map={"": device},
+                use_safetensors=True,
+                trust_remote_code=may_run(path, revision, own_code),
+                **_without_adapter(path, revision),
+            )
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         reason = loading_failure(error)
         raise ModelError("the base model does not load", where=f"model.base {path}", got=reason) from error
@@ -99,7 +109,52 @@ def load_base(
     return model
 
 
-def weight_types(path: str, *, revision: str | None, dtype: torch.dtype) -> dict[str, torch.dtype]:
+def read_config(path: str, revision: str | None, own_code: str | None = None) -> PretrainedConfig:
+    """Return the configuration of a model.
+
+    Args:
+        path: its folder or hub id.
+        revision: its hub commit; None for a folder.
+        own_code: digest of its own code that may run; None: none may.
+
+    Raises:
+        OSError, ValueError, KeyError: it does not load; see `loading_failure`.
+        ModelError: its own code has changed.
+    """
+    config: PretrainedConfig
+    with code_may_fail(path, own_code, "model"):
+        config = AutoConfig.from_pretrained(
+            path, revision=revision, trust_remote_code=may_run(path, revision, own_code)
+        )
+    config.name_or_path = path  # where `bare_model` looks for its code, whatever the file says
+    return config
+
+
+def bare_model(kind: Any, config: PretrainedConfig, own_code: str | None, **options: Any) -> PreTrainedModel:
+    """Build a model from a configuration of `read_config`, without its weights.
+
+    Args:
+        kind: an `Auto` class of transformers.
+        config: the configuration.
+        own_code: digest of the model's own code that may run; None: none may.
+        options: further arguments of transformers, such as `dtype`.
+    """
+    model: PreTrainedModel
+    if own_code is None or kind.__name__ not in (getattr(config, "auto_map", None) or {}):
+        model = kind.from_config(config, trust_remote_code=False, **options)
+        return model
+    path, revision = config.name_or_path, own_code.rpartition("@")[2] if "@" in own_code else None
+    may_run(path, revision, own_code)
+    # from_config would take the code from the main branch, and knows the class only in the first call of a process.
+    with code_may_fail(path, own_code, "model"):
+        made = get_class_from_dynamic_module(config.auto_map[kind.__name__], path, revision=revision)
+        model = made._from_config(config, **options)
+    return model
+
+
+def weight_types(
+    path: str, *, revision: str | None, dtype: torch.dtype, own_code: str | None = None
+) -> dict[str, torch.dtype]:
     """Return the type in which transformers keeps each weight of a base model that is read in a 16-bit type.
 
     Some architectures have weights that are always float32, such as the correction of a router.
@@ -108,6 +163,7 @@ def weight_types(path: str, *, revision: str | None, dtype: torch.dtype) -> dict
         path: its folder or hub id.
         revision: its hub commit; None for a folder.
         dtype: the 16-bit type.
+        own_code: digest of its own code that may run; None: none may.
     """
     model = AutoModelForCausalLM.from_pretrained(
         path,
@@ -115,7 +171,7 @@ def weight_types(path: str, *, revision: str | None, dtype: torch.dtype) -> dict
         dtype=dtype,
         device_map={"": "meta"},
         use_safetensors=True,
-        trust_remote_code=False,
+        trust_remote_code=may_run(path, revision, own_code),
         **_without_adapter(path, revision),
     )
     return {name: weight.dtype for name, weight in model.state_dict().items()}
@@ -210,7 +266,7 @@ def separable(model: PreTrainedModel) -> bool:
     meta device) is judged by one with the same configuration but a small vocabulary and no layers.
     """
     if model.device.type == "meta":
-        return _separable_by_shape(model.config)
+        return _separable_by_shape(model)
     head = model.get_output_embeddings()
     if head is None or not isinstance(getattr(head, "weight", None), torch.Tensor):
         return False
@@ -234,13 +290,13 @@ def rounding(model: PreTrainedModel) -> float:
     return 0.05 if coarse else 1e-3
 
 
-def _separable_by_shape(config: PretrainedConfig) -> bool:
-    small = copy.deepcopy(config)
+def _separable_by_shape(whole: PreTrainedModel) -> bool:
+    small = copy.deepcopy(whole.config)
     for part in (small, small.get_text_config()):
         part.vocab_size, part.pad_token_id = FEW_WORDS, 0
     try:
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(small, dtype=torch.float32, trust_remote_code=False)
+            model = type(whole)(small).float()
         keep_layers(model, small.get_text_config().num_hidden_layers, 0)
         model.to_empty(device="cpu").eval()
         generator = torch.Generator().manual_seed(0)

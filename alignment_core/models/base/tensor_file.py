@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 from alignment_core.errors import ModelError
+from alignment_core.texts import open_file
 
 LARGEST_HEADER = 2**27
 """safetensors itself allows no larger header."""
@@ -19,11 +21,16 @@ def tensor_shapes(file: Path, where: str) -> dict[str, tuple[int, ...]]:
     Raises:
         ModelError: it is not a complete safetensors file.
     """
-    with file.open("rb") as source:
-        start = source.read(len(POINTER))
-        size = int.from_bytes(start[:8], "little")
-        source.seek(8)
-        header = source.read(size) if size <= LARGEST_HEADER else b""
+    try:
+        with open_file(file) as source:
+            start = source.read(len(POINTER))
+            size = int.from_bytes(start[:8], "little")
+            source.seek(8)
+            header = source.read(size) if size <= LARGEST_HEADER else b""
+            length = source.seek(0, os.SEEK_END)
+    except OSError as error:
+        got = f"{file}: {error.strerror}"
+        raise ModelError("the file of weights cannot be read", where=where, got=got) from error
     if start == POINTER:
         raise ModelError(
             "the weights were not downloaded: git has left a pointer in place of the file",
@@ -33,16 +40,28 @@ def tensor_shapes(file: Path, where: str) -> dict[str, tuple[int, ...]]:
         )
     try:
         found = json.loads(header)
-        shapes = {name: tuple(item["shape"]) for name, item in found.items() if name != "__metadata__"}
-        end = max((item["data_offsets"][1] for name, item in found.items() if name != "__metadata__"), default=0)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        shapes = {name: _whole(item["shape"]) for name, item in found.items() if name != "__metadata__"}
+        ends = [_whole(item["data_offsets"])[1] for name, item in found.items() if name != "__metadata__"]
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise ModelError("this is not a safetensors file", where=where, got=file) from error
-    if file.stat().st_size < 8 + size + end:
+    end = max(ends, default=0)
+    if length < 8 + size + end:
         raise ModelError(
             "the file of weights is not complete",
             where=where,
-            got=f"{file} with {file.stat().st_size} bytes",
+            got=f"{file} with {length} bytes",
             expected=f"at least {8 + size + end} bytes",
             do="Download it again",
         )
     return shapes
+
+
+def _whole(numbers: list[int]) -> tuple[int, ...]:
+    """Return sizes or offsets.
+
+    Raises:
+        ValueError: one of them is none.
+    """
+    if not isinstance(numbers, list) or not all(type(number) is int and 0 <= number < 2**63 for number in numbers):
+        raise ValueError(numbers)
+    return tuple(numbers)

@@ -24,14 +24,15 @@ class Engine(Protocol):
         prompts: Sequence[TokenSequence],
         sampling: Sampling,
         noise_keys: Sequence[str],
-        on_step: Callable[[int], None],
+        on_step: Callable[[float], None],
     ) -> list[Response]:
         """Sample one response per prompt, ending with its stop token if it reached one.
 
         Args:
             role: the role, with its present weights.
             noise_keys: one string per prompt, which determines its noise.
-            on_step: called again and again with the number of finished responses; may raise to stop.
+            on_step: called again and again with the number of finished responses, to which those at work may add their
+                shares; may raise to stop.
 
         Returns:
             The response to each prompt. An engine that cannot keep log-probabilities leaves them out.
@@ -60,7 +61,7 @@ class OwnEngine:
         prompts: Sequence[TokenSequence],
         sampling: Sampling,
         noise_keys: Sequence[str],
-        on_step: Callable[[int], None],
+        on_step: Callable[[float], None],
     ) -> list[Response]:
         ranks = self.budget.ranks
         room = [len(prompt.ids) + sampling.max_new_tokens for prompt in prompts]

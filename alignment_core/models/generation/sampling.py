@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from weakref import WeakKeyDictionary
@@ -28,7 +29,7 @@ def generate(
     stop_ids: Sequence[int],
     pad_id: int,
     budget: Budget,
-    on_step: Callable[[int], None],
+    on_step: Callable[[float], None],
     on_token: Callable[[int, int], None] = lambda row, token: None,
 ) -> list[Response]:
     """Sample one response per prompt, ending with its stop token if it reached one.
@@ -40,7 +41,8 @@ def generate(
         noise_keys: one string per prompt, e.g. seed, step, row and sample number.
         budget: one batch may hold `Roles.generation_cache_factor` times its tokens (prompts and responses, padding
             included).
-        on_step: called before every token with the number of finished responses; may raise to stop.
+        on_step: called before every token with the number of finished responses, to which an unfinished one adds the
+            share of its longest length that it has; may raise to stop.
         on_token: called with the index of the prompt and each new token of its response. After an out-of-memory
             error, the rows of that batch that were not finished start over.
 
@@ -55,6 +57,7 @@ def generate(
     roles.reach.check(max(room, default=0))
 
     def remaining() -> None:
+        at_work: Counter[int] = Counter()
         way = decoding_of(roles, role)
         todo = [i for i in range(len(prompts)) if i not in results]
         for group, at_once, reading in _groups(todo, prompts, room, budget, roles, way):
@@ -67,11 +70,13 @@ def generate(
 
             def on_end(place: int, response: Response, group: Sequence[int] = group, slow: bool = reading.slow) -> None:
                 results[group[place]] = replace(response, slow=slow)
+                del at_work[group[place]]
 
             def report(place: int, token: int, group: Sequence[int] = group) -> None:
+                at_work[group[place]] += 1
                 on_token(group[place], token)
 
-            batch.run(lambda: on_step(len(results)), report, on_end)
+            batch.run(lambda: on_step(len(results) + at_work.total() / sampling.max_new_tokens), report, on_end)
             on_step(len(results))
 
     budget.fit(remaining)

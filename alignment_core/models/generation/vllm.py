@@ -54,7 +54,7 @@ class VllmEngine:
         prompts: Sequence[TokenSequence],
         sampling: Sampling,
         noise_keys: Sequence[str],
-        on_step: Callable[[int], None],
+        on_step: Callable[[float], None],
     ) -> list[Response]:
         """Sample one response per prompt (`Engine`).
 
@@ -79,7 +79,7 @@ class _Rollout:
     prompts: Sequence[TokenSequence]
     sampling: Sampling
     noise_keys: Sequence[str]
-    on_step: Callable[[int], None]
+    on_step: Callable[[float], None]
 
     async def sample(self, adapter: Path | None) -> list[Response]:
         server = VllmServer(self.engine.settings, self.engine.base)

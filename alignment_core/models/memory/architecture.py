@@ -53,6 +53,8 @@ class Architecture:
         trained: roles that are trained.
         snapshots: roles that are snapshots of the policy, which are saved in checkpoints.
         parameters: number of trained weights that belong to no role.
+        own_code: digest of the model's own code that may run; None: none may.
+        external_code: the same of the external reward model.
         device: the device of the stage. It may be a card that this machine does not have.
         packs: whether sequences are packed into one row (`packing.enable_packing`).
         adamw: precision of AdamW's moments.
@@ -73,6 +75,8 @@ class Architecture:
     reach: Reach = EVERY_LENGTH
     snapshots: tuple[str, ...] = ()
     parameters: int = 0
+    own_code: str | None = None
+    external_code: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from transformers import AutoModelForSequenceClassification, PretrainedConfig
 
 from alignment_core.config import LoadIn
 from alignment_core.models.base.layers import keep_layers
-from alignment_core.models.base.loading import base_dtype
+from alignment_core.models.base.loading import bare_model, base_dtype
 from alignment_core.models.memory.architecture import fake_device
 from alignment_core.models.memory.counting import (
     QUANTISED_BYTES,
@@ -27,11 +27,10 @@ class ClassifierSize:
         weights: bytes of its weights.
     """
 
-    def __init__(self, config: PretrainedConfig, load_in: LoadIn, device: torch.device) -> None:
+    def __init__(self, config: PretrainedConfig, own_code: str | None, load_in: LoadIn, device: torch.device) -> None:
+        dtype = base_dtype(load_in, device)
         with torch.device("meta"):
-            model = AutoModelForSequenceClassification.from_config(
-                config, dtype=base_dtype(load_in, device), trust_remote_code=False
-            )
+            model = bare_model(AutoModelForSequenceClassification, config, own_code, dtype=dtype)
         model.requires_grad_(False).eval()
         self.weights = weight_bytes(model, load_in)
         # Nothing is kept from layer to layer, so two layers are enough.

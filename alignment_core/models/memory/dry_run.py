@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from alignment_core.devices import planned_for_card
 from alignment_core.errors import ModelError
 from alignment_core.models.base.layers import keep_layers, unquantised
-from alignment_core.models.base.loading import base_dtype
+from alignment_core.models.base.loading import bare_model, base_dtype
 from alignment_core.models.memory.architecture import Architecture, Footprint, Pass, fake_device
 from alignment_core.models.memory.classifier_size import ClassifierSize
 from alignment_core.models.memory.counting import (
@@ -75,7 +75,8 @@ class DryRun:
             self.architecture = replace(architecture, packs=False)
             self._models = {count: self._build(count) for count in self._sizes}
         external, load_in, device = architecture.external_reward, architecture.load_in, architecture.device
-        self._external = None if external is None else ClassifierSize(external, load_in, device)
+        code = architecture.external_code
+        self._external = None if external is None else ClassifierSize(external, code, load_in, device)
 
     def _runs(self) -> bool:
         """Return whether a small packed pass runs at all, or nothing is packed."""
@@ -205,11 +206,8 @@ class DryRun:
 
     def _bare(self) -> PreTrainedModel:
         """Build the model from a copy of its configuration, because transformers writes into it."""
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(
-            copy.deepcopy(self.architecture.config),
-            dtype=self._dtype,
-            trust_remote_code=False,
-        )
+        config, own_code = copy.deepcopy(self.architecture.config), self.architecture.own_code
+        model = bare_model(AutoModelForCausalLM, config, own_code, dtype=self._dtype)
         # Otherwise transformers looks for padding among ids that have no content.
         vars(model.config)["pad_token_id"] = None  # past the checks of the configuration
         return model

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
+from transformers import AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from alignment_core.config import LoadIn
@@ -18,18 +18,30 @@ from alignment_core.models.base.loading import (
     is_quantized,
     keep_linear4bit_differentiable,
     quantization,
+    read_config,
 )
 from alignment_core.models.passes.batching import call_cost, least_padding
 from alignment_core.models.passes.reach import find_reach
 from alignment_core.models.roles.logps import Budget
 from alignment_core.models.roles.shares import from_shares, share_of
+from alignment_core.own_code import code_may_fail, may_run
 
-WHERE = "reward.model"
+GROUP = "reward"
+WHERE = f"{GROUP}.model"
 T = TypeVar("T")
 
 
-def load_classifier(path: str, *, revision: str | None, load_in: LoadIn, device: torch.device) -> PreTrainedModel:
+def load_classifier(
+    path: str, *, revision: str | None, load_in: LoadIn, device: torch.device, own_code: str | None = None
+) -> PreTrainedModel:
     """Load a sequence classifier with one label, frozen and in eval mode, in the precision of the base model.
+
+    Args:
+        path: its folder or hub id.
+        revision: its hub commit; None for a folder.
+        load_in: its precision.
+        device: where to load it.
+        own_code: digest of its own code that may run; None: none may.
 
     Raises:
         ModelError: it does not load, does not have exactly one label, or its head was never trained.
@@ -37,20 +49,21 @@ def load_classifier(path: str, *, revision: str | None, load_in: LoadIn, device:
     transformers_logging.disable_progress_bar()
     dtype = base_dtype(load_in, device)
     try:
-        config = read_classifier_config(path, revision)
-        model, loading = AutoModelForSequenceClassification.from_pretrained(
-            path,
-            revision=revision,
-            config=config,
-            dtype=dtype,
-            quantization_config=None if is_quantized(config) else quantization(load_in, dtype),
-            device_map={"": device},
-            use_safetensors=True,
-            output_loading_info=True,
-            trust_remote_code=False,
-        )
+        config = read_classifier_config(path, revision, own_code)
+        with code_may_fail(path, own_code, WHERE):
+            model, loading = AutoModelForSequenceClassification.from_pretrained(
+                path,
+                revision=revision,
+                config=config,
+                dtype=dtype,
+                quantization_config=None if is_quantized(config) else quantization(load_in, dtype),
+                device_map={"": device},
+                use_safetensors=True,
+                output_loading_info=True,
+                trust_remote_code=may_run(path, revision, own_code),
+            )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        reason = loading_failure(error)
+        reason = loading_failure(error, GROUP)
         raise ModelError("the reward model does not load", where=f"{WHERE} {path}", got=reason) from error
     if missing := sorted(loading["missing_keys"]):
         raise ModelError(
@@ -65,17 +78,17 @@ def load_classifier(path: str, *, revision: str | None, load_in: LoadIn, device:
     return loaded
 
 
-def read_classifier_config(path: str, revision: str | None) -> PretrainedConfig:
-    """Return the configuration of a sequence classifier with one label.
+def read_classifier_config(path: str, revision: str | None, own_code: str | None = None) -> PretrainedConfig:
+    """Return the configuration of a sequence classifier with one label. For the arguments, see `load_classifier`.
 
     Raises:
         ModelError: it does not load, or does not have exactly one label.
     """
     try:
-        config: PretrainedConfig = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
+        config = read_config(path, revision, own_code)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(
-            "the reward model's configuration does not load", where=WHERE, got=loading_failure(error)
+            "the reward model's configuration does not load", where=WHERE, got=loading_failure(error, GROUP)
         ) from error
     if config.num_labels != 1:
         raise ModelError("the reward model has more than one label", where=WHERE, got=config.num_labels, expected=1)
@@ -128,7 +141,7 @@ class ClassifierReward(Generic[T]):
         groups = least_padding([len(texts[i]) for i in together], self.budget.tokens, self._call_cost)
         alone = [[i] for i, ids in enumerate(texts) if len(ids) > self._reach.batched]
         for group in [[together[place] for place in places] for places in groups] + alone:
-            self.budget.on_pass()
+            self.budget.on_pass(len(group))
             scores[group] = self._forward([texts[i] for i in group])
         return scores
 

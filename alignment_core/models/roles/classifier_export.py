@@ -16,7 +16,8 @@ def not_in_plain_peft(model: PreTrainedModel) -> str | None:
     decoders in transformers.
     """
     name = f"a reward model on {type(model).__name__}"
-    if type(model.config) not in AutoModelForSequenceClassification._model_mapping:
+    own = not type(model).__module__.startswith("transformers.")  # a class that the model brought along
+    if own or type(model.config) not in AutoModelForSequenceClassification._model_mapping:
         return f"{name} loads only here, because transformers has no classifier of this architecture"
     config = copy.deepcopy(model.config)
     config.num_labels = 1

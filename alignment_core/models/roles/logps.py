@@ -30,13 +30,13 @@ class Budget:
         tokens: the current budget.
         ranks: the processes that share the stage. All halve their budget if one of them runs out of memory.
         on_halved: called with a message after the budget was halved.
-        on_pass: called before every forward pass outside a loss; may raise to stop.
+        on_pass: called before every forward pass outside a loss with the number of its sequences; may raise to stop.
     """
 
     def __init__(self, tokens: int, ranks: Ranks = ALONE) -> None:
         self.tokens, self.ranks = tokens, ranks
         self.on_halved: Callable[[str], None] = lambda _: None
-        self.on_pass: Callable[[], None] = lambda: None
+        self.on_pass: Callable[[int], None] = lambda _: None
 
     def fit(self, attempt: Callable[[], T]) -> T:
         """Call `attempt`, which reads `tokens`, until it fits in memory, on every rank.
@@ -208,7 +208,7 @@ def _in_budget(
             return _in_parts(budget.tokens, sequences, forward, roles)
 
     def stoppable(part: Sequence[TokenSequence]) -> tuple[Tensor, ...]:
-        budget.on_pass()
+        budget.on_pass(len(part))
         return forward(part)
 
     ranks = budget.ranks

@@ -25,9 +25,10 @@ from alignment_core.models.base.layers import unquantised
 from alignment_core.models.base.loading import choose_device, load_base
 from alignment_core.models.generation.vllm import VllmEngine
 from alignment_core.models.passes.packed_attention import pieces_note
-from alignment_core.models.roles.classifier import ClassifierReward, load_classifier
+from alignment_core.models.roles.classifier import GROUP, ClassifierReward, load_classifier
 from alignment_core.models.roles.logps import Budget
 from alignment_core.models.roles.shared_base import Roles
+from alignment_core.own_code import OWN_CODE
 from alignment_core.plugin_api import Conversation, Row, TokenSequence
 from alignment_core.stages.shared.card import use_card
 from alignment_core.stages.shared.memory_fit import fit_to_memory, initial_token_budget
@@ -91,8 +92,9 @@ class ExternalRewardModel:
         """Load the reward model that the job names."""
         place, config = job.call.inputs["reward_model"], job.call.config
         device = device_of(job)
-        tokenizer = load_tokenizer(place["path"], place["revision"])
-        model = load_classifier(place["path"], revision=place["revision"], load_in=config["load_in"], device=device)
+        path, revision, own_code = place["path"], place["revision"], place.get(OWN_CODE)
+        tokenizer = load_tokenizer(path, revision, own_code, group=GROUP)
+        model = load_classifier(path, revision=revision, load_in=config["load_in"], device=device, own_code=own_code)
         positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or math.inf
         cross_tokenizer = CrossTokenizer(
             renderer,
@@ -136,6 +138,7 @@ class StageContext:
             load_in=job.call.config["load_in"],
             device=device,
             rows=job.call.config.get("embedding_rows"),
+            own_code=model.get(OWN_CODE),
         )
         roles = Roles(base, model["path"], model["revision"])
         if not roles.separable:

@@ -17,6 +17,7 @@ from alignment_core.models.memory.dry_run import DryRun
 from alignment_core.models.passes.batching import largest_setting
 from alignment_core.models.roles.classifier import ClassifierReward
 from alignment_core.models.roles.shared_base import Roles
+from alignment_core.own_code import OWN_CODE
 from alignment_core.training.checkpoint import saved_budget
 from alignment_core.training.contract import Objective
 from alignment_core.training.demand import Layout, trace_training
@@ -100,7 +101,7 @@ def choose_for_run(
     """Return the memory settings with which a run fits, and the predicted memory with them, from a dry run.
 
     Args:
-        config: the settings `load_in` and `lora` of the stage.
+        config: the settings of the stage: `load_in`, `lora`, and the models' own code.
         available: bytes that the run may take beyond its loaded models.
         budget: the token budget; None to choose it.
         recompute: whether backward recomputes the layers; None to choose it.
@@ -122,6 +123,8 @@ def choose_for_run(
             roles.reach,
             tuple(map(role_of, run.snapshots.names)),
             sum(weight.numel() for weight in run.parameters.values()),
+            config.get(OWN_CODE),
+            config.get("reward_model", {}).get(OWN_CODE),
         )
     )
     rehearsed = partial(

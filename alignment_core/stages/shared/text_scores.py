@@ -10,6 +10,7 @@ import torch
 
 from alignment_core.data.rendering.encoder import Unrenderable
 from alignment_core.execution.stage import Job
+from alignment_core.progress import Work
 from alignment_core.stages.shared.context import StageContext
 from alignment_core.training.rows import Rows
 
@@ -31,8 +32,10 @@ def score_texts(job: Job, role: str, texts: Sequence[tuple[list[dict[str, Any]],
             places.append(place)
         except Unrenderable as error:
             job.progress.warn(f"a response is not scored: {error}")
+    running.work = Work(job.progress, len(sequences))
     scores = [math.nan] * len(texts)
     with torch.no_grad():
         for place, score in zip(places, running.reward.scores(sequences).tolist(), strict=True):
             scores[place] = score
+    running.work.end()
     return scores

@@ -35,7 +35,9 @@ def compare(
         bool, typer.Option("--stop-losers", help="Give no more seeds to who is clearly worse than the best.")
     ] = False,
     changes: Changes = None,
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for the report.")] = Path("comparison"),
+    out: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Folder for the report: a page and its numbers as JSON.")
+    ] = Path("comparison"),
     as_json: AsJson = False,
 ) -> None:
     """Train several optimizers, or one with several settings, on the same SFT model and data, and write one report.

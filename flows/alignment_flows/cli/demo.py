@@ -11,7 +11,7 @@ from rich.table import Table
 from alignment_core.execution.build import StageResult
 from alignment_core.planning.pipeline import Plan
 from alignment_flows.reports.demo import DemoRow, demo_lines, draw
-from alignment_flows.serve.local import recorded_run
+from alignment_flows.serve.local.server import recorded_run
 
 
 def run_demo(folder: Path, seed: int) -> None:

@@ -25,6 +25,9 @@ def export(
     quantize: Annotated[
         str | None, typer.Option(metavar="TYPE", help="Also write a quantized file, such as Q4_K_M. Only for gguf.")
     ] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run the code that the base model brings along. Read it first.")
+    ] = False,
     store: Store = STORE,
     as_json: AsJson = False,
 ) -> None:
@@ -33,5 +36,7 @@ def export(
     from alignment_flows.cli.show.export import show_export
 
     with warnings_last():
-        exported = api.export(model, to, out, repo=repo, private=private, quantize=quantize, store=store)
+        exported = api.export(
+            model, to, out, repo=repo, private=private, quantize=quantize, store=store, trust_remote_code=trust
+        )
         show_export(exported, as_json=as_json)

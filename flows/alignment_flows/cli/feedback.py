@@ -68,7 +68,7 @@ def rank(
 ) -> None:
     """Serve a page for ranking sampled responses, or let a model rank them. Votes go to the feedback store."""
     from alignment_core.config_file import load_config
-    from alignment_flows.serve.local import prepared, resolved
+    from alignment_flows.serve.local.settings import prepared, resolved
     from alignment_flows.serve.pages import rank_by_ai, serve_rank
 
     settings = load_config(config, changes or ())
@@ -98,7 +98,7 @@ def chat(
 ) -> None:
     """Serve a page for chatting with a model, or with two side by side, and rating the answers."""
     from alignment_core.config_file import load_config
-    from alignment_flows.serve.local import resolved
+    from alignment_flows.serve.local.settings import resolved
     from alignment_flows.serve.pages import serve_chat
 
     models = [model] if beside is None else [model, beside]

@@ -78,8 +78,10 @@ class Commands(TyperGroup):
         for name, command in self.commands.items():
             command.rich_help_panel = order.get(name)  # type: ignore[attr-defined]
         for path, command in self.paths():
+            _without_types_of_flags(command)
             if path in EXAMPLES:
                 command.epilog = "\n\n".join(("Examples:", *EXAMPLES[path]))
+        _without_types_of_flags(self)
         self.epilog = EXIT_CODES
 
     def paths(self) -> Iterator[tuple[str, Any]]:
@@ -101,6 +103,21 @@ class Commands(TyperGroup):
             known.setdefault(path.split(" ")[-1], []).append(path)
         close = [word] if word in known else get_close_matches(word, known)
         return list(dict.fromkeys(path for name in close for path in known[name]))
+
+
+def _without_types_of_flags(command: Any) -> None:
+    """Leave out `<bool>` beside options that take no value, in the help of a command."""
+    help_option = command.get_help_option
+
+    def shown_help_option(ctx: Any) -> Any:
+        option = help_option(ctx)
+        option.metavar = ""
+        return option
+
+    command.get_help_option = shown_help_option
+    for param in command.params:
+        if getattr(param, "is_flag", False):
+            param.metavar = ""
 
 
 def show_version(wanted: bool) -> None:

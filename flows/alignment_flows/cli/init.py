@@ -1,6 +1,7 @@
 """`align init`: look at the data, recommend an optimizer, and write a first config file."""
 
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import typer
 
 from alignment_core.addresses import hide_secrets
 from alignment_core.errors import ConfigError
-from alignment_flows.cli.command import Columns, Desirable, command, named_columns
+from alignment_flows.cli.command import Columns, Desirable, at_work, command, named_columns
 from alignment_flows.starting.advice import GOALS, Contents, Goal, recommend
 from alignment_flows.starting.config_text import Choices, config_text, is_instruct, model_for
 
@@ -55,8 +56,10 @@ def init(
     if not paths:
         raise ConfigError("no data are given", where="DATA", do="Name a file: `align init ./feedback.json`")
     settings = {"columns": named_columns(columns or ()), "desirable": desirable or []}
-    report, thresholds, contents = _look_at(paths, settings)
+    with at_work("Reading the data"):
+        report, thresholds, contents = _look_at(paths, settings)
     print(f"Found {contents.in_words()}.")
+    _tell_what_is_left_out(report, paths)
     size = _card(card, asks=asks)
     base = model or _asked("Base model", model_for(size), asks=asks)
     advice = recommend(contents, goal or _goal(contents, base, asks=asks), instruct=is_instruct(base))
@@ -87,6 +90,13 @@ def _look_at(paths: Sequence[str], settings: Mapping[str, Any]) -> tuple[dict[st
         raise problem
     answers = find_answers([row for path in paths for row in first_rows(path)])
     return report, thresholds, Contents.of(report, answers)
+
+
+def _tell_what_is_left_out(report: Mapping[str, Any], paths: Sequence[str]) -> None:
+    """Print how many records cannot be used, and where the reasons are."""
+    if (left := report["used"]["of"] - report["used"]["records"]) > 0:
+        named = " ".join(shlex.quote(hide_secrets(path)) for path in paths)
+        print(f"Left out {left:,} of {report['used']['of']:,} records. Why: `align data check {named}`")
 
 
 def _card(given: str | None, *, asks: bool) -> float | None:

@@ -28,7 +28,7 @@ from alignment_core.feedback.pages.web import EndButton
 from alignment_core.models.base.identity import model_identity
 from alignment_flows import api
 from alignment_flows.reports.tour import Answer, answers, shares
-from alignment_flows.serve.local import FinishedRun
+from alignment_flows.serve.local.runs import FinishedRun
 from alignment_flows.serve.pages import serve_chat, serve_rank
 
 HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"

@@ -17,12 +17,14 @@ from alignment_core.config import PipelineConfig, StepSettings
 from alignment_core.config.training import REWARD_MODEL
 from alignment_core.config_file import check_config
 from alignment_core.discovery.installed import Plugin
+from alignment_core.own_code import SETTING
 from alignment_core.registry import Registry, load_registry
 from alignment_flows.form.fields import annotate_fields, without_bounds
 from alignment_flows.form.off_tabs import JsonSchema, with_off_tab, without_off
 from alignment_flows.form.parameters import warn_of_stored_secrets
 from alignment_flows.form.references import resolve
 from alignment_flows.form.run_names import given_name
+from alignment_flows.form.trust import GROUPS, refuse_trust
 
 
 class PluginTabs:
@@ -32,6 +34,8 @@ class PluginTabs:
         schema = handler(core_schema)
         body = handler.resolve_ref_schema(schema)
         annotate_fields(body, handler.resolve_ref_schema, off_tabs=True)
+        for name in GROUPS:  # the group has no such field here, so the server would refuse its default
+            body["properties"][name].get("default", {}).pop(SETTING, None)
         registry = load_registry()
         _choose(body, "optimizer", plugin_tabs(registry, "optimizer", handler), handler)
         _choose(body, "listeners", plugin_tabs(registry, "listener", handler), handler)
@@ -53,14 +57,15 @@ def read_settings(config: PipelineConfig | Mapping[str, Any], changes: Sequence[
     parameters of the run is warned of.
 
     Raises:
-        ConfigError: a setting is missing, misspelled or out of range, or Prefect does not have what it refers to.
+        ConfigError: a setting is missing, misspelled or out of range, or Prefect does not have what it refers to. Plain
+            values trust the code of a model.
     """
     warn_of_stored_secrets()
     if isinstance(config, PipelineConfig):
-        if not changes:
-            return resolve(config)
-        config = config.model_dump(mode="json")
-    return resolve(check_config(without_off(config), changes))
+        return resolve(check_config(config.model_dump(mode="json"), changes) if changes else config)
+    settings = check_config(without_off(config), changes)
+    refuse_trust(settings)
+    return resolve(settings)
 
 
 def run_name() -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from alignment_core.errors import ConfigError
 from alignment_core.markdown import code, message, plain
 from alignment_core.reporting.page import Cell, Figures, render
 from alignment_core.reporting.svg import Chart, picture
@@ -24,11 +25,30 @@ from alignment_flows.reports.model_charts import (
 )
 from alignment_flows.reports.seed_results import OverSeeds
 
+FOLDER = Path("comparison")
+"""Where the report goes unless another folder is named."""
 HTML, JSON = "report.html", "report.json"
 DASH = "–"
 NAMED = 4
 """More models are counted, not named."""
 PACKAGE = "alignment_flows.reports"
+
+
+def check_folder(folder: Path) -> None:
+    """Check that the report can go into a folder, before anything is trained for it.
+
+    Raises:
+        ConfigError: the path names a page, or is a file.
+    """
+    is_file = folder.exists() and not folder.is_dir()
+    if is_file or folder.suffix.lower() in (".html", ".htm"):
+        raise ConfigError(
+            "there is a file in the place of the folder" if is_file else "the report is a folder, not one page",
+            where="--out",
+            got=folder,
+            expected=f"a folder for {HTML} and {JSON}",
+            do=f"Use, for example, --out {FOLDER}",
+        )
 
 
 def write_comparison(comparison: Comparison, folder: Path) -> None:
@@ -145,7 +165,7 @@ def headline(rows: Sequence[Row], seeds: OverSeeds | None = None) -> str:
         return f"{said}{unsure}"
     close = [model for model in ranked[1:] if rates[model]["high"] >= best["low"]]
     if close:
-        return f"{said} These prompts do not tell it from {_listed(close)}: the intervals overlap."
+        return f"{said} These prompts cannot tell it apart from {_listed(close)}: the intervals overlap."
     return said
 
 

@@ -113,7 +113,7 @@ def seed_charts(found: OverSeeds, series: Mapping[str, int]) -> list[Chart]:
     return [
         interval_chart(
             f"Win rate minus that of {found.best}, points", rows, equal=(0.0, f"as good as {found.best}"),
-            note="on the same prompts and seeds, 95 % intervals",
+            note="The same prompts and seeds, 95 % intervals",
         )
     ]  # fmt: skip
 

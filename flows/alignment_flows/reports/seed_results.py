@@ -78,13 +78,14 @@ class OverSeeds:
 
     def sentences(self) -> list[str]:
         """Return what each contender achieved, one sentence each, and how to read it."""
-        return [*(f"`{model}`: {self._of(model)}." for model in self.means), *self.remarks()]
+        stopped = {one.model for one in self.stopped}
+        return [*(f"`{model}`: {self._of(model)}." for model in self.means if model not in stopped), *self.remarks()]
 
     def remarks(self) -> list[str]:
         """Return who was stopped, and what choosing the best does to its win rate, as sentences."""
         found = [
             f"`{one.model}` got no more seeds after {_seeds(one.difference.seeds)}: {interval(one.difference)} points "
-            f"to `{one.best}`."
+            f"against `{one.best}`."
             for one in self.stopped
         ]
         if len(self.means) > 1:
@@ -98,7 +99,7 @@ class OverSeeds:
         mean, difference = self.means[model], self.differences.get(model)
         rate = f"{100 * mean.mean:.0f} % ({percent_range(mean.low, mean.high)})"
         shown = f"preferred to sft on {rate} of {mean.prompts} prompts with {_seeds(mean.seeds)}"
-        return shown if difference is None else f"{shown}; {interval(difference)} points to `{self.best}`"
+        return shown if difference is None else f"{shown}; {interval(difference)} points against `{self.best}`"
 
     def to_json(self) -> dict[str, Any]:
         """Return everything, with the rule and the meaning of the intervals."""

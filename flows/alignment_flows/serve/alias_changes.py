@@ -78,7 +78,7 @@ def _tell_prefect(store: ArtifactStore, alias: str, change: Change | None) -> st
         return None
     import httpx
 
-    from alignment_flows.serve.local import configure_prefect
+    from alignment_flows.serve.local.server import configure_prefect
 
     configure_prefect()
     from alignment_flows.model_events import change_event, emit_to

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alignment_core.errors import ConfigError
-from alignment_flows.serve.local import check_server, configure_prefect
+from alignment_flows.serve.local.server import check_server, configure_prefect
 
 if TYPE_CHECKING:
     from alignment_flows.serve.deployments.registration import Outcome
@@ -33,9 +33,9 @@ def up(port: int, *, gpus: bool) -> None:
         own_database,
         up,
     )
-    from alignment_flows.serve.workers import visible_cards, workers_for
+    from alignment_flows.serve.workers import cards_for_workers, workers_for
 
-    cards = visible_cards() if gpus else []
+    cards = cards_for_workers() if gpus else []
     outcomes: list[Outcome] = []
 
     def prepare() -> None:
@@ -92,7 +92,7 @@ def _deploy(configs: Sequence[Path], pools: Sequence[str]) -> tuple[list["Outcom
     """Return what was done, warnings, and the server's URL."""
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from alignment_flows.serve.deployments.deploy import count_warning, deploy, secrets_warning
+    from alignment_flows.serve.deployments.deploy import count_warning, deploy, secrets_warning, trust_warning
     from alignment_flows.serve.services import running_server
 
     url = PREFECT_API_URL.value() or running_server()
@@ -101,7 +101,8 @@ def _deploy(configs: Sequence[Path], pools: Sequence[str]) -> tuple[list["Outcom
     with temporary_settings({PREFECT_API_URL: url}):
         check_server(url)
         outcomes = deploy(configs, pools)
-        warnings = [warning for path in configs if (warning := secrets_warning(path)) is not None]
+        found = [warning for path in configs for warning in (secrets_warning(path), trust_warning(path))]
+        warnings = [warning for warning in found if warning is not None]
         if any(outcome.name.startswith("retrain/") for outcome in outcomes) and (warning := count_warning()):
             warnings.append(warning)
     return outcomes, warnings, url

@@ -13,7 +13,8 @@ from alignment_core.planning.unpacked_base import BASE
 from alignment_core.planning.untouched_base import untouched_base
 from alignment_core.progress import Silent
 from alignment_core.registry import load_registry
-from alignment_flows.serve.local import configure_prefect, prepared
+from alignment_flows.serve.local.server import configure_prefect
+from alignment_flows.serve.local.settings import prepared
 from alignment_flows.serve.vote_events import vote_notifier
 
 STATE = ".pages"
@@ -83,7 +84,8 @@ def _finder(config: PipelineConfig, reference: str) -> Callable[[], NamedModel]:
     if reference == BASE:
         base = untouched_base(prepared(config), load_registry())
         return lambda: base
-    return lambda: trained_model(ArtifactStore(config.store, config.remote), reference, config.name)
+    store, trusted = ArtifactStore(config.store, config.remote), config.model.trust_remote_code
+    return lambda: trained_model(store, reference, config.name, trusted=trusted)
 
 
 def serve_rank(config: PipelineConfig, host: str, port: int, end: web.EndButton | None = None) -> None:

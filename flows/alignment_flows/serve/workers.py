@@ -1,13 +1,11 @@
 """Which workers `align up` starts: one per work pool, or one per card."""
 
 import os
-import shutil
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from alignment_core.errors import ConfigError
-from alignment_core.ranks.cards import named_cards
+from alignment_core.ranks.cards import visible_cards
 
 POOLS = {"gpu": 1, "cpu": None}
 """Work pools, and how many runs one worker of each takes at once. One GPU cannot hold two runs."""
@@ -40,24 +38,19 @@ def workers_for(cards: Sequence[str]) -> list[Worker]:
     return [*each, *(Worker(pool, pool) for pool in POOLS if pool != "gpu")]
 
 
-def visible_cards() -> list[str]:
-    """Return the cards of this machine, by their names in CUDA_VISIBLE_DEVICES. If it is set, only those that it names.
+def cards_for_workers() -> list[str]:
+    """Return the cards that get a worker of their own, by their names in CUDA_VISIBLE_DEVICES.
 
     Raises:
         ConfigError: there are none.
     """
-    if (named := named_cards()) is not None:
-        cards = named
-    elif (program := shutil.which("nvidia-smi")) is not None:
-        listed = subprocess.run([program, "--list-gpus"], capture_output=True, text=True, check=False).stdout
-        cards = [str(number) for number, line in enumerate(listed.splitlines()) if line.startswith("GPU ")]
-    else:
-        cards = []
+    cards = visible_cards()
     if not cards:
+        chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
         raise ConfigError(
             "this machine has no card that CUDA can use",
             where="--gpus",
-            got="no nvidia-smi" if named is None else f"CUDA_VISIBLE_DEVICES={os.environ['CUDA_VISIBLE_DEVICES']}",
+            got="no NVIDIA driver, or no card" if chosen is None else f"CUDA_VISIBLE_DEVICES={chosen}",
             do="Install the driver, or start without `--gpus`",
         )
     return cards

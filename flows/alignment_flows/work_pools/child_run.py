@@ -27,7 +27,7 @@ from alignment_core.errors import AlignmentError, StageCrashed
 from alignment_core.execution.stage import StageCall
 from alignment_flows.progress import StageProgress
 from alignment_flows.work_pools.outcome import KEY, Outcome
-from alignment_flows.work_pools.pools import deployment_of
+from alignment_flows.work_pools.pools import deployment_of, no_deployment
 
 POLL_SECONDS = 2.0
 PATIENCE_SECONDS = 60.0
@@ -45,19 +45,25 @@ class ChildRun:
         Args:
             call: the stage.
             remote: address of the remote, over which both machines share artifacts.
+
+        Raises:
+            ConfigError: the pool runs no stages any more.
         """
         assert call.runtime.pool is not None
         self._pool, self._label = call.runtime.pool.name, call.label
         given = call.model_copy(update={"runtime": call.runtime.model_copy(update={"remote": remote})})
         parameters = {"call": given.model_dump(mode="json")}
         name = deployment_of(self._pool)
-        started = run_deployment(name, parameters=parameters, flow_run_name=call.label, timeout=0, as_subflow=True)
+        try:
+            started = run_deployment(name, parameters=parameters, flow_run_name=call.label, timeout=0, as_subflow=True)
+        except ObjectNotFound:  # it was deleted after the flow began
+            raise no_deployment(self._pool, call.stage) from None
         self._run = cast(FlowRun, started)  # a coroutine only within an event loop
         self._warnings = 0
 
     def has_completed(self) -> bool:
-        """Return whether the stage has been built."""
-        with suppress(AlignmentError), get_client(sync_client=True) as client:
+        """Return whether the stage has been built, as far as the server says."""
+        with suppress(AlignmentError, httpx.HTTPError), get_client(sync_client=True) as client:
             return self._state(client).is_completed()
         return False
 

@@ -49,7 +49,7 @@ class MovedStages:
             self._start(call, progress)
         try:
             outcome = self._runs[call.key].follow(progress, self.start_following)
-        except Exception:  # the run has ended; any other exception ends the flow, which cancels the run
+        except AlignmentError:  # the run has ended; any other exception ends the flow, which cancels the run
             del self._runs[call.key]
             raise
         del self._runs[call.key]
@@ -69,7 +69,8 @@ class MovedStages:
     def start_following(self) -> None:
         """Start the stages of other work pools that will follow and can be built now.
 
-        A stage that cannot be started is left to the flow, which fails when it asks for it.
+        A stage that cannot be started is left to the flow, which fails when it asks for it. If the server does not
+        answer, the next call tries again.
         """
         self._built |= {key for key, run in self._runs.items() if key not in self._built and run.has_completed()}
         for key, call in list(self._following.items()):
@@ -83,6 +84,8 @@ class MovedStages:
                         self._start(call, Silent())
             except AlignmentError:
                 del self._following[key]
+            except httpx.HTTPError:
+                return
 
     def cancel(self) -> None:
         """Cancel the runs that the flow does not need any more, because it has ended."""

@@ -36,8 +36,7 @@ def check_pools(calls: Iterable[StageCall]) -> None:
 
 
 def _check_pool(client: SyncPrefectClient, pool: str, stage: str) -> None:
-    where, do = f"where.{stage}", f"Run `align deploy --pool {pool}` with this server, and start a worker: "
-    do += f"`prefect worker start --pool {pool} --limit 1`"
+    where, do = f"where.{stage}", _advice(pool)
     try:
         client.read_work_pool(pool)
     except ObjectNotFound:
@@ -46,8 +45,7 @@ def _check_pool(client: SyncPrefectClient, pool: str, stage: str) -> None:
     try:
         deployment = client.read_deployment_by_name(deployment_of(pool))
     except ObjectNotFound:
-        what = f"the work pool has no deployment `{deployment_of(pool)}`, so it runs no stages"
-        raise ConfigError(what, where=where, got=pool, do=do) from None
+        raise no_deployment(pool, stage) from None
     if deployment.work_pool_name != pool:
         raise ConfigError(
             f"the deployment `{deployment_of(pool)}` runs in another work pool",
@@ -56,6 +54,17 @@ def _check_pool(client: SyncPrefectClient, pool: str, stage: str) -> None:
             expected=pool,
             do="Set its work pool in the browser",
         )
+
+
+def no_deployment(pool: str, stage: str) -> ConfigError:
+    """Return the error about a work pool that runs no stages."""
+    what = f"the work pool has no deployment `{deployment_of(pool)}`, so it runs no stages"
+    return ConfigError(what, where=f"where.{stage}", got=pool, do=_advice(pool))
+
+
+def _advice(pool: str) -> str:
+    start = f"`prefect worker start --pool {pool} --limit 1`"
+    return f"Run `align deploy --pool {pool}` with this server, and start a worker: {start}"
 
 
 def _refuse_secrets(call: StageCall) -> None:

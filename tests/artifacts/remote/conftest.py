@@ -105,6 +105,7 @@ def shared(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
     open_objects.cache_clear()
     yield Shared(tmp_path, running)
     running.fail_every(0)
+    running.break_off(0)
     open_objects.cache_clear()
 
 

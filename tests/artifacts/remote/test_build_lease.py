@@ -130,6 +130,40 @@ def test_checkpoint_of_a_lost_machine_is_taken_over(shared: Any, told: Any, tmp_
     assert "is damaged and is not used" in told.warnings[0]
 
 
+FILES = {"tensors": {"sha256": "0", "size": 1}}
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        b"{",
+        b"\xff",
+        b"[]",
+        json.dumps({"name": "checkpoint-1", "files": FILES}).encode(),
+        json.dumps({"name": "..", "place": f"checkpoints/{D}/1/", "files": FILES}).encode(),
+        json.dumps({"name": "checkpoint-1", "place": "artifacts/", "files": FILES}).encode(),
+        json.dumps({"name": "checkpoint-1", "place": f"checkpoints/{D}/1/", "files": {"../x": FILES}}).encode(),
+    ],
+)
+def test_damaged_record_of_a_checkpoint_is_not_used_and_is_replaced(
+    shared: Any, told: Any, tmp_path: Any, record: bytes
+) -> None:
+    shared.put(f"checkpoints/{D}/newest.json", record)
+    shared.put("artifacts/other/weights", b"1")
+    pull_checkpoint(shared.objects, D, tmp_path / "theirs", told)
+    assert told.warnings == [f"the checkpoint of {D} in the remote is damaged and is not used"]
+    assert not (tmp_path / "theirs").exists()
+    (tmp_path / "mine" / "checkpoint-00000001").mkdir(parents=True)
+    (tmp_path / "mine" / "checkpoint-00000001" / "tensors").write_text("step 1")
+    with pushing(shared.objects, D, tmp_path / "mine", 0.05, told):
+        deadline = time.monotonic() + 60
+        while not told.logs and time.monotonic() < deadline:
+            time.sleep(0.02)
+    pull_checkpoint(shared.objects, D, tmp_path / "theirs", told)
+    assert (tmp_path / "theirs" / "checkpoint-00000001" / "tensors").read_text() == "step 1"
+    assert shared.names("artifacts/") == ["artifacts/other/weights"]
+
+
 def test_finished_build_leaves_no_checkpoint(shared: Any) -> None:
     shared.put(f"checkpoints/{D}/newest.json", json.dumps({"name": "x", "place": "y/", "files": {}}).encode())
     shared.put(f"checkpoints/{D}/old/tensors", b"1")

@@ -65,6 +65,19 @@ def test_what_an_alias_needs_stays_with_its_ancestors(shared: Any, store: Artifa
 
 
 @pytest.mark.usefixtures("later")
+def test_verdict_on_a_promoted_model_stays(shared: Any, store: ArtifactStore) -> None:
+    evaluation = named("", "evaluate", {"policy": B})
+    verdict = named("", "gate", {"policy": evaluation})
+    other = named("", "evaluate", {"policy": D})
+    for key in (evaluation, verdict, other):
+        add(store, key, metrics={"passed": True})
+        push(store, key, Silent())
+    promote(store, B, "production", by="", reason="")
+    prune_remote(store, older_than_seconds=DAY)
+    assert held(store) == {A, B, C, evaluation, verdict}
+
+
+@pytest.mark.usefixtures("later")
 def test_what_a_run_needs_stays(shared: Any, store: ArtifactStore) -> None:
     with run_lease(shared.objects, [A], Silent()):
         prune_remote(store, older_than_seconds=DAY)
@@ -113,6 +126,15 @@ def test_unreadable_lineage_stops_pruning(shared: Any, store: ArtifactStore) -> 
     with pytest.raises(ArtifactError, match="nothing was removed: a needed artifact is damaged"):
         prune_remote(store, older_than_seconds=DAY)
     assert required(store).holds(D)
+
+
+@pytest.mark.usefixtures("later")
+@pytest.mark.parametrize("content", [b"{", b"[]", b'{"keys": 3}', b"\xff"])
+def test_damaged_lease_stops_pruning(shared: Any, store: ArtifactStore, content: bytes) -> None:
+    shared.put("leases/runs/someone", content)
+    with pytest.raises(ArtifactError, match="leases/runs/someone: nothing was removed: this lease cannot be read"):
+        prune_remote(store, older_than_seconds=DAY)
+    assert held(store) == {A, B, C, D}
 
 
 def test_remote_that_is_away_is_not_pruned(shared: Any, store: ArtifactStore) -> None:

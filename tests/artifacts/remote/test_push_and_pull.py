@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from stored import A, C, D, add
 
 from alignment_core.artifacts import Artifact, ArtifactStore, Manifest
 from alignment_core.artifacts.manifest import write_manifest
+from alignment_core.artifacts.remote.address import open_objects
 from alignment_core.artifacts.remote.objects import Conflict, Unreachable
 from alignment_core.artifacts.sharing import building, obtain, push, push_pending, required
 from alignment_core.errors import ArtifactError
@@ -213,3 +215,32 @@ def test_interrupted_pull_goes_on_with_the_files_that_it_has(
     assert other.find(D) is None
     assert obtain(other, D, told) is not None
     assert fetched == ["config", "weights", "weights"]
+
+
+@pytest.mark.parametrize(("store", "remote"), [("one", "one"), ("one", "one/remote"), ("remote/one", "remote")])
+def test_store_and_remote_that_overlap_are_refused(tmp_path: Path, store: str, remote: str) -> None:
+    (tmp_path / remote).mkdir(parents=True)
+    with pytest.raises(ArtifactError, match="the store and its remote overlap"):
+        ArtifactStore(tmp_path / store, f"file://{tmp_path / remote}")
+    ArtifactStore(tmp_path / "one-more", f"file://{tmp_path / remote}")
+
+
+def test_folder_that_another_machine_removes_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the making of the folder and that of the object, and right after it."""
+    (tmp_path / "remote").mkdir()
+    objects = open_objects(f"file://{tmp_path / 'remote'}")
+    link, times = os.link, [2]
+
+    def removed_before(source: Any, target: Any) -> None:
+        if times[0]:
+            times[0] -= 1
+            Path(target).parent.rmdir()
+        link(source, target)
+        objects.delete([f"leases/runs/{Path(target).name}"])
+
+    monkeypatch.setattr(os, "link", removed_before)
+    objects.write("leases/runs/x", b"1", None)
+    assert times == [0]
+    monkeypatch.undo()
+    objects.write("leases/runs/x", b"1", None)
+    assert objects.read("leases/runs/x") is not None

@@ -16,6 +16,7 @@ from stored import D, add, named
 
 from alignment_core.artifacts import ArtifactStore
 from alignment_core.artifacts.catalogue import resolve
+from alignment_core.artifacts.digest import hash_file
 from alignment_core.artifacts.models import promote
 from alignment_core.artifacts.remote import bucket
 from alignment_core.artifacts.remote.address import open_objects
@@ -45,6 +46,39 @@ def test_one_request_in_five_failing_is_not_noticed(shared: Any, told: Any, monk
     assert told.warnings == []
     shared.server.fail_every(0)
     assert shared.names("leases/") == []
+
+
+@on_server
+def test_answers_that_break_off_are_continued(shared: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every answer of more than a mebibyte and a half ends there. The file takes three requests."""
+    monkeypatch.setattr(bucket, "TRIES", 2)
+    large, counts = tmp_path / "large", list[int]()
+    large.write_bytes(os.urandom(4 * 2**20))
+    shared.objects.upload("large", large, lambda count: None)
+    shared.server.break_off(3 * 2**19)
+    digest = shared.objects.fetch("large", tmp_path / "back", counts.append)
+    assert digest == hash_file(large) == hash_file(tmp_path / "back")
+    assert sum(counts) == 4 * 2**20
+    shared.server.break_off(100)  # less than what is kept of an answer, so it never ends
+    for ask in (
+        lambda: shared.objects.fetch("large", tmp_path / "never", counts.append),
+        lambda: shared.bytes("large"),
+    ):
+        with pytest.raises(Unreachable):
+            ask()
+        shared.objects._away = None
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["not an address", "127.0.0.1:9000", "http://", "ftp://host", "http://user:SECRET@ho st"]
+)
+def test_endpoint_that_is_no_address_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    with pytest.raises(
+        ArtifactError, match="AWS_ENDPOINT_URL: the server of the remote has no valid address"
+    ) as caught:
+        ArtifactStore(tmp_path / "one", "s3://a-bucket/endpoint")
+    assert "SECRET" not in str(caught.value)
 
 
 KILLED = textwrap.dedent("""

@@ -184,3 +184,20 @@ def test_server_that_ignores_conditions_is_refused(shared: Any, tmp_path: Any, m
     monkeypatch.setattr(type(shared.objects), "write", overwrites)
     with pytest.raises(ArtifactError, match="ignores the conditions of writes"):
         connect(ArtifactStore(tmp_path / "one", shared.address))
+
+
+@pytest.mark.parametrize("content", [b'{"action"', b"\xff", b""])
+def test_damage_in_the_remote_is_said_to_be_there(shared: Any, content: bytes) -> None:
+    one = shared.machine("one")
+    add(one, D)
+    promote(one, D, "production", by="", reason="")
+    shared.put("aliases/production.jsonl", content)
+    for machine in (one, ArtifactStore(one.root.parent / "new", shared.address)):
+        with pytest.raises(ArtifactError, match="is damaged") as caught:
+            ArtifactStore(machine.root, shared.address).aliases.current("production")
+        assert str(caught.value).startswith(f"{shared.address}/aliases/production.jsonl: ")
+        assert "`.aliases/production.jsonl`" in str(caught.value)
+    shared.put("aliases/production.jsonl", (one.root / ".aliases" / "production.jsonl").read_bytes())
+    current = shared.machine("one").aliases.current("production")
+    assert current is not None
+    assert current.key == D

@@ -83,6 +83,58 @@ def test_broken_reply_does_not_affect_the_rest_of_its_tree() -> None:
     assert demo("q1", "good", "q2", "last") in result.records
 
 
+# --- ChatGPT --------------------------------------------------------------------------------------------------------
+
+
+def chatgpt(*messages: tuple[str, str, str | None, dict[str, Any]], last: str = "a2") -> dict[str, Any]:
+    """Return a chat of messages (id, text, parent, changes). The role follows from the first letter of the id."""
+    roles = {"u": "user", "a": "assistant", "s": "system", "t": "tool"}
+    mapping: dict[str, Any] = {"root": {"id": "root", "message": None, "parent": None, "children": ["s1"]}}
+    for id_, text, parent, changes in messages:
+        content = {"content_type": "text", "parts": [text]}
+        author = {"role": roles[id_[0]], "name": None, "metadata": {}}
+        message = {"id": id_, "author": author, "content": content, "recipient": "all", "weight": 1.0, **changes}
+        mapping[id_] = {"id": id_, "message": message, "parent": parent or "root", "children": []}
+    return {"title": "x", "create_time": 1.0, "mapping": mapping, "current_node": last, "moderation_results": []}
+
+
+ASKED = (("s1", "", None, {}), ("u1", "hello", "s1", {}), ("a1", "first", "u1", {}), ("u2", "more", "a1", {}))
+
+
+def test_chatgpt_export_is_read_along_the_branch_that_was_shown_last() -> None:
+    result = found([chatgpt(*ASKED, ("a2", "second", "u2", {}), ("a3", "another", "u2", {}))])
+    assert (result.format, result.records) == ("chatgpt", [demo("hello", "first", "more", "second")])
+    assert result.dropped == {"answer_of_another_branch": 1}
+    assert (result.bad, result.ignored) == ({}, {})
+
+
+def test_custom_instructions_of_chatgpt_are_the_system_prompt() -> None:
+    told = {"content_type": "user_editable_context", "user_profile": "I am a baker.", "user_instructions": "Be brief."}
+    custom = ("u0", "", "s1", {"content": told})
+    result = found([chatgpt(ASKED[0], custom, ("u1", "hello", "u0", {}), ("a2", "hi", "u1", {}))])
+    assert result.records == [demo("system: I am a baker.\n\nBe brief.", "hello", "hi")]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"recipient": "python"}, "uses_tools"),
+        ({"content": {"content_type": "code", "text": "1 + 1"}}, "not_text"),
+        ({"content": {"content_type": "thoughts", "thoughts": []}}, "not_text"),
+        ({"content": {"content_type": "multimodal_text", "parts": [{"content_type": "image"}]}}, "not_text"),
+        ({"author": {"role": "tool"}}, "uses_tools"),
+    ],
+)  # fmt: skip
+def test_chatgpt_chats_with_more_than_text_are_quarantined(changes: dict[str, Any], reason: str) -> None:
+    result = found([chatgpt(*ASKED[:3], ("a2", "second", "a1", changes)), chatgpt(*ASKED, ("a2", "b", "u2", {}))])
+    assert (result.bad, len(result.records)) == ({reason: 1}, 1)
+
+
+def test_broken_chats_of_chatgpt_are_quarantined() -> None:
+    loop = chatgpt(("u1", "hello", "a2", {}), ("a2", "hi", "u1", {}))
+    assert found([loop, chatgpt(*ASKED, last="nowhere")]).bad == {"cyclic_tree": 1, "orphaned_message": 1}
+
+
 # --- Open WebUI -----------------------------------------------------------------------------------------------------
 
 

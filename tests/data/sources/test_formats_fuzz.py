@@ -25,6 +25,7 @@ WORDS = (
     "ranker", "q.responses", "q.responses.status", "user_id", "status", "parent_id", "message_tree_id", "replies",
     "emojis", "+1", "trace_id", "id", "name", "key", "score", "inputs", "outputs", "request", "response",
     "assessments", "run_id", "info", "user", "assistant", "human", "gpt", "function_call", "submitted",
+    "mapping", "current_node", "parent", "message", "author", "parts", "content_type", "recipient", "all",
     "\n\nHuman: a\n\nAssistant: b", "1", "[1]", "👍",
 )  # fmt: skip
 """Keys and values that the formats look for, so that random rows resemble real ones."""
@@ -45,6 +46,7 @@ messages = st.lists(
 )
 SHAPES: dict[str, tuple[str, ...]] = {
     "open_webui": ("data", "meta", "snapshot", "user_id"),
+    "chatgpt": ("mapping", "current_node"),
     "openai_preference": ("input", "preferred_output", "non_preferred_output"),
     "label_studio": ("data", "annotations"),
     "openassistant_trees": ("prompt",),

@@ -32,7 +32,7 @@ from alignment_core.registry import load_registry
 from alignment_flows.api import plan_retraining
 from alignment_flows.cli.show.run import command_line, show_cards, show_plan, show_run
 from alignment_flows.planned_run import PlannedRun
-from alignment_flows.serve.local import FinishedRun
+from alignment_flows.serve.local.runs import FinishedRun
 
 ALIGN = [sys.executable, "-c", "from alignment_flows.cli.app import main; main()"]
 HEAVY = ("torch", "transformers", "prefect")

@@ -36,6 +36,13 @@ def test_help_shows_groups_in_the_order_of_use_and_exit_codes() -> None:
     assert "─ Commands ─" not in shown, "a command without a group"
 
 
+@pytest.mark.parametrize("command", [(), ("run",), ("plugins", "check"), ("data", "check")])
+def test_options_without_a_value_are_shown_without_a_type(command: tuple[str, ...]) -> None:
+    shown = align_here(*command, "--help").stdout
+    assert "--help" in shown
+    assert "<bool>" not in shown
+
+
 def test_examples_are_in_the_help_and_valid(commands: Commands) -> None:
     paths = dict(commands.paths())
     for path, examples in EXAMPLES.items():

@@ -25,6 +25,8 @@ BYTES = 60_000
 """Size limit of a screenshot in the documentation."""
 DRAWN_MS = 2000
 """Time until graphs and messages stop moving, so that the screenshots look the same every time."""
+EPOCHS = "20"
+"""So many that training is logged while it runs: a line comes every ten seconds, and six epochs may take less."""
 LEFT, RIGHT = 256, 1280
 """Horizontal range of the window without Prefect's menu."""
 
@@ -63,7 +65,7 @@ def test_run_on_real_thumbs_from_the_form_to_its_pages(
 
     v2.open_form(deployment)
     v2.choose("KTO")
-    v2.set_number("Epochs", "6")
+    v2.set_number("Epochs", EPOCHS)
     at_top(prefect_page, v2.tab("KTO"))
     prefect_page.picture("run-form", (LEFT, 0, RIGHT, 700))
     run = v2.submit()
@@ -71,7 +73,7 @@ def test_run_on_real_thumbs_from_the_form_to_its_pages(
     v2.open_run(run)
     page.get_by_text("Oldest to newest").click()  # the browser keeps this choice
     page.get_by_role("option", name="Newest to oldest").click()
-    metrics = page.get_by_text(re.compile(r"^kto \d+/60, \d+ (s|min) left  .*reward_desirable")).first
+    metrics = page.get_by_text(re.compile(r"^kto \d+/\d+, \d+ (s|min) left  .*reward_desirable")).first
     metrics.wait_for(timeout=900_000)
     v2.open_run(run)  # after minutes of growth, Prefect draws the graph too small
     metrics.wait_for()

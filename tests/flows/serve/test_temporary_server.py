@@ -113,8 +113,8 @@ def test_a_server_that_cannot_finish_says_so(
 
 
 RUN = """
-from alignment_flows.serve.local import _prepare_server, prefect_server
-_prepare_server()
+from alignment_flows.serve.local.server import prefect_server, prepare_server
+prepare_server()
 with prefect_server():
     from prefect import flow, task
     @task

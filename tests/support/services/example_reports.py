@@ -141,10 +141,11 @@ def _comparison(
     random, rows, curves = Random(2), [], {}
     for place, model in enumerate((START, *models)):
         scores = [random.gauss(0.25 * place, 1) for _ in range(prompts)]
+        lengths = [random.gauss(80 + 6 * place, 20) for _ in range(prompts)]
         verdicts = [1 if random.random() < 0.5 + 0.05 * place else -1 for _ in range(prompts)]
         rows.append(Row(
             model, settings={} if model == START else {"name": model, "beta": 0.1}, artifact=f"optimize/{place:032x}",
-            scores={"reward": estimate(scores)} if judged else {}, characters=estimate(scores) if judged else None,
+            scores={"reward": estimate(scores)} if judged else {}, characters=estimate(lengths) if judged else None,
             win_rate={"reward": win_rate(verdicts).to_json()} if judged and place else {},
             metrics={"prompts": prompts, **({"kl": 1.1 * place, "kl_standard_error": 0.2} if judged else {})},
             seconds=60.0 * (place + 1), peak_memory=2**31, learnt_from={"preferences": 288},

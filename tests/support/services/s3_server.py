@@ -16,7 +16,7 @@ from urllib.request import urlopen
 
 BUCKET = "shared-artifacts"
 SECRET = "marked-secret-key"
-FAIL = "/fail-every/"
+FAIL, BREAK = "/fail-every/", "/break-off/"
 App = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
@@ -42,6 +42,11 @@ class S3Server:
     def fail_every(self, requests: int) -> None:
         """Answer every so-manyth request with 503 without looking at it, 0: none, 1: all."""
         with urlopen(f"{self.endpoint}{FAIL}{requests}"):
+            pass
+
+    def break_off(self, after: int) -> None:
+        """Let every answer break off after so many bytes, 0: none."""
+        with urlopen(f"{self.endpoint}{BREAK}{after}"):
             pass
 
     def end(self) -> None:
@@ -72,19 +77,22 @@ def s3_server() -> Iterator[S3Server]:
 
 
 def _failing(app: App) -> App:
-    every, requests = 0, count(1)
+    every, after, requests = 0, 0, count(1)
 
     def wrapped(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        nonlocal every
+        nonlocal every, after
         path = environ["PATH_INFO"]
         if path.startswith(FAIL):
             every = int(path.removeprefix(FAIL))
+        elif path.startswith(BREAK):
+            after = int(path.removeprefix(BREAK))
         elif every and next(requests) % every == 0:
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
             start_response("503 Service Unavailable", [("Content-Length", "0")])
             return [b""]
         else:
-            return app(environ, start_response)
+            answer = app(environ, start_response)
+            return [b"".join(answer)[:after]] if after else answer
         start_response("200 OK", [("Content-Length", "0")])
         return [b""]
 

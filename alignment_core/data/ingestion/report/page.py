@@ -8,6 +8,7 @@ from typing import Any
 
 import jinja2
 
+from alignment_core.data.dataset.kinds import IN_WORDS
 from alignment_core.data.ingestion.report.charts import data_charts
 from alignment_core.data.ingestion.report.tables import Table, tables
 from alignment_core.data.ingestion.report.used import used_line
@@ -54,7 +55,7 @@ def facts(report: Mapping[str, Any]) -> Iterator[Fact]:
     held_out = report["rows"]["held_out"]
     for kind, count in report["rows"]["train"].items():
         if count or held_out[kind]:
-            yield Fact(f"{kind} to train on", f"{count:,}", f"{held_out[kind]:,} held out")
+            yield Fact(f"{IN_WORDS[kind]} to train on", f"{count:,}", f"{held_out[kind]:,} held out")
     lengths = report["lengths"]
     if {"chosen", "rejected"} <= set(lengths) and lengths["rejected"]["median"]:
         ratio = lengths["chosen"]["median"] / lengths["rejected"]["median"] - 1

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from alignment_core.data.dataset.kinds import IN_WORDS
+
 LABELS = {
     "demonstrations given": "demonstrations in the sources",
     "demonstrations from chosen sides and desirable responses": "demonstrations from chosen and desirable responses",
@@ -90,14 +92,14 @@ def _rows(report: Mapping[str, Any]) -> Table:
     kinds = report["rows"]["train"].items()
     return Table(
         ("rows", "training", "held out"),
-        tuple((kind, count, report["rows"]["held_out"][kind]) for kind, count in kinds),
+        tuple((IN_WORDS[kind], count, report["rows"]["held_out"][kind]) for kind, count in kinds),
     )
 
 
 def _files(report: Mapping[str, Any]) -> Table:
     rows = (
         (file["name"], file["format"], f"{file['rows']} (cached)" if file["reused"] else file["rows"], file["why"])
-        for file in report["files"]
+        for file in sorted(report["files"], key=lambda file: str(file["name"]))
     )
     return Table(("file", "format", "rows read", "reason for the format"), tuple(rows))
 

@@ -12,6 +12,7 @@ from typing import Any
 from alignment_core.config import SourceConfig
 from alignment_core.data.sources.formats.annotation import Argilla, LabelStudio
 from alignment_core.data.sources.formats.chat_apps import Gradio, OpenWebUI, RatedTurns
+from alignment_core.data.sources.formats.chatgpt import ChatGPT
 from alignment_core.data.sources.formats.columns import ColumnMap, how_to_map
 from alignment_core.data.sources.formats.comparisons import SHP, Halos, KWay, OpenAIPreference, PandaLM
 from alignment_core.data.sources.formats.graded import Graded
@@ -28,8 +29,8 @@ from alignment_core.records.columns import ANSWER, CONTEXT, JUDGEMENT, TrackedRo
 from alignment_core.records.format import Fields, RecordFormat, UnreadColumn
 
 FORMATS: tuple[RecordFormat, ...] = (
-    OpenWebUI(), OpenAIPreference(), LabelStudio(), AssistantTree(), AssistantMessages(), Halos(), PandaLM(), SHP(),
-    HelpSteer(), SafeRLHF(), Arena(), StepDPO(),
+    OpenWebUI(), ChatGPT(), OpenAIPreference(), LabelStudio(), AssistantTree(), AssistantMessages(), Halos(), PandaLM(),
+    SHP(), HelpSteer(), SafeRLHF(), Arena(), StepDPO(),
     RatedTurns(), Argilla(), Gradio(), Traces(), Graded(), ShareGPT(), SelfInstruct(), Alpaca(), KWay(),
     AnthropicHH(), Pairs(), Labelled(), Rated(), Demonstrations(), Prompts(),
 )  # fmt: skip

@@ -78,7 +78,8 @@ def _rows(file: SourceFile, stream: IO[bytes], headerless: bool) -> Iterator[Raw
         case ".txt":
             return text_rows(file.name, stream)
         case container:
-            raise ValueError(f"unsupported extension {container or '(none)'}, expected one of {', '.join(CONTAINERS)}")
+            detail = f"the extension {container or '(none)'} is not supported, expected one of {', '.join(CONTAINERS)}"
+            return iter([Unreadable(file.name, "unreadable_file", detail)])
 
 
 def decompressed(raw: IO[bytes], file: SourceFile) -> IO[bytes]:

@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from alignment_core.config import PipelineConfig
+from alignment_core.data.dataset.kinds import IN_WORDS
 from alignment_core.data.ingestion.report.used import used_line
 from alignment_core.execution.stage import ON_ONE_CARD, StageCall
 from alignment_core.forecast.predictions import Prediction
@@ -25,7 +26,7 @@ from alignment_core.registry import Registry
 from alignment_flows.planned_run import PlannedRun
 from alignment_flows.reports.places import page_of
 from alignment_flows.reports.result import advice_on_run, result_of_run, steps_after
-from alignment_flows.serve.local import FinishedRun
+from alignment_flows.serve.local.runs import FinishedRun
 
 if TYPE_CHECKING:
     from alignment_core.testing import Report
@@ -151,7 +152,7 @@ def show_plan(planned: PlannedRun, *, as_json: bool) -> None:
         print(f"To pull from the remote: {artifacts}, {readable_size(sum(planned.pulled.values()))}.")
     predictions = forecast.stages.values()
     if predictions:
-        print("budget = tokens that are in one micro-batch at most; GiB = peak memory.")
+        print("budget = most tokens in one micro-batch; GiB = peak memory.")
         print(f"Available memory: {min(stage.available for stage in predictions) / 2**30:.2f} GiB.")
         times = [stage.seconds for stage in predictions if stage.seconds is not None]
         if len(times) == len(predictions):
@@ -163,7 +164,7 @@ def show_plan(planned: PlannedRun, *, as_json: bool) -> None:
         print("↻ = gradient checkpointing: activations are recomputed to save memory.")
     if any(stage.gradient_checkpointing > 1 for stage in predictions):
         print("↻2, ↻4 = only in every second or fourth layer.")
-    rows = ", ".join(f"{count:,} {kind}" for kind, count in forecast.rows.items())
+    rows = ", ".join(f"{count:,} {IN_WORDS[kind]}" for kind, count in forecast.rows.items())
     print(f"Training data: {rows}.")
     print(f"Sources: {used_line(forecast.used)}.")
     if (sampled := forecast.sampled) is not None:

@@ -21,6 +21,7 @@ from alignment_flows.form.off_tabs import with_off
 from alignment_flows.form.quick_fields import quick_settings
 from alignment_flows.form.recipes import config_file, packaged_file
 from alignment_flows.form.references import resolve
+from alignment_flows.form.trust import trusted
 from alignment_flows.serve.vote_events import RECORDED, resource_of
 
 _SCHEDULE: TypeAdapter[Any] = TypeAdapter(SCHEDULE_TYPES)
@@ -111,7 +112,8 @@ def packaged() -> list[Declaration]:
 def own(path: Path) -> list[Declaration]:
     """Declare two deployments with these settings, with the complete form and with the quick one.
 
-    If the settings have a gate, a deployment of the retrain is declared, too.
+    If the settings have a gate, a deployment of the retrain is declared, too. Settings that trust the code of a model
+    are declared with the quick form alone, whose runs read the file.
 
     Raises:
         ConfigError, PluginError: a setting is wrong.
@@ -133,6 +135,8 @@ def own(path: Path) -> list[Declaration]:
         "tags": ["start here"],
         "parameters": quick_values(path, str(path.resolve())),
     }
+    if trusted(config):
+        return [_declaration(quick)]
     if config.gate is None:
         return [_declaration(pipeline), _declaration(quick)]
     retrain = {

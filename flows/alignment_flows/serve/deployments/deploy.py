@@ -9,8 +9,9 @@ from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.exceptions import ObjectNotFound
 from pydantic import TypeAdapter
 
-from alignment_core.config_file import read_config
+from alignment_core.config_file import load_config, read_config
 from alignment_flows.form.parameters import in_clear, stored_secrets
+from alignment_flows.form.trust import trusted
 from alignment_flows.serve.deployments.automations import ensure_zombie_automation
 from alignment_flows.serve.deployments.declared import own, packaged, pools_of, stages_in
 from alignment_flows.serve.deployments.registration import Outcome, register
@@ -77,6 +78,16 @@ def count_warning() -> str | None:
     return (
         f"the Prefect server forgets the count of votes after {kept.total_seconds():.0f} s, so the retrain may never "
         f"start by itself. Start the server with {variables}, or give the retrain a schedule"
+    )
+
+
+def trust_warning(config: Path) -> str | None:
+    """Return a warning if a config file trusts the code of a model, so that it has one deployment only, else None."""
+    if not (places := trusted(load_config(config))):
+        return None
+    return (
+        f"{config}: {' and '.join(places)} in it can only be said by the file itself, so only the quick form is "
+        "deployed, whose runs read the file"
     )
 
 

@@ -5,7 +5,8 @@
 
 The stores are filled with bulk inserts. Every command runs in a new process, whose processor time and peak memory are
 measured, with those of the processes that it starts. `--before` is a checkout of older code to compare with, in the
-commands that it had and on stores of up to 200,000 votes. Each code gets its own copy of the stores. With `--stores`, the filled stores are kept in a folder, and the next run takes them from there.
+commands that it had and on stores of up to 200,000 votes. Each code gets its own copy of the stores. With `--stores`,
+the filled stores are kept in a folder, and the next run takes them from there.
 A third of the votes are rankings of four responses, and one vote in twenty supersedes an earlier one of the same rater.
 """
 

@@ -93,7 +93,7 @@ def _changed_environment(world: World) -> None:
 
 
 def _another_machine(world: World) -> None:
-    world.patch.setattr(remembered, "cards_present", lambda: 8)
+    world.patch.setattr(remembered, "visible_cards", lambda: ["0", "1"])
 
 
 def _a_day_later(world: World) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from alignment_core.data.rendering.tokenizer import generation_stops
 from alignment_core.errors import ModelError
+from alignment_core.models.base.adapter_identity import adapter_identity
 from alignment_core.models.base.base_checks import (
     check_files,
     check_positions,
@@ -93,6 +94,31 @@ def test_weights_outside_of_the_folder_are_refused(model: Path) -> None:
     (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"w": "../other.safetensors"}}))
     with pytest.raises(ModelError, match="no file beside it"):
         check(model)
+
+
+@pytest.mark.parametrize(
+    "field", ["r", "lora_alpha", "lora_dropout", "target_modules", "rank_pattern", "alpha_pattern"]
+)
+def test_adapter_with_a_value_of_another_kind(tmp_path: Path, field: str) -> None:
+    """Either it is named in one line, or it does no harm."""
+    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 2, "lora_alpha": 4}
+    tensors = {"q.lora_A.weight": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}
+    (tmp_path / "adapter_model.safetensors").write_bytes(header(tensors) + bytes(4))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": [1, {"name": "default"}]}))
+    assert adapter_identity_of(tmp_path, config) is None
+    for value in WRONG:
+        said = adapter_identity_of(tmp_path, {**config, field: value})
+        assert said is None or (said.startswith("model.adapter: ") and "\n" not in said)
+
+
+def adapter_identity_of(folder: Path, config: dict[str, Any]) -> str | None:
+    """Return the error about the adapter, or None."""
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    try:
+        adapter_identity(str(folder), None)
+    except ModelError as error:
+        return str(error)
+    return None
 
 
 def test_missing_file_has_no_fields() -> None:

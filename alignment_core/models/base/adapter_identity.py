@@ -166,7 +166,8 @@ def _chat_template(place: ModelIdentity) -> str | None:
         return read_text_of_model(file)
     found = read_json(model_file(place, "tokenizer_config.json")).get("chat_template")
     if isinstance(found, list):  # several, each with a name
-        found = next((item.get("template") for item in found if item.get("name") == "default"), None)
+        named = (item for item in found if isinstance(item, dict) and item.get("name") == "default")
+        found = next(named, {}).get("template")
     return found if isinstance(found, str) else None
 
 
@@ -184,6 +185,6 @@ def _shape(config: Mapping[str, Any], path: str) -> LoraConfig:
             rslora=bool(config.get("use_rslora")),
             dora=bool(config.get("use_dora")),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error).partition("For further")[0].split())
         raise ModelError(f"{ADAPTER_CONFIG} cannot be read", where=WHERE, got=f"{path}: {reason[:SHOWN]}") from error

@@ -54,7 +54,7 @@ def check_files(model: ModelIdentity, where: str) -> None:
             raise ModelError(
                 "a file of weights is missing",
                 where=where,
-                got=f"no {missing[0]} in {folder} ({len(missing)} of {len(shards)} are missing)",
+                got=f"no {missing[0][:SHOWN]} in {folder} ({len(missing)} of {len(shards)} are missing)",
                 do="Download the model again",
             )
     for file in sorted(folder.glob("*.safetensors")):

@@ -260,11 +260,11 @@ def test_nothing_is_trained_if_the_data_lack_what_one_optimizer_needs(write: Wri
     assert kinds == {"ingest", "shard"}
 
 
+@pytest.mark.ci
+@pytest.mark.timeout(900)
 @pytest.mark.usefixtures("prefect_server")
-def test_nothing_is_trained_if_a_stage_of_one_contender_does_not_fit_into_memory(
-    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With 1 MiB, not even the base model can be loaded. Stages that are in the store need no memory any more."""
+def test_nothing_is_trained_if_a_stage_of_one_contender_does_not_fit_into_memory(write: Write, tmp_path: Path) -> None:
+    """With 1 MiB, not even the base model can be loaded."""
     config = load_config(write(isolation="inline", memory_gb=2**-10, sft=None))
     state = compare(config, ["dpo", "kto"], [], tmp_path / "comparison", return_state=True)
     assert state.is_failed()

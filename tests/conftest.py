@@ -33,6 +33,8 @@ os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 os.environ["DO_NOT_TRACK"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+# What this package remembers of earlier runs: digests of files and predictions.
+os.environ["XDG_CACHE_HOME"] = str(_temporary.enter_context(temporary_folder("tests-cache")))
 os.environ["HF_MODULES_CACHE"] = str(_temporary.enter_context(temporary_folder("tests-modules")))
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 # Multi-threaded sums differ from run to run. Exact comparisons need a single thread.

@@ -135,6 +135,32 @@ def test_broken_chats_of_chatgpt_are_quarantined() -> None:
     assert found([loop, chatgpt(*ASKED, last="nowhere")]).bad == {"cyclic_tree": 1, "orphaned_message": 1}
 
 
+def rating(message: str, word: Any, **more: Any) -> dict[str, Any]:
+    return {"message_id": message, "conversation_id": "c", "user_id": "user-1", "rating": word, "content": "{}", **more}
+
+
+def test_thumbs_of_chatgpt_are_joined_to_the_answers_that_they_rate() -> None:
+    chat = chatgpt(*ASKED, ("a2", "second", "u2", {}), ("a3", "another", "u2", {}))
+    other = chatgpt(("u9", "hey", None, {}), ("a9", "ho", "u9", {}), last="a9")
+    ratings = [rating("a3", "thumbsDown"), rating("a1", "thumbs_up"), rating("lost", "thumbs_up")]
+    for rows in ([chat, other, *ratings], [*ratings, other, chat]):
+        result = found(rows)
+        assert unordered(result.records) == unordered([
+            thumb("hello", "first", True), thumb(turns("hello", "first", "more"), "another", False), demo("hey", "ho"),
+        ])  # fmt: skip
+        assert result.dropped == {"answer_without_rating": 1}
+        assert result.bad == {"orphaned_rating": 1}
+
+
+def test_ratings_of_chatgpt_that_say_nothing_or_rate_no_answer() -> None:
+    chat = chatgpt(*ASKED, ("a2", "second", "u2", {"recipient": "python"}))
+    rows = [chat, rating("a1", None), rating("u2", "thumbs_up"), rating("a2", "thumbs_up"), rating("root", "hm")]
+    result = found(rows)
+    assert not result.records
+    assert result.dropped == {"no_label": 1}
+    assert result.bad == {"missing_message": 1, "uses_tools": 1, "bad_label": 1}
+
+
 # --- Open WebUI -----------------------------------------------------------------------------------------------------
 
 

@@ -1,40 +1,110 @@
-"""ChatGPT's data export: `conversations.json`, in which every chat is a tree of messages."""
+"""ChatGPT's data export: every chat of `conversations.json` is a tree of messages, rated in `message_feedback.json`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
 from alignment_core.config import SourceConfig
 from alignment_core.data.sources.formats.standard import demonstrations
 from alignment_core.data.sources.parsing import shapes
-from alignment_core.records.format import BadRow, Dropped, Fields, Outcome, RecordFormat
+from alignment_core.data.sources.parsing.grouping import Groups
+from alignment_core.records import Conversation, LabelledResponse, RawRow
+from alignment_core.records.format import BadRow, Dropped, Fields, Outcome, Quarantined, Reading, RecordFormat
 
 SETTINGS = ("user_profile", "user_instructions")
 """What a person has told ChatGPT about answers to all questions: parts of a message of its own kind."""
 
 
+RATINGS = "message_feedback"
+"""Column of a chat with the rows of `message_feedback.json` that rate its messages, once they are joined."""
+
+
 class ChatGPT(RecordFormat):
-    """A chat of ChatGPT's data export, as it was shown last. Custom instructions become the system prompt."""
+    """A chat of ChatGPT's data export, as it was shown last. Custom instructions become the system prompt.
+
+    Thumbs are joined to the answers that they rate. Of a chat with thumbs, only the rated answers are used.
+    """
 
     name: ClassVar[str] = "chatgpt"
-    shape: ClassVar[str] = "{mapping: {id: {message, parent, children}}, current_node}"
+    shape: ClassVar[str] = "{mapping: {id: {message, parent, children}}, current_node}; {message_id, user_id, rating}"
+    whole_source: ClassVar[bool] = True
     unused: ClassVar[frozenset[str]] = frozenset({
-        "title", "create_time", "update_time", "moderation_results", "plugin_ids", "conversation_id", "is_archived",
-        "is_starred", "safe_urls", "blocked_urls", "default_model_slug", "conversation_template_id", "memory_scope",
-        "conversation_origin", "voice", "async_status", "disabled_tool_ids",
+        "title", "create_time", "update_time", "moderation_results", "plugin_ids", "conversation_id", "id",
+        "is_archived", "is_starred", "safe_urls", "blocked_urls", "default_model_slug", "conversation_template_id",
+        "memory_scope", "conversation_origin", "voice", "async_status", "disabled_tool_ids",
     })  # fmt: skip
 
     def matches(self, row: Fields) -> bool:
-        return isinstance(row.get("mapping"), Mapping) and "current_node" in row
+        return _is_chat(row) or {"message_id", "user_id", "rating"} <= set(row)
+
+    def records(self, rows: Iterable[RawRow], source: SourceConfig) -> Iterator[Outcome]:
+        with Groups() as chats:
+            for row in rows:
+                if not isinstance(row.value, Mapping) or not self.matches(row.value):
+                    yield from self.outcomes(row, source)  # the error
+                elif _is_chat(row.value):
+                    chats.add(row.origin, row.origin, dict(row.value))
+                    for message in row.value["mapping"]:
+                        chats.rename(str(message), row.origin)
+                else:
+                    chats.add(str(row.value["message_id"]), row.origin, dict(row.value))
+            for _, found in chats:
+                yield from self._joined(found, source)
+
+    def _joined(self, rows: list[tuple[str, Any]], source: SourceConfig) -> Iterator[Outcome]:
+        """Yield the outcomes of a chat and its ratings, or the errors of ratings without one."""
+        ratings = [(origin, row) for origin, row in rows if not _is_chat(row)]
+        chat = next(((origin, row) for origin, row in rows if _is_chat(row)), None)
+        if chat is None:
+            detail = "no chat of the source has this message. Read the whole export: its folder or its archive"
+            yield from (Quarantined(origin, "orphaned_rating", detail, row) for origin, row in ratings)
+            return
+        joined = {RATINGS: [row for _, row in ratings]} if ratings else {}
+        yield from self.outcomes(RawRow({**chat[1], **joined}, chat[0]), source)
 
     def read(self, row: Fields, origin: str, source: SourceConfig) -> Iterable[Outcome]:
+        if not _is_chat(row):
+            raise BadRow("orphaned_rating", "a rating without its chat")
         nodes: Mapping[str, Any] = row["mapping"]
-        shown = _shown(nodes, row["current_node"])
-        turns = [turn for key in shown if (turn := _turn(_message(nodes[key]))) is not None]
-        yield from demonstrations(shapes.conversation(_one_system_prompt(turns), "mapping"), "mapping", origin)
-        others = (_message(node) for key, node in nodes.items() if key not in shown)
-        yield from (Dropped("answer_of_another_branch", origin) for other in others if _role(other) == "assistant")
+        shown, ratings = _shown(nodes, row["current_node"]), row.get(RATINGS) or []
+        if ratings:
+            for rating in ratings:
+                yield _rated(nodes, rating, origin, source)
+            used, reason = {str(rating["message_id"]) for rating in ratings}, "answer_without_rating"
+        else:
+            yield from demonstrations(_conversation(nodes, shown), "mapping", origin)
+            used, reason = set(shown), "answer_of_another_branch"
+        others = (_message(node) for key, node in nodes.items() if key not in used)
+        yield from (Dropped(reason, origin) for other in others if _role(other) == "assistant")
+
+
+def _is_chat(row: Fields) -> bool:
+    return isinstance(row.get("mapping"), Mapping) and "current_node" in row
+
+
+def _rated(nodes: Mapping[str, Any], rating: Fields, origin: str, source: SourceConfig) -> Outcome:
+    """Return a rated answer, the reason why a rating says nothing, or the error of one that cannot be used."""
+    answer = str(rating["message_id"])
+    try:
+        desirable = shapes.label(rating.get("rating"), "rating", source.desirable)
+        if desirable is None:
+            return Dropped("no_label", origin)
+        turns = _conversation(nodes, _shown(nodes, answer))
+        if _role(_message(nodes[answer])) != "assistant" or len(turns) < 2:
+            raise BadRow("missing_message", f"message {answer!r} is no answer to anything")
+        record = LabelledResponse(turns[:-1], shapes.completion(list(turns[-1:]), "mapping"), desirable, 1.0, origin)
+    except BadRow as bad:
+        return Quarantined(
+            origin, bad.reason, bad.detail, {"mapping": nodes, "current_node": answer, RATINGS: [rating]}
+        )
+    first = next((turn["content"] for turn in turns if turn["role"] != "system"), "")
+    return Reading(record, str(rating.get("user_id") or "") or None, conversation=first)
+
+
+def _conversation(nodes: Mapping[str, Any], path: Iterable[str]) -> Conversation:
+    turns = [turn for key in path if (turn := _turn(_message(nodes[key]))) is not None]
+    return shapes.conversation(_one_system_prompt(turns), "mapping")
 
 
 def _shown(nodes: Mapping[str, Any], last: Any) -> list[str]:

@@ -152,6 +152,13 @@ def test_thumbs_of_chatgpt_are_joined_to_the_answers_that_they_rate() -> None:
         assert result.bad == {"orphaned_rating": 1}
 
 
+def test_chats_of_chatgpt_may_share_the_ids_of_messages() -> None:
+    chats = [{**chatgpt(*ASKED[:2], ("a1", text, "u1", {}), last="a1"), "id": text} for text in ("one", "two")]
+    votes = [rating("a1", word, conversation_id=chat) for chat, word in (("two", "thumbs_down"), ("one", "thumbs_up"))]
+    result = found([*votes, *chats])
+    assert unordered(result.records) == unordered([thumb("hello", "one", True), thumb("hello", "two", False)])
+
+
 def test_ratings_of_chatgpt_that_say_nothing_or_rate_no_answer() -> None:
     chat = chatgpt(*ASKED, ("a2", "second", "u2", {"recipient": "python"}))
     rows = [chat, rating("a1", None), rating("u2", "thumbs_up"), rating("a2", "thumbs_up"), rating("root", "hm")]

@@ -39,16 +39,22 @@ class ChatGPT(RecordFormat):
         return _is_chat(row) or {"message_id", "user_id", "rating"} <= set(row)
 
     def records(self, rows: Iterable[RawRow], source: SourceConfig) -> Iterator[Outcome]:
-        with Groups() as chats:
+        with Groups() as chats, Groups() as ratings:
+            named = set[str]()
             for row in rows:
                 if not isinstance(row.value, Mapping) or not self.matches(row.value):
                     yield from self.outcomes(row, source)  # the error
                 elif _is_chat(row.value):
+                    chat = _chat_id(row.value)
+                    named.add(chat)
                     chats.add(row.origin, row.origin, dict(row.value))
                     for message in row.value["mapping"]:
-                        chats.rename(str(message), row.origin)
+                        chats.rename(f"{chat}\n{message}", row.origin)
                 else:
-                    chats.add(str(row.value["message_id"]), row.origin, dict(row.value))
+                    ratings.add("", row.origin, dict(row.value))
+            for _, origin, rating in ratings.rows():
+                chat = _chat_id(rating)  # early exports do not name their chats, and the ids of messages are unique
+                chats.add(f"{chat if chat in named else ''}\n{rating['message_id']}", origin, rating)
             for _, found in chats:
                 yield from self._joined(found, source)
 
@@ -81,6 +87,10 @@ class ChatGPT(RecordFormat):
 
 def _is_chat(row: Fields) -> bool:
     return isinstance(row.get("mapping"), Mapping) and "current_node" in row
+
+
+def _chat_id(row: Fields) -> str:
+    return str(row.get("conversation_id") or row.get("id") or "")
 
 
 def _rated(nodes: Mapping[str, Any], rating: Fields, origin: str, source: SourceConfig) -> Outcome:

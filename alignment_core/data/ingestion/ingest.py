@@ -28,12 +28,15 @@ from alignment_core.data.ingestion.writing import write_split
 from alignment_core.data.rendering.renderer import Renderer
 from alignment_core.data.sources.formats import NO_PLUGINS, Plugged
 from alignment_core.data.sources.inputs import Input, find_inputs
+from alignment_core.data.sources.locate import unread_files
 from alignment_core.errors import DataError
 from alignment_core.progress import Progress
 
 CHECK_ROWS = "Run `align data check` to list the bad rows, and fix them or raise data.max_bad_fraction"
 EXAMPLES = 3
 """Number of quarantined rows per reason that the report shows."""
+NAMED = 5
+"""Number of files that are not read which the report names."""
 
 
 def ingest(
@@ -91,7 +94,7 @@ def ingest(
             progress.step(len(files), len(files))
             # Without a model, the renderer has no controls at all.
             controls = renderer.warnings if unit == "tokens" else ()
-            warnings = [*controls, *_of_other_splits(files), *_of_limits(folders)]
+            warnings = [*controls, *_of_what_is_not_read(files), *_of_limits(folders)]
             report = _merge(data, renderer, folders, out, scratch, unit, strict, warnings)
             for warning in report["warnings"]:
                 progress.warn(warning)
@@ -176,11 +179,14 @@ def _merge(
     return report
 
 
-def _of_other_splits(inputs: Sequence[Input]) -> Iterator[str]:
+def _of_what_is_not_read(inputs: Sequence[Input]) -> Iterator[str]:
     for item in {item.index: item for item in inputs}.values():
+        source = item.source
         if item.other_splits:
-            source, others = item.source, ", ".join(item.other_splits)
-            yield f"Of {source.path}, only the split {source.split} is read, not {others}"
+            yield f"Of {source.path}, only the split {source.split} is read, not {', '.join(item.other_splits)}"
+        if unread := unread_files(source):
+            more = f" and {len(unread) - NAMED} more" if len(unread) > NAMED else ""
+            yield f"Of {source.path}, files of other types are not read: {', '.join(unread[:NAMED])}{more}"
 
 
 def _of_limits(folders: Sequence[ShardFolder]) -> Iterator[str]:

@@ -61,6 +61,22 @@ def files_and_other_splits(source: SourceConfig) -> tuple[list[SourceFile], list
     return read, sorted(set(splits) - {"", source.split})
 
 
+def unread_files(source: SourceConfig) -> list[str]:
+    """Return the names of the files in a local folder or archive that have no reader, apart from descriptions of it."""
+    path = expanded(source.path)
+    if is_url(source.path) or is_hub(source.path):
+        return []
+    if path.is_dir():
+        names = [file.relative_to(path).as_posix() for file in sorted(path.rglob("*")) if file.is_file()]
+    else:
+        names = (archive_members(path) or []) if path.is_file() and is_archive(path.name) else []
+    shown = [name for name in names if not any(part.startswith((".", "_")) for part in name.split("/"))]
+    return [
+        name for name in shown
+        if not _readable_name(Path(name).name, True) and Path(name).suffix != ".md" and Path(name).stem != "LICENSE"
+    ]  # fmt: skip
+
+
 def _all_files(source: SourceConfig) -> list[SourceFile]:
     if is_url(source.path):
         return _remote_files(source.path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,21 @@ def test_used_line() -> None:
     assert used_line({"records": 1200, "of": 1200}) == "used 1,200 of 1,200 records"
     assert used_line({"records": 1, "of": 4}) == "used 1 of 4 records (25%)"
     assert used_line({"records": 0, "of": 0}) == "used 0 of 0 records"
+
+
+def test_files_that_are_not_read_are_named(tmp_path: Path) -> None:
+    folder, archive = tmp_path / "folder", tmp_path / "export.zip"
+    (folder / "more").mkdir(parents=True)
+    row = json.dumps({"prompt": "q", "completion": "a"})
+    names = ["votes.xlsx", *(f"more/{number}.png" for number in range(5)), "README.md", ".hidden.xlsx", "LICENSE"]
+    with zipfile.ZipFile(archive, "w") as zipped:
+        for name in (*names, "rows.jsonl"):
+            (folder / name).write_text(row)
+            zipped.writestr(name, row)
+    shown = "more/0.png, more/1.png, more/2.png, more/3.png, more/4.png and 1 more"
+    for place in (folder, archive):
+        expected = f"Of {place}, files of other types are not read: {shown}"
+        assert [line for line in check([str(place)])["warnings"] if "other types" in line] == [expected]
 
 
 def test_other_splits_are_named(tmp_path: Path) -> None:

@@ -52,6 +52,11 @@ def test_promote_list_rollback(store: Path) -> None:
     listed = json_of(store, "artifacts", "list", "--kind", "optimize")
     assert [(entry["key"], entry["aliases"]) for entry in listed["artifacts"]] == [(D, ["production"]), (B, [])]  # type: ignore[attr-defined]
     assert align(store, "rollback").stdout == f"production is now optimize/{B} (previously {D})\n"
+    done = align(store, "promote", D, "--alias", "test")
+    assert done.stdout == f"test is now optimize/{D}\n", "there is nothing to go back to"
+    assert align(store, "promote", B, "--alias", "test").stdout.splitlines()[1:] == [
+        "Undo with: align rollback --alias test"
+    ]
     done = align(store, "rollback")
     assert (done.returncode, done.stderr.splitlines()) == (
         2,

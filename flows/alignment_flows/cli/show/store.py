@@ -22,6 +22,9 @@ def show_change(alias: str, change: Change, *, as_json: bool) -> None:
         return
     before = f" (previously {change.previous})" if change.previous else ""
     print(f"{alias} is now {change.kind}/{change.key}{before}")
+    if change.action == "promote" and change.previous:
+        named = "" if alias == "production" else f" --alias {alias}"
+        print(f"Undo with: align rollback{named}")
 
 
 def show_list(place: str, store: ArtifactStore, entries: Sequence[Entry], *, as_json: bool) -> None:

@@ -18,7 +18,6 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any
 
 from alignment_core.artifacts.digest import cache_folder
@@ -75,9 +74,9 @@ class Question:
             for file in folder.iterdir():
                 if time.time() - file.stat().st_mtime > REMEMBERED_SECONDS:
                     file.unlink(missing_ok=True)
-            with NamedTemporaryFile("w", dir=folder, suffix=".new", delete=False) as new:
-                new.write(forecast.model_dump_json())
-            os.replace(new.name, self._place)
+            new = self._place.with_suffix(f".{os.getpid()}")
+            new.write_text(forecast.model_dump_json())
+            new.replace(self._place)
 
     def _today(self, stage: Prediction) -> Prediction:
         limit, own = self._runtime.memory_gb, stage.memory["process"]

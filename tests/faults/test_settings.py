@@ -26,6 +26,8 @@ FREE = {"optimizer", "listeners", "evaluation.evaluators", "rank.by"}
 """Settings of plugins, which are checked with the plugin."""
 PLACES = {"optimizer": "optimizer", "evaluator": "reward.by.0", "listener": "listeners.0"}
 """Where a plugin of each kind is chosen."""
+NOT_IN_FORMS = {"model.trust_remote_code": {"type": "boolean"}, "reward.trust_remote_code": {"type": "boolean"}}
+"""Settings that the schema leaves out."""
 NEEDED: dict[str, dict[str, Any]] = {"tracker": {"to": "mlflow"}, "llm_judge": {"url": "http://h/v1", "model": "m"}}
 """Settings without a default."""
 TYPES = {str: "string", bool: "boolean", int: "integer", float: "number", list: "array", dict: "object"}
@@ -118,8 +120,9 @@ def settings_of(model: type[BaseModel], above: str = "") -> Iterator[str]:
 
 def cases() -> Iterator[tuple[str, str, Any]]:
     schema = PipelineConfig.model_json_schema()
-    for path, found in settings(schema, schema["$defs"]):
-        for name, value in wrong_values(found):
+    found = [*settings(schema, schema["$defs"]), *((path, [kind]) for path, kind in NOT_IN_FORMS.items())]
+    for path, kinds in found:
+        for name, value in wrong_values(kinds):
             yield path, name, value
 
 

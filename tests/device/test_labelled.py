@@ -139,7 +139,7 @@ def test_resumed(world: World, tmp_path: Path) -> None:
         ("alignment_zoo.tr_dpo", "TRDPO"),
         ("alignment_zoo.dro", "DRO"),
         ("alignment_zoo.rmu", "RMU"),
-        ("alignment_reinforce", "ReinforcePlusPlus"),
+        pytest.param("alignment_reinforce", "ReinforcePlusPlus", marks=pytest.mark.ci),
     ],
 )
 def test_example_plugins(tmp_path: Path, module: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:

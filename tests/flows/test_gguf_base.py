@@ -110,6 +110,7 @@ def test_revision_and_missing_file_are_refused_before_anything_is_built(settings
     assert not (tmp_path / "store").exists()
 
 
+@pytest.mark.ci
 def test_exported_model_names_the_file(settings: MakeRun, tmp_path: Path) -> None:
     config = settings()
     unpacked(config)

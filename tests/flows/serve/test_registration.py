@@ -246,6 +246,7 @@ def test_pages_that_sort_by_name_begin_with_the_demo_and_end_with_single_stages(
     assert all(name.startswith("single-") for name in names[-len(stages) :])
 
 
+@pytest.mark.ci
 def test_result_is_that_of_prefect_deploy(client: SyncPrefectClient, tmp_path: Path) -> None:
     """Two deployments that have everything that `prefect.yaml` uses: build step, schedules, trigger."""
     names = ("align/nightly", "retrain/retrain")

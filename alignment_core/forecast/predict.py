@@ -34,15 +34,17 @@ def predict(calls: Mapping[str, StageCall], to_run: Sequence[str], card: float |
     return forecast
 
 
-def check_memory_of(plans: Sequence[tuple[Mapping[str, StageCall], Sequence[str]]]) -> None:
+def check_memory_of(plans: Sequence[tuple[Mapping[str, StageCall], Sequence[str]]]) -> list[str | None]:
     """Check that stages of several plans fit into the memory of this machine. Their time is not predicted.
 
     Args:
         plans: each plan, with the names of the stages to check.
 
+    Returns:
+        For each plan, why its stages could not be predicted. None: they fit.
+
     Raises:
-        TrainingError: as for `check_memory`.
-        AlignmentError: as for `predict`.
+        TrainingError: as for `check_memory`. `StageCrashed` if the process crashed.
     """
     dumped = [
         {"calls": {name: call.model_dump(mode="json") for name, call in calls.items()}, "names": list(names)}
@@ -51,5 +53,6 @@ def check_memory_of(plans: Sequence[tuple[Mapping[str, StageCall], Sequence[str]
     answer = call_module("alignment_core.forecast.plans_process", {"plans": dumped}, "the check of the memory")
     # The process stops at the first plan that does not fit, so those after it are missing.
     for (calls, _), found in zip(plans, answer["plans"], strict=False):
-        stages = {name: Prediction.model_validate(stage) for name, stage in found.items()}
+        stages = {name: Prediction.model_validate(stage) for name, stage in found["stages"].items()}
         check_memory(stages, answer["device"], calls)
+    return [found["failed"] for found in answer["plans"]]

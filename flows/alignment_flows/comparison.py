@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from prefect.artifacts import create_markdown_artifact
+from prefect.logging import get_run_logger
 from prefect.states import Failed
 from pydantic import Field
 
@@ -56,7 +57,9 @@ def compare(
     with stage.planned(calls):
         for plan in (plan for plans in rounds.values() for plan in plans.values()):
             read_data(stage, plan)  # so that nothing is trained if one of them lacks data
-        check_memory_of_all(next(iter(rounds.values())).values())  # or does not fit, which no seed changes
+        unknown = check_memory_of_all(next(iter(rounds.values())))  # or does not fit, which no seed changes
+        for contender, why in unknown.items():
+            get_run_logger().warning("whether %s fits into memory is not known: %s", contender, why)
         comparison = seed_by_seed(stage, rounds, contest)
     write_comparison(comparison, Path(folder))
     with tolerate_server_outage():

@@ -1,6 +1,6 @@
 """A run before it starts: what is in the store already, and what the rest needs."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,18 +77,22 @@ def planned_run(settings: PipelineConfig, made: Plan, card: float | None = None)
     return PlannedRun(settings, calls, found, pulled, forecast)
 
 
-def check_memory_of_all(plans: Iterable[Plan]) -> None:
+def check_memory_of_all(plans: Mapping[str, Plan]) -> dict[str, str]:
     """Check that every stage that these plans lack fits into memory. A stage that several share is checked once.
 
     Args:
-        plans: the plans. Data that are not in the store yet are read here, too.
+        plans: the plans by the names of their contenders. Data that are not in the store yet are read here, too.
+
+    Returns:
+        Why the stages of a contender could not be predicted, by its name. They will fail in the run, alone.
 
     Raises:
         TrainingError: a stage does not fit. The message says what to change.
     """
     seen: set[str] = set()
-    to_check: list[tuple[Mapping[str, StageCall], list[str]]] = []
-    for calls in (plan.calls() for plan in plans):
+    to_check: dict[str, tuple[Mapping[str, StageCall], list[str]]] = {}
+    for contender, plan in plans.items():
+        calls = plan.calls()
         runtime = calls["optimize"].runtime
         store = ArtifactStore(runtime.store, runtime.remote)
         new = {name: call for name, call in calls.items() if call.key not in seen and call.runtime.pool is None}
@@ -96,6 +100,6 @@ def check_memory_of_all(plans: Iterable[Plan]) -> None:
         missing = {name: call.key for name, call in new.items() if store.find(call.key) is None}
         pulled = sizes_in_remote(store, missing)
         if names := [name for name in missing if name not in pulled]:
-            to_check.append((calls, names))
-    if to_check:
-        check_memory_of(to_check)
+            to_check[contender] = (calls, names)
+    failed = check_memory_of(list(to_check.values())) if to_check else []
+    return {contender: why for contender, why in zip(to_check, failed, strict=True) if why is not None}

@@ -18,7 +18,7 @@ PYTEST ?=
 WORKERS ?= 2
 BIN := $(VENV)/bin
 # Sums over several threads differ from run to run, and the tests compare exactly: one thread each, several processes.
-RUN_TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(PYTEST)
+RUN_TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 HINT := Commands named `align ...` below: first type `. $(BIN)/activate`, in every new terminal.
 

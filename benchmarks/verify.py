@@ -152,7 +152,7 @@ def main() -> None:
     parser.add_argument("--again", action="store_true")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/verify.md")
     arguments, options = parser.parse_known_args()
-    options = [f"--numprocesses={arguments.workers}", "--dist=loadfile", *options]
+    options = [f"--numprocesses={arguments.workers}", "--dist=loadfile", "--no-loadscope-reorder", *options]
     if not verify(ROOT, arguments.tiers, arguments.out, options, again=arguments.again):
         raise SystemExit(1)
 

@@ -56,6 +56,16 @@ settings.load_profile("align")
 _fork_servers: list[subprocess.Popen[bytes]] = []
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with the files whose tests may take longest, so that no process waits for the last of them at the end."""
+    longest: dict[Path, float] = {}
+    for item in items:
+        mark = item.get_closest_marker("timeout")
+        longest[item.path] = max(longest.get(item.path, 0), mark.args[0] if mark is not None else 0)
+    items.sort(key=lambda item: -longest[item.path])
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Start a fork server for the runs that tests start, as `align up` starts one. All test processes share it."""
     if sys.platform != "linux" or hasattr(config, "workerinput"):

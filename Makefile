@@ -18,7 +18,7 @@ PYTEST ?=
 WORKERS ?= 2
 BIN := $(VENV)/bin
 # Sums over several threads differ from run to run, and the tests compare exactly: one thread each, several processes.
-RUN_TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST)
+RUN_TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(PYTEST)
 
 HINT := Commands named `align ...` below: first type `. $(BIN)/activate`, in every new terminal.
 
@@ -40,7 +40,7 @@ test: lint
 	$(RUN_TESTS)
 
 test-ci: $(VENV)/.installed-test
-	$(RUN_TESTS) -m ci
+	$(RUN_TESTS) --no-loadscope-reorder -m ci
 
 # Goes on where it was interrupted, and writes benchmarks/results/verify.md.
 verify: lint $(VENV)/.installed-peer $(VENV)/trl-1.12 $(VENV)/axolotl-0.19 $(VENV)/smollm2

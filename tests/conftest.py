@@ -58,7 +58,10 @@ _fork_servers: list[subprocess.Popen[bytes]] = []
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start with the files whose tests may take longest, so that no process waits for the last of them at the end."""
+    """Sort files by how long their tests may take, so that no process waits for the last of them at the end.
+
+    pytest-xdist keeps this order with `--no-loadscope-reorder`. Otherwise it begins with the files of most tests.
+    """
     longest: dict[Path, float] = {}
     for item in items:
         mark = item.get_closest_marker("timeout")

@@ -14,15 +14,23 @@ from pathlib import Path
 from typing import Any
 
 from alignment_core.artifacts.digest import tree_digest
+from alignment_core.config import PipelineConfig
 from alignment_core.errors import AlignmentError, ConfigError, ModelError, how_to_trust, ran_out_of_memory
 from alignment_core.texts import damaged
 
 OWN_CODE = "own_code"
 """Name of the digest in the settings and the inputs of a stage. It is only there if the run trusts code."""
 SETTING = "trust_remote_code"
+GROUPS = ("model", "reward")
+"""The groups of settings that name a model, which may bring code along."""
 NAMING = ("config.json", "tokenizer_config.json")
 """The files of a model that name classes of its own code."""
 CLASS = re.compile(r"(\w+)\.\w+", re.ASCII)
+
+
+def trusted(settings: PipelineConfig) -> list[str]:
+    """Return the settings that trust the code of a model."""
+    return [f"{name}.{SETTING}" for name in GROUPS if getattr(getattr(settings, name), SETTING)]
 
 
 def code_digest(path: str, revision: str | None) -> str:

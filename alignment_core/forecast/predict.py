@@ -6,6 +6,7 @@ The prediction stores no artifact, and it loads a model only if it fits into mem
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from alignment_core.execution.stage import StageCall
 from alignment_core.forecast.predictions import Forecast, Prediction, check_memory
@@ -24,8 +25,7 @@ def predict(calls: Mapping[str, StageCall], to_run: Sequence[str], card: float |
     Raises:
         AlignmentError: a problem with the data, the model or the optimizer. `StageCrashed` if the process crashed.
     """
-    dumped = {name: call.model_dump(mode="json") for name, call in calls.items()}
-    request = {"calls": dumped, "to_run": list(to_run), "card": card}
+    request = {"calls": _dumped(calls), "to_run": list(to_run), "card": card}
     question = Question(request, calls["optimize"].runtime)
     if (remembered := question.recall()) is not None:
         return remembered
@@ -46,13 +46,14 @@ def check_memory_of(plans: Sequence[tuple[Mapping[str, StageCall], Sequence[str]
     Raises:
         TrainingError: as for `check_memory`. `StageCrashed` if the process crashed.
     """
-    dumped = [
-        {"calls": {name: call.model_dump(mode="json") for name, call in calls.items()}, "names": list(names)}
-        for calls, names in plans
-    ]
-    answer = call_module("alignment_core.forecast.plans_process", {"plans": dumped}, "the check of the memory")
+    request = {"plans": [{"calls": _dumped(calls), "names": list(names)} for calls, names in plans]}
+    answer = call_module("alignment_core.forecast.plans_process", request, "the check of the memory")
     # The process stops at the first plan that does not fit, so those after it are missing.
     for (calls, _), found in zip(plans, answer["plans"], strict=False):
         stages = {name: Prediction.model_validate(stage) for name, stage in found["stages"].items()}
         check_memory(stages, answer["device"], calls)
     return [found["failed"] for found in answer["plans"]]
+
+
+def _dumped(calls: Mapping[str, StageCall]) -> dict[str, Any]:
+    return {name: call.model_dump(mode="json") for name, call in calls.items()}

@@ -19,7 +19,7 @@ from alignment_core.models.base.adapter_identity import AdapterIdentity
 from alignment_core.models.base.base_checks import check_positions
 from alignment_core.models.base.gguf_file import ORIGIN
 from alignment_core.models.base.identity import ModelIdentity
-from alignment_core.own_code import OWN_CODE, SETTING
+from alignment_core.own_code import OWN_CODE, SETTING, trusted
 from alignment_core.planning.base_model import find_base
 from alignment_core.planning.external_reward import ExternalReward, external_reward
 from alignment_core.planning.unpacked_base import BASE, VERSION, WHERE
@@ -322,7 +322,7 @@ def _check_trust(config: PipelineConfig) -> None:
     Raises:
         ConfigError: it would run in the flow's process, or on other machines, which read stages from Prefect.
     """
-    trusting = [name for name in ("model", "reward") if getattr(getattr(config, name), SETTING)]
+    trusting = trusted(config)
     if not trusting:
         return
     for name, unfit, do in (
@@ -333,6 +333,6 @@ def _check_trust(config: PipelineConfig) -> None:
             raise ConfigError(
                 "the code of a model runs only in the processes of stages on this machine",
                 where=name,
-                got=f"{trusting[0]}.{SETTING}: true",
+                got=f"{trusting[0]}: true",
                 do=f"{do}, or `{SETTING}`",
             )

@@ -17,14 +17,14 @@ from alignment_core.config import PipelineConfig, StepSettings
 from alignment_core.config.training import REWARD_MODEL
 from alignment_core.config_file import check_config
 from alignment_core.discovery.installed import Plugin
-from alignment_core.own_code import SETTING
+from alignment_core.own_code import GROUPS, SETTING
 from alignment_core.registry import Registry, load_registry
 from alignment_flows.form.fields import annotate_fields, without_bounds
 from alignment_flows.form.off_tabs import JsonSchema, with_off_tab, without_off
 from alignment_flows.form.parameters import warn_of_stored_secrets
 from alignment_flows.form.references import resolve
 from alignment_flows.form.run_names import given_name
-from alignment_flows.form.trust import GROUPS, refuse_trust
+from alignment_flows.form.trust import refuse_trust
 
 
 class PluginTabs:

@@ -5,15 +5,7 @@ What comes from Prefect is not: everybody who can open its pages can type it.
 
 from alignment_core.config import PipelineConfig
 from alignment_core.errors import ConfigError
-from alignment_core.own_code import SETTING
-
-GROUPS = ("model", "reward")
-"""The groups of settings that name a model, which may bring code along."""
-
-
-def trusted(settings: PipelineConfig) -> list[str]:
-    """Return the settings that trust the code of a model."""
-    return [f"{name}.{SETTING}" for name in GROUPS if getattr(getattr(settings, name), SETTING)]
+from alignment_core.own_code import trusted
 
 
 def refuse_trust(settings: PipelineConfig, before: PipelineConfig | None = None) -> None:

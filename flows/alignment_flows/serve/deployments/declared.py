@@ -16,12 +16,12 @@ from pydantic import TypeAdapter
 from alignment_core.config import PipelineConfig
 from alignment_core.config_file import load_config, read_config
 from alignment_core.feedback.database import database_url, without_password
+from alignment_core.own_code import trusted
 from alignment_core.registry import load_registry
 from alignment_flows.form.off_tabs import with_off
 from alignment_flows.form.quick_fields import quick_settings
 from alignment_flows.form.recipes import config_file, packaged_file
 from alignment_flows.form.references import resolve
-from alignment_flows.form.trust import trusted
 from alignment_flows.serve.vote_events import RECORDED, resource_of
 
 _SCHEDULE: TypeAdapter[Any] = TypeAdapter(SCHEDULE_TYPES)

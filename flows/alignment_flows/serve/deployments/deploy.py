@@ -10,8 +10,8 @@ from prefect.exceptions import ObjectNotFound
 from pydantic import TypeAdapter
 
 from alignment_core.config_file import load_config, read_config
+from alignment_core.own_code import trusted
 from alignment_flows.form.parameters import in_clear, stored_secrets
-from alignment_flows.form.trust import trusted
 from alignment_flows.serve.deployments.automations import ensure_zombie_automation
 from alignment_flows.serve.deployments.declared import own, packaged, pools_of, stages_in
 from alignment_flows.serve.deployments.registration import Outcome, register

@@ -45,7 +45,7 @@ def promote(
     from alignment_flows.serve import alias_changes
 
     with warnings_last():
-        show_change(alias, alias_changes.promote(model, alias, reason=reason, store=store), as_json=as_json)
+        show_change(alias, alias_changes.promote(model, alias, reason=reason, store=store), store, as_json=as_json)
 
 
 @command
@@ -57,7 +57,7 @@ def rollback(
     from alignment_flows.serve import alias_changes
 
     with warnings_last():
-        show_change(alias, alias_changes.rollback(alias, reason=reason, store=store), as_json=as_json)
+        show_change(alias, alias_changes.rollback(alias, reason=reason, store=store), store, as_json=as_json)
 
 
 @command

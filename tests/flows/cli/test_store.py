@@ -55,7 +55,7 @@ def test_promote_list_rollback(store: Path) -> None:
     done = align(store, "promote", D, "--alias", "test")
     assert done.stdout == f"test is now optimize/{D}\n", "there is nothing to go back to"
     assert align(store, "promote", B, "--alias", "test").stdout.splitlines()[1:] == [
-        "Undo with: align rollback --alias test"
+        f"Undo with: align rollback --alias test --store {store}"
     ]
     done = align(store, "rollback")
     assert (done.returncode, done.stderr.splitlines()) == (

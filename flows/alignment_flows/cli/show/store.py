@@ -1,6 +1,8 @@
 """Output of the artifact store commands: tables, or one JSON object."""
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -9,22 +11,23 @@ from rich.table import Table
 from rich.tree import Tree
 
 from alignment_core.artifacts import Artifact, ArtifactStore, Change, Manifest
+from alignment_core.artifacts.aliases import PRODUCTION
 from alignment_core.artifacts.catalogue import Entry, readable_manifest
 from alignment_core.artifacts.prune import Unneeded
 from alignment_core.outcome.names import name_of
 from alignment_flows.cli.show.run import KEY_DIGITS, print_json, readable_size
 
 
-def show_change(alias: str, change: Change, *, as_json: bool) -> None:
-    """Print the artifact that an alias now points to."""
+def show_change(alias: str, change: Change, store: Path, *, as_json: bool) -> None:
+    """Print the artifact of a store that an alias now points to."""
     if as_json:
         print_json({"alias": alias, **change.model_dump()})
         return
     before = f" (previously {change.previous})" if change.previous else ""
     print(f"{alias} is now {change.kind}/{change.key}{before}")
     if change.action == "promote" and change.previous:
-        named = "" if alias == "production" else f" --alias {alias}"
-        print(f"Undo with: align rollback{named}")
+        named = "" if alias == PRODUCTION else f" --alias {alias}"
+        print(f"Undo with: align rollback{named} --store {shlex.quote(str(store))}")
 
 
 def show_list(place: str, store: ArtifactStore, entries: Sequence[Entry], *, as_json: bool) -> None:

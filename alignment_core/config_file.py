@@ -24,6 +24,8 @@ from alignment_core.errors import ConfigError
 
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 INPUT_CHARACTERS = 80
+ODD = re.compile(r"[^\w.\-]")
+"""A character that no name of a setting has. What follows it may be a part of an address, with its password."""
 DIGITS = 9
 """Most digits of an index into a list."""
 LARGEST = 2**63
@@ -111,10 +113,14 @@ def _override(raw: dict[str, Any], override: str) -> None:
         raise ConfigError("the value is missing", where=where, expected="--set a.b=value")
     try:
         value = parse(text)
-    except yaml.YAMLError as error:
+    except yaml.YAMLError as error:  # the text is not shown: what in it is a secret is not clear
         problem = getattr(error, "problem", None) or error
-        got = _short(hide_secrets({name: text})[name])
-        raise ConfigError(f"the value is not valid YAML: {problem}", where=f"--set {name}", got=got) from error
+        mark = getattr(error, "problem_mark", None)
+        place = f" at character {mark.index + 1}" if mark else ""
+        raise ConfigError(f"the value is not valid YAML: {problem}{place}", where=f"--set {name}") from error
+    if (odd := ODD.search(name)) is not None:
+        where, got = f"--set {_short(name[: odd.start()])}", repr(odd.group())
+        raise ConfigError("this is not the name of a setting", where=where, got=got, expected="--set a.b=value")
     *parents, last = name.split(".")
     if len(parents) > DEEPEST:
         raise ConfigError(f"more than {DEEPEST} levels", where=f"--set {_short(name)}")

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 
-from alignment_core.addresses import hide_secrets
+from alignment_core.addresses import HIDDEN, hide_secrets, secrets_in
 
 MEMORY_ENDED = re.compile(
     r"can't allocate memory|not enough memory: you tried to allocate"  # PyTorch on the CPU, on Linux and on Windows
@@ -33,7 +33,8 @@ MEMORY_ENDED = re.compile(
 class AlignmentError(Exception):
     """An error that is shown to the user as one paragraph: what, where, got/expected, what to do.
 
-    Secrets in addresses are hidden in all of them, also in those that a library's error names.
+    Secrets in addresses are hidden in all of them, also in those that a library's error names. If one part has an
+    address with a password, the password alone is hidden in the others.
 
     Args:
         what: the problem, as a sentence without the final period.
@@ -54,11 +55,11 @@ class AlignmentError(Exception):
         expected: object = None,
         do: str | None = None,
     ) -> None:
-        self.what: str = _shown(what)
-        self.where: str | None = None if where is None else _shown(where)
-        self.got: str | None = None if got is None else _shown(got)
-        self.expected: str | None = None if expected is None else _shown(expected)
-        self.do: str | None = None if do is None else _shown(do)
+        given = [None if part is None else str(part) for part in (what, where, got, expected, do)]
+        secrets = {secret for part in given if part for secret in secrets_in(part)}
+        shown = [None if part is None else _shown(part, secrets) for part in given]
+        self.what: str = shown[0] or ""
+        self.where, self.got, self.expected, self.do = shown[1:]
         super().__init__(self.what)
 
     def __str__(self) -> str:
@@ -98,9 +99,11 @@ class AlignmentError(Exception):
         )
 
 
-def _shown(value: object) -> str:
+def _shown(part: str, secrets: set[str]) -> str:
     """Return a part of a message without secrets. The name of a file may hold bytes that are no text."""
-    text: str = hide_secrets(str(value))
+    text: str = hide_secrets(part)
+    for secret in sorted(secrets, key=len, reverse=True):
+        text = text.replace(secret, HIDDEN)
     return text.encode("utf-8", "backslashreplace").decode()
 
 

@@ -11,8 +11,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from sqlalchemy import make_url
 
-from alignment_core.addresses import has_secret, hide_secrets, is_secret_name, secret_places
+from alignment_core.addresses import has_secret, hide_secrets, secret_places
 from alignment_core.errors import ConfigError
+from alignment_core.secret_names import is_secret_name
 
 MARK = "Σ"
 """A letter that only secrets have."""
@@ -94,6 +95,10 @@ def test_hiding_twice_changes_nothing(text: str) -> None:
         "s3://bucket/secret/rows-2026-11-30-part-00017.jsonl",
         "http://h/bot/token/next?u=https%3A%2F%2Fh%2Fx",
         "an answer: see https://host/x, or mail me@home",
+        "see http://localhost:8000: refused",
+        "zip://*.csv::s3://bucket/x.zip",
+        "https://h/api.jsonl?kl_per_token=3&group_key=2",
+        "listeners.0.api_token: this setting is missing, got api_key: None",
     ],
 )
 def test_address_without_a_secret_is_unchanged(address: str) -> None:
@@ -153,6 +158,42 @@ def test_address_without_a_secret_is_unchanged(address: str) -> None:
         (f"eyJ{'a1' * 9}.eyJ{'a1' * 9}.{'a1' * 9}", "eyJ***"),
         ("-----BEGIN RSA PRIVATE KEY-----\nabc\n-----END RSA", "-----BEGIN RSA PRIVATE KEY-----***-----END RSA"),
         ("https://h/x;jsessionid=abc", "https://h/x;jsessionid=***"),
+        ("https://ann:/abc@h/x", "https://***@h/x"),
+        ("https://ann:12/abc@db.example.com/x", "https://***@db.example.com/x"),
+        ("https://ann:#a?b@h/x", "https://***@h/x"),
+        ("https:///ann:abc@h/x", "https:///***@h/x"),
+        ("https://ann:abc", "https://ann:***"),
+        ("https://ann:abc%40h/x", "https://***%40h/x"),
+        ("postgresql://corp/ann:abc@h/d", "postgresql://corp/ann:***@h/d"),
+        ("postgresql//ann:abc@h/d", "postgresql//***@h/d"),
+        ("postgresql/ann:abc@h.example/d", "postgresql/ann:***@h.example/d"),
+        ("filecache::https://ann:a b@h/x", "filecache::https://***@h/x"),
+        ("cannot open postgresql://u:a b@h/d: no", "cannot open postgresql://u:***@h/d: no"),
+        ("no 'postgresql://u:a'b@h/d' here", "no 'postgresql://u:***@h/d' here"),
+        ("ann:abc@db.example.com/votes", "ann:***@db.example.com/votes"),
+        ("https://h/?password=a&bc&n=1", "https://h/?password=***&n=1"),
+        ("https://h/?password%3Dabc", "https://h/?***"),
+        ("https://h/?to=x%3Ftoken%3Dabc", "https://h/?to=***"),
+        ('https://h/?q={"token":"abc"}', 'https://h/?q={"token":***}'),
+        ("GET /x?sig=abc", "GET /x?sig=***"),
+        ("SharedAccessSignature=sv=2020-08-04&ss=b&sig=abc%3D", "SharedAccessSignature=***&ss=b&sig=***"),
+        ("Authorization: Bearer abc", "Authorization: Bearer ***"),
+        ("Authorization: abc was refused", "Authorization: *** was refused"),
+        ('Authorization: Token token="abc"', "Authorization: Token ***"),
+        ('Authorization: Digest username="a", response="abc"', "Authorization: ***"),
+        ("X-Auth-Token: abc", "X-Auth-Token: ***"),
+        ("{'token': 'abc', 'n': 1}", "{'token': ***, 'n': 1}"),
+        (r"{\"token\": \"abc\"}", r"{\"token\": ***}"),
+        ("[{name: tracker, token: abc}]", "[{name: tracker, token: ***"),
+        (r'password="a\"bc"', "password=***"),
+        ("password='a''bc' port=1", "password=*** port=1"),
+        ("password: 'a bc", "password: ***"),
+        ("password={{ x }}abc", "password=***"),
+        ("API Key = abc", "API Key = ***"),
+        ("user=u pass=abc", "user=u pass=***"),
+        ("align --token abc, curl -u ann:abc https://h", "align --token ***, curl -u ann:*** https://h"),
+        ("PREFECT_API_AUTH_STRING=admin:abc", "PREFECT_API_AUTH_STRING=***"),
+        (f"pnu_{'a1' * 12}, AKIA{'A1' * 8}", "pnu_***, AKIA***"),
     ],
 )
 def test_secrets_inside_a_text(text: str, shown: str) -> None:
@@ -175,6 +216,9 @@ def test_names_of_secrets() -> None:
         "vault.secret_id",
         "password2",
         "Cookie",
+        "HFToken",
+        "SAMLResponse",
+        "client_masterkey",
     ):
         assert is_secret_name(name), name
     for name in (
@@ -191,6 +235,8 @@ def test_names_of_secrets() -> None:
         "sessions",
         "code_tests",
         "author",
+        "kl_per_token",
+        "base_key",
     ):
         assert not is_secret_name(name), name
 
@@ -244,6 +290,19 @@ def test_long_texts_take_no_time(part: str) -> None:
     for text in (part * 20_000, f"https://h/x {part * 20_000}", f"https://h/?u={part * 20_000}"):
         hide_secrets(text)
     assert time.process_time() - started < 10
+
+
+def test_what_a_secrets_name_holds_is_hidden_with_all_in_it() -> None:
+    given: dict[str, Any] = {"auth": ["u", "abc", None], "credentials": {"n": 0, "p": "abc"}, "https://u:abc@h": "x"}
+    shown = {"auth": ["***", "***", None], "credentials": {"n": 0, "p": "***"}, "https://***@h": "x"}
+    assert hide_secrets(given) == shown
+    assert list(secret_places(given)) == ["auth", "credentials", "https://u:abc@h"]
+    assert not has_secret(shown)
+
+
+def test_a_secret_of_one_part_of_an_error_is_hidden_in_the_others() -> None:
+    error = ConfigError("it has no such user", where="hf://se%20cret@a/b", got=ValueError("no user 'se cret'"))
+    assert str(error) == "hf://***@a/b: it has no such user. got no user '***'."
 
 
 def test_errors_show_no_secret() -> None:

@@ -96,7 +96,7 @@ def test_overrides_reach_every_kind_of_setting(write: Write) -> None:
         ("model.base.x=1", "--set model.base.x=1: `x` cannot be set inside a plain value. Check the path."),
         (
             "seed=[1",
-            "--set seed: the value is not valid YAML: expected ',' or ']', but got '<stream end>'. got [1.",
+            "--set seed: the value is not valid YAML: expected ',' or ']', but got '<stream end>' at character 3.",
         ),
         ("sede=1", "run.yaml: sede: unknown setting. Did you mean `seed`?"),
         (

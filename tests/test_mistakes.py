@@ -37,7 +37,7 @@ def file(tmp_path: Path) -> Path:
         ("seed: !!int abc", "this is no valid int"),
         ("seed: !!float abc", "this is no valid float"),
         ("seed: !!bool abc", "this is no valid bool"),
-        ("seed: !!timestamp abc", "this is no valid timestamp"),
+        ("seed: !!timestamp abc", "values of the kind timestamp are not read"),
         ("seed: 2024-99-99", "seed: invalid value. got '2024-99-99'"),
         ("seed: " + "9" * 5000, "this is no valid int"),
         ("seed: 0x" + "f" * 5000, "seed: the number is too large.* got a number of 20000 bits"),
@@ -70,6 +70,16 @@ def test_mistakes_in_a_file(file: Path, text: str, problem: str) -> None:
         ("sft.epochs=1000000000000000000", "sft.epochs: invalid value"),
         ("model.max_length=1000000000000", "model.max_length: invalid value"),
         ("x=&a [*a]", "--set x: the value is not valid YAML: a value contains itself"),
+        *(
+            (
+                f"listeners=[{{name: tracker, options: {{a: !!{kind} {value}}}}}]",
+                f"values of the kind {kind} are not read",
+            )
+            for kind, value in (("binary", "aGk="), ("timestamp", "2020-01-01"), ("set", "{x}"), ("omap", "[a: 1]"))
+        ),
+        ("name=!!binary aGk=", "values of the kind binary are not read"),
+        ("optimizer.postgresql://u:s@h/d=1", "--set optimizer.postgresql: this is not the name of a setting. got ':'"),
+        ("store=host=h password=s", "store: the path looks like an address with a password"),
         ("seed=!!int abc", "--set seed: the value is not valid YAML: this is no valid int"),
         ("a." * 3000 + "b=1", "more than 50 levels"),
     ],

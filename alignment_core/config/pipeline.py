@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from alignment_core.addresses import has_secret
 from alignment_core.config.base import Name, Settings
 from alignment_core.config.data import DataConfig
 from alignment_core.config.evaluation import EvaluationConfig, GateConfig
@@ -125,6 +126,8 @@ class PipelineConfig(Settings):
     def _is_folder(cls, store: Path) -> Path:
         if ":/" in str(store):  # what is left of :// in a path
             raise ValueError("the store is a folder on this machine, not an address")
+        if not is_reference(str(store)) and has_secret(str(store)):
+            raise ValueError("the path looks like an address with a password, and would be shown everywhere")
         store = expanded(store)
         there = next((path for path in (store, *store.parents) if os.path.lexists(path)), None)
         if there is not None and not there.is_dir():

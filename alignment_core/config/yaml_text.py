@@ -16,6 +16,8 @@ DEEPEST = 50
 """Number of lists and mappings that can be inside each other."""
 
 YAML = "tag:yaml.org,2002:"
+PLAIN = {f"{YAML}{kind}" for kind in ("str", "int", "float", "bool", "null", "seq", "map", "merge", "value")}
+"""The kinds of values that JSON has, too. A date, a set or bytes could not be stored with the run."""
 NUMBERS = {
     f"{YAML}int": re.compile(r"[-+]?(0b[01_]+|0x[0-9a-fA-F_]+|0|[1-9][0-9_]*)$"),
     f"{YAML}float": re.compile(
@@ -64,6 +66,9 @@ class _Loader(yaml.SafeLoader):
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         """Return the value of a node."""
+        if node.tag not in PLAIN:
+            kind = node.tag.removeprefix(YAML)
+            raise yaml.MarkedYAMLError(problem=f"values of the kind {kind} are not read", problem_mark=node.start_mark)
         try:
             return super().construct_object(node, deep=deep)
         except (ValueError, KeyError, AttributeError, TypeError, OverflowError) as error:  # such as `!!int abc`

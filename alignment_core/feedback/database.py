@@ -30,9 +30,10 @@ from sqlalchemy import (
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 
-from alignment_core.addresses import hide_secrets, is_secret_name
+from alignment_core.addresses import hide_secrets
 from alignment_core.config.places import expanded
 from alignment_core.errors import FeedbackError
+from alignment_core.secret_names import is_secret_name
 
 VERSION = 1
 BUSY_SECONDS = 120

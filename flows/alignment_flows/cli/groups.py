@@ -2,12 +2,15 @@
 
 import platform
 from collections.abc import Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
+
+from alignment_core.addresses import hide_secrets
 
 GROUPS = {
     "First steps": ("tour", "demo", "init", "data", "plan", "fit"),
@@ -65,6 +68,8 @@ OTHER_NAMES = {
     "validate": ("data check", "plan"),
 }
 """Commands that people look for under a name that they have elsewhere."""
+USAGE_ERROR: Any = typer.BadParameter.__base__
+"""What typer raises about arguments. It has no public name for it."""
 SHOWN_PACKAGES = ("torch", "transformers", "peft", "prefect")
 
 
@@ -91,6 +96,14 @@ class Commands(TyperGroup):
             for inner, below in getattr(command, "commands", {}).items():
                 yield f"{name} {inner}", below
 
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        with _without_secrets():
+            return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _without_secrets():
+            return super().invoke(ctx)
+
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args and args[0] not in self.commands and (near := self._near(args[0])):
             ctx.fail(f"No such command '{args[0]}'. Did you mean {' or '.join(f'`align {name}`' for name in near)}?")
@@ -103,6 +116,16 @@ class Commands(TyperGroup):
             known.setdefault(path.split(" ")[-1], []).append(path)
         close = [word] if word in known else get_close_matches(word, known)
         return list(dict.fromkeys(path for name in close for path in known[name]))
+
+
+@contextmanager
+def _without_secrets() -> Iterator[None]:
+    """Hide secrets in the error about arguments that the command does not take."""
+    try:
+        yield
+    except USAGE_ERROR as error:
+        error.message = hide_secrets(error.message)
+        raise
 
 
 def _without_types_of_flags(command: Any) -> None:

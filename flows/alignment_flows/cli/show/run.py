@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from alignment_core.addresses import hide_secrets
 from alignment_core.config import PipelineConfig
 from alignment_core.data.dataset.kinds import IN_WORDS
 from alignment_core.data.ingestion.report.used import used_line
@@ -80,8 +81,8 @@ def show_advice(advice: Sequence[Advice]) -> None:
 
 
 def command_line(name: str, config: Path, changes: Sequence[str]) -> str:
-    """Return the line that runs a command on a config file with changed settings."""
-    options = (f"--set {shlex.quote(change)}" for change in changes)
+    """Return the line that runs a command on a config file with changed settings, without their secrets."""
+    options = (f"--set {shlex.quote(hide_secrets(change))}" for change in changes)
     return " ".join(("align", name, shlex.quote(str(config)), *options))
 
 

@@ -30,7 +30,7 @@ from alignment_core.artifacts.alias_history import (
     standing_promotions,
     written_history,
 )
-from alignment_core.artifacts.files import explain_unwritable, fsync, open_lock
+from alignment_core.artifacts.files import explain_unwritable, fsync, open_lock, read_file
 from alignment_core.artifacts.layout import check_folder, described
 from alignment_core.errors import ArtifactError
 
@@ -205,7 +205,7 @@ class Aliases:
         if (found := described(path)) not in (None, "a file"):
             raise damaged_history(path.stem, str(path), str(found))
         try:
-            return path.read_bytes()
+            return read_file(path)
         except FileNotFoundError:
             return None
         except OSError as error:

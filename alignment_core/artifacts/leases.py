@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
-from alignment_core.artifacts.files import explain_unwritable, open_lock, try_lock
+from alignment_core.artifacts.files import explain_unwritable, open_file, open_lock, try_lock
 from alignment_core.artifacts.layout import check_folder, writable
 from alignment_core.errors import ArtifactError
 
@@ -74,7 +74,7 @@ class Leases:
         """Remove the leases of killed processes, unless another process is writing one, which may not be locked yet."""
         if try_lock(gate):
             for path in self._folder.iterdir():
-                with suppress(OSError), path.open("rb") as lease:
+                with suppress(OSError), open_file(path) as lease:
                     if path.name != GATE and try_lock(lease.fileno(), fcntl.LOCK_SH):
                         path.unlink()
         fcntl.flock(gate, fcntl.LOCK_SH)  # also after a failure, which lets go of the lock
@@ -105,13 +105,13 @@ def _read(path: Path) -> list[str]:
         ArtifactError: the file is not a lease, so a running process may need any artifact.
     """
     try:
-        with path.open("rb") as lease:
+        with open_file(path) as lease:
             if not try_lock(lease.fileno(), fcntl.LOCK_SH):
                 return list(json.load(lease))
             path.unlink(missing_ok=True)
     except FileNotFoundError:  # the lease has just ended
         pass
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise ArtifactError(
             "nothing was removed: this lease cannot be read, so it is unknown what a running process needs",
             where=str(path),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import posixpath
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -13,6 +14,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from alignment_core.addresses import hide_secrets
+from alignment_core.artifacts.files import read_file
 from alignment_core.artifacts.key import key_of
 
 MANIFEST = "manifest.json"
@@ -86,6 +88,15 @@ class Manifest(BaseModel):
     created: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     digest: str = ""
 
+    @field_validator("files")
+    @classmethod
+    def _stay_inside(cls, files: dict[str, FileRecord]) -> dict[str, FileRecord]:
+        """Check the names: whoever reads, copies or compares the files goes where they lead."""
+        for name in files:
+            if name.startswith(("/", "../")) or name in (".", "..") or posixpath.normpath(name) != name or "\0" in name:
+                raise ValueError(f"the name of a file leads elsewhere: {name!r}")
+        return files
+
     @field_validator("inputs", mode="before")
     @classmethod
     def _without_secrets(cls, inputs: Any) -> Any:
@@ -105,7 +116,7 @@ def read_manifest(folder: Path) -> Manifest:
     Raises:
         OSError, ValueError: the manifest is missing or damaged, or its key does not follow from its content.
     """
-    return parse_manifest((folder / MANIFEST).read_bytes())
+    return parse_manifest(read_file(folder / MANIFEST))
 
 
 def parse_manifest(content: bytes) -> Manifest:

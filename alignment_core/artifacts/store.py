@@ -296,6 +296,8 @@ def _fault(folder: Path, key: str) -> str | None:
         name = path.relative_to(folder).as_posix()
         if path.is_symlink():
             return f"{name} is a link"
+        if not path.is_file() and not path.is_dir():  # a pipe would be waited for
+            return f"{name} is a special file"
         if path.is_file() and name not in manifest.files and name != MANIFEST and path.name not in DESKTOP_FILES:
             return f"{name} is not in {MANIFEST}"
     for name, record in manifest.files.items():

@@ -5,7 +5,9 @@ The stages of the runs here only write a file, because the store does not look a
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -84,6 +86,7 @@ def pristine(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Worl
         (store.root / ".building" / last.key / folder).mkdir(parents=True)
     (store.root / ".building" / last.key / "checkpoints" / "step-10").write_text("state")
     (store.root / ".leases" / "0123").write_text("[]")
+    (store.root / ".remote").mkdir()
     (store.root / "quarantined").mkdir()
     (store.root / "quarantined" / f"{last.key}.1").mkdir()
     (store.root / ".trash" / "left").mkdir(parents=True)
@@ -94,8 +97,8 @@ PATHS = (
     ".", ".building", ".locks", ".aliases", ".leases", "quarantined", ".trash", "optimize", "evaluate",
     "optimize/{optimize}", "optimize/{optimize}/manifest.json", "optimize/{optimize}/weights", "ingest/{ingest}",
     ".aliases/production.jsonl", ".aliases/.lock", ".aliases/production.new", ".leases/.gate", ".leases/0123",
-    ".locks/{evaluate}", ".building/{evaluate}", ".building/{evaluate}/checkpoints", ".building/{evaluate}/out",
-    "quarantined/{evaluate}.1", ".trash/left",
+    ".remote/address", ".locks/{evaluate}", ".building/{evaluate}", ".building/{evaluate}/checkpoints",
+    ".building/{evaluate}/out", "quarantined/{evaluate}.1", ".trash/left",
 )  # fmt: skip
 
 
@@ -153,7 +156,13 @@ def unwritable(path: Path, outside: Path) -> None:
     path.chmod(0o555 if path.is_dir() else 0o444)
 
 
-DAMAGES = (missing, empty, junk, text, folder, dangling, moved_out, unreadable, unwritable)
+def pipe(path: Path, outside: Path) -> None:
+    """Put a pipe there that nobody writes to: whoever opens it as a file waits for ever."""
+    remove(path)
+    os.mkfifo(path)
+
+
+DAMAGES = (missing, empty, junk, text, folder, dangling, moved_out, unreadable, unwritable, pipe)
 
 
 def plan_and_build(world: World) -> None:
@@ -254,6 +263,31 @@ def test_some_damage_is_named_or_moved_aside(
     copied: Callable[[], World], pristine: World, place: str, damage: Callable[[Path, Path], None]
 ) -> None:
     examine(copied, pristine, place, damage)
+
+
+@pytest.mark.parametrize("place", ["optimize/{optimize}/manifest.json", "optimize/{optimize}/weights", ".leases/0123"])
+def test_nobody_waits_for_a_pipe(copied: Callable[[], World], pristine: World, place: str) -> None:
+    examine(copied, pristine, place, pipe)
+
+
+@pytest.mark.parametrize(
+    "name", ["../../../outside/secret", "{outside}/secret", "./weights", "a//b", "..", "", "/dev/zero"]
+)
+def test_names_of_files_that_lead_elsewhere_are_refused(copied: Callable[[], World], name: str) -> None:
+    """Somebody who can write to the store can compute the digest of a manifest, but sends no reader out of it."""
+    world = copied()
+    (world.outside / "secret").write_text("s")
+    artifact = ArtifactStore(world.store).find(world.plan.optimize.key)
+    assert artifact is not None
+    manifest = json.loads((artifact.path / "manifest.json").read_text())
+    record = {"sha256": hashlib.sha256(b"s").hexdigest(), "size": 1}
+    manifest["files"][name.format(outside=world.outside)] = record
+    written = json.dumps({**manifest, "digest": ""})
+    digest = hashlib.sha256(written.encode()).hexdigest()
+    (artifact.path / "manifest.json").write_text(f'"digest": "{digest}"'.join(written.rsplit('"digest": ""', 1)))
+    fault = ArtifactStore(world.store).fault(artifact)
+    assert fault is not None
+    assert fault.startswith("manifest.json cannot be read: 1 validation error")
 
 
 @pytest.mark.ci

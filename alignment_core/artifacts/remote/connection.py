@@ -11,10 +11,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from alignment_core.addresses import hide_secrets
-from alignment_core.artifacts.files import explain_unwritable, fsync
+from alignment_core.artifacts.files import explain_unwritable, fsync, read_file
 from alignment_core.artifacts.layout import REMOTE
 from alignment_core.artifacts.remote.address import folder_of, open_objects
 from alignment_core.artifacts.remote.remote import Remote
+from alignment_core.config.remote_address import check_remote
 from alignment_core.errors import ArtifactError
 
 ADDRESS, PENDING = "address", "pending"
@@ -23,10 +24,11 @@ ADDRESS, PENDING = "address", "pending"
 def recorded_address(root: Path) -> str | None:
     """Return the address of the remote that the store in `root` belongs to, or None."""
     try:
-        return (root / REMOTE / ADDRESS).read_text(encoding="utf-8").strip() or None
+        address = read_file(root / REMOTE / ADDRESS).decode().strip()
+        return check_remote(address) if address else None
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ArtifactError(
             "it cannot be read which remote the store belongs to",
             where=str(root / REMOTE / ADDRESS),

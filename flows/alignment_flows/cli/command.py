@@ -13,6 +13,7 @@ import typer
 
 from alignment_core.errors import AlignmentError, ConfigError
 from alignment_flows.terminal.capability import can_redraw
+from alignment_flows.terminal.printable import printable_output
 
 Parameters = ParamSpec("Parameters")
 
@@ -68,26 +69,31 @@ def command(run: Callable[Parameters, None]) -> Callable[Parameters, None]:
 
     @wraps(run)
     def wrapper(*args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
-        transfers = logging.getLogger(TRANSFERS)
-        transfers.handlers, transfers.propagate = [_ToStderr()], False
-        transfers.setLevel(logging.INFO)
-        try:
-            run(*args, **kwargs)
-        except AlignmentError as error:
-            typer.echo(f"align: {error}", err=True)
-            raise typer.Exit(error.exit_code) from error
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-                raise
-            # What a command writes outside the store and the database: exports, reports, new projects.
-            place = error.filename or "a file that this command writes"
-            typer.echo(f"align: {place}: {error.strerror}. Free some disk space, or choose another folder.", err=True)
-            raise typer.Exit(AlignmentError.exit_code) from error
-        except KeyboardInterrupt as interrupt:
-            typer.echo("align: interrupted. Run the same command again to resume from the last checkpoint.", err=True)
-            raise typer.Exit(INTERRUPTED) from interrupt
+        with printable_output():
+            _run_command(run, *args, **kwargs)
 
     return wrapper
+
+
+def _run_command(run: Callable[Parameters, None], *args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
+    transfers = logging.getLogger(TRANSFERS)
+    transfers.handlers, transfers.propagate = [_ToStderr()], False
+    transfers.setLevel(logging.INFO)
+    try:
+        run(*args, **kwargs)
+    except AlignmentError as error:
+        typer.echo(f"align: {error}", err=True)
+        raise typer.Exit(error.exit_code) from error
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        # What a command writes outside the store and the database: exports, reports, new projects.
+        place = error.filename or "a file that this command writes"
+        typer.echo(f"align: {place}: {error.strerror}. Free some disk space, or choose another folder.", err=True)
+        raise typer.Exit(AlignmentError.exit_code) from error
+    except KeyboardInterrupt as interrupt:
+        typer.echo("align: interrupted. Run the same command again to resume from the last checkpoint.", err=True)
+        raise typer.Exit(INTERRUPTED) from interrupt
 
 
 @contextmanager

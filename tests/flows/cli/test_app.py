@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from alignment_flows.api import plan_retraining
 from alignment_flows.cli.show.run import command_line, show_cards, show_plan, show_run
 from alignment_flows.planned_run import PlannedRun
 from alignment_flows.serve.local.runs import FinishedRun
+from alignment_flows.terminal.printable import printable_output
 
 ALIGN = [sys.executable, "-c", "from alignment_flows.cli.app import main; main()"]
 HEAVY = ("torch", "transformers", "prefect")
@@ -432,3 +434,33 @@ def test_stopped_run_leaves_no_process_and_keeps_its_checkpoint(
     if number == signal.SIGINT:
         assert errors.splitlines()[-1].startswith("align: interrupted.")
     assert list(place.glob("*/checkpoints/checkpoint-*")), "the checkpoint must survive"
+
+
+def test_texts_of_strangers_cannot_command_a_terminal(tmp_path: Path) -> None:
+    """A name of a file, in an error and in a table, with the codes that clear the screen and set its title."""
+    file = tmp_path / "a\x1b[2J\x1b]0;title\x07\x9b2K.jsonl"
+    for row, code in (('{"prompt": "a\x1b[2J", "x\\u001b[2J": 1}\n' * 3, 2), ("not JSON", 2)):
+        file.write_text(row)
+        done = align_here("data", "check", file)
+        assert done.returncode == code
+        assert r"\x1b]0;title\x07" in (done.stdout + done.stderr).replace("\n", "")
+        assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", done.stdout + done.stderr)
+
+
+def test_json_output_stays_json(capsys: pytest.CaptureFixture[str]) -> None:
+    text = "a\x1b[2J\x9b\x7f\t\u00e9"
+    with printable_output():
+        print(json.dumps({"name": text}, ensure_ascii=False))
+        print(text)
+    json_line, line, _ = capsys.readouterr().out.split("\n")
+    assert json.loads(json_line)["name"] == "a\x1b[2J\ufffd\ufffd\t\u00e9"
+    assert line == "a\\x1b[2J\ufffd\ufffd\t\u00e9"
+
+
+def test_colors_reach_a_terminal_and_other_codes_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    with printable_output():
+        print("\x1b[31mred\x1b[0m\x1b[1A\x1b[2K\x1b]52;c;YQ==\x07\x1b[2J")
+    assert terminal.getvalue() == "\x1b[31mred\x1b[0m\x1b[1A\x1b[2K\\x1b]52;c;YQ==\\x07\\x1b[2J\n"

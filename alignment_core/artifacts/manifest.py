@@ -88,15 +88,6 @@ class Manifest(BaseModel):
     created: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     digest: str = ""
 
-    @field_validator("files")
-    @classmethod
-    def _stay_inside(cls, files: dict[str, FileRecord]) -> dict[str, FileRecord]:
-        """Check the names: whoever reads, copies or compares the files goes where they lead."""
-        for name in files:
-            if name.startswith(("/", "../")) or name in (".", "..") or posixpath.normpath(name) != name or "\0" in name:
-                raise ValueError(f"the name of a file leads elsewhere: {name!r}")
-        return files
-
     @field_validator("inputs", mode="before")
     @classmethod
     def _without_secrets(cls, inputs: Any) -> Any:
@@ -123,7 +114,7 @@ def parse_manifest(content: bytes) -> Manifest:
     """Return the manifest in the content of a `manifest.json`.
 
     Raises:
-        ValueError: it is damaged, or its key does not follow from its content.
+        ValueError: it is damaged, its key does not follow from its content, or a name of a file leads elsewhere.
     """
     manifest = Manifest.model_validate_json(content)
     if hashlib.sha256(b"".join(content.rsplit(manifest.digest.encode(), 1))).hexdigest() != manifest.digest:
@@ -131,7 +122,17 @@ def parse_manifest(content: bytes) -> Manifest:
     derived = key_of(stage=manifest.kind, version=manifest.version, config=manifest.config, parents=manifest.parents)
     if derived != manifest.key:
         raise ValueError(f"its settings and parents give the key {derived}, and not {manifest.key}")
+    for name in manifest.files:
+        if not _stays_inside(name):
+            raise ValueError(f"{name!r} is no name of a file")
     return manifest
+
+
+def _stays_inside(name: str) -> bool:
+    """Return whether a name is that of a file in the folder of an artifact: readers and copies go where it leads."""
+    if name.startswith(("/", "../")) or name in ("", ".", "..", MANIFEST) or "\\" in name or "\0" in name:
+        return False
+    return posixpath.normpath(name) == name
 
 
 Found = TypeVar("Found")

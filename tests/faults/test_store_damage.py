@@ -287,7 +287,7 @@ def test_names_of_files_that_lead_elsewhere_are_refused(copied: Callable[[], Wor
     (artifact.path / "manifest.json").write_text(f'"digest": "{digest}"'.join(written.rsplit('"digest": ""', 1)))
     fault = ArtifactStore(world.store).fault(artifact)
     assert fault is not None
-    assert fault.startswith("manifest.json cannot be read: 1 validation error")
+    assert fault.endswith("is no name of a file")
 
 
 @pytest.mark.ci

@@ -18,6 +18,9 @@ from alignment_core.data.sources.source_file import (
 from alignment_core.data.sources.splits import files_by_split, without_descriptions
 from alignment_core.errors import DataError
 
+MOST_MEMBERS = 2000
+"""Number of files in an archive. The time to read them grows with its square."""
+
 
 def first_line(error: Exception) -> str:
     """Return the first line of a client library's error, without the advice in the lines after it."""
@@ -119,6 +122,14 @@ def _local(file: Path, root: Path) -> list[SourceFile]:
     if members is None:
         return [whole]  # if it is a damaged archive, opening it raises the error
     readable = [member for member in members if _readable_name(Path(member).name, True)]
+    if len(readable) > MOST_MEMBERS:
+        raise DataError(
+            "the archive has too many files: each one is opened from the start of the archive",
+            where=str(file),
+            got=len(readable),
+            expected=f"at most {MOST_MEMBERS}",
+            do="Unpack it, and name the folder in data.sources[].path",
+        )
     return [SourceFile(f"{name}/{member}", str(file), local=True, member=member) for member in readable]
 
 

@@ -124,6 +124,19 @@ def test_damaged_archive_has_a_reason_and_other_files_are_read(tmp_path: Path) -
     assert reasons["whole.zip/rows.jsonl"].reason == "unreadable_file"
 
 
+def test_archive_with_too_many_files_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("alignment_core.data.sources.locate.MOST_MEMBERS", 2)
+    path = tmp_path / "rows.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("a.jsonl", "b.jsonl", "README.md"):
+            archive.writestr(name, "{}")
+    assert len(source_files(SourceConfig(path=str(path)))) == 2
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("c.jsonl", "{}")
+    with pytest.raises(DataError, match=r"too many files.* got 3, expected at most 2\. Unpack it"):
+        source_files(SourceConfig(path=str(path)))
+
+
 def test_archive_without_readable_files_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no readable files.*an archive with"):
         read(zipped(tmp_path / "images.zip", {"image.png": b"no"}))

@@ -51,12 +51,13 @@ def test_promote_list_rollback(store: Path) -> None:
     assert D[:12] in shown
     listed = json_of(store, "artifacts", "list", "--kind", "optimize")
     assert [(entry["key"], entry["aliases"]) for entry in listed["artifacts"]] == [(D, ["production"]), (B, [])]  # type: ignore[attr-defined]
-    assert align(store, "rollback").stdout == f"production is now optimize/{B} (previously {D})\n"
-    done = align(store, "promote", D, "--alias", "test")
+    assert align(store, "rollback", "production").stdout == f"production is now optimize/{B} (previously {D})\n"
+    done = align(store, "promote", D, "test")
     assert done.stdout == f"test is now optimize/{D}\n", "there is nothing to go back to"
-    assert align(store, "promote", B, "--alias", "test").stdout.splitlines()[1:] == [
-        f"Undo with: align rollback --alias test --store {store}"
+    assert align(store, "promote", B, "test").stdout.splitlines()[1:] == [
+        f"Undo with: align rollback test --store {store}"
     ]
+    assert align(store, "rollback", "test").stdout == f"test is now optimize/{D} (previously {B})\n"
     done = align(store, "rollback")
     assert (done.returncode, done.stderr.splitlines()) == (
         2,

@@ -26,7 +26,7 @@ def show_change(alias: str, change: Change, store: Path, *, as_json: bool) -> No
     before = f" (previously {change.previous})" if change.previous else ""
     print(f"{alias} is now {change.kind}/{change.key}{before}")
     if change.action == "promote" and change.previous:
-        named = "" if alias == PRODUCTION else f" --alias {alias}"
+        named = "" if alias == PRODUCTION else f" {alias}"
         print(f"Undo with: align rollback{named} --store {shlex.quote(str(store))}")
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from alignment_core.artifacts.models import SHORT
 from alignment_core.outcome.result import Result, WinRate
 from alignment_core.plugin_api import Advice
+from alignment_core.texts import percent
 
 SHOWN = 3
 """Maximum number of warnings that are shown. The pages of the stages have all of them."""
@@ -81,7 +82,7 @@ def percent_range(low: float, high: float) -> str:
 
 
 def _against(rate: WinRate) -> str:
-    share, ends = f"{rate.rate:.0%}".replace("%", " %"), percent_range(rate.low, rate.high)
+    share, ends = percent(rate.rate), percent_range(rate.low, rate.high)
     where = f"of {rate.prompts} held-out prompts ({ends}, judge `{rate.judge}`)"
     if rate.low > 0.5:
         return f"beats {rate.opponent} on {share} {where}"

@@ -125,7 +125,7 @@ def test_reward_model_and_judge_that_disagree() -> None:
     unsure = {"reward": rate(0.7, 0.5, 0.8), "rule": rate(0.4, 0.3, 0.6)}
     assert rules({"over_sft": {"win_rate": unsure}}) == []
     one = only({"over_sft": {"win_rate": {"reward": rate(0.7, 0.6, 0.8), "rule": rate(0.4, 0.3, 0.6)}}})
-    assert "(70%), and `rule` the old ones (60%)" in one.finding
+    assert "(70 %), and `rule` the old ones (60 %)" in one.finding
 
 
 def test_the_setting_that_holds_the_policy_is_the_optimizers_own() -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from alignment_core.feedback.rankings import Disagreement, Progress
 from alignment_core.feedback.store import FeedbackStore
 from alignment_core.feedback.votes import RankingTask, Rater
+from alignment_core.texts import percent
 
 DISAGREEMENTS = 20
 """Number of disagreements that are shown at once."""
@@ -140,5 +141,5 @@ class Session:
                 other = pair.second if pair.first == self._rater.name else pair.first
                 judged = pair.agreed + pair.opposed
                 judgments = "1 judgment" if judged == 1 else f"{judged} judgments"
-                found.append(f"{other} on {pair.agreed / judged:.0%} of {judgments}")
+                found.append(f"{other} on {percent(pair.agreed / judged)} of {judgments}")
         return found

@@ -11,12 +11,12 @@ from alignment_core.markdown import code, message, plain
 from alignment_core.reporting.page import Cell, Figures, render
 from alignment_core.reporting.svg import Chart, picture
 from alignment_core.reporting.words import Answer, Sample, that_fit
+from alignment_core.texts import percent
 from alignment_flows.reports.comparison import SAMPLES, START, Comparison, Estimate, Row
 from alignment_flows.reports.curves import PANELS, curve_charts
 from alignment_flows.reports.model_charts import (
     judge_name,
     length_charts,
-    percent,
     score_charts,
     seed_charts,
     series_of,
@@ -82,7 +82,7 @@ def columns(rows: Sequence[Row]) -> dict[str, dict[str, tuple[str, str]]]:
     found: dict[str, dict[str, tuple[str, str]]] = {}
     for judge in judges(rows):
         found[f"preferred to {START} by {judge}"] = {
-            model: (percent(rate["rate"]), f"{percent(rate['low'])} to {percent(rate['high'])}")
+            model: (percent(rate["rate"], 1), f"{percent(rate['low'], 1)} to {percent(rate['high'], 1)}")
             for model, rate in rates_of(rows, judge).items()
         }
     for name in scores:
@@ -139,7 +139,7 @@ def seed_table(found: OverSeeds) -> Figures:
     rows: list[list[Cell]] = []
     for model, rates in found.rates.items():
         missing = "stopped" if model in stopped else "–"
-        cells = [f"{100 * rates[seed]:.0f} %" if seed in rates else missing for seed in found.seeds]
+        cells = [percent(rates[seed]) if seed in rates else missing for seed in found.seeds]
         rows.append([model, *cells])
     return Figures(f"Preferred to {START}, by seed", ["model", *(f"seed {seed}" for seed in found.seeds)], rows)
 

@@ -134,7 +134,7 @@ def test_agreement_text(store: FeedbackStore) -> None:
     (task, *_) = store.ranking_tasks()
     store.rank(ANN, task, [1, 2, 3, 4])
     store.rank(BEN, task, [1, 2, 4, 3])
-    assert Session(store, ANN).agreement() == ["Ben on 83% of 6 judgments"]
+    assert Session(store, ANN).agreement() == ["Ben on 83 % of 6 judgments"]
 
 
 def test_pages_on_other_hosts_than_loopback_need_a_password(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -163,7 +163,7 @@ def test_plan_fits_into_a_terminal_of_80_columns(write: Write, capsys: pytest.Ca
     lines = [line for line in capsys.readouterr().out.splitlines() if str(config.store) not in line]
     advice = [line for line in lines if line.startswith("Advice: ")]
     assert [line[8:40] for line in advice] == ["The optimizer makes only 1 step:", "The model is evaluated on 2 held"]
-    assert "Sources: used 5 of 6 records (83%)." in lines
+    assert "Sources: used 5 of 6 records (83 %)." in lines
     assert "Rows, tokens and times are estimated from 2,000 of 1,000,000,000 records." in lines
     assert max(len(line) for line in lines if line not in advice) <= 80
     cells = {line.split()[0]: line.split()[1:] for line in lines if line.split()}

@@ -35,7 +35,7 @@ def test_show_names_raters_their_kind_and_their_agreement(place: str) -> None:
     assert code == 0
     assert "3 votes" in out
     assert "Ann [bold]" in out
-    assert "Ann [bold] and Ben agree on 100% of 1 judgment\n" in out
+    assert "Ann [bold] and Ben agree on 100 % of 1 judgment\n" in out
     found = json.loads(align("feedback", "show", "--store", place, "--json")[1])
     assert found["raters"] == [
         {"rater": "Ann [bold]", "kind": "human", "thumbs": 1},

@@ -38,6 +38,12 @@ SCREEN = {"width": 1280, "height": 900}
 COLOURS = 64
 
 
+def save_small(shot: Image.Image, path: Path) -> None:
+    """Save a screenshot with few colors, among them rare ones such as that of a few words."""
+    few = shot.convert("RGB").quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    few.save(path, optimize=True)
+
+
 @dataclass
 class BrowserPage:
     """One page in a browser context without cookies or history.
@@ -78,7 +84,7 @@ class BrowserPage:
         shot = Image.open(BytesIO(self.page.screenshot(animations="disabled"))).crop(clip)
         path = self.pictures / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        shot.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+        save_small(shot, path)
         return path
 
     def expected(self, pattern: str) -> None:

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from alignment_core.feedback import open_feedback
 from alignment_core.feedback.data_source import check_exists
+from alignment_core.texts import percent
 
 COLUMNS = ("thumbs", "rankings", "all_bad", "skipped")
 
@@ -39,4 +40,4 @@ def show_feedback(place: str, *, as_json: bool) -> None:
     for pair in agreed:
         shared = pair.agreed + pair.opposed
         judgments = "1 judgment" if shared == 1 else f"{shared} judgments"
-        console.print(f"{pair.first} and {pair.second} agree on {pair.share:.0%} of {judgments}")
+        console.print(f"{pair.first} and {pair.second} agree on {percent(pair.share)} of {judgments}")

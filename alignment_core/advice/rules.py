@@ -80,13 +80,15 @@ def of(metrics: Metrics, stage: str, *names: str) -> Any:
 
 
 def _worse_than_start(metrics: Metrics, policy: Policy) -> Found:
+    kl = of(metrics, "evaluate", "kl")
+    closer = "" if kl is not None and kl < FEW_NATS else f"{policy.closer}, and "  # it is as close as can be
     for judge, rate in (of(metrics, "over_sft", "win_rate") or {}).items():
         if rate["high"] < 0.5:
             yield (
-                f"`{judge}` prefers the model that training started from: the win rate is at most "
+                f"{_named(judge)} prefers the model that training started from: the win rate is at most "
                 f"{percent(rate['high'])}",
                 "training has made the answers worse",
-                f"{policy.closer}, and look at the answers side by side in the report",
+                f"{closer}look at the answers side by side in the report",
             )
 
 
@@ -226,6 +228,10 @@ def _judges_disagree(metrics: Metrics, policy: Policy) -> Found:
 
 
 ORDERS = "reward_orders_as_"
+
+
+def _named(judge: str) -> str:
+    return "the reward model" if judge == "reward" else f"`{judge}`"
 
 
 def _held_out(metrics: Metrics, kind: str) -> int | None:

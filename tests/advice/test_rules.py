@@ -128,6 +128,18 @@ def test_reward_model_and_judge_that_disagree() -> None:
     assert "(70 %), and `rule` the old ones (60 %)" in one.finding
 
 
+def test_a_worse_model_is_not_to_be_held_closer_if_it_hardly_moved() -> None:
+    """Otherwise one advice would lower the learning rate, and the next one raise it."""
+    worse = {"over_sft": {"win_rate": {"reward": rate(0.2, 0.1, 0.4)}}}
+    one = only({**worse, "evaluate": {"kl": 3.0}}, Held())
+    assert one.finding.startswith("The reward model prefers the model that training started from")
+    look = "look at the answers side by side in the report"
+    assert one.do == f"raise `optimizer.tether` or lower `optimizer.learning_rate`, and {look}"
+    near = advise({**worse, "evaluate": {"kl": 0.05}}, Held())
+    assert [each.rule for each in near] == ["worse-than-start", "hardly-moved"]
+    assert near[0].do == look
+
+
 def test_the_setting_that_holds_the_policy_is_the_optimizers_own() -> None:
     far = {"evaluate": {"kl": 40.0}}
     assert only(far, Held()).do == "raise `optimizer.tether` or lower `optimizer.learning_rate`"

@@ -23,6 +23,7 @@ from alignment_flows.reports.model_charts import (
     win_rate_chart,
     win_rate_text,
 )
+from alignment_flows.reports.result import advice_line
 from alignment_flows.reports.seed_results import OverSeeds
 
 FOLDER = Path("comparison")
@@ -205,6 +206,7 @@ def html(comparison: Comparison) -> str:
         seed_table=None if comparison.over_seeds is None else seed_table(comparison.over_seeds),
         sentences=comparison.sentences(),
         prompts=_prompts(comparison),
+        advice=comparison.advice(),
         failures=[row for row in rows if row.error],
         series={row.model: series[row.model] for row in rows if not row.error},
         charts=charts(comparison),
@@ -258,6 +260,8 @@ def markdown(comparison: Comparison, folder: Path | None = None) -> str:
     lines += [f"**{plain(row.model)} failed:** {message(row.error)}\n" for row in comparison.rows if row.error]
     lines += [f"- {message(sentence)}" for sentence in comparison.sentences()]
     lines.append("")
+    if advice := comparison.advice():
+        lines += ["## Advice", "", *(advice_line(one, name) for name, one in advice), ""]
     if (seeds := comparison.over_seeds) is not None:
         lines += [f"{seeds.rule} {seeds.meaning}", ""]
     if found := charts(comparison)[:PANELS]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from rich.console import Console
 
 from alignment_core.errors import AlignmentError, ConfigError, StageCrashed
 from alignment_core.execution.build import StageResult
-from alignment_flows.cli.show.comparison import comparison_tables
+from alignment_flows.cli.show.comparison import comparison_tables, show_comparison
 from alignment_flows.reports.comparison import Comparison, Estimate, OptimizerRun, Row, compare_results, estimate
 from alignment_flows.reports.comparison_page import check_folder, columns, headline, html, markdown, write_comparison
 from alignment_flows.reports.curves import in_order
@@ -31,6 +32,10 @@ def answers(word: str, scores: list[float]) -> dict[str, list[dict[str, Any]]]:
             for n, (prompt, score) in enumerate(zip(asked, scores, strict=True))
         ]
     }
+
+
+def moved(evaluated: StageResult, **metrics: float) -> StageResult:
+    return replace(evaluated, metrics={**evaluated.metrics, **metrics})
 
 
 @pytest.fixture
@@ -193,6 +198,25 @@ def test_sentences_of_a_comparison(comparison: Comparison) -> None:
     ], "nothing was trained by PPO"
     assert best_of(comparison.trained) == "dpo"
     assert "`dpo` is not clearly better" in markdown(comparison)
+
+
+def test_advice_names_the_runs_that_it_is_for(comparison: Comparison, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both learned from the same data, only one moved. PPO crashed and gets no advice."""
+    dpo = comparison.trained["dpo"]
+    kto = OptimizerRun("kto", {"name": "kto"}, {**dpo, "evaluate": moved(dpo["evaluate"], kl=0.01)})
+    both = compare_results([*comparison.runs, kto])
+    found = {(names, one.rule) for names, one in both.advice()}
+    assert found == {("", "few-held-out-prompts"), ("kto", "hardly-moved")}
+    assert next(line for line in markdown(both).splitlines() if "hardly-moved" in line).startswith(
+        "- **kto:** The KL from"
+    )
+    assert "<strong><bdi>kto</bdi>:</strong> <strong>The KL" in html(both)
+    assert {tuple(one["models"]) for one in both.to_json()["advice"]} == {("dpo", "kto"), ("kto",)}
+    show_comparison(both, Path("there"), Path("my.yaml"), as_json=False)
+    shown = capsys.readouterr().out
+    assert "\nAdvice for kto: The KL from the start is only 0.01 nats per response: " in shown
+    assert "\nAdvice: The model is evaluated on 4 held-out prompts: " in shown
+    assert "raise optimizer.learning_rate" in shown, "names stand without backticks"
 
 
 def test_each_kind_of_curve_is_drawn_before_a_second_one_of_a_kind() -> None:

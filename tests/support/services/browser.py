@@ -35,12 +35,12 @@ NOTHING = r"(?!)"
 """A pattern that matches nothing."""
 
 SCREEN = {"width": 1280, "height": 900}
-COLOURS = 64
+COLOURS = 128
 
 
 def save_small(shot: Image.Image, path: Path) -> None:
-    """Save a screenshot with few colors, among them rare ones such as that of a few words."""
-    few = shot.convert("RGB").quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    """Save a screenshot with few colors: those of large areas exactly, and rare ones, such as that of a few words."""
+    few = shot.convert("RGB").quantize(COLOURS, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
     few.save(path, optimize=True)
 
 

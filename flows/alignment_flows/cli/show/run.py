@@ -20,6 +20,7 @@ from alignment_core.data.dataset.kinds import IN_WORDS
 from alignment_core.data.ingestion.report.used import used_line
 from alignment_core.execution.stage import ON_ONE_CARD, StageCall
 from alignment_core.forecast.predictions import Prediction
+from alignment_core.markdown import unmarked
 from alignment_core.outcome.sentences import advised, lines
 from alignment_core.plugin_api import Advice
 from alignment_core.registry import Registry
@@ -73,10 +74,10 @@ def show_run(run: FinishedRun, config: Path, *, as_json: bool) -> None:
     show_next(steps_after(result, run.stages, shlex.quote(str(config))))
 
 
-def show_advice(advice: Sequence[Advice]) -> None:
-    """Print the advice on a run, if there is any."""
+def show_advice(advice: Sequence[Advice], runs: str = "") -> None:
+    """Print the advice on a run, if there is any, with the names of the runs of a comparison that it is for."""
     for line in advised(advice):
-        show_sentence(f"Advice: {line}")
+        show_sentence(f"Advice for {runs}: {line}" if runs else f"Advice: {line}")
 
 
 def command_line(name: str, config: Path, changes: Sequence[str]) -> str:
@@ -93,7 +94,8 @@ def show_next(steps: Sequence[str], model: str = "") -> None:
 
 
 def show_sentence(text: str) -> None:
-    """Print a text of any length. A terminal gets lines that end between words."""
+    """Print a message of any length, its names without backticks. A terminal gets lines that end between words."""
+    text = unmarked(text)
     if sys.stdout.isatty():
         width = shutil.get_terminal_size().columns
         text = fill(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)

@@ -109,4 +109,4 @@ def _gate(result: Result) -> Iterator[str]:
     if result.passed:
         yield f"Gate: passed; the model is {names}." if names else "Gate: passed."
     else:
-        yield f"Gate: not passed. {'; '.join(result.reasons)}."
+        yield f"Gate: not passed: {'; '.join(reason.removeprefix('failed: ') for reason in result.reasons)}."

@@ -97,7 +97,7 @@ def test_a_refusal_says_why_and_proposes_no_promotion(monkeypatch: pytest.Monkey
     monkeypatch.chdir(tmp_path)
     verdict = made("gate", {"passed": False, "judge": "judge", "reasons": ["failed: a", "failed: b"]})
     refused = result_from({**STAGES, "gate": verdict})
-    assert "Gate: not passed. failed: a; failed: b." in lines(refused)
+    assert "Gate: not passed: a; b." in lines(refused)
     store = tmp_path / "artifacts"
     assert list(next_steps(refused, store, "my.yaml")) == ["`align chat my.yaml --model 0123456789ab`"]
     chat, promote = next_steps(without("gate"), tmp_path / "other")

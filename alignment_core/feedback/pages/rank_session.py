@@ -46,10 +46,13 @@ class Order:
         """Return the rank of a response, 1 is best, or None if it was not picked yet."""
         return next((rank for rank, group in enumerate(self.groups, 1) if place in group), None)
 
+    def missing(self) -> int:
+        """Return how many responses must still be picked. One may be left."""
+        return self.count - sum(map(len, self.groups)) - 1
+
     def ranks(self) -> list[int] | None:
         """Return the rank of each response, or None while two or more are not picked. A single one left ranks last."""
-        missing = [place for place in range(self.count) if self.rank_of(place) is None]
-        if len(missing) > 1:
+        if self.missing() > 0:
             return None
         return [self.rank_of(place) or len(self.groups) + 1 for place in range(self.count)]
 

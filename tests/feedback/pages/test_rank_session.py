@@ -35,7 +35,7 @@ def test_keys_become_ranks() -> None:
     assert named("2", "0", "1").ranks() == [2, 3, 1, 4]  # the remaining response gets the last rank
     assert named("2", "=0", "1", "3").ranks() == [1, 2, 1, 3]
     assert named("0", "=1", "=2", "=3").ranks() == [1, 1, 1, 1]
-    assert named("2", "0").ranks() is None
+    assert (named("2", "0").ranks(), named("2", "0").missing(), named("=2", "=0", "1").missing()) == (None, 1, 0)
     assert named("2", "2", "7", "0", "1", "3").ranks() == [2, 3, 1, 4]  # a repeated key and one out of range
     assert named("=1", "0", "2").ranks() == [2, 1, 3, 4]  # there is no response to tie with
     order = named("2", "=0", "1")

@@ -40,4 +40,4 @@ def show_feedback(place: str, *, as_json: bool) -> None:
     for pair in agreed:
         shared = pair.agreed + pair.opposed
         judgments = "1 judgment" if shared == 1 else f"{shared} judgments"
-        console.print(f"{pair.first} and {pair.second} agree on {percent(pair.share)} of {judgments}")
+        console.print(f"{pair.first} and {pair.second} agree on {percent(pair.agreed / shared)} of {judgments}")

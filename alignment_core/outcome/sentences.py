@@ -23,7 +23,7 @@ def achieved(result: Result) -> str:
     """Return one sentence: how the model compares with its start, its KL and the length of its answers."""
     over_start = [rate for rate in result.win_rates if rate.opponent == result.start]
     name = f"`{result.optimizer}`"
-    first = f"{name} {_against(over_start[0])}" if over_start else f"{name} was trained, and no judge compared it"
+    first = f"{name} {against(over_start[0])}" if over_start else f"{name} was trained, and no judge compared it"
     facts = []
     if result.kl is not None:
         facts.append(f"KL {result.kl:.2g} nats per response")
@@ -35,7 +35,7 @@ def achieved(result: Result) -> str:
 def lines(result: Result) -> Iterator[str]:
     """Yield the result as sentences: what was achieved, by every judge, the data, the gate and the warnings."""
     yield achieved(result)
-    yield from (f"It {_against(rate)}." for rate in result.win_rates[1:])
+    yield from (f"It {against(rate)}." for rate in result.win_rates[1:])
     if not result.win_rates:
         yield f"To learn how good it is, set {JUDGES}."
     if result.used is not None and result.of is not None:
@@ -81,7 +81,8 @@ def percent_range(low: float, high: float) -> str:
     return f"{100 * low:.0f}–{100 * high:.0f}"
 
 
-def _against(rate: WinRate) -> str:
+def against(rate: WinRate) -> str:
+    """Return how a model compares with another one, as a sentence without its subject."""
     share, ends = percent(rate.rate), percent_range(rate.low, rate.high)
     where = f"of {rate.prompts} held-out prompts ({ends}, judge `{rate.judge}`)"
     if rate.low > 0.5:

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from alignment_core.testing import Report
 
 KEY_DIGITS, SHORT_KEY = 12, 8
+PLAN_COLUMNS = 80
+NEEDS = ("rows", "tokens", "budget", "GiB", "time")
+LEFT_OUT_IF_NARROW = ("key", "budget")
 NEW_SECONDS = 60.0
 """A forecast of this age was made for this plan. An older one was remembered."""
 
@@ -134,18 +137,9 @@ def show_plan(planned: PlannedRun, *, as_json: bool) -> None:
         shown = {"run": config.name, "store": str(config.store.absolute()), **model, "stages": stages, "advice": advice}
         print_json(shown)
         return
-    # Must fit in 80 columns: a narrower terminal would wrap every cell.
-    table = Table(
-        box=None, padding=(0, 2, 0, 0), title=f"{config.name} · {config.store.absolute()}", title_justify="left"
-    )
-    for head in ("stage", "", "key"):
-        table.add_column(head, no_wrap=True)
-    for head in ("rows", "tokens", "budget", "GiB", "time"):
-        table.add_column(head, justify="right", no_wrap=True)
-    for name, call in calls.items():
-        state = "cached" if found[name] is not None else "to pull" if name in planned.pulled else "to run"
-        table.add_row(name, state, call.key[:SHORT_KEY], *_predicted(forecast.stages.get(name)))
-    Console().print(table)
+    console = Console()
+    narrow = console.width < PLAN_COLUMNS
+    console.print(_plan_table(planned, narrow=narrow))
     for pool in dict.fromkeys(config.where.values()):
         there = [name for name, call in calls.items() if call.runtime.pool and call.runtime.pool.name == pool]
         print(f"In the work pool {pool}: {', '.join(there) or 'no stage'}.")
@@ -154,7 +148,7 @@ def show_plan(planned: PlannedRun, *, as_json: bool) -> None:
         print(f"To pull from the remote: {artifacts}, {readable_size(sum(planned.pulled.values()))}.")
     predictions = forecast.stages.values()
     if predictions:
-        print("budget = most tokens in one micro-batch; GiB = peak memory.")
+        print("GiB = peak memory." if narrow else "budget = most tokens in one micro-batch; GiB = peak memory.")
         print(f"Available memory: {min(stage.available for stage in predictions) / 2**30:.2f} GiB.")
         times = [stage.seconds for stage in predictions if stage.seconds is not None]
         if len(times) == len(predictions):
@@ -178,6 +172,22 @@ def show_plan(planned: PlannedRun, *, as_json: bool) -> None:
     for note in forecast.notes:
         print(f"{note[0].upper()}{note[1:]}.")
     show_advice(planned.advice())
+
+
+def _plan_table(planned: PlannedRun, *, narrow: bool) -> Table:
+    """Return the stages and what they need in 80 columns, or in 60 without key and token budget."""
+    config, forecast = planned.settings, planned.forecast
+    heads = ("stage", "", "key", *NEEDS)
+    shown = [place for place, head in enumerate(heads) if not (narrow and head in LEFT_OUT_IF_NARROW)]
+    title = f"{config.name} · {config.store.absolute()}"
+    table = Table(box=None, padding=(0, 2, 0, 0), title=title, title_justify="left")
+    for place in shown:
+        table.add_column(heads[place], justify="right" if heads[place] in NEEDS else "left", no_wrap=True)
+    for name, call in planned.calls.items():
+        state = "cached" if planned.found[name] is not None else "to pull" if name in planned.pulled else "to run"
+        cells = (name, state, call.key[:SHORT_KEY], *_predicted(forecast.stages.get(name)))
+        table.add_row(*(cells[place] for place in shown))
+    return table
 
 
 def show_cards(settings: PipelineConfig, calls: Mapping[str, StageCall]) -> None:

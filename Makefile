@@ -40,7 +40,7 @@ test: lint
 	$(RUN_TESTS)
 
 test-ci: $(VENV)/.installed-test
-	$(RUN_TESTS) --no-loadscope-reorder -m ci
+	$(RUN_TESTS) --no-loadscope-reorder -m "ci and not slow"
 
 # Goes on where it was interrupted, and writes benchmarks/results/verify.md.
 verify: lint $(VENV)/.installed-peer $(VENV)/trl-1.12 $(VENV)/axolotl-0.19 $(VENV)/smollm2

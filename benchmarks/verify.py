@@ -20,7 +20,13 @@ from pathlib import Path
 from report import circumstances_line
 
 ROOT = Path(__file__).resolve().parent.parent
-TIERS = {"default": "not (ci or slow or peer or gpu)", "ci": "ci", "slow": "slow", "peer": "peer", "gpu": "gpu"}
+TIERS = {
+    "default": "not (ci or slow or peer or gpu)",
+    "ci": "ci and not slow",
+    "slow": "slow",
+    "peer": "peer",
+    "gpu": "gpu",
+}
 WHOLE = ("default", "ci")
 """Tiers that run at once, because they are short."""
 NO_TESTS, RAN = 5, (0, 1, 5)

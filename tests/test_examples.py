@@ -136,7 +136,7 @@ def test_nightly_assistant(tiny_model: Path, tmp_path: Path) -> None:
     assert "prefect.tag.assistant" in [each["prefect.resource.id"] for each in policy["related"]]
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_zoo(install_example: Callable[[str], Path], config: Path, tmp_path: Path) -> None:
     bin_folder = install_example("alignment-zoo")

@@ -6,19 +6,16 @@ are numbered in the order in which they become visible, so a number identifies e
 
 from __future__ import annotations
 
-import hashlib
 import json
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Select, Table, func, select
+from sqlalchemy import Connection, Engine, Select, func, select
 
-from alignment_core.errors import DataError
 from alignment_core.feedback import database, vote_sums
 from alignment_core.feedback.agreement import Agreement, agreements, count_by_rater
 from alignment_core.feedback.current_votes import (
-    ID_DIGITS,
     current_votes,
     last_votes,
     read_judged,
@@ -27,16 +24,14 @@ from alignment_core.feedback.current_votes import (
 from alignment_core.feedback.database import (
     is_read_only,
     open_engine,
-    prompts,
-    ranking_tasks,
     read_transaction,
-    responses,
     votes,
     write_transaction,
 )
 from alignment_core.feedback.rankings import Disagreement, Progress, disagreements, progress
+from alignment_core.feedback.rows import add_ranking_task, add_responses, add_vote, digest_of, ranking_value
 from alignment_core.feedback.training_rows import training_rows
-from alignment_core.feedback.vote_values import SKIPPED, WITHDRAWN, all_bad, is_judgment, ranked
+from alignment_core.feedback.vote_values import SKIPPED, WITHDRAWN, all_bad, is_judgment
 from alignment_core.feedback.votes import RankingTask, Rater, RaterKind, Response, Vote
 from alignment_core.records import Conversation
 
@@ -87,7 +82,7 @@ class FeedbackStore:
     def add_response(self, prompt: Conversation, text: str, model: str) -> Response:
         """Add a response and return it. An existing equal response is reused."""
         with write_transaction(self._engine) as connection:
-            return self._add_responses(connection, prompt, [(text, model)])[0]
+            return add_responses(connection, prompt, [(text, model)])[0]
 
     def add_ranking_tasks(self, sampled: Sequence[tuple[Conversation, Sequence[tuple[str, str]]]]) -> list[RankingTask]:
         """Add ranking tasks and return them. Existing equal tasks are reused.
@@ -97,14 +92,15 @@ class FeedbackStore:
                 than two different responses are skipped.
         """
         with write_transaction(self._engine) as connection:
-            tasks = [self._add_ranking_task(connection, prompt, answers) for prompt, answers in sampled]
+            tasks = [add_ranking_task(connection, prompt, answers) for prompt, answers in sampled]
         return [task for task in tasks if task is not None]
 
     def thumb(
         self, rater: Rater, response: Response, up: bool | None, comment: str = "", when: float | None = None
     ) -> int:
         """Record a thumb up or down; None removes the thumb and keeps the comment. Return the vote's number."""
-        return self._vote(rater, "thumb", response.id, {"up": up}, comment, when)
+        with self._voting() as connection:
+            return add_vote(connection, rater, "thumb", response.id, {"up": up}, comment, when)
 
     def rank(
         self,
@@ -128,15 +124,17 @@ class FeedbackStore:
         Raises:
             DataError: the ranks do not match the responses, or the edited text is one of them.
         """
-        if ranks is None:
-            return self._vote(rater, "ranking", task.id, SKIPPED, comment, when)
-        value = self._ranking(task.prompt, task.responses, ranks, edited, task.id)
-        return self._vote(rater, "ranking", task.id, value, comment, when)
+        with self._voting() as connection:
+            value = SKIPPED
+            if ranks is not None:
+                value = ranking_value(connection, task.prompt, task.responses, ranks, edited, task.id)
+            return add_vote(connection, rater, "ranking", task.id, value, comment, when)
 
     def reject_all(self, rater: Rater, task: RankingTask, comment: str = "") -> int:
         """Record that all responses of a task are bad. Return the vote's number."""
         value = all_bad([response.id for response in task.responses])
-        return self._vote(rater, "ranking", task.id, value, comment, None)
+        with self._voting() as connection:
+            return add_vote(connection, rater, "ranking", task.id, value, comment)
 
     def compare(
         self,
@@ -163,100 +161,25 @@ class FeedbackStore:
         Raises:
             DataError: as for `rank`.
         """
-        with write_transaction(self._engine) as connection:
-            made = self._add_responses(connection, prompt, answers)
-        ids = [response.id for response in made]
-        subject = _digest(sorted(ids))
-        value = all_bad(ids) if ranks is None else self._ranking(prompt, made, ranks, edited, subject)
-        return self._vote(rater, "comparison", subject, value, comment, when)
-
-    def _ranking(
-        self, prompt: Conversation, judged: Sequence[Response], ranks: Sequence[int], edited: str, where: str
-    ) -> Mapping[str, Any]:
-        """Return the value of a ranking. An edited text is added to the responses, and ranks first."""
-        if len(ranks) != len(judged) or min(ranks) < 1:
-            expected = f"{len(judged)} ranks from 1"
-            raise DataError("the ranking does not match the responses", where=where, got=list(ranks), expected=expected)
-        given = {response.id: int(rank) for response, rank in zip(judged, ranks, strict=True)}
-        if not edited.strip():
-            return ranked(given)
-        if edited.strip() in {response.text.strip() for response in judged}:
-            raise DataError(
-                "the edited answer is equal to one of the responses",
-                where=where,
-                got=edited[:60],
-                do="Change it, or discard the edit and rank that response first",
-            )
-        with write_transaction(self._engine) as connection:
-            (added,) = self._add_responses(connection, prompt, [(edited, "")])
-        return ranked({added.id: 1} | {name: rank + 1 for name, rank in given.items()}, added.id)
+        with self._voting() as connection:
+            made = add_responses(connection, prompt, answers)
+            ids = [response.id for response in made]
+            subject = digest_of(sorted(ids))
+            value = all_bad(ids) if ranks is None else ranking_value(connection, prompt, made, ranks, edited, subject)
+            return add_vote(connection, rater, "comparison", subject, value, comment, when)
 
     def withdraw(self, rater: Rater, subject: RankingTask | Response) -> int:
         """Withdraw a rater's vote, as if it had never been given. Return the number of the withdrawal."""
         kind = "thumb" if isinstance(subject, Response) else "ranking"
-        return self._vote(rater, kind, subject.id, WITHDRAWN, "", None)
+        with self._voting() as connection:
+            return add_vote(connection, rater, kind, subject.id, WITHDRAWN)
 
-    def _vote(
-        self, rater: Rater, kind: str, subject: str, value: Mapping[str, Any], comment: str, when: float | None
-    ) -> int:
-        if not rater.name.strip():
-            raise DataError("a vote needs the rater's name", where="feedback")
-        row = {
-            "kind": kind,
-            "subject": subject,
-            "rater": _writable(rater.name.strip()),
-            "rater_kind": rater.kind,
-            "value": json.dumps(value),
-            "comment": _writable(comment.strip()),
-            "time": time.time() if when is None else when,
-        }
+    @contextmanager
+    def _voting(self) -> Iterator[Connection]:
+        """A transaction that adds one vote."""
         with write_transaction(self._engine) as connection:
-            number = int(connection.execute(votes.insert().values(**row).returning(votes.c.id)).scalar_one())
-            if number % vote_sums.BLOCK == 0:  # so that the next plan has little to add
-                vote_sums.extend(connection, 2 * vote_sums.BLOCK)
+            yield connection
         self._recorded(1)
-        return number
-
-    def _add_ranking_task(
-        self, connection: Connection, prompt: Conversation, answers: Sequence[tuple[str, str]]
-    ) -> RankingTask | None:
-        different: dict[str, tuple[str, str]] = {}
-        for text, model in answers:
-            if text.strip():
-                different.setdefault(text.strip(), (text, model))
-        if len(different) < 2:
-            return None
-        made = self._add_responses(connection, prompt, list(different.values()))
-        identity = _digest([response.id for response in made])
-        self._insert(
-            connection,
-            ranking_tasks,
-            {
-                "id": identity,
-                "prompt": _digest(_plain(prompt)),
-                "responses": json.dumps([response.id for response in made]),
-            },
-        )
-        return RankingTask(identity, prompt, tuple(made))
-
-    def _add_responses(
-        self, connection: Connection, prompt: Conversation, answers: Sequence[tuple[str, str]]
-    ) -> list[Response]:
-        messages = _writable(json.dumps(_plain(prompt), ensure_ascii=False))
-        asked = _digest(_plain(prompt))
-        self._insert(connection, prompts, {"id": asked, "messages": messages})
-        made = []
-        for text, model in answers:
-            response = Response(_digest([asked, text, model]), _writable(text), model)
-            row = {"id": response.id, "prompt": asked, "text": text, "model": model}
-            self._insert(connection, responses, row)
-            made.append(response)
-        return made
-
-    def _insert(self, connection: Connection, table: Table, row: Mapping[str, Any]) -> None:
-        """Insert a row unless it exists. Writers are serialized, so no other process can insert it in between."""
-        if connection.execute(select(table.c.id).where(table.c.id == row["id"])).scalar() is None:
-            connection.execute(table.insert().values(**row))
 
     # --- reading --------------------------------------------------------------------------------------------------
 
@@ -380,27 +303,3 @@ class FeedbackStore:
             mine = current_votes(0, None, rater=rater.name.strip()).where(votes.c.kind == "ranking")
             rows = connection.execute(mine)
             return {row.subject for row in rows if json.loads(row.value) != WITHDRAWN}
-
-
-def _plain(prompt: Conversation) -> list[dict[str, Any]]:
-    return [dict(message) for message in prompt]
-
-
-def _digest(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=True, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:ID_DIGITS]
-
-
-def _writable(text: str) -> str:
-    """Return the text unchanged if a database can store it.
-
-    Raises:
-        DataError: it contains a NUL character or a lone surrogate.
-    """
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise DataError("the text is not valid Unicode", where="feedback", got=ascii(text[:60])) from None
-    if "\0" in text:
-        raise DataError("the text contains a NUL character", where="feedback", got=ascii(text[:60]))
-    return text

@@ -12,11 +12,11 @@ from alignment_core.execution.build import StageResult
 from alignment_core.planning.retrain import RETRAINED, TooFewVotes, plan_retrain
 from alignment_core.planning.unpacked_base import base_of_run
 from alignment_core.registry import load_registry
-from alignment_flows.approval import stages_asked_about
 from alignment_flows.form.parameters import secret_flow
 from alignment_flows.form.settings import PipelineForm, read_settings, run_name
 from alignment_flows.pipeline import pipeline
 from alignment_flows.promotion import promote_by_gate, promote_if_approved
+from alignment_flows.promotion.approval import stages_asked_about
 from alignment_flows.reports.run import publish_run_report
 from alignment_flows.tasks import StageRunner, final_state, without_traceback
 

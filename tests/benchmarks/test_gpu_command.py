@@ -65,6 +65,7 @@ def test_no_case_is_started_that_does_not_fit(tmp_path: Path, capsys: pytest.Cap
     assert lines_of(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_the_command_is_killed_and_started_again(tmp_path: Path) -> None:
     arguments = ["--out", str(tmp_path), "--only", "generation", "resuming/sft"]
     first = subprocess.Popen([*COMMAND, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -34,7 +34,9 @@ def no_op_cuda(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.ci
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if later else []) for later, name in enumerate(MODELS)]
+)
 def test_planned_memory(no_op_cuda: Path, name: str) -> None:
     """Kept activations, recomputed ones, and a pass without gradients, in NF4 and bf16."""
     paths = [str(SUPPORT / "device"), str(SUPPORT / "models"), *filter(None, sys.path)]

@@ -22,7 +22,7 @@ def test_every_block_is_a_file_or_a_command() -> None:
     assert all(language in ("bash", "text") or FILE.match(block) for language, block in BLOCKS)
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_the_blocks_make_a_working_plugin(tmp_path: Path, tiny_model: Path) -> None:
     wheel = build_wheel(ROOT, tmp_path / "dist")
     bin_folder = make_environment(tmp_path / "env", wheel)

@@ -88,7 +88,7 @@ def history(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_a_killed_rank_ends_the_stage_which_resumes_to_the_same_result(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -15,7 +15,7 @@ from alignment_core.progress import Silent
 from alignment_core.registry import load_registry
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_forked_and_spawned_stages_write_the_same_files(
     write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

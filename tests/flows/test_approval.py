@@ -25,8 +25,8 @@ from alignment_core.config_file import check_config
 from alignment_core.errors import ConfigError
 from alignment_core.evaluation.promotion import Promotion
 from alignment_core.execution.build import StageResult
-from alignment_flows.approval import ASKED, LAUNCHED, stages_asked_about
 from alignment_flows.promotion import promote_by_gate, promote_if_approved
+from alignment_flows.promotion.approval import ASKED, LAUNCHED, stages_asked_about
 
 A = named("a", optimizer={"name": "dpo"})
 B = named("b", "gate")

@@ -144,7 +144,7 @@ def test_event_that_cannot_be_sent_is_a_warning(
     def broken(**options: object) -> None:
         raise OSError("no route to the server")
 
-    monkeypatch.setattr("alignment_flows.model_events.get_events_client", broken)
+    monkeypatch.setattr("alignment_flows.promotion.model_events.get_events_client", broken)
     add(ArtifactStore(tmp_path), A)
     assert promote(tmp_path, A, alias="quiet").key == A
     assert "1 event(s) could not be sent to Prefect (alignment.model.promoted): no route to the server" in caplog.text

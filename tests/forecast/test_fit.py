@@ -85,7 +85,7 @@ def test_nothing_fits(write: Callable[..., Path], tiny_model: Path) -> None:
     assert raised.value.exit_code == 2
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_a_smaller_model_is_chosen(write: Callable[..., Path], tmp_path: Path) -> None:
     """8 billion weights of 4 bits take more than 4 GB. Half a billion take less."""
     folders = {name: save_shape(name, tmp_path / name) for name in ("Llama-3.1-8B", "Qwen2.5-0.5B")}

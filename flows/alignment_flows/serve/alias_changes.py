@@ -86,8 +86,8 @@ def _tell_prefect(store: ArtifactStore, alias: str, change: Change | None) -> st
     from alignment_flows.serve.local.server import configure_prefect
 
     configure_prefect()
-    from alignment_flows.model_events import change_event, emit_to
     from alignment_flows.promotion import send_history
+    from alignment_flows.promotion.model_events import change_event, emit_to
 
     try:
         send_history(store, alias, api)

@@ -102,7 +102,7 @@ for settings in cases:
 """
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_plan_reads_the_first_rows_of_a_hub_data_set(tmp_path: Path, tiny_model: Path) -> None:
     """Nothing is read once the data set is ingested, and nothing is checked if the Hub cannot be reached."""
     pairs = [{"a": f"{n}?", "b": "Yes.", "c": "No."} for n in range(3)]

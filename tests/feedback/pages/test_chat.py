@@ -137,8 +137,9 @@ def test_chat_and_thumbs(settings: Path, tmp_path: Path, browser_page: BrowserPa
         expect(page.get_by_label("Comment")).to_have_count(3)
         with open_feedback(str(tmp_path / "feedback.db")) as store:
             assert list(store.votes())[-1].responses[0].model == second
+        page.evaluate("window.opened = true")
     with served_page(tmp_path, "chat", settings, port=port):
-        page.reload()
+        page.wait_for_function("!window.opened")  # it reloads itself as soon as the server is back
         expect(answers).to_have_count(3)
         assert answers.all_text_contents()[:2] == first_answers
         browser_page.expected("ERR_CONNECTION_REFUSED|WebSocket|ERR_EMPTY_RESPONSE|ERR_CONNECTION_RESET|ERR_SOCKET")

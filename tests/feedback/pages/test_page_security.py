@@ -99,6 +99,7 @@ def test_ended_session_asks_for_the_password_again(settings: Path, tmp_path: Pat
         page.goto("about:blank")
 
 
+@pytest.mark.slow
 def test_keys_of_twenty_raters_are_saved_although_the_database_is_busy(
     settings: Path, tmp_path: Path, browser: Browser
 ) -> None:

@@ -54,6 +54,7 @@ def holds(field: Field, default: Any) -> bool:
     return str(default) in field.value
 
 
+@pytest.mark.slow
 def test_every_setting_of_every_optimizer_is_a_field_of_its_tab_only(interface: Interface, deployed_run: str) -> None:
     interface.open_form(deployed_run)
     for plugin in load_registry().plugins:
@@ -253,6 +254,7 @@ def test_plugin_installed_later_has_its_tab(interface: Interface, with_plugins: 
     assert "Tau" not in {field.title for field in interface.fields("KTO")}
 
 
+@pytest.mark.slow
 def test_run_with_a_plugin_installed_later(interface: Interface, with_plugins: str, served: Served) -> None:
     tau = {"": "0.21", "/v2": "0.22"}[interface.path]
     interface.open_form(with_plugins)

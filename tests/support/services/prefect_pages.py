@@ -18,7 +18,7 @@ OWN_FAULTS = "|".join(
         r"task_runs/filter",  # a malformed request of V2
         r"status of (409|503)",  # a refused run, and a server whose database is busy
         # The graph of a running flow still draws its line for the current time after it was closed.
-        r"\(reading 'position'\) \(http://[^/]+/assets/index-",
+        r"\((reading 'position'|setting '_parentID')\) \(http://[^/]+/assets/index-",
     )
 )
 """Faults of Prefect 3.8.8's pages: a pattern of the errors that they log and of the addresses that they request."""

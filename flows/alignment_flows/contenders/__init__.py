@@ -18,7 +18,7 @@ from alignment_core.errors import ConfigError
 from alignment_core.planning.pipeline import Plan, plan_pipeline
 from alignment_core.planning.reward_parts import uses_reward_model
 from alignment_core.registry import Registry, load_registry
-from alignment_flows.contender_labels import with_labels
+from alignment_flows.contenders.labels import with_labels
 from alignment_flows.form.trust import refuse_trust
 
 MOST_CONTENDERS, MOST_SEEDS = 24, 20

@@ -20,10 +20,10 @@ from alignment_core.config import PipelineConfig
 from alignment_core.evaluation.promotion import Promotion, apply_decision, apply_verdict, without_asking
 from alignment_core.execution.build import StageResult
 from alignment_core.markdown import code, plain
-from alignment_flows.approval import ask
 from alignment_flows.form.run_names import named
-from alignment_flows.model_events import change_event, emit, gate_numbers, refusal_event
 from alignment_flows.progress import tolerate_server_outage
+from alignment_flows.promotion.approval import ask
+from alignment_flows.promotion.model_events import change_event, emit, gate_numbers, refusal_event
 from alignment_flows.tasks import without_traceback
 
 NEWEST = 50

@@ -185,9 +185,10 @@ def _hardly_far(policy: Policy, steps: float) -> bool:
 
 def _few_prompts(metrics: Metrics, policy: Policy) -> Found:
     prompts, there = of(metrics, "evaluate", "prompts"), _held_out(metrics, "prompts")
-    rates = (of(metrics, "over_sft", "win_rate") or {}).values()
-    decided = any(rate["low"] > 0.5 or rate["high"] < 0.5 for rate in rates)
-    if prompts is not None and prompts < FEW_PROMPTS and not decided:
+    rates = of(metrics, "over_sft", "win_rate")
+    decided = any(rate["low"] > 0.5 or rate["high"] < 0.5 for rate in (rates or {}).values())
+    unjudged = rates is not None and not rates
+    if prompts is not None and prompts < FEW_PROMPTS and not (decided or unjudged):
         limit = there is not None and there > prompts
         yield (
             f"the model is evaluated on {prompts:.0f} held-out prompts",
@@ -200,7 +201,7 @@ def _one_rater(metrics: Metrics, policy: Policy) -> Found:
     raters = of(metrics, "ingest", "raters") or {}
     if raters.get("count", 0) > 1 and raters["largest"] > LARGE_SHARE:
         yield (
-            f"one of {raters['count']} raters gave {percent(raters['largest'])} of the judgements that name a rater",
+            f"one of {raters['count']:.0f} raters gave {percent(raters['largest'])} of the judgements that name a rater",
             "the model learns the taste of this person",
             "ask others to rate, or lower `data.sources[].weight` of the source with these judgements",
         )

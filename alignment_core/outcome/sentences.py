@@ -26,7 +26,8 @@ def achieved(result: Result) -> str:
     first = f"{name} {against(over_start[0])}" if over_start else f"{name} was trained, and no judge compared it"
     facts = []
     if result.kl is not None:
-        facts.append(f"KL {result.kl:.2g} nats per response")
+        kl = f"{result.kl:.2g}" if result.kl < 99.5 else f"{result.kl:.0f}"  # otherwise 1.6e+02
+        facts.append(f"KL {kl} nats per response")
     if result.length_ratio is not None:
         facts.append(_length(result.length_ratio))
     return "; ".join([first, ", ".join(facts)] if facts else [first]) + "."

@@ -70,6 +70,8 @@ def test_a_run_without_judge_gate_or_evaluation() -> None:
     ]
     measured = without("over_sft", "gate", "ingest")
     assert next(lines(measured)) == "`kto` was trained, and no judge compared it; KL 2.1 nats per response."
+    for kl, shown in ((99.4, "99"), (99.6, "100"), (162.3, "162"), (0.0523, "0.052")):
+        assert f"KL {shown} nats" in achieved(replace(measured, kl=kl))
 
 
 @pytest.mark.parametrize(

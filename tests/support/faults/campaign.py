@@ -174,7 +174,8 @@ def kill_once(world: World, victim: str, stage: str, rng: random.Random) -> str:
     until(lambda: not any(map(alive, others)))  # whatever the command has started ends with it
     runs = 1 if code == 0 else 1 + finish_whole(world, store)
     check_same(world, calls)
-    assert left_overs(store) == set()
+    left = left_overs(store)
+    assert not left, left
     which = "the stage" if found else "no stage"
     return f"{stage}: {victim} killed after {wait:.2f} s with {which} at work, done after {runs} runs"
 

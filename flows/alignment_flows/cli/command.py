@@ -12,7 +12,6 @@ from warnings import catch_warnings, simplefilter
 import typer
 
 from alignment_core.errors import AlignmentError, ConfigError
-from alignment_flows.terminal.capability import can_redraw
 
 Parameters = ParamSpec("Parameters")
 
@@ -88,18 +87,6 @@ def command(run: Callable[Parameters, None]) -> Callable[Parameters, None]:
             raise typer.Exit(INTERRUPTED) from interrupt
 
     return wrapper
-
-
-@contextmanager
-def at_work(what: str) -> Iterator[None]:
-    """Show in a terminal what is being done, with a spinner, until the block ends."""
-    if not can_redraw():
-        yield
-        return
-    from rich.console import Console
-
-    with Console(stderr=True).status(f"{what} …"):
-        yield
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Compare texts, and read those of strangers."""
+"""Compare texts, write numbers in them, and read those of strangers."""
 
 from __future__ import annotations
 
@@ -19,6 +19,11 @@ def common_start(first: str, second: str) -> int:
     """Return the length of the start that two texts share."""
     pairs = enumerate(zip(first, second, strict=False))
     return next((place for place, (one, other) in pairs if one != other), min(len(first), len(second)))
+
+
+def percent(share: float, digits: int = 0) -> str:
+    """Return a share as every page and message shows it, such as `96 %`."""
+    return f"{100 * share:.{digits}f} %"
 
 
 def open_file(path: Path) -> IO[bytes]:

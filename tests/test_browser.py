@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from browser import BrowserPage
+from browser import BrowserPage, save_small
 from local_server import serving
 from PIL import Image
 
@@ -65,3 +65,19 @@ def test_page_with_an_error_fails(serve: Serve, browser_page: BrowserPage, html:
     with pytest.raises(AssertionError, match="no complaint matches"):
         browser_page.expected("something else")
     browser_page.expected(message)
+
+
+def test_few_colors_keep_the_background_and_one_green_word(tmp_path: Path) -> None:
+    """The gray steps of smooth letters outnumber the green pixels a thousand times."""
+    page, green = (246, 247, 249), (24, 99, 42)
+    shot = Image.new("RGB", (400, 400), page)
+    for x in range(246):
+        shot.paste((x, x + 1 - x % 3, x + x % 4), (x, 100, x + 1, 150))
+    shot.paste(green, (10, 10, 14, 13))
+    save_small(shot, tmp_path / "few.png")
+    with Image.open(tmp_path / "few.png") as few:
+        kept = few.convert("RGB")
+    assert kept.getpixel((300, 300)) == page
+    found = kept.getpixel((11, 11))
+    assert isinstance(found, tuple)
+    assert max(abs(one - other) for one, other in zip(found, green, strict=True)) <= 12

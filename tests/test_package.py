@@ -28,6 +28,13 @@ def project() -> dict:
     return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
+def test_shares_are_written_as_percentages_in_one_way() -> None:
+    """`percent` writes "96 %". Python's own format would write "96%" beside it."""
+    own = re.compile(r"\{[^{}]*:[^{}]*%\}")
+    sources = (path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+    assert not [path.name for path in sources if own.search(path.read_text().replace("%d}", ""))]
+
+
 # --- the pins -----------------------------------------------------------------------------------------------------
 
 

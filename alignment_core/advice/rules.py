@@ -14,6 +14,7 @@ from typing import Any
 from alignment_core.config import StepSettings
 from alignment_core.config.learning_rates import LARGEST_RATE, distance, suitable_rate
 from alignment_core.data.ingestion.counts import counted
+from alignment_core.texts import percent
 
 Metrics = Mapping[str, Mapping[str, Any]]
 """The metrics of the stages by their names in the plan."""
@@ -79,12 +80,15 @@ def of(metrics: Metrics, stage: str, *names: str) -> Any:
 
 
 def _worse_than_start(metrics: Metrics, policy: Policy) -> Found:
+    kl = of(metrics, "evaluate", "kl")
+    closer = "" if kl is not None and kl < FEW_NATS else f"{policy.closer}, and "  # it is as close as can be
     for judge, rate in (of(metrics, "over_sft", "win_rate") or {}).items():
         if rate["high"] < 0.5:
             yield (
-                f"`{judge}` prefers the model that training started from: the win rate is at most {rate['high']:.0%}",
+                f"{_named(judge)} prefers the model that training started from: the win rate is at most "
+                f"{percent(rate['high'])}",
                 "training has made the answers worse",
-                f"{policy.closer}, and look at the answers side by side in the report",
+                f"{closer}look at the answers side by side in the report",
             )
 
 
@@ -111,7 +115,7 @@ def _length_drifts(metrics: Metrics, policy: Policy) -> Found:
     if ratio is not None and not SHORTER <= ratio <= LONGER:
         more = ratio > 1
         yield (
-            f"answers are {abs(ratio - 1):.0%} {'longer' if more else 'shorter'} than at the start",
+            f"answers are {percent(abs(ratio - 1))} {'longer' if more else 'shorter'} than at the start",
             f"often all that was learned is that raters or rewards like {'long' if more else 'short'} answers",
             "compare the lengths of the preferred answers in the data report, set `gate.max_length_ratio`, and judge "
             f"with an evaluator that does not count words; {policy.closer}",
@@ -122,7 +126,8 @@ def _reward_at_chance(metrics: Metrics, policy: Policy) -> Found:
     accuracy, pairs = of(metrics, "reward", "held_out_accuracy"), _held_out(metrics, "preferences")
     if accuracy is not None and accuracy - _noise(0.5, pairs) <= 0.5:
         yield (
-            f"the reward model orders {accuracy:.0%} of {pairs or 'the'} held-out pairs as people did, maybe by luck",
+            f"the reward model orders {percent(accuracy)} of {pairs or 'the'} held-out pairs as people did, maybe by "
+            "luck",
             "an optimizer that maximizes this reward learns noise",
             "add pairs, raise `reward.epochs`, see how often raters agree (`align feedback show`), or set rules in "
             "`reward.by`",
@@ -134,8 +139,8 @@ def _worse_on_held_out(metrics: Metrics, policy: Policy) -> Found:
     pairs = _held_out(metrics, "preferences")
     if None not in (trained, held_out) and trained - held_out > max(GAP, _noise(held_out, pairs)):
         yield (
-            f"the reward model orders {trained:.0%} of the training pairs as people did, but {held_out:.0%} of the "
-            "held-out pairs",
+            f"the reward model orders {percent(trained)} of the training pairs as people did, but {percent(held_out)} "
+            "of the held-out pairs",
             "it has memorized the pairs, and its scores of new answers are worth less than they seem",
             "lower `reward.epochs` or `reward.learning_rate`, or add pairs on other prompts",
         )
@@ -180,9 +185,10 @@ def _hardly_far(policy: Policy, steps: float) -> bool:
 
 def _few_prompts(metrics: Metrics, policy: Policy) -> Found:
     prompts, there = of(metrics, "evaluate", "prompts"), _held_out(metrics, "prompts")
-    rates = (of(metrics, "over_sft", "win_rate") or {}).values()
-    decided = any(rate["low"] > 0.5 or rate["high"] < 0.5 for rate in rates)
-    if prompts is not None and prompts < FEW_PROMPTS and not decided:
+    rates = of(metrics, "over_sft", "win_rate")
+    decided = any(rate["low"] > 0.5 or rate["high"] < 0.5 for rate in (rates or {}).values())
+    unjudged = rates is not None and not rates
+    if prompts is not None and prompts < FEW_PROMPTS and not (decided or unjudged):
         limit = there is not None and there > prompts
         yield (
             f"the model is evaluated on {prompts:.0f} held-out prompts",
@@ -195,7 +201,8 @@ def _one_rater(metrics: Metrics, policy: Policy) -> Found:
     raters = of(metrics, "ingest", "raters") or {}
     if raters.get("count", 0) > 1 and raters["largest"] > LARGE_SHARE:
         yield (
-            f"one of {raters['count']} raters gave {raters['largest']:.0%} of the judgements that name a rater",
+            f"one of {raters['count']:.0f} raters gave {percent(raters['largest'])} of the judgements that name a "
+            "rater",
             "the model learns the taste of this person",
             "ask others to rate, or lower `data.sources[].weight` of the source with these judgements",
         )
@@ -207,21 +214,26 @@ def _judges_disagree(metrics: Metrics, policy: Policy) -> Found:
         for judge, rate in rates.items():
             if judge != "reward" and rate["rate"] < 0.5:
                 yield (
-                    f"the reward model prefers the new answers ({reward['rate']:.0%}), and `{judge}` the old ones "
-                    f"({1 - rate['rate']:.0%})",
+                    f"the reward model prefers the new answers ({percent(reward['rate'])}), and `{judge}` the old ones "
+                    f"({percent(1 - rate['rate'])})",
                     "the policy has learned what the reward model likes rather than what is good",
                     f"let `{judge}` decide (`gate.judge`), and train the reward model on more pairs; {policy.closer}",
                 )
     for name, share in metrics.get("evaluate", {}).items():
         if name.startswith(ORDERS) and share is not None and share < BARELY:
             yield (
-                f"the reward model orders two answers as `{name.removeprefix(ORDERS)}` does in {share:.0%} of cases",
+                f"the reward model orders two answers as `{name.removeprefix(ORDERS)}` does in {percent(share)} of "
+                "cases",
                 "one of the two does not measure what you want",
                 "read the answers that they rank differently, and reward with the better one (`reward.by`)",
             )
 
 
 ORDERS = "reward_orders_as_"
+
+
+def _named(judge: str) -> str:
+    return "the reward model" if judge == "reward" else f"`{judge}`"
 
 
 def _held_out(metrics: Metrics, kind: str) -> int | None:

@@ -9,6 +9,8 @@ from pydantic import Field
 from alignment_core.config.base import Seconds, Settings, Temperature, Tokens
 from alignment_core.config.places import WebAddress
 
+LONGEST_RESPONSE = 256
+
 
 class SampleConfig(Settings):
     """Sampling of several responses to each prompt. They are ranked by `rank` within the run, or by raters."""
@@ -17,10 +19,19 @@ class SampleConfig(Settings):
     """Number of responses per prompt."""
     max_prompts: int | None = Field(None, ge=1)
     """Maximum number of prompts. Unset: all."""
-    max_new_tokens: Tokens = 256
-    """Maximum length of a response in tokens."""
+    max_new_tokens: Tokens | None = None
+    """Maximum length of a response in tokens. Unset: 256, or half of `model.max_length` if that is less: of responses
+    that do not fit into it together with the prompt, nothing can be learned."""
     temperature: Temperature = 1.0
     """Sampling temperature."""
+
+    def longest(self, max_length: int) -> int:
+        """Return the maximum length of a response in tokens, where a conversation has at most `max_length`."""
+        return min(LONGEST_RESPONSE, max_length // 2) if self.max_new_tokens is None else self.max_new_tokens
+
+    def to_stage(self, max_length: int) -> dict[str, Any]:
+        """Return the settings as a stage gets them."""
+        return self.model_dump(mode="json") | {"max_new_tokens": self.longest(max_length)}
 
 
 class VllmConfig(Settings):

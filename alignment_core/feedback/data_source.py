@@ -147,5 +147,7 @@ def check_exists(place: str) -> None:
     url = database_url(place)
     if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
         raise DataError(
-            "there is no such feedback store", where=place, do=f"Check the path. It is relative to {Path.cwd()}"
+            "there is no such feedback store",
+            where=place,
+            do=f"Collect votes with `align chat` or `align rank`, or check the path. It is relative to {Path.cwd()}",
         )

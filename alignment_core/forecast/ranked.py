@@ -9,7 +9,7 @@ from alignment_core.config import SampleConfig
 from alignment_core.plugin_api import Row, TokenSequence
 
 
-def ranked_rows(kind: str, prompts: Sequence[Row], settings: SampleConfig) -> Iterator[Row]:
+def ranked_rows(kind: str, prompts: Sequence[Row], settings: SampleConfig, new: int) -> Iterator[Row]:
     """Yield the most and longest rows of a kind that `rank` can make of the responses to the prompts.
 
     It makes a pair of every two responses of a prompt that it scores differently, and a label of every response whose
@@ -18,9 +18,10 @@ def ranked_rows(kind: str, prompts: Sequence[Row], settings: SampleConfig) -> It
     Args:
         kind: `preferences` or `feedback`. Ranking gives no rows of any other kind.
         prompts: the training prompts, in their order.
-        settings: how many responses are sampled, and how long.
+        settings: how many responses are sampled.
+        new: the maximum length of a response in tokens.
     """
-    count, new = settings.responses_per_prompt, settings.max_new_tokens
+    count = settings.responses_per_prompt
     for prompt in prompts[: settings.max_prompts]:
         responses = [longest(prompt, new, token) for token in range(count)]
         if kind == "preferences":

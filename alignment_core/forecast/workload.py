@@ -104,7 +104,8 @@ class Workload:
                     *train.prompts[: settings.max_prompts],
                     *self.prompts.held_out_prompts[: settings.max_prompts],
                 ]
-                return _reading(base, (), len(prompts), (partial(_sample, prompts, settings), 1))
+                longest_response = settings.longest(call.config["max_length"])
+                return _reading(base, (), len(prompts), (partial(_sample, prompts, settings, longest_response), 1))
             case "head_to_head":
                 return self._head_to_head(call, base)
         return self._evaluate(call, base)
@@ -209,8 +210,9 @@ class Workload:
         existing: Sequence[Row] = getattr(train, kind)
         if "ranked" not in call.parents:
             return existing
-        settings = SampleConfig.model_validate(self.calls["sample"].config["sample"])
-        added = [*ranked_rows(kind, self.prompts.prompts, settings)]
+        sampled = self.calls["sample"].config
+        settings = SampleConfig.model_validate(sampled["sample"])
+        added = [*ranked_rows(kind, self.prompts.prompts, settings, settings.longest(sampled["max_length"]))]
         if not isinstance(existing, SampledRows):
             return [*existing, *added]
         # The sample has the same share of both.
@@ -246,11 +248,11 @@ def _reading(adapters: tuple[str, ...], heads: tuple[str, ...], rows: int, *part
     return Work(adapters, heads, (), rows, partial(trace_inference, parts, LAYOUT))
 
 
-def _sample(prompts: Sequence[Row], settings: SampleConfig, run: Run) -> None:
+def _sample(prompts: Sequence[Row], settings: SampleConfig, new: int, run: Run) -> None:
     together = sample.prompts_together(settings)
     for start in range(0, len(prompts), together):
         part = prompts[start : start + together]
-        run.generate(part, max_new_tokens=settings.max_new_tokens, samples=settings.responses_per_prompt)
+        run.generate(part, max_new_tokens=new, samples=settings.responses_per_prompt)
 
 
 def calls_judge(call: StageCall) -> bool:

@@ -70,7 +70,8 @@ def trained_model(store: ArtifactStore, reference: str, run: str | None = None, 
         ArtifactError: there is no such model.
     """
     artifact = find_model(store, reference, run=run).entry.artifact
-    label = f"{reference}: {artifact.kind}/{artifact.key[:8]}"
     parts = ModelParts.of_artifact(artifact.path)
+    trained_by = parts.config.get("optimizer", {}).get("name", artifact.kind)
+    label = f"{reference}: {trained_by} {artifact.key[:8]}"
     check_consent(parts.place, trusted=trusted, do="set `model.trust_remote_code: true`")
     return NamedModel(artifact.key, label, parts)

@@ -11,7 +11,7 @@ from typing import Any
 
 from alignment_core.artifacts import ArtifactStore, Manifest
 from alignment_core.artifacts.catalogue import ALIGNED, Entry, catalogue
-from alignment_core.outcome.result import REPORT, Result, result_from
+from alignment_core.outcome.result import REPORT, Result, WinRate, result_from, start_of, win_rates_of
 
 KINDS = (ALIGNED, "sft", "adapter", "ingest", "reward", "evaluate", "head_to_head", "gate")
 """Kinds of the artifacts that a line is made from. The manifests of other kinds are not read."""
@@ -64,6 +64,18 @@ def leaderboard(store: ArtifactStore) -> list[Line]:
         for (entry, stages), own in zip(runs, settings, strict=True)
     ]
     return sorted(lines, key=_place)
+
+
+def losses_to_start(store: ArtifactStore, key: str) -> list[WinRate]:
+    """Return the win rates by which a model is surely worse than the one that its training started from."""
+    found = _Artifacts(catalogue(store, KINDS))
+    lost = []
+    for entry in found.entries:
+        if (entry.artifact.kind, entry.artifact.key) == (ALIGNED, key):
+            stages = found.of_model(entry)
+            start = start_of(stages)
+            lost += [rate for rate in win_rates_of(stages) if rate.opponent == start and rate.high < 0.5]
+    return lost
 
 
 def _data_report(store: ArtifactStore, stages: Mapping[str, Manifest]) -> Path | None:

@@ -101,7 +101,7 @@ def result_from(
         key=policy.key,
         optimizer=policy.config["optimizer"]["name"],
         start=start_of(manifests),
-        win_rates=tuple(_win_rates(manifests)),
+        win_rates=tuple(win_rates_of(manifests)),
         kl=_metric(manifests, "evaluate", "kl"),
         length_ratio=_metric(manifests, "over_sft", "length_ratio"),
         used=used.get("records"),
@@ -121,7 +121,8 @@ def start_of(manifests: Mapping[str, Manifest]) -> str:
     return "the adapter that it started from" if "adapter" in manifests else "the base model"
 
 
-def _win_rates(manifests: Mapping[str, Manifest]) -> list[WinRate]:
+def win_rates_of(manifests: Mapping[str, Manifest]) -> list[WinRate]:
+    """Return the win rates of a model over others: those over its start first, by the judge who decides first."""
     gate = manifests.get("gate")
     decides = None if gate is None else gate.metrics.get("judge")
     found = []

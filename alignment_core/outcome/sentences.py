@@ -12,6 +12,7 @@ from pathlib import Path
 from alignment_core.artifacts.models import SHORT
 from alignment_core.outcome.result import Result, WinRate
 from alignment_core.plugin_api import Advice
+from alignment_core.texts import percent
 
 SHOWN = 3
 """Maximum number of warnings that are shown. The pages of the stages have all of them."""
@@ -22,10 +23,11 @@ def achieved(result: Result) -> str:
     """Return one sentence: how the model compares with its start, its KL and the length of its answers."""
     over_start = [rate for rate in result.win_rates if rate.opponent == result.start]
     name = f"`{result.optimizer}`"
-    first = f"{name} {_against(over_start[0])}" if over_start else f"{name} was trained, and no judge compared it"
+    first = f"{name} {against(over_start[0])}" if over_start else f"{name} was trained, and no judge compared it"
     facts = []
     if result.kl is not None:
-        facts.append(f"KL {result.kl:.2g} nats per response")
+        kl = f"{result.kl:.2g}" if result.kl < 99.5 else f"{result.kl:.0f}"  # otherwise 1.6e+02
+        facts.append(f"KL {kl} nats per response")
     if result.length_ratio is not None:
         facts.append(_length(result.length_ratio))
     return "; ".join([first, ", ".join(facts)] if facts else [first]) + "."
@@ -34,7 +36,7 @@ def achieved(result: Result) -> str:
 def lines(result: Result) -> Iterator[str]:
     """Yield the result as sentences: what was achieved, by every judge, the data, the gate and the warnings."""
     yield achieved(result)
-    yield from (f"It {_against(rate)}." for rate in result.win_rates[1:])
+    yield from (f"It {against(rate)}." for rate in result.win_rates[1:])
     if not result.win_rates:
         yield f"To learn how good it is, set {JUDGES}."
     if result.used is not None and result.of is not None:
@@ -80,8 +82,9 @@ def percent_range(low: float, high: float) -> str:
     return f"{100 * low:.0f}–{100 * high:.0f}"
 
 
-def _against(rate: WinRate) -> str:
-    share, ends = f"{rate.rate:.0%}".replace("%", " %"), percent_range(rate.low, rate.high)
+def against(rate: WinRate) -> str:
+    """Return how a model compares with another one, as a sentence without its subject."""
+    share, ends = percent(rate.rate), percent_range(rate.low, rate.high)
     where = f"of {rate.prompts} held-out prompts ({ends}, judge `{rate.judge}`)"
     if rate.low > 0.5:
         return f"beats {rate.opponent} on {share} {where}"
@@ -108,4 +111,4 @@ def _gate(result: Result) -> Iterator[str]:
     if result.passed:
         yield f"Gate: passed; the model is {names}." if names else "Gate: passed."
     else:
-        yield f"Gate: not passed. {'; '.join(result.reasons)}."
+        yield f"Gate: not passed: {'; '.join(reason.removeprefix('failed: ') for reason in result.reasons)}."

@@ -147,7 +147,7 @@ class _Planner:
     def _sample(self, ingest: StageCall, sft: StageCall | None) -> StageCall | None:
         if self.config.sample is None or self.config.rank is None:  # `align sample` makes the responses for raters
             return None
-        settings = self.config.sample.model_dump(mode="json")
+        settings = self.config.sample.to_stage(self.config.model.max_length)
         config = self.calls.model_settings(seed=self.config.seed, sample=settings, **self.calls.sampled())
         return self.calls.call("sample", config, {"data": ingest, "sft": sft}, inputs=self.calls.sampled_at())
 
@@ -274,6 +274,6 @@ def _responses(config: PipelineConfig, optimizer: AlignmentOptimizer) -> Iterato
     """Yield the settings of a run that limit the length of sampled responses, with their values."""
     yield "evaluation.max_new_tokens", config.evaluation.max_new_tokens
     if config.sample is not None and config.rank is not None:
-        yield "sample.max_new_tokens", config.sample.max_new_tokens
+        yield "sample.max_new_tokens", config.sample.longest(config.model.max_length)
     if isinstance(limit := getattr(optimizer, "max_new_tokens", None), int):
         yield "optimizer.max_new_tokens", limit

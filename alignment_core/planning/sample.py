@@ -51,7 +51,7 @@ def plan_sampling(config: PipelineConfig, registry: Registry, model: str | None 
     adapter = calls.adapter() if model is None else None
     sft = calls.sft(ingest, adapter) if model is None else None
     start = sft or adapter
-    settings = (config.sample or SampleConfig()).model_dump(mode="json")
+    settings = (config.sample or SampleConfig()).to_stage(config.model.max_length)
     calls.check_positions({"sample.max_new_tokens": settings["max_new_tokens"]})
     loads = calls.model_settings(seed=config.seed, sample=settings, **calls.sampled())
     inputs = calls.sampled_at()

@@ -27,6 +27,7 @@ def run(job: Job) -> dict[str, Any]:
     The responses are from the model `policy` of the call, or from the SFT model if there is none.
     """
     settings = SampleConfig.model_validate(job.call.config["sample"])
+    longest = settings.longest(job.call.config["max_length"])
     data = open_data(job)
     require_rows(data.train.prompts, "prompts", job)
     context = StageContext.open(job)
@@ -43,7 +44,7 @@ def run(job: Job) -> dict[str, Any]:
         for start in range(done, len(todo), batch):
             job.progress.step(start, len(todo))
             part = todo[start : start + batch]
-            answers = _responses(training, [prompt for _, _, prompt in part], settings, context)
+            answers = _responses(training, [prompt for _, _, prompt in part], settings, longest, context)
             for (name, split, prompt), texts in zip(part, answers, strict=True):
                 line = {"split": name, "prompt": _messages(split, prompt), "responses": texts, "facts": prompt.facts}
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
@@ -68,11 +69,11 @@ def _messages(split: Split, prompt: Row) -> list[dict[str, Any]]:
     return [dict(message) for message in split.messages(prompt)]
 
 
-def _responses(training: Run, prompts: list[Row], settings: SampleConfig, context: StageContext) -> list[list[str]]:
+def _responses(
+    training: Run, prompts: list[Row], settings: SampleConfig, longest: int, context: StageContext
+) -> list[list[str]]:
     count = settings.responses_per_prompt
-    rollouts = training.generate(
-        prompts, max_new_tokens=settings.max_new_tokens, temperature=settings.temperature, samples=count
-    )
+    rollouts = training.generate(prompts, max_new_tokens=longest, temperature=settings.temperature, samples=count)
     texts = [context.renderer.decode(rollout.sequence.completion) for rollout in rollouts]
     return [texts[i * count : (i + 1) * count] for i in range(len(prompts))]
 

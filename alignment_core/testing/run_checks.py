@@ -22,6 +22,7 @@ from alignment_core.testing.observer import Observer
 from alignment_core.testing.report import Fault, Report, reason
 from alignment_core.testing.settings_checks import check_settings
 from alignment_core.testing.tiny_run import Watch, one_thread, open_run, train_until_end
+from alignment_core.texts import percent
 from alignment_core.training.loop import accumulate
 from alignment_core.training.run import Run
 
@@ -242,8 +243,8 @@ def _difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
         difference = float((value - other[name]).abs().max()) / scale
         if not difference <= TOLERANCE:
             raise Fault(
-                f"{name} of one step depends on how it is split and padded (by {difference:.1%}). Return sums over the "
-                "micro-batch divided by `micro.denominators`, and exclude padding"
+                f"{name} of one step depends on how it is split and padded (by {percent(difference, 1)}). Return sums "
+                "over the micro-batch divided by `micro.denominators`, and exclude padding"
             )
         largest = max(largest, difference)
     return largest

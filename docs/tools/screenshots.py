@@ -22,7 +22,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[2]
 sys.path += [str(ROOT / "tests" / "support" / "services"), str(Path(__file__).parent)]
 
-from browser import COLOURS, PATIENCE_MS, SCREEN, chromium  # noqa: E402 - from tests/support/services
+from browser import PATIENCE_MS, SCREEN, chromium, save_small  # noqa: E402 - from tests/support/services
 from example_reports import EXAMPLES, write_examples  # noqa: E402
 from pages import served_page  # noqa: E402
 from playwright.sync_api import Page  # noqa: E402
@@ -213,9 +213,8 @@ IN_DOCS = {"rank": 700, "chat": 560}
 
 
 def save(page: Page, path: Path) -> None:
-    """Save what the window shows, with few colors to keep the file small."""
-    shot = Image.open(BytesIO(page.screenshot(animations="disabled"))).convert("RGB")
-    shot.quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+    """Save what the window shows."""
+    save_small(Image.open(BytesIO(page.screenshot(animations="disabled"))), path)
     print(path)
 
 

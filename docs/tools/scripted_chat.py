@@ -24,7 +24,7 @@ ANSWERS = {
         "Winter is the coldest season of the year. Basil is a plant.",
     ],
 }
-LABELS = {"production": "production: optimize/3f2a1b90", "base": "base: SmolLM2-135M-Instruct"}
+LABELS = {"production": "production: kto 3f2a1b90", "base": "base: SmolLM2-135M-Instruct"}
 SLOW = "Wait"
 """A question that begins so is never answered."""
 

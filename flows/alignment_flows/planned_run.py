@@ -48,6 +48,8 @@ class PlannedRun:
         metrics.setdefault("ingest", {"rows": {"held_out": forecast.held_out}, "raters": forecast.raters})
         prompts = min(self.settings.evaluation.max_prompts, forecast.held_out["prompts"])
         metrics.setdefault("evaluate", {"prompts": prompts})
+        if not self.calls["over_sft"].config["judges"]:
+            metrics.setdefault("over_sft", {"win_rate": {}})
         if (predicted := forecast.stages.get("optimize")) is not None:
             metrics["optimize"] = {"steps": predicted.steps}
         return advise(metrics, load_registry().optimizer(optimize.config["optimizer"]))

@@ -89,7 +89,8 @@ class DPO(AlignmentOptimizer):
             found.append(
                 Advice(
                     "pairs-memorized",
-                    f"`accuracy` is {accuracy:.0%} on the training pairs, and {held_out:.0%} on held-out pairs",
+                    f"`accuracy` is {100 * accuracy:.0f} % on the training pairs, and {100 * held_out:.0f} % on "
+                    "held-out pairs",
                     "the policy has memorized the pairs more than it has learned what people prefer",
                     "lower `optimizer.epochs` or `optimizer.learning_rate`, or add pairs on other prompts",
                     "our choice",

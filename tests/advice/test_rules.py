@@ -108,6 +108,7 @@ def test_few_prompts_do_not_matter_where_the_win_rate_is_decided() -> None:
     one = only(undecided)
     assert "±20 points" in one.meaning, "1.96 * sqrt(0.25 / 25) = 0.196"
     assert rules({**undecided, "over_sft": {"win_rate": {"a": rate(0.9, 0.7, 0.99)}}}) == []
+    assert rules({**undecided, "over_sft": {"win_rate": {}}}) == [], "nothing judges, so there is no win rate"
 
 
 @pytest.mark.parametrize(("there", "do"), [(25, "data.held_out_fraction"), (26, "evaluation.max_prompts")])
@@ -125,7 +126,24 @@ def test_reward_model_and_judge_that_disagree() -> None:
     unsure = {"reward": rate(0.7, 0.5, 0.8), "rule": rate(0.4, 0.3, 0.6)}
     assert rules({"over_sft": {"win_rate": unsure}}) == []
     one = only({"over_sft": {"win_rate": {"reward": rate(0.7, 0.6, 0.8), "rule": rate(0.4, 0.3, 0.6)}}})
-    assert "(70%), and `rule` the old ones (60%)" in one.finding
+    assert "(70 %), and `rule` the old ones (60 %)" in one.finding
+
+
+def test_raters_are_counted_in_whole_numbers() -> None:
+    """A plan knows their number as a float."""
+    assert only({"ingest": {"raters": {"count": 2.0, "largest": 0.8}}}).finding.startswith("One of 2 raters gave 80 %")
+
+
+def test_a_worse_model_is_not_to_be_held_closer_if_it_hardly_moved() -> None:
+    """Otherwise one advice would lower the learning rate, and the next one raise it."""
+    worse = {"over_sft": {"win_rate": {"reward": rate(0.2, 0.1, 0.4)}}}
+    one = only({**worse, "evaluate": {"kl": 3.0}}, Held())
+    assert one.finding.startswith("The reward model prefers the model that training started from")
+    look = "look at the answers side by side in the report"
+    assert one.do == f"raise `optimizer.tether` or lower `optimizer.learning_rate`, and {look}"
+    near = advise({**worse, "evaluate": {"kl": 0.05}}, Held())
+    assert [each.rule for each in near] == ["worse-than-start", "hardly-moved"]
+    assert near[0].do == look
 
 
 def test_the_setting_that_holds_the_policy_is_the_optimizers_own() -> None:

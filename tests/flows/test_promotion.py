@@ -170,7 +170,7 @@ def test_command_updates_the_page_if_there_is_a_server(tmp_path: Path, monkeypat
     add(ArtifactStore(tmp_path), A)
     api = PREFECT_API_URL.value()
     assert api is not None
-    command = [*ALIGN, "promote", A, "--alias", "typed", "--store", str(tmp_path)]
+    command = [*ALIGN, "promote", A, "typed", "--store", str(tmp_path)]
     warning = f"align: the model optimize/{A[:12]} was not judged by a gate\n"
     for address in (api, "http://127.0.0.1:9/api"):  # nothing listens on the discard port
         monkeypatch.setenv("PREFECT_API_URL", address)

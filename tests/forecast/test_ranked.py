@@ -21,8 +21,8 @@ PROMPTS = [Row(f"p{i}", {"prompt": TokenSequence((7,) * (2 + i), 2 + i)}) for i 
 
 
 def test_rows_by_hand() -> None:
-    settings = SampleConfig(responses_per_prompt=3, max_new_tokens=4, max_prompts=2)
-    pairs, labels = ([*ranked_rows(kind, PROMPTS, settings)] for kind in ("preferences", "feedback"))
+    settings = SampleConfig(responses_per_prompt=3, max_prompts=2)
+    pairs, labels = ([*ranked_rows(kind, PROMPTS, settings, 4)] for kind in ("preferences", "feedback"))
     # Two prompts, with three responses each: 3 pairs and 3 labels per prompt.
     assert [row.id for row in pairs] == ["p0 0 1", "p0 0 2", "p0 1 2", "p1 0 1", "p1 0 2", "p1 1 2"]
     assert [row.values["desirable"] for row in labels] == [1.0, 0.0, 1.0] * 2
@@ -30,7 +30,7 @@ def test_rows_by_hand() -> None:
     # Pairs and labels share the responses. Each label has a mismatched response of its own.
     assert len(found) == 2 * (3 + 3)
     assert {(s.start, len(s.completion)) for s in found} == {(2, 4), (3, 4)}
-    assert not [*ranked_rows("prompts", PROMPTS, settings)]
+    assert not [*ranked_rows("prompts", PROMPTS, settings, 4)]
 
 
 @pytest.fixture

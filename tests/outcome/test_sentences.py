@@ -70,6 +70,8 @@ def test_a_run_without_judge_gate_or_evaluation() -> None:
     ]
     measured = without("over_sft", "gate", "ingest")
     assert next(lines(measured)) == "`kto` was trained, and no judge compared it; KL 2.1 nats per response."
+    for kl, shown in ((99.4, "99"), (99.6, "100"), (162.3, "162"), (0.0523, "0.052")):
+        assert f"KL {shown} nats" in achieved(replace(measured, kl=kl))
 
 
 @pytest.mark.parametrize(
@@ -97,7 +99,7 @@ def test_a_refusal_says_why_and_proposes_no_promotion(monkeypatch: pytest.Monkey
     monkeypatch.chdir(tmp_path)
     verdict = made("gate", {"passed": False, "judge": "judge", "reasons": ["failed: a", "failed: b"]})
     refused = result_from({**STAGES, "gate": verdict})
-    assert "Gate: not passed. failed: a; failed: b." in lines(refused)
+    assert "Gate: not passed: a; b." in lines(refused)
     store = tmp_path / "artifacts"
     assert list(next_steps(refused, store, "my.yaml")) == ["`align chat my.yaml --model 0123456789ab`"]
     chat, promote = next_steps(without("gate"), tmp_path / "other")

@@ -65,6 +65,18 @@ def test_align_sample_uses_the_engine(tiny_model: Path, tmp_path: Path) -> None:
     assert other.inputs["vllm"]["url"] == "http://localhost:8000/v1"
 
 
+@pytest.mark.parametrize(("max_length", "sample", "longest"), [
+    (1024, {}, 256), (512, {}, 256), (510, {}, 255), (128, None, 64), (128, {"max_new_tokens": 120}, 120),
+])  # fmt: skip
+def test_sampled_responses_leave_room_for_their_prompts(
+    max_length: int, sample: dict[str, Any] | None, longest: int, tiny_model: Path, tmp_path: Path
+) -> None:
+    """A ranked response that does not fit into `model.max_length` with its prompt would be left out of training."""
+    model = {"base": str(tiny_model), "load_in": "fp32", "max_length": max_length}
+    settings = config(tiny_model, tmp_path, model=model, sample=sample, rank=None, optimizer={"name": "dpo"})
+    assert plan_sampling(settings, load_registry()).sample.config["sample"]["max_new_tokens"] == longest
+
+
 def test_adapters_that_vllm_does_not_load_are_refused(tiny_model: Path, tmp_path: Path) -> None:
     model = {"base": str(tiny_model), "lora": {"dora": True}}
     with pytest.raises(ValidationError, match="vLLM loads no DoRA adapters"):

@@ -153,5 +153,5 @@ def test_advice_if_the_pairs_are_memorized() -> None:
     assert DPO().advice({"accuracy": 0.9}, {"implicit_reward_accuracy": 0.71}) == []
     (one,) = DPO().advice({"accuracy": 0.9}, {"implicit_reward_accuracy": 0.69})
     assert (one.rule, one.finding) == (
-        "pairs-memorized", "`accuracy` is 90% on the training pairs, and 69% on held-out pairs",
+        "pairs-memorized", "`accuracy` is 90 % on the training pairs, and 69 % on held-out pairs",
     )  # fmt: skip

@@ -31,6 +31,7 @@ from alignment_core.data.sources.inputs import Input, find_inputs
 from alignment_core.data.sources.locate import unread_files
 from alignment_core.errors import DataError
 from alignment_core.progress import Progress
+from alignment_core.texts import percent
 
 CHECK_ROWS = "Run `align data check` to list the bad rows, and fix them or raise data.max_bad_fraction"
 EXAMPLES = 3
@@ -290,7 +291,7 @@ def _check(
             "too many rows cannot be used",
             where=where,
             got=f"{bad} of {counted(rows, 'row')} ({reasons}{first})",
-            expected=f"at most {data.max_bad_fraction:.0%}",
+            expected=f"at most {percent(data.max_bad_fraction)}",
             do="; or: ".join((*remedies(quarantined, thresholds), CHECK_ROWS)),
         )
     if not shards.numbers["fits"].any():

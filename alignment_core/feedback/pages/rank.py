@@ -169,7 +169,7 @@ class _Ranking:
         if self._session.current is None:
             return
         if ranks is None:
-            ui.notify("Pick the responses first, starting with the best.", timeout=2000)
+            ui.notify(f"Pick {self._order.missing()} more: only the last one may be left out.", timeout=2000)
             return
         edited = self._editor.text()
         if edited and ranks[self._editor.place] != 1:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from alignment_core.feedback.rankings import Disagreement, Progress
 from alignment_core.feedback.store import FeedbackStore
 from alignment_core.feedback.votes import RankingTask, Rater
+from alignment_core.texts import percent
 
 DISAGREEMENTS = 20
 """Number of disagreements that are shown at once."""
@@ -45,10 +46,13 @@ class Order:
         """Return the rank of a response, 1 is best, or None if it was not picked yet."""
         return next((rank for rank, group in enumerate(self.groups, 1) if place in group), None)
 
+    def missing(self) -> int:
+        """Return how many responses must still be picked. One may be left."""
+        return self.count - sum(map(len, self.groups)) - 1
+
     def ranks(self) -> list[int] | None:
         """Return the rank of each response, or None while two or more are not picked. A single one left ranks last."""
-        missing = [place for place in range(self.count) if self.rank_of(place) is None]
-        if len(missing) > 1:
+        if self.missing() > 0:
             return None
         return [self.rank_of(place) or len(self.groups) + 1 for place in range(self.count)]
 
@@ -140,5 +144,5 @@ class Session:
                 other = pair.second if pair.first == self._rater.name else pair.first
                 judged = pair.agreed + pair.opposed
                 judgments = "1 judgment" if judged == 1 else f"{judged} judgments"
-                found.append(f"{other} on {pair.agreed / judged:.0%} of {judgments}")
+                found.append(f"{other} on {percent(pair.agreed / judged)} of {judgments}")
         return found

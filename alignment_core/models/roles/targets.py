@@ -25,6 +25,7 @@ from transformers.pytorch_utils import Conv1D
 
 from alignment_core.errors import ConfigError
 from alignment_core.models.base.layers import inner_matrices, short_names
+from alignment_core.texts import percent
 
 WHERE = "model.lora.target_modules"
 ALL_LINEAR = "all-linear"
@@ -83,7 +84,8 @@ def without_adapter(model: PreTrainedModel) -> str | None:
     if not left:
         return None
     share = sum(matrix.elements for matrix in left) / sum(matrix.elements for matrix in matrices)
-    return f"no adapter on {short_names(m.name for m in left)}: {share:.1%} of the weights inside the layers stay fixed"
+    names = short_names(m.name for m in left)
+    return f"no adapter on {names}: {percent(share, 1)} of the weights inside the layers stay fixed"
 
 
 def _adapted(layer: BaseTunerLayer) -> Tensor | None:

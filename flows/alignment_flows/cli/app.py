@@ -11,10 +11,10 @@ from alignment_flows.cli.command import (
     Card,
     Changes,
     ConfigFile,
-    at_work,
     command,
 )
 from alignment_flows.cli.groups import Commands, show_version
+from alignment_flows.terminal.spinner import at_work
 
 app = typer.Typer(
     cls=Commands,

@@ -12,7 +12,6 @@ from warnings import catch_warnings, simplefilter
 import typer
 
 from alignment_core.errors import AlignmentError, ConfigError
-from alignment_flows.terminal.capability import can_redraw
 from alignment_flows.terminal.printable import printable_output
 
 Parameters = ParamSpec("Parameters")
@@ -94,18 +93,6 @@ def _run_command(run: Callable[Parameters, None], *args: Parameters.args, **kwar
     except KeyboardInterrupt as interrupt:
         typer.echo("align: interrupted. Run the same command again to resume from the last checkpoint.", err=True)
         raise typer.Exit(INTERRUPTED) from interrupt
-
-
-@contextmanager
-def at_work(what: str) -> Iterator[None]:
-    """Show in a terminal what is being done, with a spinner, until the block ends."""
-    if not can_redraw():
-        yield
-        return
-    from rich.console import Console
-
-    with Console(stderr=True).status(f"{what} …"):
-        yield
 
 
 @contextmanager

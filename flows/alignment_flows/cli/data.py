@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from alignment_flows.cli.command import AsJson, Columns, Desirable, at_work, command, named_columns
+from alignment_flows.cli.command import AsJson, Columns, Desirable, command, named_columns
+from alignment_flows.terminal.spinner import at_work
 
 
 def add_to(app: typer.Typer) -> None:

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from alignment_core.execution.build import StageResult
 from alignment_core.planning.pipeline import Plan
+from alignment_core.texts import percent
 from alignment_flows.reports.demo import DemoRow, demo_lines, draw
 from alignment_flows.serve.local.server import recorded_run
 
@@ -45,7 +46,7 @@ def _print(lines: list[DemoRow], plans: Mapping[str, Plan], built: Mapping[str, 
         table.add_row(
             line.model,
             f"{100 * line.rule:.1f}±{196 * line.rule_error:.1f} %",
-            "–" if line.reward_accuracy is None else f"{100 * line.reward_accuracy:.1f} %",
+            "–" if line.reward_accuracy is None else percent(line.reward_accuracy, 1),
             f"{line.kl:.2f}",
             f"{line.length:.1f}",
             f"{line.seconds:.1f}",

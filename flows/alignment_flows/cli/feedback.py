@@ -163,10 +163,11 @@ def import_(
     from alignment_core.feedback import open_feedback
     from alignment_core.feedback.import_export import import_votes
     from alignment_core.registry import load_registry
+    from alignment_flows.cli.show.feedback import show_imported
 
     given = {"format": format, "columns": named_columns(columns or ()), "threshold": threshold}
     sources = [SourceConfig(path=path, desirable=desirable or [], **given) for path in paths]
     plugged = load_registry().formats()
     with open_feedback(place) as store:
         counts = import_votes(store, sources, kind="ai" if ai else "human", plugged=plugged)
-    typer.echo(", ".join(f"{name} {count}" for name, count in counts.items()) or "nothing to add")
+    show_imported(hide_secrets(place), counts)

@@ -41,7 +41,8 @@ EXAMPLES = {
         "align compare my-model.yaml --grid optimizer.beta=0.05,0.1,0.3 --seeds 3",
     ),
     "runs": ("align runs", "align runs --store ./artifacts --json"),
-    "promote": ("align promote my-model", "align promote 3f2a91 --alias candidate --reason 'shorter answers'"),
+    "promote": ("align promote my-model", "align promote 3f2a91 candidate --reason 'shorter answers'"),
+    "rollback": ("align rollback", "align rollback candidate --reason 'too long answers'"),
     "chat": ("align chat my-model.yaml", "align chat my-model.yaml --model production --beside base"),
     "export": (
         "align export production --to merged --out my-model",

@@ -13,9 +13,10 @@ import typer
 
 from alignment_core.addresses import hide_secrets
 from alignment_core.errors import ConfigError
-from alignment_flows.cli.command import Columns, Desirable, at_work, command, named_columns
+from alignment_flows.cli.command import Columns, Desirable, command, named_columns
 from alignment_flows.starting.advice import GOALS, Contents, Goal, recommend
 from alignment_flows.starting.config_text import Choices, config_text, is_instruct, model_for
+from alignment_flows.terminal.spinner import at_work
 
 CPU = "cpu"
 OUT = Path("my-model.yaml")

@@ -10,7 +10,7 @@ from alignment_flows.cli.command import AsJson, Model, command, warnings_last
 
 Store = Annotated[Path, typer.Option(help="Folder of the artifact store.")]
 Reference = Annotated[str, typer.Argument(metavar="ARTIFACT", help="As for `align promote`, or any artifact's key.")]
-Alias = Annotated[str, typer.Option(help="Alias to change.")]
+Alias = Annotated[str, typer.Argument(metavar="[ALIAS]", help="Alias to change.")]
 Reason = Annotated[str, typer.Option(help="Reason, recorded in the alias's history.")]
 
 InRemote = Annotated[bool, typer.Option("--remote", help="Those in the remote that the store shares with.")]

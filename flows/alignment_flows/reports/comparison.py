@@ -11,8 +11,9 @@ from typing import Any
 from alignment_core.errors import AlignmentError
 from alignment_core.execution.build import StageResult
 from alignment_core.outcome.sentences import achieved
+from alignment_core.plugin_api import Advice
 from alignment_flows.reports.curves import Curve, read_curves
-from alignment_flows.reports.result import result_of_run
+from alignment_flows.reports.result import advice_on_runs, result_of_run
 from alignment_flows.reports.seed_results import OverSeeds
 
 START = "sft"
@@ -120,11 +121,17 @@ class Comparison:
             return self.over_seeds.sentences()
         return [achieved(result_of_run(built)) for built in self.trained.values()]
 
+    def advice(self) -> list[tuple[str, Advice]]:
+        """Return the advice on the runs, each with the names of those that it is for, or without names if for all."""
+        found = advice_on_runs(self.trained)
+        return [("" if len(names) == len(self.trained) else ", ".join(names), one) for one, names in found.items()]
+
     def to_json(self) -> dict[str, Any]:
         """Return everything except the curves, which are in the adapters' `metrics.jsonl`."""
         models = [asdict(row) for row in self.rows]
         seeds = {} if self.over_seeds is None else {"over_seeds": self.over_seeds.to_json()}
-        return {"results": self.sentences(), "models": models, **seeds, "samples": list(self.samples)}
+        advice = [{"models": names, **asdict(one)} for one, names in advice_on_runs(self.trained).items()]
+        return {"results": self.sentences(), "models": models, **seeds, "advice": advice, "samples": list(self.samples)}
 
 
 def compare_results(runs: Sequence[OptimizerRun]) -> Comparison:

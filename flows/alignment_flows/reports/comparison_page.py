@@ -11,18 +11,19 @@ from alignment_core.markdown import code, message, plain
 from alignment_core.reporting.page import Cell, Figures, render
 from alignment_core.reporting.svg import Chart, picture
 from alignment_core.reporting.words import Answer, Sample, that_fit
+from alignment_core.texts import percent
 from alignment_flows.reports.comparison import SAMPLES, START, Comparison, Estimate, Row
 from alignment_flows.reports.curves import PANELS, curve_charts
 from alignment_flows.reports.model_charts import (
     judge_name,
     length_charts,
-    percent,
     score_charts,
     seed_charts,
     series_of,
     win_rate_chart,
     win_rate_text,
 )
+from alignment_flows.reports.result import advice_line
 from alignment_flows.reports.seed_results import OverSeeds
 
 FOLDER = Path("comparison")
@@ -82,7 +83,7 @@ def columns(rows: Sequence[Row]) -> dict[str, dict[str, tuple[str, str]]]:
     found: dict[str, dict[str, tuple[str, str]]] = {}
     for judge in judges(rows):
         found[f"preferred to {START} by {judge}"] = {
-            model: (percent(rate["rate"]), f"{percent(rate['low'])} to {percent(rate['high'])}")
+            model: (percent(rate["rate"], 1), f"{percent(rate['low'], 1)} to {percent(rate['high'], 1)}")
             for model, rate in rates_of(rows, judge).items()
         }
     for name in scores:
@@ -139,7 +140,7 @@ def seed_table(found: OverSeeds) -> Figures:
     rows: list[list[Cell]] = []
     for model, rates in found.rates.items():
         missing = "stopped" if model in stopped else "–"
-        cells = [f"{100 * rates[seed]:.0f} %" if seed in rates else missing for seed in found.seeds]
+        cells = [percent(rates[seed]) if seed in rates else missing for seed in found.seeds]
         rows.append([model, *cells])
     return Figures(f"Preferred to {START}, by seed", ["model", *(f"seed {seed}" for seed in found.seeds)], rows)
 
@@ -205,6 +206,7 @@ def html(comparison: Comparison) -> str:
         seed_table=None if comparison.over_seeds is None else seed_table(comparison.over_seeds),
         sentences=comparison.sentences(),
         prompts=_prompts(comparison),
+        advice=comparison.advice(),
         failures=[row for row in rows if row.error],
         series={row.model: series[row.model] for row in rows if not row.error},
         charts=charts(comparison),
@@ -258,6 +260,8 @@ def markdown(comparison: Comparison, folder: Path | None = None) -> str:
     lines += [f"**{plain(row.model)} failed:** {message(row.error)}\n" for row in comparison.rows if row.error]
     lines += [f"- {message(sentence)}" for sentence in comparison.sentences()]
     lines.append("")
+    if advice := comparison.advice():
+        lines += ["## Advice", "", *(advice_line(one, name) for name, one in advice), ""]
     if (seeds := comparison.over_seeds) is not None:
         lines += [f"{seeds.rule} {seeds.meaning}", ""]
     if found := charts(comparison)[:PANELS]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from alignment_core.evaluation.over_seeds import SeedMean
 from alignment_core.reporting.intervals import Interval, Point, interval_chart, point_chart
 from alignment_core.reporting.svg import BASELINE, Chart
+from alignment_core.texts import percent
 from alignment_flows.reports.comparison import NORMAL_95, START, Estimate, Row
 from alignment_flows.reports.seed_results import OverSeeds, interval
 
@@ -25,14 +26,9 @@ def judge_name(judge: str) -> str:
     return JUDGES.get(judge, judge)
 
 
-def percent(share: float) -> str:
-    """Return a share as a percentage with one digit."""
-    return f"{100 * share:.1f} %"
-
-
 def win_rate_text(rate: Mapping[str, float]) -> str:
     """Return a win rate with its interval."""
-    return f"{100 * rate['rate']:.0f} % ({100 * rate['low']:.0f} to {100 * rate['high']:.0f})"
+    return f"{percent(rate['rate'])} ({100 * rate['low']:.0f} to {100 * rate['high']:.0f})"
 
 
 def win_rate_chart(title: str, rates: Mapping[str, Mapping[str, float]], series: Mapping[str, int]) -> Chart:
@@ -54,7 +50,7 @@ def win_rate_chart(title: str, rates: Mapping[str, Mapping[str, float]], series:
     more = f" × {seeds:.0f} seeds" if seeds > 1 else ""
     return interval_chart(
         title, found, across=(0, 1), equal=LIKELY_EQUAL,
-        label=lambda values: [f"{100 * value:.0f} %" for value in values],
+        label=lambda values: [*map(percent, values)],
         note=f"{asked:,.0f} {'prompt' if asked == 1 else 'prompts'}{more}, 95 % intervals, a tie counts half",
     )  # fmt: skip
 

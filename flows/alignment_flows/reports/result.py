@@ -5,7 +5,7 @@ from pathlib import Path
 
 from alignment_core.advice import advise
 from alignment_core.execution.build import StageResult
-from alignment_core.markdown import code, message
+from alignment_core.markdown import code, message, plain
 from alignment_core.outcome.result import Result, result_of
 from alignment_core.outcome.sentences import advised, lines, next_steps
 from alignment_core.plugin_api import Advice
@@ -21,6 +21,19 @@ def advice_on_run(built: Mapping[str, StageResult]) -> list[Advice]:
     """Return the advice on a run from its stages, by their names in the plan."""
     optimizer = load_registry().optimizer(built["optimize"].artifact.manifest().config["optimizer"])
     return advise({name: stage.metrics for name, stage in built.items()}, optimizer)
+
+
+def advice_on_runs(runs: Mapping[str, Mapping[str, StageResult]]) -> dict[Advice, list[str]]:
+    """Return the advice on several runs, each with the names of the runs that it is for.
+
+    Args:
+        runs: the stages of each run by its name.
+    """
+    found: dict[Advice, list[str]] = {}
+    for name, built in runs.items():
+        for one in advice_on_run(built):
+            found.setdefault(one, []).append(name)
+    return found
 
 
 def steps_after(result: Result, built: Mapping[str, StageResult], config: str) -> list[str]:
@@ -40,8 +53,13 @@ def result_section(built: Mapping[str, StageResult]) -> Iterator[str]:
     yield f"Next: {', '.join(map(code, steps))}"
     if advice := advice_on_run(built):
         yield "## Advice"
-        both = zip(advised(advice), advice, strict=True)
-        yield "\n".join(f"- {message(line)} *Source: {message(one.source)}.*" for line, one in both)
+        yield "\n".join(map(advice_line, advice))
+
+
+def advice_line(advice: Advice, runs: str = "") -> str:
+    """Return an advice with its source as a line of a list in markdown, with the names of the runs that it is for."""
+    (line,) = advised([advice])
+    return f"- {f'**{plain(runs)}:** ' if runs else ''}{message(line)} *Source: {message(advice.source)}.*"
 
 
 def best_of(runs: Mapping[str, Mapping[str, StageResult]]) -> str | None:

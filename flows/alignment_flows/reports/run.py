@@ -10,6 +10,7 @@ from alignment_core.config import PipelineConfig
 from alignment_core.evaluation.promotion import Promotion
 from alignment_core.execution.build import StageResult
 from alignment_core.markdown import Markdown, code, message, plain, table
+from alignment_core.texts import percent
 from alignment_flows.progress import tolerate_server_outage
 from alignment_flows.reports.result import result_section
 from alignment_flows.reports.run_page import gains, write_run_page
@@ -117,9 +118,9 @@ def win_rates(built: Mapping[str, StageResult]) -> Iterator[str]:
     for opponent, name in (("the SFT model", "over_sft"), ("production", "over_production")):
         metrics = built[name].metrics if name in built else {}
         for judge, rate in metrics.get("win_rate", {}).items():
-            interval = f"{100 * rate['low']:.1f} to {100 * rate['high']:.1f} %"
+            interval = f"{100 * rate['low']:.1f} to {percent(rate['high'], 1)}"
             counts = " / ".join(str(rate[outcome]) for outcome in ("wins", "ties", "losses"))
-            lines.append(f"| {opponent} | {plain(judge)} | {100 * rate['rate']:.1f} % | {interval} | {counts} |")
+            lines.append(f"| {opponent} | {plain(judge)} | {percent(rate['rate'], 1)} | {interval} | {counts} |")
     if lines:
         head = "| against | judge | win rate | 95 % interval | wins / ties / losses |"
         yield "\n".join([head, "| --- | --- | --- | --- | --- |", *lines])

@@ -18,6 +18,7 @@ from alignment_core.reporting.bars import distribution, histogram_chart
 from alignment_core.reporting.page import Fact, Figures, render
 from alignment_core.reporting.svg import Chart
 from alignment_core.reporting.words import Answer, Sample, that_fit
+from alignment_core.texts import percent
 from alignment_flows.reports.comparison import SAMPLES, START, Comparison, OptimizerRun, compare_results
 from alignment_flows.reports.comparison_page import PACKAGE, scored
 from alignment_flows.reports.curves import PANELS, curve_charts, read_curves, reliability
@@ -92,7 +93,7 @@ def _facts(built: Mapping[str, StageResult], comparison: Comparison, start: str)
     for judge, rate in list(over.get("win_rate", {}).items())[:1]:
         kind = "good" if rate["low"] > 0.5 else "bad" if rate["high"] < 0.5 else ""
         text = f"95 % interval {100 * rate['low']:.0f} to {100 * rate['high']:.0f}, by {judge_name(judge)}"
-        yield Fact(f"preferred to {start}", f"{100 * rate['rate']:.0f} %", text, kind)
+        yield Fact(f"preferred to {start}", percent(rate["rate"]), text, kind)
     metrics = comparison.rows[-1].metrics
     if (kl := metrics.get("kl")) is not None and math.isfinite(kl):
         yield Fact(f"KL from {start}", f"{kl:.3g}", "nats per response")

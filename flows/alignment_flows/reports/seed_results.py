@@ -6,6 +6,7 @@ from typing import Any
 
 from alignment_core.evaluation.over_seeds import SeedMean
 from alignment_core.outcome.sentences import percent_range
+from alignment_core.texts import percent
 
 RULE = (
     "After each seed, a contender got no more seeds if the 95 % interval of its difference to the best one lay wholly "
@@ -97,7 +98,7 @@ class OverSeeds:
 
     def _of(self, model: str) -> str:
         mean, difference = self.means[model], self.differences.get(model)
-        rate = f"{100 * mean.mean:.0f} % ({percent_range(mean.low, mean.high)})"
+        rate = f"{percent(mean.mean)} ({percent_range(mean.low, mean.high)})"
         shown = f"preferred to sft on {rate} of {mean.prompts} prompts with {_seeds(mean.seeds)}"
         return shown if difference is None else f"{shown}; {interval(difference)} points against `{self.best}`"
 

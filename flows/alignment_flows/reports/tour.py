@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment_core.execution.build import StageResult
+from alignment_core.texts import percent
 
 RESPONSES = "responses.jsonl"
 
@@ -37,7 +38,7 @@ class Share:
     high: float
 
     def __str__(self) -> str:
-        return f"{self.count} of {self.of} ({100 * self.low:.0f} to {100 * self.high:.0f} %)"
+        return f"{self.count} of {self.of} ({100 * self.low:.0f} to {percent(self.high)})"
 
 
 def share(count: int, of: int) -> Share:

@@ -8,6 +8,9 @@ from alignment_core.account import account_name
 from alignment_core.artifacts import PRODUCTION, ArtifactStore, Change, models
 from alignment_core.artifacts.layout import check_exists
 from alignment_core.config import PipelineConfig
+from alignment_core.markdown import unmarked
+from alignment_core.outcome.leaderboard import losses_to_start
+from alignment_core.outcome.sentences import against
 
 STORE: Path = PipelineConfig.model_fields["store"].default
 
@@ -34,6 +37,8 @@ def promote(reference: str, alias: str = PRODUCTION, *, reason: str = "by hand",
     _tell(opened, alias, change, new=change != before)
     if model.warning is not None:
         warnings.warn(model.warning, stacklevel=2)
+    for rate in losses_to_start(opened, change.key):
+        warnings.warn(f"the model {unmarked(against(rate))}. `align runs` lists all models", stacklevel=2)
     return change
 
 

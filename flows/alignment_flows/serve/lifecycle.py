@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from alignment_core.errors import ConfigError
 from alignment_flows.serve.local.server import check_server, configure_prefect
+from alignment_flows.terminal.spinner import at_work
 
 if TYPE_CHECKING:
     from alignment_flows.serve.deployments.registration import Outcome
@@ -50,7 +51,7 @@ def up(port: int, *, gpus: bool) -> None:
         if cards:
             set_limit("gpu", len(cards))
 
-    with _imports_without_collection():
+    with at_work("Starting a database, Prefect's server and workers"), _imports_without_collection():
         state = up(port, workers_for(cards), prepare=prepare, register=register)
     if any(service.name == "server" for service in state.services) and not has_other_database():
         if (database := own_database()) is None:
@@ -77,7 +78,7 @@ def down() -> None:
 def deploy(configs: Sequence[Path], pools: Sequence[str]) -> None:
     """Register the deployments with the server at PREFECT_API_URL, or with the one that `align up` started."""
     configure_prefect()
-    with _imports_without_collection():
+    with at_work("Registering the deployments"), _imports_without_collection():
         outcomes, warnings, url = _deploy(configs, pools)
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)

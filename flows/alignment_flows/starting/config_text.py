@@ -129,7 +129,7 @@ def _learning(chosen: Choices, contents: Contents, advice: Advice) -> list[str]:
 
 
 def _evaluation(contents: Contents, advice: Advice, *, few: bool) -> list[str]:
-    limits = [f"  max_prompts: {16 if few else 64}", f"  max_new_tokens: {64 if few else 256}"]
+    limits = ["  max_prompts: 64", f"  max_new_tokens: {64 if few else 256}"]
     if advice.reward and not advice.first:
         judge = ["  evaluators:             # what rewards the answers judges them, too: the win rate of the result"]
         judge += [f"    - {_inline(part)}" for part in advice.reward]

@@ -17,8 +17,10 @@ def shown_in(view: RunView) -> Iterator[None]:
 
     Prefect's server gets all of the log.
     """
+    from prefect.logging.configuration import ensure_logging_setup
     from prefect.logging.handlers import PrefectConsoleHandler
 
+    ensure_logging_setup()  # otherwise a flow that is imported inside would add the handlers after this
     handlers = [each for each in logging.getLogger().handlers if isinstance(each, PrefectConsoleHandler)]
     divert = _Divert(view)
     for handler in handlers:

@@ -226,7 +226,7 @@ def test_too_many_bad_rows_fail_before_anything_is_written(tmp_path: Path, run: 
     path = write(tmp_path / "rows.jsonl", [*rows(9), {"prompt": "q", "chosen": "", "rejected": "b"}])
     with pytest.raises(DataError, match=r"1 of 10 .*empty_completion 1") as caught:
         run(path)
-    assert "at most 5%" in str(caught.value)
+    assert "at most 5 %" in str(caught.value)
     assert not (tmp_path / "out0" / "train").exists()
     run(path, max_bad_fraction=0.1)
 

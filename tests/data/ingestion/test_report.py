@@ -68,7 +68,7 @@ def test_counts_of_what_is_used_and_what_is_not(report: dict[str, Any]) -> None:
 @pytest.mark.parametrize("render", [html_report, markdown_report])
 def test_pages_lead_with_the_used_records(report: dict[str, Any], render: Callable[[dict[str, Any]], str]) -> None:
     page = render(report)
-    places = [page.index(text) for text in ("Used 4 of 8 records (50%)", "mood", "cannot be rendered", "thumbs")]
+    places = [page.index(text) for text in ("Used 4 of 8 records (50 %)", "mood", "cannot be rendered", "thumbs")]
     assert places == sorted(places)
 
 
@@ -124,7 +124,7 @@ def test_page_names_only_files_that_are_beside_it(report: dict[str, Any], tmp_pa
 
 def test_used_line() -> None:
     assert used_line({"records": 1200, "of": 1200}) == "used 1,200 of 1,200 records"
-    assert used_line({"records": 1, "of": 4}) == "used 1 of 4 records (25%)"
+    assert used_line({"records": 1, "of": 4}) == "used 1 of 4 records (25 %)"
     assert used_line({"records": 0, "of": 0}) == "used 0 of 0 records"
 
 

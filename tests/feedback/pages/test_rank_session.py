@@ -35,7 +35,7 @@ def test_keys_become_ranks() -> None:
     assert named("2", "0", "1").ranks() == [2, 3, 1, 4]  # the remaining response gets the last rank
     assert named("2", "=0", "1", "3").ranks() == [1, 2, 1, 3]
     assert named("0", "=1", "=2", "=3").ranks() == [1, 1, 1, 1]
-    assert named("2", "0").ranks() is None
+    assert (named("2", "0").ranks(), named("2", "0").missing(), named("=2", "=0", "1").missing()) == (None, 1, 0)
     assert named("2", "2", "7", "0", "1", "3").ranks() == [2, 3, 1, 4]  # a repeated key and one out of range
     assert named("=1", "0", "2").ranks() == [2, 1, 3, 4]  # there is no response to tie with
     order = named("2", "=0", "1")
@@ -134,7 +134,7 @@ def test_agreement_text(store: FeedbackStore) -> None:
     (task, *_) = store.ranking_tasks()
     store.rank(ANN, task, [1, 2, 3, 4])
     store.rank(BEN, task, [1, 2, 4, 3])
-    assert Session(store, ANN).agreement() == ["Ben on 83% of 6 judgments"]
+    assert Session(store, ANN).agreement() == ["Ben on 83 % of 6 judgments"]
 
 
 def test_pages_on_other_hosts_than_loopback_need_a_password(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -132,7 +132,9 @@ def test_plan_predicts_memory_and_time_of_the_stages_to_run(write: Write, tmp_pa
     assert not (tmp_path / "store").exists(), "planning stores nothing"
 
 
-def test_plan_fits_into_a_terminal_of_80_columns(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+def test_plan_fits_into_a_terminal_of_80_columns_or_of_60(
+    write: Write, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = load_config(write(optimizer={"name": "ppo"}))
     calls = plan_pipeline(config, load_registry()).calls()
     large = Prediction(
@@ -165,7 +167,7 @@ def test_plan_fits_into_a_terminal_of_80_columns(write: Write, capsys: pytest.Ca
     lines = [line for line in capsys.readouterr().out.splitlines() if str(config.store) not in line]
     advice = [line for line in lines if line.startswith("Advice: ")]
     assert [line[8:40] for line in advice] == ["The optimizer makes only 1 step:", "The model is evaluated on 2 held"]
-    assert "Sources: used 5 of 6 records (83%)." in lines
+    assert "Sources: used 5 of 6 records (83 %)." in lines
     assert "Rows, tokens and times are estimated from 2,000 of 1,000,000,000 records." in lines
     assert max(len(line) for line in lines if line not in advice) <= 80
     cells = {line.split()[0]: line.split()[1:] for line in lines if line.split()}
@@ -176,6 +178,11 @@ def test_plan_fits_into_a_terminal_of_80_columns(write: Write, capsys: pytest.Ca
     assert (cells["reward"][-2:], cells["optimize"][-2:]) == (["1.5", "min"], ["1.5", "h"])
     assert "Available memory: 12.00 GiB." in lines
     assert "Time: about 1.5 h in all, at the speed measured 2.0 h ago." in lines, "89 + 90 + 5400 seconds"
+    monkeypatch.setenv("COLUMNS", "60")
+    show_plan(planned, as_json=False)
+    narrow = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("sft "))
+    assert narrow.split() == ["sft", "to", "run", "123,456", "123,456,789", "7.50", "89", "s"], "no key, no budget"
+    assert len(narrow) <= 60
 
 
 def test_next_command_can_be_copied_with_the_changed_settings() -> None:

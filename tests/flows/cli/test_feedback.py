@@ -35,7 +35,7 @@ def test_show_names_raters_their_kind_and_their_agreement(place: str) -> None:
     assert code == 0
     assert "3 votes" in out
     assert "Ann [bold]" in out
-    assert "Ann [bold] and Ben agree on 100% of 1 judgment\n" in out
+    assert "Ann [bold] and Ben agree on 100 % of 1 judgment\n" in out
     found = json.loads(align("feedback", "show", "--store", place, "--json")[1])
     assert found["raters"] == [
         {"rater": "Ann [bold]", "kind": "human", "thumbs": 1},
@@ -49,8 +49,17 @@ def test_export_import_and_check(place: str, tmp_path: Path) -> None:
     folder = str(tmp_path / "out")
     assert align("feedback", "export", folder, "--store", place)[1] == f"{folder}: 3 rows in thumbs.jsonl\n"
     other = str(tmp_path / "other.db")
-    assert align("feedback", "import", folder, "--store", other)[1] == "thumbs 3\n"
-    assert align("feedback", "import", folder, "--store", other)[1] == "known 3\n"
+    assert align("feedback", "import", folder, "--store", other)[1] == f"{other}: imported 3 thumbs\n"
+    assert (
+        align("feedback", "import", folder, "--store", other)[1]
+        == f"{other}: imported nothing\nAlready there: 3 votes\n"
+    )
+    (tmp_path / "more.jsonl").write_text(
+        '{"prompt": "Hi?", "completion": "Yes.", "label": true}\n{"prompt": "", "completion": "No.", "label": true}\n'
+    )
+    assert align("feedback", "import", str(tmp_path / "more.jsonl"), "--store", other)[1] == (
+        f"{other}: imported 1 thumb\nLeft out: 1, empty prompt\n"
+    )
     code, out, _ = align("data", "check", other, "--json")
     assert code == 0
     assert json.loads(out)["votes"]["outvoted"] == 1

@@ -8,7 +8,7 @@ from subprocess import CompletedProcess
 
 import pytest
 from command import align_here
-from stored import A, B, C, D, add
+from stored import A, B, C, D, add, named
 
 from alignment_core.artifacts import ArtifactStore
 
@@ -51,12 +51,13 @@ def test_promote_list_rollback(store: Path) -> None:
     assert D[:12] in shown
     listed = json_of(store, "artifacts", "list", "--kind", "optimize")
     assert [(entry["key"], entry["aliases"]) for entry in listed["artifacts"]] == [(D, ["production"]), (B, [])]  # type: ignore[attr-defined]
-    assert align(store, "rollback").stdout == f"production is now optimize/{B} (previously {D})\n"
-    done = align(store, "promote", D, "--alias", "test")
+    assert align(store, "rollback", "production").stdout == f"production is now optimize/{B} (previously {D})\n"
+    done = align(store, "promote", D, "test")
     assert done.stdout == f"test is now optimize/{D}\n", "there is nothing to go back to"
-    assert align(store, "promote", B, "--alias", "test").stdout.splitlines()[1:] == [
-        f"Undo with: align rollback --alias test --store {store}"
+    assert align(store, "promote", B, "test").stdout.splitlines()[1:] == [
+        f"Undo with: align rollback test --store {store}"
     ]
+    assert align(store, "rollback", "test").stdout == f"test is now optimize/{D} (previously {B})\n"
     done = align(store, "rollback")
     assert (done.returncode, done.stderr.splitlines()) == (
         2,
@@ -65,6 +66,29 @@ def test_promote_list_rollback(store: Path) -> None:
             f"back, expected at least 2. List the aliases with `align artifacts list --store {store}`."
         ],
     )
+
+
+def test_promoted_models_are_named_and_those_that_lose_are_warned_about(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path / "store")
+    sft = named("2", "sft", run="mine")
+    start = named("3", "evaluate", {"sft": sft})
+    model = named("4", "optimize", {"sft": sft}, optimizer={"name": "kto"})
+    after = named("5", "evaluate", {"policy": model, "sft": sft})
+    for key in (sft, start, model, after):
+        add(store, key, run="mine", inputs={"model": {"path": "a/b"}}, metrics={"prompts": 16})
+    rates = {"rule": (0.1, 0.49), "reward": (0.1, 0.5)}  # only the first one is surely a loss
+    metrics = {
+        judge: {"rate": 0.25, "low": low, "high": high, "wins": 4, "ties": 0, "losses": 12}
+        for judge, (low, high) in rates.items()
+    }
+    add(store, named("6", "head_to_head", {"policy": after, "opponent": start}), metrics={"win_rate": metrics})
+    done = align(store.root, "promote", "mine")
+    assert done.stdout == f"production is now optimize/{model}, mine · kto\n"
+    assert done.stderr.splitlines() == [
+        f"align: the model optimize/{model[:12]} of the run `mine` was not judged by a gate",
+        "align: the model loses to the SFT model: it is better on 25 % of 16 held-out prompts (10–49, judge rule). "
+        "`align runs` lists all models",
+    ]
 
 
 def test_show_lineage_verify(store: Path) -> None:

@@ -14,12 +14,12 @@ from alignment_flows.terminal import run_view
 SCRIPT = f"""
 import logging, os, sys
 os.environ["PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW"] = "ignore"
-from prefect.logging.configuration import setup_logging
 from alignment_flows.terminal.run_view import current_view
 from alignment_flows.terminal.shown_run import shown_run
 
-setup_logging()
 with shown_run(linked=True):
+    from prefect import flow  # as a command does that imports its flow only now
+
     view = current_view()
     view.plan(["ingest · m · 1", "dpo · m · 2", "evaluate dpo · m · 3", "versus sft · m · 4"], "http://server/run/1")
     view.begin("ingest · m · 1")

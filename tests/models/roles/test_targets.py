@@ -81,7 +81,7 @@ def test_experts_are_left_out_and_named_where_peft_cannot(models: dict[str, Path
     # 4 layers: experts of 4 · 3 · 16 · 32 weights and a router of 4 · 32, beside attention of 32 · (32 + 16 + 16 + 32).
     assert said == (
         "no adapter on experts.down_proj, experts.gate_up_proj, gate.weight: "
-        f"{6272 / (6272 + 3072):.1%} of the weights inside the layers stay fixed"
+        f"{100 * 6272 / (6272 + 3072):.1f} % of the weights inside the layers stay fixed"
     )
 
 

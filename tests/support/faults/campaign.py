@@ -27,8 +27,11 @@ from alignment_core.config import PipelineConfig
 from alignment_core.config_file import check_config
 from alignment_core.execution.stage import StageCall
 from alignment_core.planning.pipeline import plan_pipeline
+from alignment_core.processes.fork_client import SHARED
 from alignment_core.registry import load_registry
 
+HITS = 6
+"""How often a run is started to meet a stage at work."""
 FORK_SERVER = b"alignment_core.processes.fork_server"
 SAMPLING = {"responses_per_prompt": 2, "max_prompts": 4, "max_new_tokens": 6}
 KINDS: Mapping[str, dict[str, Any]] = {
@@ -96,9 +99,9 @@ def make_world(kind: str, model: Path, folder: Path) -> World:
 
 
 def start(config: Path, **variables: str) -> subprocess.Popen[str]:
-    """Start `align run` in a session of its own."""
+    """Start `align run` in a session of its own, with a fork server of its own, so that its stages descend from it."""
     words = [*ALIGN, "run", str(config), "--json"]
-    env = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"} | variables
+    env = {name: value for name, value in os.environ.items() if name not in ("PREFECT_API_URL", SHARED)} | variables
     pipe = subprocess.PIPE
     return subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True, env=env, start_new_session=True)
 
@@ -160,14 +163,8 @@ def kill_once(world: World, victim: str, stage: str, rng: random.Random) -> str:
         rng: chooses the moment.
     """
     store = world.folder / "broken"
-    shutil.rmtree(store, ignore_errors=True)
-    calls = without(world, stage, store)
-    run = start(world.config(store))
-    building = store / ".building" / calls[stage].key
-    until(lambda: building.exists() or run.poll() is not None)
     wait = rng.random() * seconds_of(world, stage)
-    time.sleep(wait)
-    found = stages_of(run.pid)
+    run, found, calls = at_work(world, store, stage, wait)
     others = list(processes(run.pid))
     kill(*([run.pid] if victim != "stage" else []), *(found if victim != "flow" else []))
     code, *_ = finish(run)
@@ -176,8 +173,30 @@ def kill_once(world: World, victim: str, stage: str, rng: random.Random) -> str:
     check_same(world, calls)
     left = left_overs(store)
     assert not left, left
-    which = "the stage" if found else "no stage"
-    return f"{stage}: {victim} killed after {wait:.2f} s with {which} at work, done after {runs} runs"
+    return f"{stage}: {victim} killed at most {wait:.2f} s after the stage had begun, done after {runs} runs"
+
+
+def at_work(
+    world: World, store: Path, stage: str, wait: float
+) -> tuple[subprocess.Popen[str], list[int], dict[str, StageCall]]:
+    """Start a run and wait until a stage has worked for some seconds. Return the run, its stages' processes and calls.
+
+    If the stage is over by then, it starts again with half the wait.
+    """
+    for _ in range(HITS):
+        shutil.rmtree(store, ignore_errors=True)
+        calls = without(world, stage, store)
+        run = start(world.config(store))
+        building = store / ".building" / calls[stage].key
+        # The first process waits for the imports of the fork server.
+        while run.poll() is None and not (building.exists() and stages_of(run.pid)):
+            time.sleep(0.02)
+        time.sleep(wait)
+        if found := stages_of(run.pid):
+            return run, found, calls
+        finish(run)
+        wait /= 2
+    raise AssertionError(f"{stage} was over before each kill")
 
 
 def finish_whole(world: World, store: Path, runs: int = 3) -> int:

@@ -35,7 +35,13 @@ NOTHING = r"(?!)"
 """A pattern that matches nothing."""
 
 SCREEN = {"width": 1280, "height": 900}
-COLOURS = 64
+COLOURS = 128
+
+
+def save_small(shot: Image.Image, path: Path) -> None:
+    """Save a screenshot with few colors: those of large areas exactly, and rare ones, such as that of a few words."""
+    few = shot.convert("RGB").quantize(COLOURS, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
+    few.save(path, optimize=True)
 
 
 @dataclass
@@ -78,7 +84,7 @@ class BrowserPage:
         shot = Image.open(BytesIO(self.page.screenshot(animations="disabled"))).crop(clip)
         path = self.pictures / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        shot.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+        save_small(shot, path)
         return path
 
     def expected(self, pattern: str) -> None:

@@ -15,6 +15,7 @@ from alignment_core.data.ingestion.report.used import used_line
 from alignment_core.markdown import message, plain
 from alignment_core.reporting.page import Cell, Fact, Figures, render
 from alignment_core.reporting.svg import picture
+from alignment_core.texts import percent
 
 PACKAGE = "alignment_core.data.ingestion.report"
 LONGER = 0.1
@@ -50,7 +51,7 @@ def html_report(report: Mapping[str, Any], *, files: bool = True) -> str:
 def facts(report: Mapping[str, Any]) -> Iterator[Fact]:
     """Yield how many rows of each kind a run can train on, and what is striking about them."""
     used = report["used"]
-    share = f"{100 * used['records'] / used['of']:.0f} % are used" if used["of"] else ""
+    share = f"{percent(used['records'] / used['of'])} are used" if used["of"] else ""
     yield Fact("records", f"{used['of']:,}", share)
     held_out = report["rows"]["held_out"]
     for kind, count in report["rows"]["train"].items():

@@ -115,7 +115,7 @@ def _lengths(report: Mapping[str, Any]) -> Table:
         (name, round(spread["p5"]), round(spread["median"]), round(spread["p95"]), spread["max"])
         for name, spread in report["lengths"].items()
     )
-    return Table((f"length in {report['unit']}", "5%", "median", "95%", "longest"), tuple(rows))
+    return Table((f"length in {report['unit']}", "5 %", "median", "95 %", "longest"), tuple(rows))
 
 
 def _details(report: Mapping[str, Any]) -> Table:
@@ -143,7 +143,7 @@ def _detail_rows(report: Mapping[str, Any]) -> Iterator[tuple[str, Cell]]:
     if rendering["date"]:
         yield "date that the chat template prints, on every day", rendering["date"]
     yield f"{unit} in demonstrations", targets["tokens"]
-    share = f" ({100 - 100 * targets['masked_share']:.0f}%)" if targets["tokens"] else ""
+    share = f" ({100 - 100 * targets['masked_share']:.0f} %)" if targets["tokens"] else ""
     yield f"{unit} in demonstrations that are targets", f"{targets['targets']}{share}"
 
 

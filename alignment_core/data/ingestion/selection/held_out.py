@@ -11,6 +11,7 @@ from alignment_core.data.dataset.disk_arrays import disk_array, hash_groups, ind
 from alignment_core.data.ingestion.counts import SelectionCounts
 from alignment_core.data.ingestion.record_parts import combine_hashes
 from alignment_core.data.ingestion.selection.rare_rows import keep_in_training
+from alignment_core.texts import percent
 
 HASHES = 2**64
 FEW = 10
@@ -129,6 +130,7 @@ def _warn_of_share(units: Any, kept: Any, held: Any, fraction: float, counts: Se
     for rows in hash_groups(units, kept):
         largest = max(largest, int(np.unique(units[rows], return_counts=True)[1].max()))
     counts.warnings.append(
-        f"Held out {found} of {total} records ({found / total:.0%}), although data.held_out_fraction is "
-        f"{fraction:.0%}: records with the same prompt and near-duplicates stay together, and up to {largest} do so"
+        f"Held out {found} of {total} records ({percent(found / total)}), although data.held_out_fraction is "
+        f"{percent(fraction)}: records with the same prompt and near-duplicates stay together, and up to {largest} do "
+        "so"
     )

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from alignment_core.outcome.sentences import percent_range
-from alignment_flows.cli.show.run import print_json, show_next, show_sentence
+from alignment_flows.cli.show.run import print_json, show_advice, show_next, show_sentence
 from alignment_flows.reports.comparison import START, Comparison, Row
 from alignment_flows.reports.comparison_page import DASH, HTML, columns, cost
 from alignment_flows.reports.model_charts import judge_name
@@ -70,6 +70,8 @@ def show_comparison(comparison: Comparison, folder: Path, config: Path, *, as_js
         sentences = tuple(comparison.sentences())
     for sentence in sentences:
         show_sentence(sentence)
+    for names, one in comparison.advice():
+        show_advice([one], names)
     print(f"Report: {folder / HTML}")
     best = best_of(comparison.trained) if sweep is None else sweep.best
     if best is not None:

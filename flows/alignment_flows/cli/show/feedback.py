@@ -1,6 +1,7 @@
-"""Output of `align feedback show`."""
+"""Output of `align feedback`."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
@@ -8,8 +9,21 @@ from rich.table import Table
 
 from alignment_core.feedback import open_feedback
 from alignment_core.feedback.data_source import check_exists
+from alignment_core.texts import percent
 
 COLUMNS = ("thumbs", "rankings", "all_bad", "skipped")
+
+
+def show_imported(place: str, counts: Mapping[str, int]) -> None:
+    """Print how many votes of files are now in a feedback store, and what became of the others."""
+    added = {name: counts.get(name, 0) for name in ("thumbs", "rankings")}
+    left = {name: count for name, count in counts.items() if name not in (*added, "known")}
+    words = [f"{count} {name.removesuffix('s') if count == 1 else name}" for name, count in added.items() if count]
+    print(f"{place}: imported {' and '.join(words) or 'nothing'}")
+    if known := counts.get("known", 0):
+        print(f"Already there: {known} {'vote' if known == 1 else 'votes'}")
+    for reason, count in left.items():
+        print(f"Left out: {count}, {reason.replace('_', ' ')}")
 
 
 def show_feedback(place: str, *, as_json: bool) -> None:
@@ -39,4 +53,4 @@ def show_feedback(place: str, *, as_json: bool) -> None:
     for pair in agreed:
         shared = pair.agreed + pair.opposed
         judgments = "1 judgment" if shared == 1 else f"{shared} judgments"
-        console.print(f"{pair.first} and {pair.second} agree on {pair.share:.0%} of {judgments}")
+        console.print(f"{pair.first} and {pair.second} agree on {percent(pair.agreed / shared)} of {judgments}")

@@ -21,6 +21,7 @@ from alignment_core.data.dataset.kinds import IN_WORDS
 from alignment_core.data.ingestion.report.used import used_line
 from alignment_core.execution.stage import ON_ONE_CARD, StageCall
 from alignment_core.forecast.predictions import Prediction
+from alignment_core.markdown import unmarked
 from alignment_core.outcome.sentences import advised, lines
 from alignment_core.plugin_api import Advice
 from alignment_core.registry import Registry
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     from alignment_core.testing import Report
 
 KEY_DIGITS, SHORT_KEY = 12, 8
+PLAN_COLUMNS = 80
+NEEDS = ("rows", "tokens", "budget", "GiB", "time")
+LEFT_OUT_IF_NARROW = ("key", "budget")
 NEW_SECONDS = 60.0
 """A forecast of this age was made for this plan. An older one was remembered."""
 
@@ -74,10 +78,10 @@ def show_run(run: FinishedRun, config: Path, *, as_json: bool) -> None:
     show_next(steps_after(result, run.stages, shlex.quote(str(config))))
 
 
-def show_advice(advice: Sequence[Advice]) -> None:
-    """Print the advice on a run, if there is any."""
+def show_advice(advice: Sequence[Advice], runs: str = "") -> None:
+    """Print the advice on a run, if there is any, with the names of the runs of a comparison that it is for."""
     for line in advised(advice):
-        show_sentence(f"Advice: {line}")
+        show_sentence(f"Advice for {runs}: {line}" if runs else f"Advice: {line}")
 
 
 def command_line(name: str, config: Path, changes: Sequence[str]) -> str:
@@ -94,7 +98,8 @@ def show_next(steps: Sequence[str], model: str = "") -> None:
 
 
 def show_sentence(text: str) -> None:
-    """Print a text of any length. A terminal gets lines that end between words."""
+    """Print a message of any length, its names without backticks. A terminal gets lines that end between words."""
+    text = unmarked(text)
     if sys.stdout.isatty():
         width = shutil.get_terminal_size().columns
         text = fill(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
@@ -133,18 +138,9 @@ def show_plan(planned: PlannedRun, *, as_json: bool) -> None:
         shown = {"run": config.name, "store": str(config.store.absolute()), **model, "stages": stages, "advice": advice}
         print_json(shown)
         return
-    # Must fit in 80 columns: a narrower terminal would wrap every cell.
-    table = Table(
-        box=None, padding=(0, 2, 0, 0), title=f"{config.name} · {config.store.absolute()}", title_justify="left"
-    )
-    for head in ("stage", "", "key"):
-        table.add_column(head, no_wrap=True)
-    for head in ("rows", "tokens", "budget", "GiB", "time"):
-        table.add_column(head, justify="right", no_wrap=True)
-    for name, call in calls.items():
-        state = "cached" if found[name] is not None else "to pull" if name in planned.pulled else "to run"
-        table.add_row(name, state, call.key[:SHORT_KEY], *_predicted(forecast.stages.get(name)))
-    Console().print(table)
+    console = Console()
+    narrow = console.width < PLAN_COLUMNS
+    console.print(_plan_table(planned, narrow=narrow))
     for pool in dict.fromkeys(config.where.values()):
         there = [name for name, call in calls.items() if call.runtime.pool and call.runtime.pool.name == pool]
         print(f"In the work pool {pool}: {', '.join(there) or 'no stage'}.")
@@ -153,7 +149,7 @@ def show_plan(planned: PlannedRun, *, as_json: bool) -> None:
         print(f"To pull from the remote: {artifacts}, {readable_size(sum(planned.pulled.values()))}.")
     predictions = forecast.stages.values()
     if predictions:
-        print("budget = most tokens in one micro-batch; GiB = peak memory.")
+        print("GiB = peak memory." if narrow else "budget = most tokens in one micro-batch; GiB = peak memory.")
         print(f"Available memory: {min(stage.available for stage in predictions) / 2**30:.2f} GiB.")
         times = [stage.seconds for stage in predictions if stage.seconds is not None]
         if len(times) == len(predictions):
@@ -177,6 +173,22 @@ def show_plan(planned: PlannedRun, *, as_json: bool) -> None:
     for note in forecast.notes:
         print(f"{note[0].upper()}{note[1:]}.")
     show_advice(planned.advice())
+
+
+def _plan_table(planned: PlannedRun, *, narrow: bool) -> Table:
+    """Return the stages and what they need in 80 columns, or in 60 without key and token budget."""
+    config, forecast = planned.settings, planned.forecast
+    heads = ("stage", "", "key", *NEEDS)
+    shown = [place for place, head in enumerate(heads) if not (narrow and head in LEFT_OUT_IF_NARROW)]
+    title = f"{config.name} · {config.store.absolute()}"
+    table = Table(box=None, padding=(0, 2, 0, 0), title=title, title_justify="left")
+    for place in shown:
+        table.add_column(heads[place], justify="right" if heads[place] in NEEDS else "left", no_wrap=True)
+    for name, call in planned.calls.items():
+        state = "cached" if planned.found[name] is not None else "to pull" if name in planned.pulled else "to run"
+        cells = (name, state, call.key[:SHORT_KEY], *_predicted(forecast.stages.get(name)))
+        table.add_row(*(cells[place] for place in shown))
+    return table
 
 
 def show_cards(settings: PipelineConfig, calls: Mapping[str, StageCall]) -> None:

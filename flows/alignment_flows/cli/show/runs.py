@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from alignment_core.artifacts import ArtifactStore
 from alignment_core.outcome.leaderboard import Line
 from alignment_core.outcome.sentences import JUDGES, percent_range
-from alignment_flows.cli.show.run import SHORT_KEY, print_json
+from alignment_flows.cli.show.run import SHORT_KEY, print_json, show_sentence
 from alignment_flows.cli.show.store import aligned
 
 HEADS = ("run", "optimizer", "win rate", "gate", "alias", "age", "model", "data", "differs in")
@@ -31,7 +31,7 @@ def show_runs(store: ArtifactStore, lines: Sequence[Line], *, as_json: bool) -> 
     if judges:
         print(f"Win rate over the model that a run started from, in percent, by {', '.join(judges)}.")
     else:
-        print(f"There is no win rate, because nothing judged these runs. For the next one, set {JUDGES}.")
+        show_sentence(f"There is no win rate, because nothing judged these runs. For the next one, set {JUDGES}.")
 
 
 def _cells(line: Line, now: datetime) -> tuple[str, ...]:

@@ -24,10 +24,16 @@ def show_change(alias: str, change: Change, store: Path, *, as_json: bool) -> No
         print_json({"alias": alias, **change.model_dump()})
         return
     before = f" (previously {change.previous})" if change.previous else ""
-    print(f"{alias} is now {change.kind}/{change.key}{before}")
+    name = _promoted(ArtifactStore(store), change)
+    print(f"{alias} is now {change.kind}/{change.key}{f', {name}' if name else ''}{before}")
     if change.action == "promote" and change.previous:
-        named = "" if alias == PRODUCTION else f" --alias {alias}"
+        named = "" if alias == PRODUCTION else f" {alias}"
         print(f"Undo with: align rollback{named} --store {shlex.quote(str(store))}")
+
+
+def _promoted(store: ArtifactStore, change: Change) -> str:
+    manifest = readable_manifest(Artifact(change.kind, change.key, str(store.root / change.kind / change.key)))
+    return "" if manifest is None else name_of(manifest)
 
 
 def show_list(place: str, store: ArtifactStore, entries: Sequence[Entry], *, as_json: bool) -> None:

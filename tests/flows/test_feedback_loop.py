@@ -116,7 +116,7 @@ class Chat:
         """Ask the question in a new conversation and return the answer."""
         page = self.page
         answers, again = page.get_by_test_id("answer"), page.get_by_role("button", name="Retry", exact=True)
-        page.get_by_role("button", name="New conversation").click()
+        page.get_by_role("button", name="New conversation").first.click()
         expect(answers).to_have_count(0)
         page.get_by_label("Your message").fill(question)
         page.keyboard.press("Enter")
@@ -147,7 +147,8 @@ class Chat:
     def serves(self, model: str) -> None:
         """Check that the page shows the model."""
         kind, key = model.split("/")
-        expect(self.page.get_by_test_id("model")).to_have_text(f"production: {kind}/{key[:8]}")
+        trained_by = {"sft": "sft", "optimize": "kto"}[kind]
+        expect(self.page.get_by_test_id("model")).to_have_text(f"production: {trained_by} {key[:8]}")
 
 
 @pytest.fixture

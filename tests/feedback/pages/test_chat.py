@@ -99,7 +99,7 @@ def test_chat_and_thumbs(settings: Path, tmp_path: Path, browser_page: BrowserPa
         page = browser_page.open(url)
         page.get_by_label("Your name").fill("Ann")
         page.keyboard.press("Enter")
-        expect(page.get_by_test_id("model")).to_have_text(f"production: sft/{first[:8]}")
+        expect(page.get_by_test_id("model")).to_have_text(f"production: sft {first[:8]}")
         answers = page.get_by_test_id("answer")
         for number in (1, 2):
             page.get_by_label("Your message").fill(f"What is {number} plus {number}?")
@@ -128,7 +128,7 @@ def test_chat_and_thumbs(settings: Path, tmp_path: Path, browser_page: BrowserPa
         # A newly promoted model answers the next message, and the page shows its key.
         moved = subprocess.run([*ALIGN, "promote", second, "--store", str(tmp_path / "store")], check=False)
         assert moved.returncode == 0
-        expect(page.get_by_test_id("model")).to_have_text(f"production: sft/{second[:8]}")
+        expect(page.get_by_test_id("model")).to_have_text(f"production: sft {second[:8]}")
         page.get_by_label("Your message").fill("And three?")
         page.keyboard.press("Enter")
         expect(answers).to_have_count(3)
@@ -166,7 +166,7 @@ def test_two_models_answer_side_by_side(settings: Path, tmp_path: Path, browser_
         page = browser_page.open(url)
         page.get_by_label("Your name").fill("Ann")
         page.keyboard.press("Enter")
-        labels = [f"production: sft/{key[:8]}", "base: endless"]
+        labels = [f"production: sft {key[:8]}", "base: endless"]
         expect(page.get_by_test_id("model")).to_have_text(labels)
         answers, authors = page.get_by_test_id("answer"), page.get_by_test_id("author")
         page.get_by_label("Your message").fill("What is 1 plus 1?")
@@ -246,7 +246,7 @@ def test_answers_are_regenerated_and_edited_and_models_chosen(
         # Another model answers from the next message on, and sees the edited answer.
         page.get_by_label("Model", exact=True).click()
         page.get_by_role("option", name="next").click()
-        expect(page.get_by_test_id("model")).to_have_text(f"next: sft/{second[:8]}")
+        expect(page.get_by_test_id("model")).to_have_text(f"next: sft {second[:8]}")
         page.get_by_label("Your message").fill("And three?")
         page.keyboard.press("Enter")
         expect(page.get_by_role("button", name="Regenerate")).to_be_visible()
@@ -256,7 +256,7 @@ def test_answers_are_regenerated_and_edited_and_models_chosen(
 
         page.get_by_role("button", name="New conversation").first.click()
         expect(answers).to_have_count(0)
-        expect(page.get_by_test_id("model")).to_have_text(f"next: sft/{second[:8]}")
+        expect(page.get_by_test_id("model")).to_have_text(f"next: sft {second[:8]}")
         talk = page.get_by_role("button", name="What is 1 plus 1?", exact=True)
         talk.click()
         expect(answers).to_have_count(2)

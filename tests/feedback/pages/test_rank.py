@@ -74,9 +74,10 @@ def test_ranking_with_the_keyboard(settings: Path, tmp_path: Path, browser_page:
         expect(page.get_by_test_id("prompt")).to_have_text(first or "")
         page.keyboard.press("s")
         expect(progress).to_have_text("1 of 3 ranked")
+        page.evaluate("window.opened = true")
     with served_page(tmp_path, "rank", settings, port=port):
-        # After a restart of the server, the page still knows the rater and the progress.
-        page.reload()
+        # After a restart of the server, the page reloads itself, and still knows the rater and the progress.
+        page.wait_for_function("!window.opened")
         expect(progress).to_have_text("1 of 3 ranked")
         browser_page.expected("ERR_CONNECTION_REFUSED|WebSocket|ERR_EMPTY_RESPONSE|ERR_CONNECTION_RESET|ERR_SOCKET")
         page.set_viewport_size({"width": 360, "height": 740})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -155,4 +156,5 @@ def check_nothing_was_lost(served: Served, run: str, cancelled: str, earlier: tu
     assert {stage: tasks[stage]["state"]["name"] for stage in earlier} == dict.fromkeys(earlier, "Cached")
     assert tasks[cancelled]["state"]["name"] == "Completed"
     if cancelled in TRAINING:
-        assert "resumed after step" in served.log(run, task_run_id={"any_": [tasks[cancelled]["id"]]})
+        lines = partial(served.log, run, task_run_id={"any_": [tasks[cancelled]["id"]]})
+        until(lambda: "resumed after step" in lines(), lines)  # a run that goes on sends its log every other second

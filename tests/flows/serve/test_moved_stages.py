@@ -119,7 +119,7 @@ def test_optimizers_of_a_comparison_run_at_once_on_several_machines(
         far_worker(served, tmp_path / "one", "many") as one,
         far_worker(served, tmp_path / "two", "many"),
     ):
-        done = served.run(ALIGN, "compare", config, "--optimizers", "dpo,kto", "--folder", tmp_path / "report")
+        done = served.run(ALIGN, "compare", config, "--optimizers", "dpo,kto", "--out", tmp_path / "report")
         assert done.returncode == 0, done.stderr
         runs = {run["name"].partition(" · ")[0]: run for run in one.runs()}
         assert {"dpo", "kto"} <= runs.keys()

@@ -99,5 +99,5 @@ def test_second_server_is_refused_and_the_first_is_used(served: Served, tmp_path
     assert "the port is in use by another program" in refused.stderr
     joined = elsewhere.run(ALIGN, "up")
     assert joined.returncode == 0, joined.stderr
-    assert elsewhere.run(ALIGN, "down").stdout == "stopped: gpu, cpu\n"
+    assert elsewhere.run(ALIGN, "down").stdout == "stopped: stages, gpu, cpu\n"
     assert served.get("health") is True

@@ -24,6 +24,7 @@ const far = document.documentElement.scrollHeight - window.innerHeight - window.
 if (FORCED || far < 240) window.scrollTo(0, document.documentElement.scrollHeight);
 """
 """Scroll to the end, unless the visitor has scrolled up to read."""
+HINT = "Ask the model something. The next model learns from thumbs on answers, and from choices between two."
 
 
 def chat_page(
@@ -84,6 +85,8 @@ class _Chat:
         self._talk, self._answering = talk, {}
         self._list.clear()
         with self._list:
+            self._hint = ui.label(HINT).classes("muted")
+            self._hint.visible = not talk.turns
             self._views = [self._view(place) for place in range(len(talk.turns))]
         self._show_names()
         self._refresh()
@@ -100,6 +103,7 @@ class _Chat:
             ui.notify("Save or cancel your edit first. Your message was not sent yet.", timeout=4000)
             return
         self._input.value = ""
+        self._hint.visible = False
         self._talk.ask(text, self._panel.order())
         with self._list:
             self._views.append(self._view(len(self._talk.turns) - 1))

@@ -100,12 +100,14 @@ def test_chat_and_thumbs(settings: Path, tmp_path: Path, browser_page: BrowserPa
         page.get_by_label("Your name").fill("Ann")
         page.keyboard.press("Enter")
         expect(page.get_by_test_id("model")).to_have_text(f"production: sft {first[:8]}")
-        answers = page.get_by_test_id("answer")
+        answers, hint = page.get_by_test_id("answer"), page.get_by_text("Ask the model something.")
+        expect(hint).to_be_visible()
         for number in (1, 2):
             page.get_by_label("Your message").fill(f"What is {number} plus {number}?")
             page.keyboard.press("Enter")
             expect(answers).to_have_count(number)
             expect(page.get_by_role("button", name="Send")).to_be_visible()  # the page scrolls no more
+        expect(hint).to_be_hidden()
         first_answers = answers.all_text_contents()
         page.get_by_label("Good answer").nth(1).click()
         page.get_by_label("Comment").fill("right, and short")
@@ -153,6 +155,7 @@ def test_chat_and_thumbs(settings: Path, tmp_path: Path, browser_page: BrowserPa
         expect(page.get_by_label("Comment")).to_have_count(2)
         page.get_by_role("button", name="New conversation").first.click()
         expect(answers).to_have_count(0)
+        expect(hint).to_be_visible()
         page.goto("about:blank")
     with open_feedback(str(tmp_path / "feedback.db")) as store:
         assert store.count() == 2

@@ -51,6 +51,11 @@ class RecordParts:
         turns = [turn for turn in self.prompt if turn["role"] != "system"] or self.completions[0]
         return words_hash(plain_text(turns))
 
+    def characters(self) -> int:
+        """Return the length of all texts. That of a turn with more than a text is the length of its JSON."""
+        turns = (turn for part in (self.prompt, *self.completions) for turn in part)
+        return sum(len(turn["content"]) if is_plain(turn) else len(canonical((turn,))) for turn in turns)
+
     def text(self) -> str:
         """Return the text by which near-duplicate prompts are found: the prompt, or the completion if it has none."""
         return plain_text(self.prompt or self.completions[0])
@@ -102,8 +107,13 @@ def combine_hashes(*columns: Any) -> Any:
     return state
 
 
+def is_plain(message: Mapping[str, Any]) -> bool:
+    """Return whether a turn is a role and a text, in this order."""
+    return tuple(message) == ("role", "content")
+
+
 def _ordered(message: Mapping[str, Any]) -> Mapping[str, Any]:
-    if tuple(message) == ("role", "content"):
+    if is_plain(message):
         return message
     first = {"role": message["role"], "content": message.get("content")}
     return {**first, **{key: message[key] for key in sorted(message) if key not in first}}

@@ -35,8 +35,9 @@ from alignment_core.data.rendering.renderer import Renderer, Request, Tokens, Un
 from alignment_core.plugin_api import TokenSequence
 from alignment_core.records.format import Reading
 
-BATCH = 256
-"""Number of records that are tokenized together."""
+BATCH, BATCH_CHARACTERS = 256, 4_000_000
+"""Number of records that are tokenized together, and the characters of their texts from which fewer are. With its
+tokens, masks and hashes, a character takes about 200 bytes for that time."""
 KEPT_BATCHES = 16
 """Number of record batches that are kept in memory for look-ups of single records."""
 NUMBERS = (
@@ -88,7 +89,8 @@ class ShardWriter:
         self._renderer = renderer
         self._schema = shard_schema()
         self._writer = pa.ipc.new_file(str(path), self._schema)
-        self._waiting: list[tuple[Reading, str, int]] = []
+        self._waiting: list[tuple[Reading, RecordParts, str, int]] = []
+        self._characters = 0
         self._signature: tuple[int, Any] = (0, None)
         self.rendering: dict[str, Counter[str]] = {"left_out": Counter(), "thoughts": Counter()}
 
@@ -104,8 +106,10 @@ class ShardWriter:
 
     def add(self, reading: Reading, line: str, file: int = 0) -> None:
         """Append a record that comes from `line` of the shard's file with index `file`."""
-        self._waiting.append((reading, line, file))
-        if len(self._waiting) == BATCH:
+        item = split_record(reading.record)
+        self._waiting.append((reading, item, line, file))
+        self._characters += item.characters()
+        if len(self._waiting) == BATCH or self._characters > BATCH_CHARACTERS:
             self._flush()
 
     def _flush(self) -> None:
@@ -113,15 +117,15 @@ class ShardWriter:
 
         if not self._waiting:
             return
-        split = [split_record(reading.record) for reading, _, _ in self._waiting]
-        results = self._renderer.batch([_request(item) for item in split])
+        results = self._renderer.batch([_request(item) for _, item, _, _ in self._waiting])
         rows = [
             {**self._row(reading, item, result), "line": line, "file": file}
-            for (reading, line, file), item, result in zip(self._waiting, split, results, strict=True)
+            for (reading, item, line, file), result in zip(self._waiting, results, strict=True)
         ]
         columns = [arrow_array([row.get(field.name) for row in rows], field.type) for field in self._schema]
         self._writer.write_batch(pa.record_batch(columns, schema=self._schema))
         self._waiting.clear()
+        self._characters = 0
 
     def _row(self, reading: Reading, item: RecordParts, result: Tokens | Unrenderable) -> dict[str, Any]:
         prompt = canonical(item.prompt)

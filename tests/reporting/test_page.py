@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from html.parser import HTMLParser
 
+from alignment_core.plugin_api import Advice
 from alignment_core.reporting.page import Figures, coded, cut, render
 from alignment_core.reporting.words import Answer, Sample, that_fit
 from alignment_flows.reports.comparison_page import PACKAGE
@@ -34,7 +35,7 @@ def test_texts_of_strangers_are_text_and_nothing_is_loaded() -> None:
         PACKAGE, "comparison.html.jinja",
         title=NASTY, kicker=NASTY, headline=NASTY, sentences=[NASTY], prompts=1, failures=[], series={NASTY: 0},
         charts=[], curves=[], more_curves=[], results=table, costs=table, samples=samples,
-        seeds=None, settings=[(NASTY, NASTY, [NASTY])],
+        seeds=None, advice=[(NASTY, Advice(NASTY, NASTY, NASTY, NASTY, NASTY))], settings=[(NASTY, NASTY, [NASTY])],
     )  # fmt: skip
     parsed = Elements()
     parsed.feed(page)

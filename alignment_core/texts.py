@@ -26,17 +26,35 @@ def percent(share: float, digits: int = 0) -> str:
     return f"{100 * share:.{digits}f} %"
 
 
-def open_file(path: Path) -> IO[bytes]:
+def open_file(path: Path, *, links: bool = True) -> IO[bytes]:
     """Open a file of a stranger for reading. A pipe is not waited for, and a folder or a device is not opened.
+
+    Args:
+        path: the file.
+        links: whether the file may be a link.
 
     Raises:
         OSError: it is no file, or cannot be opened.
     """
-    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
+    careful = os.O_NONBLOCK | (0 if links else os.O_NOFOLLOW)
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | careful))  # noqa: SIM115 - callers close it
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
         raise OSError(errno.EINVAL, "not a file", str(path))
     return file
+
+
+def read_bytes(path: Path, most: int, *, links: bool = True) -> bytes:
+    """Return the content of a file.
+
+    Raises:
+        OSError: as for `open_file`, or it has more than `most` bytes.
+    """
+    with open_file(path, links=links) as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"more than {most} bytes", str(path))
+    return content
 
 
 def read_text(path: Path, most: int = LARGEST_TEXT) -> str:
@@ -46,11 +64,7 @@ def read_text(path: Path, most: int = LARGEST_TEXT) -> str:
         OSError: it is no file, has more than `most` bytes, or cannot be read.
         UnicodeDecodeError: it is no text.
     """
-    with open_file(path) as file:
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise OSError(errno.EFBIG, f"more than {most} bytes", str(path))
-    return content.decode()
+    return read_bytes(path, most).decode()
 
 
 def read_text_of_model(path: Path) -> str:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from alignment_core import texts
 from alignment_core.errors import ArtifactError
 
 LARGEST_RECORD = 100_000_000
@@ -33,11 +32,7 @@ def open_file(path: Path) -> IO[bytes]:
         OSError: it is no file, or cannot be opened.
     """
     # A damaged store may have anything under this name, such as a pipe that nobody writes to.
-    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK | os.O_NOFOLLOW))  # noqa: SIM115
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise OSError(errno.EINVAL, "not a file", str(path))
-    return file
+    return texts.open_file(path, links=False)
 
 
 def read_file(path: Path, most: int = LARGEST_RECORD) -> bytes:
@@ -46,11 +41,7 @@ def read_file(path: Path, most: int = LARGEST_RECORD) -> bytes:
     Raises:
         OSError: it is no file, has more than `most` bytes, or cannot be read.
     """
-    with open_file(path) as file:
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise OSError(errno.EFBIG, f"more than {most} bytes", str(path))
-    return content
+    return texts.read_bytes(path, most, links=False)
 
 
 def open_lock(path: Path) -> int:

@@ -121,11 +121,12 @@ def test_terminal_shows_whole_numbers_of_as_many_models_as_fit(width: int, group
         Row("ppo", error="killed"),
         Row("grpo", win_rate={"a very long name of a judge": rate}),
     ]
-    console = Console(width=width, file=StringIO(), highlight=False)
+    shown = StringIO()
+    console = Console(width=width, file=shown, highlight=False)
     tables = list(comparison_tables(rows, width))
     for table in tables:
         console.print(table)
-    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    lines = shown.getvalue().splitlines()
     assert max(map(len, lines)) <= width
     assert len(tables) == groups
     heads = [line.split() for line in lines if not line[:26].strip()]

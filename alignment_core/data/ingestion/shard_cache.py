@@ -13,7 +13,6 @@ from typing import Any
 
 from alignment_core.artifacts import ArtifactStore, Manifest, key_of
 from alignment_core.data.ingestion.kept_columns import Kept
-from alignment_core.data.ingestion.record_parts import split_record
 from alignment_core.data.ingestion.shards import ShardWriter
 from alignment_core.data.rendering.renderer import Renderer
 from alignment_core.data.sources.formats import NO_PLUGINS, SAMPLE, UNREAD, Detection, Plugged
@@ -28,10 +27,6 @@ VERSION = 8
 """Increment it when the same files and settings give a different shard."""
 EXAMPLE = 80
 """Characters of a column's value that the report shows."""
-LONGEST = 1_000_000
-"""Characters of a record's texts: more than the context of any model that is trained here holds."""
-CUT = 2_000
-"""Characters of a longer record that its line in the quarantine shows."""
 RECORDS, BAD, STATS = "records.arrow", "quarantine.jsonl", "stats.json"
 
 
@@ -117,10 +112,12 @@ def _make(
     ignored: dict[str, list[Any]] = {}
     places = {name: index for index, name in enumerate(item.names)}
     with ShardWriter(folder / RECORDS, renderer) as records, (folder / BAD).open("w", encoding="utf-8") as bad:
-        for outcome in map(_of_bearable_length, read.outcomes(detection, item)):
+        for found in read.outcomes(detection, item):
+            outcome = found
+            if isinstance(found, Reading):
+                file, _, line = found.record.origin.rpartition(":")
+                outcome = records.add(found, line, places[file]) or found
             if isinstance(outcome, Reading):
-                file, _, line = outcome.record.origin.rpartition(":")
-                records.add(outcome, line, places[file])
                 added += 1
                 if added == limit:
                     break
@@ -147,17 +144,6 @@ def _make(
         **counts,
     }
     (folder / STATS).write_text(json.dumps(stats, ensure_ascii=False), encoding="utf-8")
-
-
-def _of_bearable_length(outcome: Outcome) -> Outcome:
-    """Return the outcome, or why it is not used if it is a record with very long texts."""
-    if not isinstance(outcome, Reading):
-        return outcome
-    item = split_record(outcome.record)
-    if (length := item.characters()) <= LONGEST:
-        return outcome
-    detail = f"its texts have {length:,} characters, and at most {LONGEST:,} are read"
-    return Quarantined(outcome.record.origin, "text_too_long", detail, item.text()[:CUT])
 
 
 class _Read:

@@ -33,8 +33,12 @@ from alignment_core.data.ingestion.record_parts import (
 )
 from alignment_core.data.rendering.renderer import Renderer, Request, Tokens, Unrenderable
 from alignment_core.plugin_api import TokenSequence
-from alignment_core.records.format import Reading
+from alignment_core.records.format import Quarantined, Reading
 
+LONGEST = 1_000_000
+"""Characters of a record's texts: more than the context of any model that is trained here holds."""
+CUT = 2_000
+"""Characters of a longer record that its line in the quarantine shows."""
 BATCH, BATCH_CHARACTERS = 256, 4_000_000
 """Number of records that are tokenized together, and the characters of their texts from which fewer are. With its
 tokens, masks and hashes, a character takes about 200 bytes for that time."""
@@ -104,13 +108,17 @@ class ShardWriter:
             self._flush()
         self._writer.close()
 
-    def add(self, reading: Reading, line: str, file: int = 0) -> None:
-        """Append a record that comes from `line` of the shard's file with index `file`."""
+    def add(self, reading: Reading, line: str, file: int = 0) -> Quarantined | None:
+        """Append a record from `line` of the shard's file with index `file`, or return why it is left out."""
         item = split_record(reading.record)
+        if (length := item.characters()) > LONGEST:
+            detail = f"its texts have {length:,} characters, and at most {LONGEST:,} are read"
+            return Quarantined(reading.record.origin, "text_too_long", detail, item.text()[:CUT])
         self._waiting.append((reading, item, line, file))
-        self._characters += item.characters()
+        self._characters += length
         if len(self._waiting) == BATCH or self._characters > BATCH_CHARACTERS:
             self._flush()
+        return None
 
     def _flush(self) -> None:
         import pyarrow as pa

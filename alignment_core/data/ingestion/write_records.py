@@ -46,7 +46,8 @@ def write_dataset(folder: Path, train: Records, held_out: Records, renderer: Ren
         with ShardWriter(shard, renderer) as writer:
             for kind in KINDS:
                 for record in getattr(records, kind):
-                    writer.add(Reading(record), record.origin)
+                    if refused := writer.add(Reading(record), record.origin):
+                        left_out[refused.reason] += 1
         shards = Shards([shard], [[""]], folder)
         left_out.update(shards.reasons())
         rows[name] = write_split(folder / name, shards, _all(shards), renderer.max_length).rows

@@ -11,7 +11,7 @@ import pytest
 from alignment_core.data.ingestion import shards
 from alignment_core.data.ingestion.check import check
 from alignment_core.data.ingestion.record_parts import split_record
-from alignment_core.data.ingestion.shard_cache import LONGEST
+from alignment_core.data.ingestion.shards import LONGEST
 from alignment_core.records import PreferencePair
 
 TURN = {"role": "assistant", "content": "four"}

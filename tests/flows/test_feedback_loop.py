@@ -21,7 +21,7 @@ from browser import BrowserPage
 from pages import served_page
 from playwright.sync_api import Page, expect
 from scipy.stats import binomtest, fisher_exact
-from served import ALIGN, PATIENCE, Served, until
+from served import ALIGN, Served, until
 
 from alignment_core.artifacts import ArtifactStore
 from alignment_core.feedback import open_feedback
@@ -157,7 +157,6 @@ def chat(served: Served, world: World, tmp_path: Path, browser_page: BrowserPage
 
     @contextmanager
     def opened(name: str) -> Iterator[Chat]:
-        expect.set_options(timeout=1000 * PATIENCE)
         store = tmp_path / "store"
         shutil.copytree(world.settings["store"], store)
         file = tmp_path / "settings.yaml"

@@ -26,8 +26,6 @@ from alignment_flows.cli import tour
 from alignment_flows.reports.tour import share
 from alignment_plugins.evaluators.wordlist import WordList
 
-expect.set_options(timeout=1000 * PATIENCE)
-
 
 def run_tour(folder: Path, model: str, *options: str) -> tuple[dict[str, Any], str]:
     """Run the command. Return its report and what it printed."""

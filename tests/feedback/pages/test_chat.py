@@ -17,7 +17,7 @@ from browser import BrowserPage
 from pages import served_page
 from playwright.sync_api import expect
 from safetensors.torch import load_file, save_file
-from served import ALIGN, PATIENCE, until
+from served import ALIGN, until
 
 from alignment_core.artifacts import ArtifactStore
 from alignment_core.config_file import load_config
@@ -30,7 +30,6 @@ from alignment_core.registry import load_registry
 
 pytestmark = [pytest.mark.ci, pytest.mark.timeout(900)]
 
-expect.set_options(timeout=1000 * PATIENCE)
 
 ENDLESS = ("--set", "chat.max_new_tokens=100000", "--set", "chat.temperature=0")
 """Settings for an endless answer: no greedy answer of the model in `settings` ends."""

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from browser import PATIENCE_MS, BrowserPage, page_of
+from browser import BrowserPage, page_of
 from pages import served_page
 from playwright.sync_api import Browser, expect
 
@@ -22,7 +22,6 @@ from alignment_core.feedback import open_feedback
 
 pytestmark = [pytest.mark.ci, pytest.mark.timeout(1800)]
 
-expect.set_options(timeout=PATIENCE_MS)
 
 PASSWORD = "open sesame"
 RATERS, RANKINGS = 20, 5

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from accessible import check_looks
-from browser import PATIENCE_MS, BrowserPage
+from browser import BrowserPage
 from pages import served_page
 from playwright.sync_api import expect
 
@@ -15,7 +15,6 @@ from alignment_core.feedback import Rater, open_feedback
 
 pytestmark = [pytest.mark.ci, pytest.mark.timeout(1800)]
 
-expect.set_options(timeout=PATIENCE_MS)
 
 PROMPTS = [({"role": "user", "content": f"Which letter is number {number}?"},) for number in (1, 2, 3)]
 TEXTS = ["It is <b>A</b>.", "It is B.", "I do not know."]
@@ -121,6 +120,7 @@ def test_comment_edit_all_bad_and_the_other_raters(settings: Path, tmp_path: Pat
         page.keyboard.press("u")  # undo brings back what was written
         expect(page.get_by_label("Comment (optional)")).to_have_value("busy, said Ben")
         expect(page.get_by_label("Your better version")).to_have_value(f"{first[2]} Use 26 letters, see.")
+        expect(page.get_by_label("Your better version")).to_be_focused()  # later, it would take the keys
         page.evaluate("document.activeElement.blur()")
         for key in ("2", "Enter"):
             page.keyboard.press(key)

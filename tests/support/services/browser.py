@@ -18,10 +18,12 @@ from urllib.parse import urlsplit
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, ConsoleMessage, Error, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Error, Page, expect, sync_playwright
 
-PATIENCE_MS = 120_000
+PATIENCE_MS = 300_000
 """How long Playwright waits for an element: far longer than anything takes on a busy machine."""
+
+expect.set_options(timeout=PATIENCE_MS)  # for all test files: Playwright keeps one value per process
 
 LOCAL = {"127.0.0.1", "localhost"}
 FLAGS = [

@@ -119,7 +119,7 @@ def test_comparison_reports_each_optimizer(settings: af.PipelineConfig, tmp_path
     assert (tmp_path / "report" / "report.html").is_file()
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 @pytest.mark.usefixtures("prefect_server")
 def test_comparison_of_every_built_in_optimizer(settings: af.PipelineConfig, tmp_path: Path) -> None:
     on_policy = ["ppo", "grpo", "rloo", "online_dpo"]

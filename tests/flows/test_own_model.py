@@ -41,7 +41,7 @@ def config(tiny_model: Path, tmp_path: Path, write: Callable[..., Path]) -> Path
     return path
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_own_model_is_trained_asked_and_exported(config: Path, tmp_path: Path) -> None:
     settings = api.load_settings(config)
     calls = plan_pipeline(settings, load_registry()).calls()

@@ -97,7 +97,7 @@ def test_a_smaller_model_is_chosen(write: Callable[..., Path], tmp_path: Path) -
     assert found.result.model == str(folders["Qwen2.5-0.5B"])
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_command(write: Callable[..., Path]) -> None:
     config = write(memory_gb=3 * MIB, token_budget=4096, gradient_checkpointing=False)
     shown = CliRunner().invoke(app, ["fit", str(config), "--card", "8gb"], env={"COLUMNS": "120"})

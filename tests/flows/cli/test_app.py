@@ -408,8 +408,11 @@ def test_failed_stage_is_reported_without_a_traceback(write: Write, tmp_path: Pa
 @pytest.mark.ci
 @pytest.mark.parametrize(
     ("number", "returncode"),
-    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)],
-    ids=["ctrl-c", "sigterm", "kill -9"],
+    [
+        pytest.param(signal.SIGINT, 130, id="ctrl-c"),
+        pytest.param(signal.SIGTERM, 143, id="sigterm", marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, -9, id="kill -9", marks=pytest.mark.slow),
+    ],
 )
 def test_stopped_run_leaves_no_process_and_keeps_its_checkpoint(
     write: Write,

@@ -45,7 +45,7 @@ class Effect:
     warnings: list[str]
 
     @classmethod
-    def of(cls, built: Mapping[str, StageResult], optimizer: Any, seed: int, score: str, **more: Any) -> Self:
+    def of(cls, built: Mapping[str, StageResult], optimizer: Any, seed: int, score: str, /, **more: Any) -> Self:
         """Return the effect of a run from its stages.
 
         Args:

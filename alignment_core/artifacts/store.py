@@ -28,6 +28,7 @@ from pathlib import Path
 from alignment_core.artifacts.aliases import Aliases
 from alignment_core.artifacts.digest import hash_file
 from alignment_core.artifacts.files import explain_unwritable, fsync
+from alignment_core.artifacts.integrity import fault_in
 from alignment_core.artifacts.key_lock import KeyLock
 from alignment_core.artifacts.layout import (
     ALIASES,
@@ -49,8 +50,6 @@ from alignment_core.progress import Progress, Stopped
 
 KEY = re.compile(r"[0-9a-f]{32}")
 POLL_SECONDS = 0.1
-DESKTOP_FILES = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
-"""Files that a desktop adds to every folder that somebody looks at."""
 Warn = Callable[[str], None]
 
 logger = logging.getLogger(__name__)
@@ -187,7 +186,7 @@ class ArtifactStore:
     def fault(self, artifact: Artifact) -> str | None:
         """Return what is wrong with an artifact, or None if every file matches its manifest. Nothing is moved."""
         try:
-            return _fault(artifact.path, artifact.key)
+            return fault_in(artifact.path, artifact.key)
         except PermissionError as error:
             return f"{error.filename} cannot be read: {error.strerror}"
 
@@ -226,7 +225,7 @@ class ArtifactStore:
         if folder is None:
             return None, None
         try:
-            return Artifact(folder.parent.name, key, str(folder)), _fault(folder, key)
+            return Artifact(folder.parent.name, key, str(folder)), fault_in(folder, key)
         except PermissionError as error:  # nothing says that it is damaged
             raise ArtifactError(
                 "the artifact cannot be read",
@@ -272,47 +271,6 @@ class ArtifactStore:
             yield lock
         finally:
             lock.close()
-
-
-def _fault(folder: Path, key: str) -> str | None:
-    """Return what is wrong with the artifact in `folder`, or None if every file matches its manifest.
-
-    Raises:
-        PermissionError: it may not be read.
-    """
-    if folder.is_symlink() or not folder.is_dir():
-        return "it is not a folder"
-    try:
-        manifest = read_manifest(folder)
-    except PermissionError:
-        raise
-    except FileNotFoundError:
-        return f"{MANIFEST} is missing"
-    except (OSError, ValueError) as error:
-        return f"{MANIFEST} cannot be read: {str(error).partition(chr(10))[0]}"
-    if manifest.key != key or manifest.kind != folder.parent.name:
-        return f"{MANIFEST} belongs to {manifest.kind}/{manifest.key}"
-    for path in folder.rglob("*"):
-        name = path.relative_to(folder).as_posix()
-        if path.is_symlink():
-            return f"{name} is a link"
-        if not path.is_file() and not path.is_dir():  # a pipe would be waited for
-            return f"{name} is a special file"
-        if path.is_file() and name not in manifest.files and name != MANIFEST and path.name not in DESKTOP_FILES:
-            return f"{name} is not in {MANIFEST}"
-    for name, record in manifest.files.items():
-        path = folder / name
-        try:
-            same = path.stat().st_size == record.size and hash_file(path) == record.sha256
-        except PermissionError:
-            raise
-        except FileNotFoundError:
-            return f"{name} is missing"
-        except OSError as error:
-            return f"{name} cannot be read: {error.strerror}"
-        if not same:
-            return f"{name} does not match {MANIFEST}"
-    return None
 
 
 def _wait_for_lock(lock: KeyLock, key: str, progress: Progress) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from alignment_core.artifacts import Artifact, ArtifactStore, key_of
+from alignment_core.artifacts import Artifact, key_of
 from alignment_core.artifacts.layout import described
 from alignment_core.config import DataConfig, LoraConfig, PipelineConfig
 from alignment_core.data.rendering.builtin_templates import TEMPLATE_DATE
@@ -19,9 +19,10 @@ from alignment_core.models.base.adapter_identity import AdapterIdentity
 from alignment_core.models.base.base_checks import check_positions
 from alignment_core.models.base.gguf_file import ORIGIN
 from alignment_core.models.base.identity import ModelIdentity
-from alignment_core.own_code import OWN_CODE, SETTING, trusted
+from alignment_core.own_code import OWN_CODE
 from alignment_core.planning.base_model import find_base
 from alignment_core.planning.external_reward import ExternalReward, external_reward
+from alignment_core.planning.placement import check_placement
 from alignment_core.planning.unpacked_base import BASE, VERSION, WHERE
 from alignment_core.registry import Registry
 
@@ -89,7 +90,7 @@ class StageCalls:
             ModelError: the model, its adapter or its chat template does not exist, or cannot be used as the settings
                 ask.
         """
-        _check_shared(config)
+        check_placement(config)
         model = config.model
         found = find_base(model, config.store)
         return cls(
@@ -298,41 +299,3 @@ class StageCalls:
             runtime=runtime,
             standing=standing,
         )
-
-
-def _check_shared(config: PipelineConfig) -> None:
-    """Check that there is a remote if stages run on other machines, which find there what the stages read.
-
-    Raises:
-        ConfigError: there is none, or stages that would run the code of a model are not in processes of this machine.
-    """
-    _check_trust(config)
-    if config.where and ArtifactStore(config.store, config.remote).remote is None:
-        raise ConfigError(
-            "stages run in other work pools, and no remote is set over which they get and give artifacts",
-            where="where",
-            got=", ".join(f"{stage}: {pool}" for stage, pool in config.where.items()),
-            do="Set `remote` to a bucket or folder that all machines reach, or remove `where`",
-        )
-
-
-def _check_trust(config: PipelineConfig) -> None:
-    """Check that the code of a model runs only in the processes of stages, on the machine whose user trusts it.
-
-    Raises:
-        ConfigError: it would run in the flow's process, or on other machines, which read stages from Prefect.
-    """
-    trusting = trusted(config)
-    if not trusting:
-        return
-    for name, unfit, do in (
-        ("isolation", config.isolation == "inline", "Set `isolation: process`"),
-        ("where", bool(config.where), "Remove `where`"),
-    ):
-        if unfit:
-            raise ConfigError(
-                "the code of a model runs only in the processes of stages on this machine",
-                where=name,
-                got=f"{trusting[0]}: true",
-                do=f"{do}, or `{SETTING}`",
-            )

@@ -98,7 +98,7 @@ def test_model_is_found_or_its_installation_is_named(tmp_path: Path, monkeypatch
     assert tour.find_model() == "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
-@pytest.mark.parametrize(("rated", "epochs"), [(20, 12), (34, 6), (100, 3), (320, 2)])
+@pytest.mark.parametrize(("rated", "epochs"), [(20, 12), (34, 6), (100, 3), (320, 3)])
 def test_a_few_votes_are_learned_in_twelve_steps(rated: int, epochs: int) -> None:
     """Of 34 rated answers, 24 are trained on: 2 batches of 16. Of 100, 70 in 5 batches; of 320, 224 in 14."""
     assert tour.epochs_for(rated) == epochs

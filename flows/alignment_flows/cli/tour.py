@@ -39,7 +39,9 @@ MAX_KL = 100
 ANSWERS = {"max_new_tokens": 40, "temperature": 0.7}
 FAST_16_BITS = ("avx512_bf16", "amx_bf16")
 """Names of the instructions of a CPU that computes faster in bfloat16 than in float32."""
-HELD_OUT, EPOCHS, BATCH = 0.3, 2, 16
+HELD_OUT, BATCH = 0.3, 16
+EPOCHS = 3
+"""With `--auto` on one machine, 13 of 25 held-out answers followed the rule after two epochs, 24 after three."""
 LEAST_STEPS = 12
 """When 34 answers were ranked by how short the first sentence is, the average first sentence of other answers shrank
 from 16.6 words to 13.1 with four steps (two epochs), and to 9.6 with twelve."""

@@ -9,8 +9,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -22,6 +22,7 @@ from alignment_core.errors import AlignmentError, ConfigError
 from alignment_core.processes.fork_client import COMMAND, SHARED
 from alignment_core.processes.start import ENVIRONMENT
 from alignment_flows.serve.database import Database, database, remove_socket_folder
+from alignment_flows.serve.end_processes import end_processes
 from alignment_flows.serve.service_record import (
     Service,
     Services,
@@ -52,8 +53,6 @@ STAGES = "stages"
 CONNECTION = "PREFECT_API_DATABASE_CONNECTION_URL"
 HOST = "127.0.0.1"
 STARTUP_SECONDS = 180.0
-STOP_SECONDS = 40.0
-"""A flow run has 20 s to write a checkpoint, and Prefect's worker has 30 s to stop its flow runs."""
 POLL_SECONDS = 0.2
 LOG_LINES = 10
 
@@ -163,7 +162,7 @@ def down() -> tuple[Service, ...]:
             group = [service for service in running if order.get(service.name, 0) == place]
             # To PostgreSQL, SIGTERM means to wait for clients that stay connected.
             how = signal.SIGINT if place == order[DATABASE] else signal.SIGTERM
-            _end([process for service in group if (process := service.process())], how)
+            end_processes([process for service in group if (process := service.process())], how)
         delete_record()
         if any(service.name == DATABASE for service in running):
             remove_socket_folder(record_file().parent)
@@ -250,7 +249,7 @@ def log_file(name: str) -> Path:
     return record_file().parent / "align" / f"{name}.log"
 
 
-# --- waiting and stopping -----------------------------------------------------------------------------------------
+# --- waiting ------------------------------------------------------------------------------------------------------
 
 
 @cache
@@ -292,33 +291,3 @@ def _await(ready: Callable[[], bool], needed: Sequence[Service], fault: str) -> 
                 fault, where=str(log), do=f"Run `align down` to stop the others. The log ends with:{tail}"
             )
         time.sleep(POLL_SECONDS)
-
-
-def _end(processes: Sequence[psutil.Process], how: signal.Signals) -> None:
-    """Send a signal, wait for checkpoints, then send SIGKILL, also to flow runs that outlive their worker."""
-    below = [child for process in processes for child in process.children(recursive=True)]
-    # Stop the flow runs first, so that they report their end. A run that dies with its worker does not: it is shown as
-    # running, and takes up a slot of its work pool, until the automation marks it as crashed.
-    runs = [child for process in processes for child in process.children() if _is_flow_run(child)]
-    _terminate(runs)
-    psutil.wait_procs(runs, timeout=STOP_SECONDS)
-    _terminate(processes, how)
-    psutil.wait_procs(processes, timeout=STOP_SECONDS)
-    left = [process for process in (*processes, *below) if process.is_running()]
-    _terminate(left)
-    _, stubborn = psutil.wait_procs(left, timeout=STOP_SECONDS)
-    for process in stubborn:
-        process.kill()
-    psutil.wait_procs(stubborn)
-
-
-def _is_flow_run(process: psutil.Process) -> bool:
-    with suppress(psutil.NoSuchProcess):
-        return "prefect.engine" in process.cmdline()
-    return False
-
-
-def _terminate(processes: Iterable[psutil.Process], how: signal.Signals = signal.SIGTERM) -> None:
-    for process in processes:
-        with suppress(psutil.NoSuchProcess):
-            process.send_signal(how)

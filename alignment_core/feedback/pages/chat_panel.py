@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, MutableMapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -57,19 +57,27 @@ class Panel:
         self._drawer.toggle()
 
     def show(self) -> None:
-        """Open the conversation that the visitor had open, or a new one with the models of the command line."""
-        talk = self._find(self._kept.get("talk"))
-        if talk is None or (not talk.turns and tuple(talk.models) != self._models.first):
-            self.start_anew()
+        """Open the conversation that the visitor had open.
+
+        A new one is opened instead if there is none, or if the command line names other models than when the visitor
+        was here last: whoever starts the page with a new model wants to hear it.
+        """
+        named, talk = list(self._models.first), self._find(self._kept.get("talk"))
+        if talk is None or self._kept.get("named") != named:
+            self._kept["named"] = named
+            self._start(named)
         else:
             self._open(talk)
 
     def start_anew(self) -> None:
         """Open a new conversation, with the models of the one before if there is one."""
-        talks: list[dict[str, Any]] = self._kept["talks"]
         before = self._find(self._kept.get("talk"))
         usable = before is not None and before.turns and self._usable(before)
-        models = before.models if before is not None and usable else list(self._models.first)
+        self._start(before.models if before is not None and usable else self._models.first)
+
+    def _start(self, models: Sequence[str]) -> None:
+        before = self._find(self._kept.get("talk"))
+        talks: list[dict[str, Any]] = self._kept["talks"]
         talks[:] = [one for one in talks if one["turns"]]
         talks.insert(0, new_talk(models, blind=before is None or bool(before.data["blind"])))
         self._open(Talk(talks[0]))

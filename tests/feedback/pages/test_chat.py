@@ -155,9 +155,25 @@ def test_chat_and_thumbs(settings: Path, tmp_path: Path, browser_page: BrowserPa
         page.get_by_role("button", name="New conversation").first.click()
         expect(answers).to_have_count(0)
         expect(hint).to_be_visible()
+        page.set_viewport_size({"width": 1280, "height": 900})
+        page.reload()
+        talk = page.get_by_role("button", name="What is 1 plus 1?", exact=True)
+        talk.click()
+        expect(answers).to_have_count(3)
         page.goto("about:blank")
     with open_feedback(str(tmp_path / "feedback.db")) as store:
         assert store.count() == 2
+
+    # Served with other models, it opens a conversation with those. The earlier ones are in the list.
+    with served_page(tmp_path, "chat", settings, "--model", "next", "--beside", "base", port=port):
+        page.goto(url)
+        expect(page.get_by_test_id("model")).to_have_text([f"next: sft {second[:8]}", "base: endless"])
+        expect(answers).to_have_count(0)
+        talk.click()
+        expect(answers).to_have_count(3)
+        page.reload()
+        expect(answers).to_have_count(3)
+        page.goto("about:blank")
 
 
 def test_two_models_answer_side_by_side(settings: Path, tmp_path: Path, browser_page: BrowserPage) -> None:

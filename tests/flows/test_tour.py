@@ -12,6 +12,7 @@ from socket import socket
 from threading import Thread
 from typing import Any
 
+import psutil
 import pytest
 from browser import BrowserPage
 from playwright.sync_api import expect
@@ -64,6 +65,20 @@ def test_tour_shortens_the_answers_of_smollm2(tmp_path: Path) -> None:
     report, _ = run_tour(tmp_path, f"package:{wheels[-1]}")
     assert report["after"]["low"] > report["before"]["high"]
     assert report["gate"]["passed"]
+
+
+def test_page_ends_with_the_tour() -> None:
+    code = "import time; from alignment_flows.cli.tour import serve_page; serve_page(time.sleep, 3600)"
+    with subprocess.Popen([sys.executable, "-c", code]) as command:
+        pages: list[psutil.Process] = []
+        until(lambda: bool(pages.extend(_pages(command.pid)) or pages))
+        command.kill()
+    until(lambda: not any(page.is_running() for page in pages))
+
+
+def _pages(pid: int) -> list[psutil.Process]:
+    """Return the processes that serve a page: those which Python's `multiprocessing` has spawned."""
+    return [child for child in psutil.Process(pid).children() if "--multiprocessing-fork" in child.cmdline()]
 
 
 def test_exact_interval() -> None:

@@ -3,14 +3,16 @@
 import json
 import math
 import re
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.resources import files
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import typer
@@ -215,11 +217,20 @@ def serve_page(page: Callable[..., None], *given: Any) -> None:
 
 
 def _serve(page: Callable[..., None], *given: Any) -> None:
+    Thread(target=_end_with_parent, daemon=True).start()
     try:
         page(*given)
     except AlignmentError as error:
         print(f"align: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+
+
+def _end_with_parent() -> None:
+    """Wait until the process of the tour has ended, for whatever reason, then end this one."""
+    tour = parent_process()
+    assert tour is not None
+    tour.join()
+    signal.raise_signal(signal.SIGTERM)
 
 
 def rated_answers(settings: PipelineConfig) -> int:

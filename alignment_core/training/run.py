@@ -24,6 +24,7 @@ from alignment_core.training.reference import CachedReference
 from alignment_core.training.rewards import Judge, Rewards, ValueInUnits, filled
 from alignment_core.training.rows import RewardModel, Rows, Undeclared, Vocabulary
 from alignment_core.training.sampled_logps import sampled_logps
+from alignment_core.training.sampling import check_prompts, noise_keys, rollouts_of
 from alignment_core.training.snapshots import Snapshots, role_of
 
 PairJudge = Callable[[Sequence[Rollout], Sequence[Rollout]], Sequence[float | None]]
@@ -164,15 +165,9 @@ class Run:
             raise PluginError("greedy responses have no log-probabilities", where="run.generate", got="temperature=0")
         if isinstance(model := self.role(role), Undeclared):
             model.generate()
-        for prompt in prompts:
-            if "prompt" not in prompt.sequences:
-                raise PluginError(
-                    "a row to sample from has no sequence `prompt`",
-                    got=f"the row {prompt.id} with {', '.join(prompt.sequences)}",
-                    expected="rows of `run.prompts`, or others with such a sequence",
-                )
+        check_prompts(prompts)
         repeated = [prompt for prompt in prompts for _ in range(samples)]
-        keys = self._noise_keys(repeated, role)
+        keys = noise_keys(self.seed, self.step, repeated, role)
         vocabulary = self.vocabulary
         engine = self.engine or OwnEngine(self.roles, vocabulary.stop_ids, vocabulary.pad_id, self.budget)
         found = engine.generate(
@@ -185,18 +180,7 @@ class Run:
         if self.work is not None:
             self.work.add(len(found))
         self.sampled.update(responses=len(found), slow=sum(one.slow for one in found))
-        stops = set(self.vocabulary.stop_ids)
-        return [
-            Rollout(
-                prompt,
-                one.sequence,
-                finished=one.sequence.ids[-1] in stops,
-                text=self.tokenizer.decode(list(one.sequence.completion), skip_special_tokens=True),
-                logps=one.logps,
-                entropies=one.entropies,
-            )
-            for prompt, one in zip(repeated, found, strict=True)
-        ]
+        return rollouts_of(repeated, found, vocabulary)
 
     def sampled_logps(self, rollouts: Sequence[Rollout], temperature: float = 1.0) -> TokenLogps:
         refused: list[str] = []
@@ -206,19 +190,6 @@ class Run:
             self.logged_fresh_logps = True
         self.sampled.update(checked=len(rollouts), read_again=len(rollouts) if refused else 0)
         return found
-
-    def _noise_keys(self, prompts: Sequence[Row], role: str) -> list[str]:
-        """Return keys of seed, step, row and its earlier occurrences, so that a repeated prompt gets fresh noise.
-
-        Other roles than the policy get noise of their own. Otherwise equal weights would give equal responses.
-        """
-        of_role = "" if role == "policy" else f"/{role}"
-        seen: Counter[str] = Counter()
-        keys = []
-        for prompt in prompts:
-            keys.append(f"{self.seed}/{self.step}/{prompt.id}/{seen[prompt.id]}{of_role}")
-            seen[prompt.id] += 1
-        return keys
 
     def _while_sampling(self, done: float, total: int) -> None:
         if self.progress.stopping:

@@ -62,6 +62,10 @@ def test_mistakes_in_a_file(file: Path, text: str, problem: str) -> None:
         ("seed=-1", "seed: invalid value. got -1"),
         ("seed=9007199254740992", "seed: invalid value"),
         ("store=/dev/null", "store: /dev/null is not a folder"),
+        *(
+            (f"feedback=postgresql://{address}", "feedback: host and port cannot be read")
+            for address in ("[", "u:p@[::1/x", "u@h:99999/x", "h:port/x", "a b/x")
+        ),
         ("store=s3://bucket/x", "store: the store is a folder on this machine, not an address"),
         ('model.base="a\\0b"', "model.base: the text contains a null character"),
         ("device=gpu", "device: unknown device 'gpu', expected auto, cpu, cuda or cuda:N"),
@@ -87,6 +91,15 @@ def test_mistakes_in_a_file(file: Path, text: str, problem: str) -> None:
 def test_mistakes_in_the_command_line(file: Path, override: str, problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
         load_config(file, [override])
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["h", "/name", "h:/name", "u:a[b/c]@h:5432/name", "u:a@b@[::1]:5432/name", "/name?host=/run/x", "${HOST}/x"],
+)
+def test_addresses_of_databases_are_welcome(file: Path, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOST", "u@h:5432")
+    load_config(file, [f"feedback=postgresql://{address}"])
 
 
 def test_aliases_and_dates_are_welcome(file: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -51,6 +52,8 @@ def check_store(root: Path, artifacts: Iterable[tuple[str, str]]) -> None:
         ArtifactError: something in the store is in the way.
     """
     check_folder(root, follow=True)
+    if not root.exists():
+        _check_creatable(root)
     for name in OWN:
         check_folder(root / name)
     for folder in (root / ALIASES, root / LEASES):
@@ -72,6 +75,20 @@ def check_store(root: Path, artifacts: Iterable[tuple[str, str]]) -> None:
     if missing:
         for name in ("", BUILDING, LOCKS, LEASES, f"{LEASES}/.gate", QUARANTINE, SHARD):
             _check_access(root / name, os.R_OK | os.W_OK)
+
+
+def _check_creatable(root: Path) -> None:
+    """Check that the folder can be created, with another one that is removed at once: permissions do not say it."""
+    above = next(path for path in root.parents if os.path.lexists(path))
+    try:
+        os.rmdir(tempfile.mkdtemp(prefix=".align-", dir=above))
+    except OSError as error:
+        raise ArtifactError(
+            "the artifact store cannot be created",
+            where=str(root),
+            got=f"{above}: {error.strerror}",
+            do="Choose another folder in `store`",
+        ) from error
 
 
 def check_folder(path: Path, *, follow: bool = False) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -12,6 +13,9 @@ from pydantic import AfterValidator, Field
 HUB = "hf://"
 STORE_ENDINGS = (".db", ".sqlite", ".sqlite3")
 STORE_SCHEMES = ("sqlite://", "postgres://", "postgresql://", "postgresql+psycopg://")
+HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+(?:%\w+)?\]|[^:/?#@\[\]\s]*)(?::(\d{0,9}))?(?=[/?]|$)")
+"""Host and port, either of which may be missing."""
+LARGEST_PORT = 65535
 LONGEST_PLACE = 3000
 """Length of the longest path or address in characters. A file system allows 4096 bytes, with what the run adds."""
 LONGEST_NAME = 255
@@ -65,7 +69,22 @@ def check_feedback_store(place: str) -> str:
         raise ValueError(f"expected a file with the ending {', '.join(STORE_ENDINGS)}, or postgresql://user@host/name")
     if place.startswith("sqlite://") and (":memory:" in place or "mode=memory" in place or not place[9:].strip("/")):
         raise ValueError("a feedback store in memory would lose its votes, expected a file")
+    if not place.startswith("sqlite://") and (scheme := re.match(r"\w[\w+]*://", place)) is not None:
+        _check_host(place[scheme.end() :])
     return place
+
+
+def _check_host(address: str) -> None:
+    """Check host and port in the address of a database without its scheme.
+
+    Raises:
+        ValueError: they cannot be read. The message does not show them, as it does not know where a password ends.
+    """
+    found = HOST.match(address.rpartition("@")[2])
+    if found is None or int(found.group(1) or 0) > LARGEST_PORT:
+        raise ValueError(
+            f"host and port cannot be read, expected postgresql://user@host:port/name with a port up to {LARGEST_PORT}"
+        )
 
 
 def check_web_address(address: str) -> str:

@@ -20,7 +20,7 @@ def resident_memory() -> int:
     status = Path("/proc/self/status")
     if not status.exists():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return _kilobytes(status.read_text(), "VmRSS:")
+    return kilobytes(status.read_text(), "VmRSS:")
 
 
 def free_on_cpu(processes: int = 1) -> float:
@@ -30,12 +30,13 @@ def free_on_cpu(processes: int = 1) -> float:
 
 def _free_in_system() -> int:
     try:
-        return _kilobytes(Path("/proc/meminfo").read_text(), "MemAvailable:")
+        return kilobytes(Path("/proc/meminfo").read_text(), "MemAvailable:")
     except OSError:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
-def _kilobytes(text: str, name: str) -> int:
+def kilobytes(text: str, name: str) -> int:
+    """Return the bytes behind a name such as `VmRSS:` in a file of the kernel."""
     line = next(line for line in text.splitlines() if line.startswith(name))
     return int(line.split()[1]) * 1024
 

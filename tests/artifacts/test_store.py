@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from alignment_core.artifacts import Artifact, ArtifactStore, Manifest, key_of
+from alignment_core.artifacts.layout import check_store
 from alignment_core.artifacts.manifest import write_manifest
 from alignment_core.errors import ArtifactError
 from alignment_core.progress import Silent, Stopped
@@ -232,6 +233,14 @@ def test_unwritable_store_is_reported(tmp_path: Path) -> None:
     store = ArtifactStore(tmp_path / "file")
     with pytest.raises(ArtifactError, match="cannot be written"), store.building("sft", KEY, Silent()):
         pytest.fail("a file was used as the store")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc, where nobody can create a folder")
+def test_store_that_cannot_be_created_is_found_before_a_run(tmp_path: Path) -> None:
+    check_store(tmp_path / "new" / "store", [("sft", KEY)])
+    assert list(tmp_path.iterdir()) == [], "nothing is left of the attempt"
+    with pytest.raises(ArtifactError, match=r"/proc/new/store: the artifact store cannot be created\. got /proc: "):
+        check_store(Path("/proc/new/store"), [("sft", KEY)])
 
 
 def test_every_flipped_bit_of_a_manifest_is_noticed(tmp_path: Path) -> None:

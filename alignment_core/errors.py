@@ -167,7 +167,7 @@ def how_to_trust(group: str) -> str:
     return f"Read the code. If you trust it, set `{group}.trust_remote_code: true` in the settings of the run"
 
 
-def loading_failure(error: Exception, group: str = "model") -> str:
+def loading_failure(error: BaseException, group: str = "model") -> str:
     """Return in one line why transformers did not load something.
 
     Args:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from alignment_core.errors import DataError
+from alignment_core.errors import DataError, ModelError, loading_failure
 from alignment_core.records import Conversation, Message
 
 PLACEHOLDERS = 0xF0000
@@ -16,6 +16,8 @@ PLACEHOLDERS = 0xF0000
 PLACEHOLDER = re.compile(f"[{chr(PLACEHOLDERS)}-{chr(PLACEHOLDERS + 0xFFFD)}]")
 RESERVED = re.compile(f"[{chr(PLACEHOLDERS)}-{chr(0x10FFFF)}]")
 """Matches placeholders, and the marks of the next private-use plane that tell whose words a text holds."""
+PANIC = "PanicException"
+"""Name of the error of a library in Rust that gives up. It is no `Exception`, and has no module to import it from."""
 
 
 class Unrenderable(DataError):
@@ -158,6 +160,15 @@ class Encoder:
         self._backend.encode_special_tokens = literal
         try:
             encodings = call([anchor + part.text for part in parts], add_special_tokens=False)
+        except BaseException as error:  # the library panics, for example where a pattern needs too many attempts
+            if not isinstance(error, Exception) and type(error).__name__ != PANIC:
+                raise
+            raise ModelError(
+                "the tokenizer fails on a text",
+                where=f"model.base {self._tokenizer.name_or_path}",
+                got=loading_failure(error),
+                do="Use another base model, or report it to the author of this one",
+            ) from error
         finally:
             self._backend.encode_special_tokens = False
         skip, shift = len(anchor_ids), len(anchor)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
@@ -12,6 +14,11 @@ from typing import Any, cast
 from alignment_core.errors import AlignmentError, ModelError, loading_failure
 from alignment_core.own_code import code_may_fail, may_run
 from alignment_core.texts import damaged, read_json_of_model
+
+MOST_GROWTH = 100
+"""How many times as long the normalizer may make a text. Known tokenizers stay below 40."""
+LONGEST_DECOMPOSITION = 18.0
+"""Characters into which Unicode decomposes one, at most (U+FDFA)."""
 
 
 def load_tokenizer(path: str, revision: str | None = None, own_code: str | None = None, *, group: str = "model") -> Any:
@@ -52,6 +59,7 @@ def load_tokenizer(path: str, revision: str | None = None, own_code: str | None 
             expected="a tokenizer backed by tokenizer.json",
             do="Convert it with transformers' `convert_slow_tokenizer`",
         )
+    _check_growth(tokenizer.backend_tokenizer.normalizer, path)
     stops = {*generation_stops(path, revision)}
     if tokenizer.eos_token_id is not None:
         stops.add(tokenizer.eos_token_id)
@@ -108,6 +116,38 @@ def generation_stops(path: str, revision: str | None = None) -> tuple[int, ...]:
     if not all(isinstance(stop, int) for stop in stops):
         raise damaged(file, f"eos_token_id {eos!r}")
     return tuple(stops)
+
+
+def _check_growth(normalizer: Any, path: str) -> None:
+    """Check that the tokenizer does not make a text so long that it fills the memory.
+
+    Raises:
+        ModelError: it may become `MOST_GROWTH` times as long.
+    """
+    growth = 1.0 if normalizer is None else growth_of(json.loads(normalizer.__getstate__()))
+    if growth > MOST_GROWTH:
+        raise ModelError(
+            "the tokenizer may make a text too long before it splits it",
+            where=f"{path}, tokenizer.json, normalizer",
+            got=f"up to {growth:.3g} times as long",
+            expected=f"at most {MOST_GROWTH} times",
+            do="Use another base model",
+        )
+
+
+def growth_of(normalizer: Mapping[str, Any]) -> float:
+    """Return how many times as long a normalizer may make a text."""
+    match normalizer["type"]:
+        case "Sequence":
+            return math.prod(growth_of(inner) for inner in normalizer["normalizers"])
+        case "Replace":  # a regular expression may match single characters, and also between them
+            old, new = normalizer["pattern"], len(normalizer["content"])
+            return max(1.0, new / max(1, len(old["String"]))) if "String" in old else 1.0 + new
+        case "Prepend":
+            return 1.0 + len(normalizer["prepend"])  # of a text of one character
+        case "NFKC" | "NFKD" | "Precompiled":
+            return LONGEST_DECOMPOSITION
+    return 1.0
 
 
 def _padding(tokenizer: Any, stops: set[int], path: str) -> str:

@@ -8,8 +8,13 @@ from typing import Any
 
 import pytest
 from chat_styles import byte_tokenizer
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Regex, normalizers, pre_tokenizers
 
+from alignment_core.data.rendering.encoder import Encoder, Text
 from alignment_core.data.rendering.renderer import Renderer, generation_stops, load_tokenizer
+from alignment_core.data.rendering.tokenizer import growth_of
 from alignment_core.errors import ModelError
 
 
@@ -21,7 +26,7 @@ def saved(folder: Path, tokenizer: Any, eos: Any = None) -> str:
 
 
 def tokenizer_of(vocabulary: list[str], **special: str) -> Any:
-    from tokenizers import Tokenizer, models, pre_tokenizers
+    from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 
     backend = Tokenizer(models.BPE({token: index for index, token in enumerate(vocabulary)}, []))
@@ -93,3 +98,52 @@ def test_stories260k_also_stops_on_its_document_separator(stories260k: Path) -> 
     assert sequence.ids[0] == 1
     assert sequence.ids[-1] == 2
     assert renderer.decode(sequence.completion) == "Yes é"
+
+
+def grown(text: str, normalizer: Any) -> float:
+    return len(normalizer.normalize_str(text)) / len(text)
+
+
+@given(
+    st.text("ab ", min_size=1, max_size=20),
+    st.lists(
+        st.one_of(
+            st.builds(normalizers.Replace, st.text("ab ", min_size=1, max_size=3), st.text("ab ", max_size=4)),
+            st.builds(lambda new: normalizers.Replace(Regex("[ab]"), new), st.text("ab ", max_size=4)),
+            st.builds(normalizers.Prepend, st.text("ab", min_size=1, max_size=3)),
+            st.just(normalizers.NFKC()),
+        ),
+        max_size=4,
+    ),
+)
+def test_no_text_grows_more_than_foreseen(text: str, parts: list[Any]) -> None:
+    normalizer = normalizers.Sequence(parts)
+    assert grown(text, normalizer) <= growth_of(json.loads(normalizer.__getstate__()))
+
+
+def test_the_longest_decomposition_is_foreseen() -> None:
+    assert grown("\ufdfa", normalizers.NFKC()) == growth_of({"type": "NFKC"})
+
+
+@pytest.mark.parametrize(
+    ("normalizer", "growth"),
+    [
+        (normalizers.Sequence([normalizers.Replace("a", "aa")] * 40), "1.1e[+]12"),
+        (normalizers.Replace(" ", "x" * 1_000_000), "1e[+]06"),
+        (normalizers.Replace(Regex(""), "x" * 200), "201"),
+        (normalizers.Prepend("x" * 1_000_000), "1e[+]06"),
+    ],
+)
+def test_tokenizer_that_blows_texts_up_is_refused(tmp_path: Path, normalizer: Any, growth: str) -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = normalizer
+    with pytest.raises(ModelError, match=rf"normalizer: .* got up to {growth} times as long"):
+        load_tokenizer(saved(tmp_path, tokenizer))
+
+
+def test_pattern_that_takes_for_ever_is_reported(tmp_path: Path) -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("(a|aa)+$"), "isolated")
+    encoder = Encoder(load_tokenizer(saved(tmp_path, tokenizer)))
+    with pytest.raises(ModelError, match=r"the tokenizer fails on a text.* got Onig: Regex search error: retry-limit"):
+        encoder.encode([Text("a" * 60 + "b")])

@@ -54,6 +54,8 @@ ENDLESS = {
     ),
     "a filler text": "{{ lipsum(n=10 ** 7) }}",
     "a large power": "{{ 9 ** 9 ** 9 }}",
+    "a number as bytes": "{{ (1).to_bytes(10 ** 9, 'big') }}",
+    "padded bytes": "{{ 'x'.encode().ljust(10 ** 9) }}",
 }
 
 

@@ -47,6 +47,36 @@ def test_raters_are_those_of_the_used_records(tmp_path: Path) -> None:
     assert check([str(path)])["raters"] == {"count": 2, "largest": 0.75}
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "q", "chosen": "a", "rejected": "b"},
+        {"prompt": "q", "completion": "a", "rating": 4},
+        {"prompt": "q", "completion": "a", "label": True},
+        {"prompt": "q", "completions": [{"completion": "a", "rank": 1}, {"completion": "b", "rank": 2}]},
+    ],
+    ids=["pair", "rating", "label", "ranking"],
+)
+@pytest.mark.parametrize("column", ["rater", "annotator", "annotator_id", "labeler", "labeller", "worker_id"])
+def test_raters_of_every_kind_of_judgement(tmp_path: Path, row: dict[str, Any], column: str) -> None:
+    names = ["ann", "ann", "ann", "bo"] if "id" not in column else [7, 7, 7, 8]
+    rows = [row | {"prompt": f"q{n * 7919}", column: name} for n, name in enumerate(names)]
+    path = tmp_path / "rated.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    found = check([str(path)], source={"threshold": 3})
+    assert (found["used"], found["raters"]) == ({"records": 4, "of": 4}, {"count": 2, "largest": 0.75})
+    assert column not in found["ignored"]
+
+
+def test_rater_under_any_name_can_be_mapped(tmp_path: Path) -> None:
+    path = tmp_path / "rated.csv"
+    path.write_text("frage,gut,schlecht,von,wann\n" + "".join(f"q{n * 7919},a,b,ann,{n}\n" for n in range(4)))
+    names = {"prompt": "frage", "chosen": "gut", "rejected": "schlecht", "rater": "von", "time": "wann"}
+    found = check([str(path)], source={"columns": names})
+    assert (found["used"], found["raters"]) == ({"records": 4, "of": 4}, {"count": 1, "largest": 1.0})
+    assert found["ignored"] == {}
+
+
 def test_a_report_without_raters(report: dict[str, Any]) -> None:
     assert report["raters"] == {"count": 0}
 

@@ -26,6 +26,8 @@ OURS = (
     "margin",
     "score_chosen",
     "score_rejected",
+    "rater",
+    "time",
 )
 
 

@@ -63,7 +63,8 @@ class Pairs(RecordFormat):
         names = _sides(row)
         assert names is not None
         chosen, rejected = (row[name] for name in names)
-        yield Reading(preference_pair(*_parted(row, names, chosen, rejected), _margin(row), origin))
+        pair = preference_pair(*_parted(row, names, chosen, rejected), _margin(row), origin)
+        yield Reading(pair, *rater_and_time(row))
 
 
 class Labelled(RecordFormat):
@@ -107,7 +108,7 @@ class Rated(RecordFormat):
         if rating is None:
             yield Dropped("no_label", origin)
             return
-        yield labelled_response(prompt, response, rating, origin, source, column=column)
+        yield labelled_response(prompt, response, rating, origin, source, *rater_and_time(row), column=column)
 
 
 class Demonstrations(RecordFormat):

@@ -70,10 +70,16 @@ def _stripped(completion: Conversation) -> list[Message]:
     return [{**message, "content": (message.get("content") or "").strip()} for message in completion]
 
 
+RATERS = ("rater", "annotator", "annotator_id", "labeler", "labeller", "worker_id")
+"""Columns that name who judged. Our own export writes the first."""
+
+
 def rater_and_time(row: Fields) -> tuple[str | None, float]:
-    """Return the rater and the time from the columns `rater` and `time` (seconds), which our own export writes."""
-    name, when = row.get("rater"), row.get("time")
-    return (name if isinstance(name, str) and name else None), float(when) if isinstance(when, int | float) else 0.0
+    """Return who judged, and when, from the columns of these names. The time is in seconds."""
+    names = (row[column] for column in RATERS if column in row)
+    name = next((str(name) for name in names if isinstance(name, str | int) and str(name)), None)
+    when = row.get("time")
+    return name, float(when) if isinstance(when, int | float) else 0.0
 
 
 def ordered_pairs(

@@ -76,6 +76,10 @@ def test_rater_under_any_name_can_be_mapped(tmp_path: Path) -> None:
     assert (found["used"], found["raters"]) == ({"records": 4, "of": 4}, {"count": 1, "largest": 1.0})
     assert found["ignored"] == {}
 
+    path.write_text(path.read_text().replace("von,wann", "annotator,wann"))
+    found = check([str(path)], source={"columns": {"prompt": "frage", "chosen": "gut", "rejected": "schlecht"}})
+    assert (found["raters"], found["ignored"]) == ({"count": 1, "largest": 1.0}, {"wann": 4})
+
 
 def test_a_report_without_raters(report: dict[str, Any]) -> None:
     assert report["raters"] == {"count": 0}

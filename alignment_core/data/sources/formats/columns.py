@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from alignment_core.config import SourceConfig
 from alignment_core.data.sources.formats.standard import Demonstrations, Labelled, Pairs, Prompts, Rated
+from alignment_core.data.sources.parsing.judgements import RATERS
 from alignment_core.errors import DataError
 from alignment_core.records.columns import ANSWER, CONTEXT, JUDGEMENT, OTHER, TrackedRow, meaning
 from alignment_core.records.format import BadRow, Fields, Outcome, RecordFormat
@@ -119,10 +120,12 @@ class ColumnMap(RecordFormat):
         missing = [name for name in self.columns.values() if name not in row]
         if missing:
             raise BadRow("missing_column", f"no {', '.join(missing)} among the columns {', '.join(map(str, row))}")
-        renamed = TrackedRow({ours: row[theirs] for ours, theirs in self.columns.items()})
+        mapped = {ours: row[theirs] for ours, theirs in self.columns.items()}
+        # Who judged, and when, needs no mapping under names that say it.
+        renamed = TrackedRow({name: row[name] for name in (*RATERS, "time") if name in row} | mapped)
         yield from self._format.read_with_tools(renamed, origin, source)
         if isinstance(row, TrackedRow):
-            row.read -= {theirs for ours, theirs in self.columns.items() if ours not in renamed.read}
+            row.read -= {self.columns.get(name, name) for name in renamed if name not in renamed.read}
 
     def read_with_tools(self, row: Fields, origin: str, source: SourceConfig) -> list[Outcome]:
         """Return what `read` returns. Tools in a column that is not mapped are left out."""

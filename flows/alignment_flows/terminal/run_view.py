@@ -150,6 +150,9 @@ def _newest(stage: StageState) -> str:
 
 
 def _changes(stage: StageState, arrow: str) -> str:
-    """Format the first and the last value of the metrics that say most."""
-    changes = {name: (points[0][1], points[-1][1]) for name, points in stage.leading().items()}
-    return "".join(f"  {name} {first:.3g} {arrow} {last:.3g}" for name, (first, last) in changes.items())
+    """Format the first and the last value of the metrics that say most, or the only one."""
+    shown = []
+    for name, points in stage.leading().items():
+        values = [f"{value:.3g}" for _, value in (points if len(points) == 1 else (points[0], points[-1]))]
+        shown.append(f"  {name} {f' {arrow} '.join(values)}")
+    return "".join(shown)

@@ -157,3 +157,12 @@ def test_plain_lines_tell_the_newest_step_every_ten_seconds(
         "[1/2] kto: 11/50  kl 5.5  loss 0.5  logps -3  length 8",
         "[1/2] kto: 22/50  kl 11  loss 0.5  logps -3  length 8",
     ]
+
+
+def test_stage_of_one_step_shows_its_only_value(capsys: pytest.CaptureFixture[str]) -> None:
+    view = run_view.RunView(linked=False)
+    view.plan(["sft · m · 1"], "http://a/server/that/stops")
+    view.begin("sft · m · 1")
+    view.step(1, 1, "", {"loss": 7.789})
+    view.end("built in 1 s")
+    assert capsys.readouterr().err.splitlines()[-1].endswith("[1/1] sft: built in 1 s  loss 7.79")

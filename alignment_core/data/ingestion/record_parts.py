@@ -47,9 +47,12 @@ class RecordParts:
     facts: Facts = field(default_factory=dict)
 
     def root(self) -> int:
-        """Return the hash of the words of the prompt without system turns, or else of the first completion."""
-        turns = [turn for turn in self.prompt if turn["role"] != "system"] or self.completions[0]
-        return words_hash(plain_text(turns))
+        """Return the hash of the words of the prompt without system turns, or else of the first completion.
+
+        A record of system turns alone has those of its prompt.
+        """
+        asked = [turn for turn in self.prompt if turn["role"] != "system"]
+        return words_hash(plain_text(asked or self._answer() or self.prompt))
 
     def characters(self) -> int:
         """Return the length of all texts. That of a turn with more than a text is the length of its JSON."""
@@ -58,7 +61,10 @@ class RecordParts:
 
     def text(self) -> str:
         """Return the text by which near-duplicate prompts are found: the prompt, or the completion if it has none."""
-        return plain_text(self.prompt or self.completions[0])
+        return plain_text(self.prompt or self._answer())
+
+    def _answer(self) -> Conversation:
+        return self.completions[0] if self.completions else ()
 
 
 def split_record(record: Record) -> RecordParts:

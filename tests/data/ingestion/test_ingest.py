@@ -455,6 +455,14 @@ def test_lone_surrogates_are_quarantined(tmp_path: Path) -> None:
     assert json.loads(bad)["row"]["chosen"] == "\ud800"
 
 
+def test_a_system_turn_alone_is_a_prompt(tmp_path: Path) -> None:
+    """The model then opens the conversation. Two such prompts differ by what their system turns say."""
+    told = ["You greet whoever comes in.", "You ask a riddle.", "You ask a riddle."]
+    path = write(tmp_path / "told.jsonl", [{"prompt": [{"role": "system", "content": text}]} for text in told])
+    report = check([str(path)])
+    assert (report["used"], report["duplicates"]["exact"]) == ({"records": 2, "of": 3}, 1)
+
+
 def test_near_duplicate_detection_can_be_disabled(tmp_path: Path, run: Any) -> None:
     report, _ = run(write(tmp_path / "rows.jsonl", rows(5)), near_duplicates=None)
     assert report["duplicates"]["near"] == 0

@@ -30,6 +30,7 @@ from alignment_core.planning.pipeline import plan_pipeline
 from alignment_core.processes.fork_client import SHARED
 from alignment_core.registry import load_registry
 
+REPEATED = 400
 HITS = 6
 """How often a run is started to meet a stage at work."""
 FORK_SERVER = b"alignment_core.processes.fork_server"
@@ -47,7 +48,8 @@ PPO = {"rollouts": 3, "rollout_size": 4, "max_new_tokens": 6, "kl_ceiling": 1e6,
 def settings(kind: str, model: Path, folder: Path) -> dict[str, Any]:
     """Write the data of a small run. Return its settings, without the store."""
     rows = [{"prompt": f"Is {n} even?", "chosen": f"{n % 2 == 0}.", "rejected": f"{n} what?"} for n in range(24)]
-    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    # The repetitions are left out as duplicates. They only make ingestion long enough to be met at work.
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) * REPEATED)
     step = {"batch_size": 6, "learning_rate": 1e-3}
     return {
         "name": f"fault-{kind}",

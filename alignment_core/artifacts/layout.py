@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import stat
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from uuid import uuid4
 
 from alignment_core.artifacts.manifest import MANIFEST
 from alignment_core.errors import ArtifactError
@@ -80,8 +80,10 @@ def check_store(root: Path, artifacts: Iterable[tuple[str, str]]) -> None:
 def _check_creatable(root: Path) -> None:
     """Check that the folder can be created, with another one that is removed at once: permissions do not say it."""
     above = next(path for path in root.parents if os.path.lexists(path))
+    attempt = above / f".align-{uuid4().hex}"
     try:
-        os.rmdir(tempfile.mkdtemp(prefix=".align-", dir=above))
+        attempt.mkdir()
+        attempt.rmdir()
     except OSError as error:
         raise ArtifactError(
             "the artifact store cannot be created",

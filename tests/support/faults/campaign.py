@@ -30,10 +30,10 @@ from alignment_core.planning.pipeline import plan_pipeline
 from alignment_core.processes.fork_client import SHARED
 from alignment_core.registry import load_registry
 
-REPEATED = 400
 HITS = 6
 """How often a run is started to meet a stage at work."""
 FORK_SERVER = b"alignment_core.processes.fork_server"
+FIRST_STAGE = b"alignment_core.execution.stage_process"
 SAMPLING = {"responses_per_prompt": 2, "max_prompts": 4, "max_new_tokens": 6}
 KINDS: Mapping[str, dict[str, Any]] = {
     "dpo": {"sample": SAMPLING, "rank": {"by": {"name": "wordlist"}}, "reward": {"batch_size": 6}},
@@ -48,8 +48,7 @@ PPO = {"rollouts": 3, "rollout_size": 4, "max_new_tokens": 6, "kl_ceiling": 1e6,
 def settings(kind: str, model: Path, folder: Path) -> dict[str, Any]:
     """Write the data of a small run. Return its settings, without the store."""
     rows = [{"prompt": f"Is {n} even?", "chosen": f"{n % 2 == 0}.", "rejected": f"{n} what?"} for n in range(24)]
-    # The repetitions are left out as duplicates. They only make ingestion long enough to be met at work.
-    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) * REPEATED)
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     step = {"batch_size": 6, "learning_rate": 1e-3}
     return {
         "name": f"fault-{kind}",
@@ -144,14 +143,18 @@ def processes(root: int) -> dict[int, int]:
 
 
 def stages_of(run: int) -> list[int]:
-    """Return the processes of stages: those that the fork server of a run has forked."""
+    """Return the processes of stages: those that the fork server has forked, and the first, which is started afresh."""
     found = processes(run)
-    return [child for child, parent in found.items() if parent in found and _is_server(parent)]
+    return [
+        child
+        for child, parent in found.items()
+        if (parent in found and _runs(parent, FORK_SERVER)) or _runs(child, FIRST_STAGE)
+    ]
 
 
-def _is_server(process: int) -> bool:
+def _runs(process: int, module: bytes) -> bool:
     with suppress(OSError):
-        return FORK_SERVER in Path(f"/proc/{process}/cmdline").read_bytes()
+        return module in Path(f"/proc/{process}/cmdline").read_bytes()
     return False
 
 

@@ -81,6 +81,23 @@ def test_rater_under_any_name_can_be_mapped(tmp_path: Path) -> None:
     assert (found["raters"], found["ignored"]) == ({"count": 1, "largest": 1.0}, {"wann": 4})
 
 
+@pytest.mark.parametrize(
+    "times", [[1, 10, 9], ["1", "10", "9"], ["2026-01-01", "2026-01-03T00:00:00Z", "2026-01-02T10:00:00"]]
+)
+def test_the_latest_vote_of_a_rater_counts_in_any_notation(tmp_path: Path, times: list[Any]) -> None:
+    """The second is the latest, in a file where another one comes last. Ids with gaps are read as 7.0."""
+    rows = [
+        {"prompt": f"q {n * 7919}", "completion": "a", "label": label, "annotator_id": who, "time": when}
+        for n in range(6)
+        for label, who, when in zip([False, True, False], [7, 7.0, "7"], times, strict=True)
+    ]
+    path = tmp_path / "rated.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    balance = check([str(path)])["balance"]
+    assert balance["undesirable"] == 0
+    assert balance["desirable"] >= 3
+
+
 def test_a_report_without_raters(report: dict[str, Any]) -> None:
     assert report["raters"] == {"count": 0}
 

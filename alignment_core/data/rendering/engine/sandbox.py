@@ -104,11 +104,12 @@ class _Environment(ImmutableSandboxedEnvironment):
     def call(*arguments: Any, **named: Any) -> Any:  # a template may pass an argument called `self`
         """Call a function or a method of a value."""
         limits, function = arguments[0].limits, arguments[2]
-        if isinstance(getattr(function, "__self__", None), int | float | complex | bytes):
+        owner = getattr(function, "__self__", None)
+        if isinstance(owner, int | float | complex | bytes):
             raise SecurityError("a method of a number or of bytes, which no conversation has")
         if function not in (limits.steps, limits.joined, limits.weighed):
             limits.spend((MACRO_STEPS if isinstance(function, Macro) else CALL_STEPS) + len(named))
-            for value in (getattr(function, "__self__", None), *arguments[3:]):
+            for value in (owner, *arguments[3:]):
                 limits.weighed(value)
         if getattr(arguments[2], "__name__", "") in GROWING_METHODS:
             arguments[0].limits.check_call(arguments[2], arguments[3:], named)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
 from typing import Any, ClassVar
 
 from alignment_core.config import SourceConfig
@@ -62,7 +61,7 @@ class LabelStudio(RecordFormat):
         prompt, answers = _fields(data)
         who = annotation.get("completed_by", annotation.get("created_username"))
         voter = str(who.get("id", who.get("email"))) if isinstance(who, Mapping) else None if who is None else str(who)
-        when = _seconds(annotation.get("updated_at", annotation.get("created_at")))
+        when = shapes.seconds(annotation.get("updated_at", annotation.get("created_at")))
         match result.get("type"):
             case "pairwise":
                 yield from _pairwise(str(value.get("selected")), prompt, answers, origin, source, voter, when)
@@ -272,10 +271,3 @@ def _ranking(value: list[Any], answers: Mapping[str, Conversation]) -> list[tupl
         place = _place(str(item.get("value")), list(answers))
         judged.append((list(answers.values())[place], -rank))
     return judged
-
-
-def _seconds(value: Any) -> float:
-    try:
-        return datetime.fromisoformat(str(value)).timestamp()
-    except (ValueError, OverflowError):
-        return 0.0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from datetime import datetime
 from typing import Any, ClassVar
 
 from alignment_core.config import SourceConfig
@@ -105,7 +104,7 @@ class Gradio(RecordFormat):
             return
         context, response = self._exchange(row)
         record = LabelledResponse(context, response, desirable, 1.0, origin)
-        yield Reading(record, str(row.get("username") or "") or None, _seconds(row["timestamp"]))
+        yield Reading(record, str(row.get("username") or "") or None, shapes.seconds(row["timestamp"]))
 
     def _exchange(self, row: Fields) -> tuple[Conversation, Conversation]:
         if "conversation" not in row:
@@ -235,10 +234,3 @@ def _from_tuples(turns: list[Any]) -> list[dict[str, Any]]:
         if isinstance(turn, list)
         for role, text in zip(("user", "assistant"), turn, strict=False)
     ]
-
-
-def _seconds(value: Any) -> float:
-    try:
-        return datetime.fromisoformat(str(value)).timestamp()
-    except (ValueError, OverflowError):
-        return 0.0

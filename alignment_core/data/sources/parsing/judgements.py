@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from datetime import UTC, datetime
 from itertools import combinations
 from typing import Any
 
@@ -80,7 +78,7 @@ RATERS = ("rater", "annotator", "annotator_id", "labeler", "labeller", "worker_i
 def rater_and_time(row: Fields) -> tuple[str | None, float]:
     """Return who judged, and when, from the columns of these names. The time is in seconds or an ISO date."""
     found = (_name(row[column]) for column in RATERS if column in row)
-    return next(filter(None, found), None), _seconds(row.get("time"))
+    return next(filter(None, found), None), shapes.seconds(row.get("time"))
 
 
 def _name(value: Any) -> str:
@@ -88,16 +86,6 @@ def _name(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value) if isinstance(value, str | int) else ""
-
-
-def _seconds(value: Any) -> float:
-    """Return a time in seconds or an ISO date, either perhaps as text, in seconds; 0 if it is neither."""
-    with suppress(TypeError, ValueError, OverflowError):
-        return float(value)
-    with suppress(TypeError, ValueError):
-        moment = datetime.fromisoformat(value)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    return 0.0
 
 
 def ordered_pairs(

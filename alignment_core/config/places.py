@@ -69,8 +69,9 @@ def check_feedback_store(place: str) -> str:
         raise ValueError(f"expected a file with the ending {', '.join(STORE_ENDINGS)}, or postgresql://user@host/name")
     if place.startswith("sqlite://") and (":memory:" in place or "mode=memory" in place or not place[9:].strip("/")):
         raise ValueError("a feedback store in memory would lose its votes, expected a file")
-    if not place.startswith("sqlite://") and (scheme := re.match(r"\w[\w+]*://", place)) is not None:
-        _check_host(place[scheme.end() :])
+    scheme, is_address, address = place.partition("://")
+    if is_address and scheme != "sqlite":
+        _check_host(address)
     return place
 
 

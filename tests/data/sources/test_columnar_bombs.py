@@ -91,9 +91,6 @@ def test_limit_ends_with_its_block() -> None:
     assert resource.getrlimit(resource.RLIMIT_DATA) == before
     with memory_limit(2 * LIMIT), memory_limit(10 * LIMIT):
         bytearray(LIMIT)
-    with (
-        pytest.raises(MemoryError),
-        memory_limit(LIMIT // 2),
-        memory_limit(10 * LIMIT),
-    ):  # the inner one cannot widen it
+    # An inner block cannot widen the limit of an outer one.
+    with pytest.raises(MemoryError), memory_limit(LIMIT // 2), memory_limit(10 * LIMIT):
         bytearray(LIMIT)

@@ -21,9 +21,9 @@ def common_start(first: str, second: str) -> int:
     return next((place for place, (one, other) in pairs if one != other), min(len(first), len(second)))
 
 
-def percent(share: float, digits: int = 0) -> str:
-    """Return a share as every page and message shows it, such as `96 %`."""
-    return f"{100 * share:.{digits}f} %"
+def percent(share: float, digits: int = 0, *, sign: str = "") -> str:
+    """Return a share as every page and message shows it, such as `96 %`, with `sign="+"` a change, such as `+4 %`."""
+    return f"{100 * share:{sign}.{digits}f} %"
 
 
 def open_file(path: Path, *, links: bool = True) -> IO[bytes]:

@@ -26,6 +26,7 @@ from alignment_core.forecast.predict import predict
 from alignment_core.planning.pipeline import plan_pipeline
 from alignment_core.progress import Silent
 from alignment_core.registry import load_registry
+from alignment_core.texts import percent
 
 RESULTS = Path(__file__).parent / "results" / "plan_memory.md"
 BASE: dict[str, Any] = {"hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 8, "vocab_size": 8_000}
@@ -130,7 +131,7 @@ def report(rows: list[Row]) -> str:
     ]
     for row in rows:
         times = f"{row.seconds_predicted:.0f} | {row.seconds_measured:.0f}"
-        memory = f"{row.process} | {row.predicted} | {row.measured} | {row.error:+.0%}"
+        memory = f"{row.process} | {row.predicted} | {row.measured} | {percent(row.error, sign='+')}"
         lines.append(f"| {row.case} | {row.stage} | {memory} | {times} |")
     return "\n".join(lines) + "\n"
 

@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from alignment_core.processes.start import ENVIRONMENT
+from alignment_core.texts import percent
 
 HERE = Path(__file__).parent
 SIDES, RESULTS = HERE / "against_trl", HERE / "results"
@@ -219,10 +220,10 @@ def line(runs: list[dict[str, Any]], model: str, dtype: str, name: str) -> str |
 
     peaks = [statistics.median(side[i]["peak"] for i in rounds) for side in (ours, theirs)]
     faster = "" if contest.faster is None else f" (≥ {contest.faster:g}×)"
-    memory = "" if contest.memory is None else f" (≤ {contest.memory:.0%})"
+    memory = "" if contest.memory is None else f" (≤ {percent(contest.memory)})"
     cells = [model, dtype, name, str(len(rounds)), shown(ours), shown(theirs), ratio(theirs, ours, "cpu") + faster]
     cells += [ratio(theirs, ours, "wall"), ratio(ours, bare, "cpu"), *(f"{peak / 2**20:.0f}" for peak in peaks)]
-    return f"| {' | '.join([*cells, f'{peaks[0] / peaks[1]:.0%}{memory}'])} |"
+    return f"| {' | '.join([*cells, percent(peaks[0] / peaks[1]) + memory])} |"
 
 
 if __name__ == "__main__":

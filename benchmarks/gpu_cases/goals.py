@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from alignment_core.texts import percent
+
 Lines = Mapping[str, Mapping[str, Any]]
 """The lines of one device by case."""
 
@@ -82,19 +84,19 @@ def _faster(lines: Lines, task: str, library: str, times: float, size: str, cap:
 
 
 def _share(lines: Lines) -> Goal:
-    target = f"SFT 8B at {ROOFLINE:.0%} of the roofline"
+    target = f"SFT 8B at {percent(ROOFLINE)} of the roofline"
     line = lines.get("train/sft/8B/24")
     if line is None or "roofline_share" not in line["details"]:
         return Goal(target)
     share = line["details"]["roofline_share"]
-    return Goal(target, f"{share:.0%}", share >= ROOFLINE)
+    return Goal(target, percent(share), share >= ROOFLINE)
 
 
 def _predictions(lines: Iterable[Mapping[str, Any]]) -> Goal:
-    target = f"every predicted peak within {WITHIN:.0%} of the allocated one"
+    target = f"every predicted peak within {percent(WITHIN)} of the allocated one"
     errors = {line["case"]: error for line in lines if (error := prediction_error(line)) is not None}
     errors = {case: error for case, error in errors.items() if "/tiny" not in case}
     if not errors:
         return Goal(target)
     worst = max(errors, key=lambda case: abs(errors[case]))
-    return Goal(target, f"{errors[worst]:+.1%} at most ({worst})", abs(errors[worst]) <= WITHIN)
+    return Goal(target, f"{percent(errors[worst], 1, sign='+')} at most ({worst})", abs(errors[worst]) <= WITHIN)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from alignment_core.texts import percent
 from gpu_cases.goals import Lines, effective_speed, goals, prediction_error, used_bytes
 
 Line = Mapping[str, Any]
@@ -78,12 +79,12 @@ def _training(lines: Lines) -> Iterator[list[str]]:
         yield [
             name,
             _number(line["tokens_per_s"], ".0f"),
-            _number(line["details"]["roofline_share"], ".0%"),
+            _share(line["details"]["roofline_share"]),
             budget,
             _which_layers(int(settings["gradient_checkpointing"])),
             _gib(line["predicted"]),
             _gib(line["peak_allocated"]),
-            _number(error, "+.1%"),
+            NONE if error is None else percent(error, 1, sign="+"),
             _gib(used_bytes(line)),
         ]
 
@@ -139,6 +140,10 @@ def _short(text: str) -> str:
 
 def _number(value: float | None, form: str) -> str:
     return NONE if value is None else format(value, form)
+
+
+def _share(value: float | None) -> str:
+    return NONE if value is None else percent(value)
 
 
 def _gib(size: int | None) -> str:

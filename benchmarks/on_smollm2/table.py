@@ -10,6 +10,7 @@ from statistics import fmean, median
 from typing import Any
 
 from alignment_core.evaluation.win_rate import WinRate, win_rate
+from alignment_core.texts import percent
 from on_smollm2.cells import EQUAL, OPTIMIZERS, Cell, Data, without_seed
 from on_smollm2.real_data import REAL
 from on_smollm2.rules import RULES
@@ -84,10 +85,10 @@ def signs(one: Found, other: Found) -> list[int]:
     return [a - b for a, b in pairs]
 
 
-def ratio(one: Found, other: Found, name: str) -> float | None:
-    """Return the median over the seeds that both have of `one` / `other`."""
+def ratio(one: Found, other: Found, name: str) -> float:
+    """Return the median of `one` / `other` over the seeds that both have, at least one."""
     both = one.lines.keys() & other.lines.keys()
-    return median(one.lines[seed][name] / other.lines[seed][name] for seed in both) if both else None
+    return float(median(one.lines[seed][name] / other.lines[seed][name] for seed in both))
 
 
 def page(lines: Lines) -> str:
@@ -123,7 +124,7 @@ def section(data: Data, group: Sequence[Found]) -> list[str]:
         head = f"## {REAL[data.task][0]}: {data.pairs} pairs"
     else:
         head = (
-            f"## {RULES[data.task][0]}: {data.pairs} comparisons, {data.noise:.0%} of them reversed, "
+            f"## {RULES[data.task][0]}: {data.pairs} comparisons, {percent(data.noise)} of them reversed, "
             f"answers of at most {data.new_tokens} tokens, {data.split} prompts"
         )
     order = list(OPTIMIZERS)
@@ -149,10 +150,10 @@ def table(group: Sequence[Found]) -> list[str]:
             name,
             ", ".join(map(str, sorted(found.lines))),
             shown_settings(cell),
-            percent(share(found.all("right"))),
+            rate_percent(share(found.all("right"))),
             by_seed(found),
-            "–" if won is None else f"{percent(won)}, {p_value(won)}",
-            percent(share(found.all("ordered"))),
+            "–" if won is None else f"{rate_percent(won)}, {p_value(won)}",
+            rate_percent(share(found.all("ordered"))),
             number(found.mean("kl"), 2),
             number(found.mean("length"), 1),
             number(found.mean("cpu"), 0),
@@ -184,7 +185,7 @@ def all_tasks(groups: Mapping[Data, Sequence[Found]]) -> list[str]:
         if len(parts) > 1
     ]
     text = [
-        f"| {name} | {tasks} | {percent(won)} | {won.wins} / {won.ties} / {won.losses}, {p_value(won)} |"
+        f"| {name} | {tasks} | {rate_percent(won)} | {won.wins} / {won.ties} / {won.losses}, {p_value(won)} |"
         for name, tasks, won in rows
     ]
     columns = ("optimizer", "data sets", "wins of ours, %", "won / tied / lost")
@@ -198,8 +199,8 @@ def against_trl(group: Sequence[Found]) -> list[str]:
         memory, added = ratio(ours, theirs, "peak"), ratio(ours, theirs, "peak_above_model")
         verdict = "–" if won is None else f"{won.wins} / {won.ties} / {won.losses}, {p_value(won)}"
         cells = (
-            ours.cell.optimizer, str(len(ours.lines.keys() & theirs.lines.keys())), percent(won), verdict,
-            f"{faster:.1f} ×", f"{memory:.0%}", f"{added:.0%}",
+            ours.cell.optimizer, str(len(ours.lines.keys() & theirs.lines.keys())), rate_percent(won), verdict,
+            f"{faster:.1f} ×", percent(memory), percent(added),
         )  # fmt: skip
         rows.append(f"| {' | '.join(cells)} |")
     columns = (
@@ -222,7 +223,7 @@ def by_seed(found: Found) -> str:
     return ", ".join(f"{sum(count)}/{len(count)}" for count in counts if count) or "–"
 
 
-def percent(rate: WinRate | None) -> str:
+def rate_percent(rate: WinRate | None) -> str:
     return "–" if rate is None else f"{100 * rate.rate:.1f} ({100 * rate.low:.1f}–{100 * rate.high:.1f})"
 
 

@@ -98,7 +98,7 @@ def _facts(built: Mapping[str, StageResult], comparison: Comparison, start: str)
     if (kl := metrics.get("kl")) is not None and math.isfinite(kl):
         yield Fact(f"KL from {start}", f"{kl:.3g}", "nats per response")
     if ratio := over.get("length_ratio"):
-        yield Fact("length of the answers", f"{100 * (ratio - 1):+.0f} %", f"characters, against {start}")
+        yield Fact("length of the answers", percent(ratio - 1, sign="+"), f"characters, against {start}")
     if ingest := built.get("ingest"):
         used = ingest.metrics.get("used")
         if used:

@@ -61,7 +61,7 @@ def facts(report: Mapping[str, Any]) -> Iterator[Fact]:
     if {"chosen", "rejected"} <= set(lengths) and lengths["rejected"]["median"]:
         ratio = lengths["chosen"]["median"] / lengths["rejected"]["median"] - 1
         meaning = "a model may learn this alone" if ratio > LONGER else "of the medians"
-        yield Fact("chosen against rejected length", f"{100 * ratio:+.0f} %", meaning)
+        yield Fact("chosen against rejected length", percent(ratio, sign="+"), meaning)
 
 
 def _figures(table: Table) -> Figures:

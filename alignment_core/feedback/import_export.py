@@ -17,7 +17,6 @@ from alignment_core.data.sources.formats import NO_PLUGINS, Plugged
 from alignment_core.data.sources.formats.comparisons import KWay
 from alignment_core.data.sources.formats.standard import Labelled
 from alignment_core.data.sources.inputs import Input, find_inputs, unwrap_quarantined
-from alignment_core.data.sources.parsing.judgements import rater_and_time
 from alignment_core.data.sources.readers import Unreadable
 from alignment_core.data.sources.reading import outcomes_of
 from alignment_core.errors import FeedbackError
@@ -26,6 +25,7 @@ from alignment_core.feedback.training_rows import RANKINGS, THUMBS
 from alignment_core.feedback.votes import Rater, RaterKind, Vote
 from alignment_core.records import Conversation, LabelledResponse, PreferencePair, RawRow
 from alignment_core.records.format import BadRow, Dropped, Quarantined, Reading, Unread
+from alignment_core.records.raters import rater_and_time
 
 
 def export(store: FeedbackStore, folder: Path, *, history: bool = False) -> dict[str, int]:

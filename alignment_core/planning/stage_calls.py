@@ -29,7 +29,7 @@ from alignment_core.registry import Registry
 VERSIONS = {
     BASE: VERSION,
     "adapter": 1,
-    "ingest": 9,
+    "ingest": 10,
     "sft": 1,
     "sample": 2,
     "rank": 3,

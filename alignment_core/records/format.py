@@ -17,6 +17,7 @@ from alignment_core.records import (
     Record,
 )
 from alignment_core.records.columns import HARMLESS, OTHER, TrackedRow, is_missing, meaning, peek, what_is_lost
+from alignment_core.records.raters import rater_and_time
 from alignment_core.records.tools import TOOL_COLUMNS, BadTools, tool_definitions
 
 Fields = Mapping[str, Any]
@@ -142,7 +143,7 @@ class RecordFormat:
                 columns = ", ".join(map(str, row.value))
                 raise BadRow("other_format", f"got columns [{columns}], expected {self.name}: {self.shape}")
             fields = TrackedRow(row.value)
-            found = self.read_with_tools(fields, row.origin, source)
+            found = with_rater(self.read_with_tools(fields, row.origin, source), fields)
             return [*self.unread(fields, found, row.origin, source), *found]
         except BadRow as bad:
             return [Quarantined(row.origin, bad.reason, bad.detail, row.value)]
@@ -230,6 +231,18 @@ def offering(messages: Conversation, tools: list[dict[str, Any]]) -> Conversatio
     Tools that it has there already are kept.
     """
     return ({**messages[0], "tools": messages[0].get("tools") or tools}, *messages[1:]) if tools else messages
+
+
+def with_rater(outcomes: Sequence[Outcome], row: Fields) -> list[Outcome]:
+    """Return outcomes whose judgments have the rater and the time of the row, where the format named no rater."""
+    return [_with_rater(outcome, row) if isinstance(outcome, Reading) else outcome for outcome in outcomes]
+
+
+def _with_rater(reading: Reading, row: Fields) -> Reading:
+    if reading.voter is not None or not isinstance(reading.record, PreferencePair | LabelledResponse):
+        return reading
+    voter, when = rater_and_time(row)
+    return replace(reading, voter=voter, when=reading.when or when)
 
 
 def unread_besides(known: Collection[str], row: RawRow) -> Iterator[Unread]:

@@ -23,7 +23,7 @@ from alignment_core.data.sources.reading import outcomes_of
 from alignment_core.progress import Progress, Stopped
 from alignment_core.records.format import Dropped, Outcome, Quarantined, Reading, RecordFormat, Unread, is_kept
 
-VERSION = 9
+VERSION = 10
 """Increment it when the same files and settings give a different shard."""
 EXAMPLE = 80
 """Characters of a column's value that the report shows."""

@@ -201,6 +201,16 @@ def test_format(name: str) -> None:
     assert not result.dropped
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_every_judgment_has_the_rater_that_its_row_names(name: str) -> None:
+    format_name, rows, settings, records = CASES[name]
+    result = found([{**row, "annotator": "ann", "time": 60} for row in rows], **settings)
+    judged = [isinstance(record, PreferencePair | LabelledResponse) for record in records]
+    assert (result.format, result.records) == (format_name, records)
+    assert result.voters == ["ann" if is_judged else None for is_judged in judged]
+    assert not result.ignored
+
+
 def test_format_can_be_set() -> None:
     """A row that looks like a demonstration is not read as one if the settings name another format."""
     assert found([{"prompt": "q"}], format="prompts").format == "prompts"

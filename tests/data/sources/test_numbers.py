@@ -11,6 +11,7 @@ import pytest
 
 from alignment_core.data.sources.parsing import shapes
 from alignment_core.records.format import BadRow
+from alignment_core.records.raters import seconds
 
 
 @pytest.fixture
@@ -25,15 +26,15 @@ def far_away(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("far_away")
 @pytest.mark.parametrize(
-    ("value", "seconds"),
+    ("value", "expected"),
     [
         (5, 5.0), ("5", 5.0), ("1.5", 1.5), (datetime(1970, 1, 2, tzinfo=UTC), 86400.0), ("1970-01-02", 86400.0),
         ("1970-01-01T00:01:00Z", 60.0), ("1970-01-01 01:00:00+01:00", 0.0), ("1970-01-01 00:00:07", 7.0),
         (None, 0.0), ("", 0.0), ("yesterday", 0.0), (float("nan"), 0.0), (10**400, 0.0), ([], 0.0), ({}, 0.0),
     ],
 )  # fmt: skip
-def test_times(value: Any, seconds: float) -> None:
-    assert shapes.seconds(value) == seconds
+def test_times(value: Any, expected: float) -> None:
+    assert seconds(value) == expected
 
 
 @pytest.mark.parametrize("value", ["many", [4], float("inf"), 10**400])

@@ -12,6 +12,7 @@ from alignment_core.data.sources.parsing.judgements import labelled_response, or
 from alignment_core.records import Conversation, LabelledResponse
 from alignment_core.records.columns import TrackedRow, inside, peek
 from alignment_core.records.format import BadRow, Dropped, Fields, Outcome, Reading, RecordFormat
+from alignment_core.records.raters import seconds
 
 PROMPTS = ("prompt", "instruction", "question", "context", "messages", "chat", "conversation", "input", "text")
 ANSWER = re.compile(r"(response|answer|completion|output|generation|reply|text|chosen|rejected|left|right)", re.I)
@@ -61,7 +62,7 @@ class LabelStudio(RecordFormat):
         prompt, answers = _fields(data)
         who = annotation.get("completed_by", annotation.get("created_username"))
         voter = str(who.get("id", who.get("email"))) if isinstance(who, Mapping) else None if who is None else str(who)
-        when = shapes.seconds(annotation.get("updated_at", annotation.get("created_at")))
+        when = seconds(annotation.get("updated_at", annotation.get("created_at")))
         match result.get("type"):
             case "pairwise":
                 yield from _pairwise(str(value.get("selected")), prompt, answers, origin, source, voter, when)

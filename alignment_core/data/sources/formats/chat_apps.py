@@ -12,6 +12,7 @@ from alignment_core.data.sources.parsing import shapes
 from alignment_core.data.sources.parsing.judgements import labelled_response, ordered_pairs
 from alignment_core.records import Conversation, LabelledResponse
 from alignment_core.records.format import TURN_KEYS, BadRow, Dropped, Fields, Outcome, Reading, RecordFormat
+from alignment_core.records.raters import seconds
 
 
 class OpenWebUI(RecordFormat):
@@ -104,7 +105,7 @@ class Gradio(RecordFormat):
             return
         context, response = self._exchange(row)
         record = LabelledResponse(context, response, desirable, 1.0, origin)
-        yield Reading(record, str(row.get("username") or "") or None, shapes.seconds(row["timestamp"]))
+        yield Reading(record, str(row.get("username") or "") or None, seconds(row["timestamp"]))
 
     def _exchange(self, row: Fields) -> tuple[Conversation, Conversation]:
         if "conversation" not in row:

@@ -8,10 +8,10 @@ from typing import ClassVar
 
 from alignment_core.config import SourceConfig
 from alignment_core.data.sources.formats.standard import Demonstrations, Labelled, Pairs, Prompts, Rated
-from alignment_core.data.sources.parsing.judgements import RATERS
 from alignment_core.errors import DataError
 from alignment_core.records.columns import ANSWER, CONTEXT, JUDGEMENT, OTHER, TrackedRow, meaning
-from alignment_core.records.format import BadRow, Fields, Outcome, RecordFormat
+from alignment_core.records.format import BadRow, Fields, Outcome, RecordFormat, with_rater
+from alignment_core.records.raters import RATERS
 
 OURS = (
     "prompt",
@@ -123,7 +123,7 @@ class ColumnMap(RecordFormat):
         mapped = {ours: row[theirs] for ours, theirs in self.columns.items()}
         # Who judged, and when, needs no mapping under names that say it.
         renamed = TrackedRow({name: row[name] for name in (*RATERS, "time") if name in row} | mapped)
-        yield from self._format.read_with_tools(renamed, origin, source)
+        yield from with_rater(self._format.read_with_tools(renamed, origin, source), renamed)
         if isinstance(row, TrackedRow):
             row.read -= {self.columns.get(name, name) for name in renamed if name not in renamed.read}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar
@@ -14,7 +15,6 @@ from alignment_core.data.sources.parsing.judgements import (
     labelled_response,
     ordered_pairs,
     preference_pair,
-    rater_and_time,
 )
 from alignment_core.data.sources.readers import RawRow
 from alignment_core.records import Conversation, LabelledResponse
@@ -25,6 +25,8 @@ SHP_RATIO = 2.0
 """Minimum ratio between the votes of two comments. SHP's authors regard preferences below it as noise."""
 SHP_PAIRS = 5
 """Maximum pairs per post, as the authors recommend, to prevent one post from dominating."""
+ANNOTATOR = re.compile(r"annotator\d+")
+"""Matches the columns with PandaLM's votes."""
 
 
 class KWay(RecordFormat):
@@ -58,11 +60,10 @@ class KWay(RecordFormat):
 
     def read(self, row: Fields, origin: str, source: SourceConfig) -> Iterable[Outcome]:
         prompt, scored, judged = self.judged(row)
-        voter, when = rater_and_time(row)
-        yield from ordered_pairs(prompt, judged, origin, source, margins=scored, voter=voter, when=when)
+        yield from ordered_pairs(prompt, judged, origin, source, margins=scored)
         if scored and source.threshold is not None:
             for completion, score in judged:
-                yield labelled_response(prompt, completion, score, origin, source, voter, when)
+                yield labelled_response(prompt, completion, score, origin, source)
 
     def judged(self, row: Fields) -> tuple[Conversation, bool, list[tuple[Conversation, float]]]:
         """Return the prompt, whether the numbers are scores, and each completion with its number (ranks are negated).
@@ -181,7 +182,7 @@ class PandaLM(RecordFormat):
     def read(self, row: Fields, origin: str, source: SourceConfig) -> Iterable[Outcome]:
         prompt = alpaca_prompt(row)
         first, second = (shapes.completion(row[name], name) for name in ("response1", "response2"))
-        votes = Counter(_vote(row[name], name) for name in sorted(row) if str(name).startswith("annotator"))
+        votes = Counter(_vote(row[name], name) for name in sorted(row) if ANNOTATOR.fullmatch(str(name)))
         (verdict, count), *others = votes.most_common()
         if verdict == 0 or (others and others[0][1] == count):
             yield Dropped("tie", origin)

@@ -15,7 +15,6 @@ from alignment_core.data.sources.parsing.judgements import (
     label_of,
     labelled_response,
     preference_pair,
-    rater_and_time,
 )
 from alignment_core.data.sources.parsing.turns import ROLES
 from alignment_core.records import Conversation, Demonstration, LabelledResponse, Prompt
@@ -64,7 +63,7 @@ class Pairs(RecordFormat):
         assert names is not None
         chosen, rejected = (row[name] for name in names)
         pair = preference_pair(*_parted(row, names, chosen, rejected), _margin(row), origin)
-        yield Reading(pair, *rater_and_time(row))
+        yield Reading(pair)
 
 
 class Labelled(RecordFormat):
@@ -85,7 +84,7 @@ class Labelled(RecordFormat):
         if desirable is None:
             yield Dropped("no_label", origin)
             return
-        yield Reading(LabelledResponse(prompt, response, desirable, 1.0, origin), *rater_and_time(row))
+        yield Reading(LabelledResponse(prompt, response, desirable, 1.0, origin))
 
 
 class Rated(RecordFormat):
@@ -108,7 +107,7 @@ class Rated(RecordFormat):
         if rating is None:
             yield Dropped("no_label", origin)
             return
-        yield labelled_response(prompt, response, rating, origin, source, *rater_and_time(row), column=column)
+        yield labelled_response(prompt, response, rating, origin, source, column=column)
 
 
 class Demonstrations(RecordFormat):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import combinations
-from typing import Any
 
 from alignment_core.config import SourceConfig
 from alignment_core.data.sources.parsing import shapes
@@ -69,23 +68,6 @@ def preference_pair(
 def _stripped(completion: Conversation) -> list[Message]:
     """Return the completion without whitespace around its turns, because chat templates strip it."""
     return [{**message, "content": (message.get("content") or "").strip()} for message in completion]
-
-
-RATERS = ("rater", "annotator", "annotator_id", "labeler", "labeller", "worker_id")
-"""Columns that name who judged. Our own export writes the first."""
-
-
-def rater_and_time(row: Fields) -> tuple[str | None, float]:
-    """Return who judged, and when, from the columns of these names. The time is in seconds or an ISO date."""
-    found = (_name(row[column]) for column in RATERS if column in row)
-    return next(filter(None, found), None), shapes.seconds(row.get("time"))
-
-
-def _name(value: Any) -> str:
-    """Return a rater's name or number as text; empty if it is neither. In a table with gaps, ids are read as 7.0."""
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value) if isinstance(value, str | int) else ""
 
 
 def ordered_pairs(

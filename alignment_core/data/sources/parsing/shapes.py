@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from datetime import UTC, datetime
 from typing import Any
 
 from alignment_core.data.sources.parsing.turns import checked, parted, turn_of
@@ -197,19 +195,6 @@ def number(value: Any, field: str) -> float | None:
     if not math.isfinite(result):
         raise BadRow("bad_number", f"{field} is {value!r}, expected a finite number")
     return result
-
-
-def seconds(value: Any) -> float:
-    """Return a time in seconds from a number or a date in ISO format, or from the text of one; 0 if it is neither.
-
-    A date without a time zone is in UTC, so that it means the same on every machine.
-    """
-    with suppress(BadRow):
-        return number(value, "time") or 0.0
-    with suppress(ValueError, OverflowError):
-        moment = datetime.fromisoformat(str(value))
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    return 0.0
 
 
 def _scalar_as_text(value: Any) -> Any:

@@ -16,6 +16,7 @@ from alignment_core.feedback.pages.chat_models import ChatModels
 from alignment_core.feedback.pages.chat_panel import Panel
 from alignment_core.feedback.pages.chat_talk import RANKS, Talk
 from alignment_core.feedback.pages.chat_turn import TurnView
+from alignment_core.feedback.pages.visitor import ask_for_name, name_button, visitor
 from alignment_core.feedback.store import FeedbackStore
 from alignment_core.feedback.votes import Rater
 
@@ -40,10 +41,10 @@ def chat_page(
     """
 
     def page() -> None:
-        if web.visitor():
+        if visitor():
             _Chat(models, store, settings, end)
         else:
-            web.ask_for_name()
+            ask_for_name()
 
     return page
 
@@ -55,7 +56,7 @@ class _Chat:
         self, models: ChatModels, store: FeedbackStore, settings: ChatConfig, end: web.EndButton | None
     ) -> None:
         self._models, self._store, self._system = models, store, settings.system
-        self._client, self._rater = ui.context.client, Rater(web.visitor())
+        self._client, self._rater = ui.context.client, Rater(visitor())
         self._panel = Panel(models, app.storage.user, self._open, self._show_names)
         self._answering: dict[int, asyncio.Task[None]] = {}
         self._views: list[TurnView] = []
@@ -64,6 +65,7 @@ class _Chat:
             parts.title("Chat").classes("gt-xs")
             self._names = ui.row().classes("grow gap-x-3 gap-y-0 muted")
             parts.button(press=self._panel.start_anew, icon="add_comment", label="New conversation")
+            name_button()
             if end is not None:
                 end.show()
         self._list = ui.column().classes("page wide gap-3 pb-4").props("role=main")

@@ -12,6 +12,7 @@ from nicegui.events import GenericEventArguments
 from alignment_core.errors import AlignmentError
 from alignment_core.feedback.pages import parts, rank_parts, web
 from alignment_core.feedback.pages.rank_session import Order, Session, Verdict
+from alignment_core.feedback.pages.visitor import ask_for_name, name_button, visitor
 from alignment_core.feedback.store import FeedbackStore
 from alignment_core.feedback.votes import RankingTask, Rater
 
@@ -28,17 +29,17 @@ def rank_page(
     """
 
     def page() -> None:
-        if web.visitor():
+        if visitor():
             _Ranking(store, guidelines, end)
         else:
-            web.ask_for_name()
+            ask_for_name()
 
     return page
 
 
 class _Ranking:
     def __init__(self, store: FeedbackStore, guidelines: str | None, end: web.EndButton | None) -> None:
-        self._session = Session(store, Rater(web.visitor()))
+        self._session = Session(store, Rater(visitor()))
         self._guidelines = guidelines or ""
         self._order, self._tied = Order(0), False
         self._turn, self._errors = asyncio.Lock(), 0
@@ -49,6 +50,7 @@ class _Ranking:
             self._bar = ui.linear_progress(show_value=False).classes("grow").props('aria-label="Ranked"')
             parts.button(press=lambda: self._in_turn(self._toggle_help), icon="help_outline", label="How to rank (?)")
             parts.button(press=lambda: self._in_turn(self._toggle_team), icon="groups", label="All raters (T)")
+            name_button()
             if end is not None:
                 end.show()
         self._area = ui.column().classes("page gap-2 pb-4").props("role=main")

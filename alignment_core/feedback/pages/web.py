@@ -1,4 +1,4 @@
-"""Shared parts of the pages: serving, the password and the visitor's name."""
+"""Shared parts of the pages: serving, the password and submitting texts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from typing import Any
 
 import uvicorn
 
-from alignment_core.account import account_name
 from alignment_core.errors import ConfigError
 
 PASSWORD = "ALIGN_PASSWORD"
@@ -103,7 +102,7 @@ def serve(page: Callable[[], Any], *, title: str, host: str, port: int, state: P
         dark=None,
         language="en-US",
         storage_secret=_secret(state),
-        # Cookies do not know ports: with one name for both, the two pages would make a visitor's name unknown in turn.
+        # Cookies do not know ports: with one name for both, each page would forget what it knows of a visitor in turn.
         session_middleware_kwargs={"session_cookie": f"align-{title.lower()}"},
         reconnect_timeout=RECONNECT_SECONDS,
         show_welcome_message=False,
@@ -146,32 +145,6 @@ class EndButton:
             signal.raise_signal(signal.SIGINT)
 
         button(self.label, end, kind="main")
-
-
-def visitor() -> str:
-    """Return the name under which the visitor's votes are saved; empty until the visitor has entered one."""
-    from nicegui import app
-
-    name = app.storage.user.get("name", "")
-    return name if isinstance(name, str) else ""
-
-
-def ask_for_name() -> None:
-    """Show a card that asks for the visitor's name, then reload the page."""
-    from nicegui import app, ui
-
-    from alignment_core.feedback.pages.parts import button, title
-
-    def save(name: str) -> None:
-        if name.strip():
-            app.storage.user["name"] = name.strip()
-            ui.navigate.reload()
-
-    with ui.card().classes("page p-6 gap-3 mt-8").style("max-width: 26rem").props("role=main"):
-        title("Enter your name")
-        ui.label("Your votes are saved under this name.").classes("muted")
-        name = ui.input("Your name", value=account_name("")).props("autofocus outlined").classes("w-full")
-        on_submit(name, save, button("Continue", kind="main"))
 
 
 ENTER, CTRL_ENTER = "keydown.enter.exact.prevent", "keydown.enter.ctrl.prevent"

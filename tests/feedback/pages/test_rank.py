@@ -198,3 +198,23 @@ def test_name_is_what_was_typed_also_if_the_key_reaches_the_server_first(
         page.goto("about:blank")
     with open_feedback(str(tmp_path / "feedback.db")) as store:
         assert {vote.rater.name for vote in store.votes()} == {"Ann", "Ben"}
+
+
+def test_another_person_goes_on_at_the_same_browser(settings: Path, tmp_path: Path, browser_page: BrowserPage) -> None:
+    name = 'Zoë; "D\'Arc" \\ 愛=1'
+    with served_page(tmp_path, "rank", settings) as url:
+        page = browser_page.open(url)
+        progress = page.get_by_test_id("progress")
+        for given in ("Ann", name):
+            page.get_by_label("Your name").fill(given)
+            page.keyboard.press("Enter")
+            expect(progress).to_have_text("0 of 3 ranked")
+            page.keyboard.press("s")
+            expect(progress).to_have_text("1 of 3 ranked")
+            page.reload()
+            expect(progress).to_have_text("1 of 3 ranked")
+            page.get_by_role("button", name="Vote under another name").click()
+        expect(page.get_by_label("Your name")).to_be_visible()
+        page.goto("about:blank")
+    with open_feedback(str(tmp_path / "feedback.db")) as store:
+        assert {vote.rater.name for vote in store.votes()} == {"Ann", "Ben", name}

@@ -93,7 +93,9 @@ def shard(
         artifact = building.found
         if artifact is None:
             _make(item, renderer, building.out, progress, plugged, limit)
-            artifact = building.publish(Manifest(kind="shard", key=key, version=VERSION, config=config, parents={}))
+            inputs = {"sources": [{"path": item.name}]}
+            manifest = Manifest(kind="shard", key=key, version=VERSION, config=config, parents={}, inputs=inputs)
+            artifact = building.publish(manifest)
         yield ShardFolder(item, artifact.path, reused=building.found is not None)
 
 

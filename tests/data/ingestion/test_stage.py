@@ -7,12 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from alignment_core.artifacts import key_of
+from alignment_core.artifacts import ArtifactStore, key_of
 from alignment_core.config import DataConfig, SourceConfig
 from alignment_core.data.dataset.splits import read_dataset
 from alignment_core.data.sources.identity import source_identity
 from alignment_core.execution.build import build_here
 from alignment_core.execution.stage import Runtime, StageCall
+from alignment_core.outcome.names import name_of
 from alignment_core.planning.pipeline import VERSIONS
 from alignment_core.progress import Silent
 
@@ -54,7 +55,8 @@ def test_stage_builds_an_artifact_and_keeps_the_shards(tmp_path: Path, tiny_mode
         item.name for item in artifact.path.iterdir()
     }
     assert not [item for item in artifact.path.rglob("*") if item.name.startswith(".")]
-    assert len(list((tmp_path / "store" / "shard").iterdir())) == 1
+    (shard,) = (each for each in ArtifactStore(tmp_path / "store").artifacts() if each.kind == "shard")
+    assert name_of(shard.manifest()) == "rows.jsonl"
     again, _ = build_here(call(tmp_path, tiny_model, SourceConfig(path=str(path), weight=2.0)), Silent())
     assert json.loads((again.path / "report.json").read_text())["files"][0]["reused"]
 

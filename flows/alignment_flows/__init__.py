@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from alignment_flows.api import (
         change_settings,
         check_data,
+        check_data_of,
         compare,
         export,
         fit,
@@ -44,8 +45,8 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "alignment_flows.api": (
-        "load_settings", "change_settings", "check_data", "plan", "plan_retraining", "fit", "run", "compare", "retrain",
-        "sample", "open_artifact", "load_model", "export",
+        "load_settings", "change_settings", "check_data", "check_data_of", "plan", "plan_retraining", "fit", "run",
+        "compare", "retrain", "sample", "open_artifact", "load_model", "export",
     ),
     "alignment_flows.planned_run": ("PlannedRun",),
     "alignment_flows.serve.alias_changes": ("promote", "rollback"),
@@ -65,9 +66,9 @@ _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "AlignmentError", "Artifact", "Attempt", "Comparison", "FinishedRun", "Fit", "LoadedModel", "PipelineConfig",
-    "PlannedRun", "Prediction", "StageResult", "TooFewVotes", "align", "change_settings", "check_data", "compare",
-    "export", "fit", "load_model", "load_settings", "open_artifact", "plan", "plan_retraining", "promote", "retrain",
-    "rollback", "run", "sample",
+    "PlannedRun", "Prediction", "StageResult", "TooFewVotes", "align", "change_settings", "check_data",
+    "check_data_of", "compare", "export", "fit", "load_model", "load_settings", "open_artifact", "plan",
+    "plan_retraining", "promote", "retrain", "rollback", "run", "sample",
 ]  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignment_core.artifacts import PRODUCTION, Artifact, ArtifactStore, catalogue
 from alignment_core.artifacts.models import Standing, find_model
-from alignment_core.config import ModelConfig, PipelineConfig
+from alignment_core.config import ModelConfig, PipelineConfig, SourceConfig
 from alignment_core.config_file import check_config, load_config
 from alignment_core.execution.stage import Runtime
 from alignment_core.export.atomic_folder import check_absent
@@ -23,8 +23,10 @@ from alignment_core.forecast.fit import fit as find_fit
 from alignment_core.models.base.gguf_file import names_gguf
 from alignment_core.planning.pipeline import plan_pipeline
 from alignment_core.planning.retrain import TooFewVotes, plan_retrain
+from alignment_core.planning.stage_calls import StageCalls
 from alignment_core.planning.unpacked_base import unpacked_base
 from alignment_core.registry import load_registry
+from alignment_core.temporary import temporary_folder
 from alignment_flows.contenders import Contest
 from alignment_flows.planned_run import PlannedRun, planned_run
 from alignment_flows.serve.local.runs import FinishedRun, run_comparison, run_pipeline, run_retrain, run_sampling
@@ -120,6 +122,34 @@ def check_data(
             plugged=load_registry().formats(),
             source=source,
         )
+
+
+def check_data_of(settings: PipelineConfig, out: Path | None = None) -> dict[str, Any]:
+    """Read the data of a run as the run would, without training, and return the data report.
+
+    Args:
+        settings: the settings of the run.
+        out: as for `check_data`.
+
+    Raises:
+        ConfigError: a setting is wrong, or `out` exists.
+        DataError: a source is missing, or its settings do not fit it.
+        FeedbackError: a feedback store cannot be read.
+        ModelError: the tokenizer or the chat template does not load.
+    """
+    from alignment_core.data.ingestion.check import is_page, report_on
+    from alignment_core.data.rendering.renderer import Renderer
+    from alignment_core.feedback.data_source import pin_data, write_stores_as_files
+
+    if out is not None:
+        check_absent(out, "file" if is_page(out) else "folder")
+    settings, registry = prepared(settings), load_registry()
+    call = StageCalls.from_config(settings, registry).ingest(pin_data(settings.data))
+    renderer = Renderer.of_stage(call.inputs["model"], call.config)
+    with temporary_folder("votes") as folder:
+        sources = write_stores_as_files([SourceConfig(**source) for source in call.inputs["sources"]], folder)
+        data = settings.data.model_copy(update={"sources": sources})
+        return report_on(data, renderer, "tokens", out, plugged=registry.formats())
 
 
 def plan(settings: PipelineConfig, card: float | None = None) -> PlannedRun:

@@ -57,15 +57,38 @@ def check(
     template = resolve_chat_template(chat_template)
     renderer = _renderer(model, template, NO_LIMIT if max_length is None else max_length)
     split = {} if held_out_fraction is None else {"held_out_fraction": held_out_fraction}
-    data = DataConfig(sources=sources, **split)
-    unit, progress = "bytes" if model is None else "tokens", progress or Silent()
+    unit = "bytes" if model is None else "tokens"
+    return report_on(DataConfig(sources=sources, **split), renderer, unit, out, progress, plugged)
+
+
+def report_on(
+    data: DataConfig,
+    renderer: Renderer,
+    unit: str,
+    out: Path | None = None,
+    progress: Progress | None = None,
+    plugged: Plugged = NO_PLUGINS,
+) -> dict[str, Any]:
+    """Ingest data and return the report, as `check` does.
+
+    Args:
+        data: the sources, none of them a feedback store, and how they are split.
+        renderer: tokenizes the records.
+        unit: what the renderer counts: `tokens` or `bytes`.
+        out: as for `check`.
+        progress: as for `check`.
+        plugged: as for `check`.
+
+    Raises:
+        DataError: a source is missing, or its settings do not fit it.
+    """
     with ExitStack() as temporary:
         if out is None or is_page(out):
             folder = temporary.enter_context(temporary_folder("check"))
         else:
             (folder := out).mkdir(parents=True)
-        pages = folder == out
-        report = ingest(data, renderer, folder, progress, unit=unit, strict=False, plugged=plugged, pages=pages)
+        pages, steps = folder == out, progress or Silent()
+        report = ingest(data, renderer, folder, steps, unit=unit, strict=False, plugged=plugged, pages=pages)
     if out is not None and is_page(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(html_report(report, files=False), encoding="utf-8")

@@ -33,7 +33,9 @@ from alignment_core.errors import DataError
 from alignment_core.progress import Progress
 from alignment_core.texts import percent
 
-CHECK_ROWS = "Run `align data check` to list the bad rows, and fix them or raise data.max_bad_fraction"
+CHECK_ROWS = (
+    "Run `align data check` on the config file to list the bad rows, and fix them or raise data.max_bad_fraction"
+)
 EXAMPLES = 3
 """Number of quarantined rows per reason that the report shows."""
 NAMED = 5
@@ -299,5 +301,6 @@ def _check(
             "no row can be used",
             where=where,
             got=counted(rows, "row") + (f" ({reasons}{first})" if reasons else ""),
-            do="; or: ".join(remedies(quarantined, thresholds)) or "Run `align data check` on it to see why",
+            do="; or: ".join(remedies(quarantined, thresholds))
+            or "Run `align data check` on the config file to see why",
         )

@@ -1,12 +1,17 @@
 """`align data check`: what feedback contains, before anything is trained."""
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from alignment_core.errors import ConfigError
 from alignment_flows.cli.command import AsJson, Columns, Desirable, command, named_columns
 from alignment_flows.terminal.spinner import at_work
+
+OPTIONS = {"columns": "column", "held_out_fraction": "held-out"}
+"""Options that are not called as their setting."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -19,7 +24,10 @@ def add_to(app: typer.Typer) -> None:
 @command
 def check(
     paths: Annotated[
-        list[str], typer.Argument(metavar="PATH...", help="Files, folders, globs, URLs or hf://owner/name.")
+        list[str],
+        typer.Argument(
+            metavar="PATH...", help="Files, folders, globs, URLs or hf://owner/name; or the config file of a run."
+        ),
     ],
     format: Annotated[str | None, typer.Option(help="Record format. Default: detected.")] = None,
     columns: Columns = None,
@@ -54,22 +62,48 @@ def check(
     from alignment_flows import api
     from alignment_flows.cli.show.data import show_data
 
-    if model is not None:
+    given: dict[str, Any] = {
+        "format": format,
+        "columns": named_columns(columns or ()),
+        "model": model,
+        "chat_template": chat_template,
+        "max_length": max_length,
+        "threshold": threshold,
+        "desirable": desirable or [],
+        "max_pairs": max_pairs,
+        "max_records": max_records,
+        "revision": revision,
+        "subset": subset,
+        "split": split,
+        "held_out_fraction": held_out,
+    }
+    given = {name: value for name, value in given.items() if value not in (None, {}, [])}
+    config = next((path for path in paths if path.lower().endswith((".yaml", ".yml"))), None)
+    if model is not None or config is not None:
         import_tokenizers_only()
-    source = {"format": format, "threshold": threshold, "max_pairs": max_pairs, "max_records": max_records}
-    source |= {"revision": revision, "subset": subset, "split": split}
     with at_work("Reading the data"):
-        report = api.check_data(
-            *paths,
-            model=model,
-            chat_template=chat_template,
-            max_length=max_length,
-            held_out_fraction=held_out,
-            out=out,
-            columns=named_columns(columns or ()),
-            desirable=desirable or [],
-            **{name: value for name, value in source.items() if value is not None},
-        )
+        if config is None:
+            report = api.check_data(*paths, out=out, **given)
+        else:
+            _check_alone(config, paths, given)
+            report = api.check_data_of(api.load_settings(config), out)
     show_data(report, out, as_json=as_json)
     if problem := no_usable_rows(report):
         raise problem
+
+
+def _check_alone(config: str, paths: Sequence[str], given: Iterable[str]) -> None:
+    """Check that a config file is the only path, and that no option says again what it says.
+
+    Raises:
+        ConfigError: there is more.
+    """
+    options = (OPTIONS.get(name, name.replace("_", "-")) for name in given)
+    more = [path for path in paths if path != config] + [f"--{option}" for option in options]
+    if more:
+        raise ConfigError(
+            "a config file names its data and their settings itself",
+            where=config,
+            got=f"also {', '.join(more)}",
+            do="Give the config file alone, and change it there; or name the files of the data instead",
+        )

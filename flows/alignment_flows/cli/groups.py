@@ -29,6 +29,7 @@ EXAMPLES = {
     ),
     "data check": (
         "align data check ./feedback.json",
+        "align data check my-model.yaml",
         "align data check ./ratings.csv --threshold 4",
         "align data check ./log.csv --column prompt=question --column completion=reply",
         "align data check hf://HuggingFaceH4/ultrafeedback_binarized --split train_prefs --max-records 500",

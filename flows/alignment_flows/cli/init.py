@@ -60,7 +60,7 @@ def init(
     with at_work("Reading the data"):
         report, thresholds, contents = _look_at(paths, settings)
     print(f"Found {contents.in_words()}.")
-    _tell_what_is_left_out(report, paths)
+    _tell_what_is_left_out(report, out)
     size = _card(card, asks=asks)
     base = model or _asked("Base model", model_for(size), asks=asks)
     advice = recommend(contents, goal or _goal(contents, base, asks=asks), instruct=is_instruct(base))
@@ -93,11 +93,11 @@ def _look_at(paths: Sequence[str], settings: Mapping[str, Any]) -> tuple[dict[st
     return report, thresholds, Contents.of(report, answers)
 
 
-def _tell_what_is_left_out(report: Mapping[str, Any], paths: Sequence[str]) -> None:
-    """Print how many records cannot be used, and where the reasons are."""
+def _tell_what_is_left_out(report: Mapping[str, Any], config: Path) -> None:
+    """Print how many records cannot be used, and where the reasons are once the config file is written."""
     if (left := report["used"]["of"] - report["used"]["records"]) > 0:
-        named = " ".join(shlex.quote(hide_secrets(path)) for path in paths)
-        print(f"Left out {left:,} of {report['used']['of']:,} records. Why: `align data check {named}`")
+        command = f"align data check {shlex.quote(str(config))}"
+        print(f"Left out {left:,} of {report['used']['of']:,} records. Why: `{command}`")
 
 
 def _card(given: str | None, *, asks: bool) -> float | None:

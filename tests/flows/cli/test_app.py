@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from command import align_here
+from small_run import small_run
 from stored import add, named
 
 from alignment_core.artifacts import ArtifactStore
@@ -332,6 +333,30 @@ def test_data_check_writes_a_page_alone_and_no_markup_to_the_terminal(tmp_path: 
     assert (again.returncode, again.stderr) == (
         2, f"align: --out: the file already exists. got {page}. Choose a new file.\n",
     )  # fmt: skip
+
+
+def test_data_check_reads_the_data_of_a_config_file_as_a_run_does(tmp_path: Path, tiny_model: Path) -> None:
+    rows = [{"q": f"q{n}", "a": "a", "ok": n % 2} for n in range(8)]
+    votes = tmp_path / "votes.db"
+    with open_feedback(str(votes)) as store:
+        store.thumb(Rater("Ann"), store.add_response(({"role": "user", "content": "Hello?"},), "Hi.", "m"), up=True)
+    file = small_run(tmp_path, tiny_model)
+    settings = json.loads(file.read_text())
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, [*rows, {"q": "long " * 200, "a": "a", "ok": 1}])))
+    columns = {"prompt": "q", "completion": "a", "label": "ok"}
+    settings["data"]["sources"] = [{"path": str(tmp_path / "rows.jsonl"), "columns": columns}, {"path": str(votes)}]
+    file.write_text(json.dumps(settings))
+    done = align_here("data", "check", file, "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    report = json.loads(done.stdout)
+    assert report["used"] == {"records": 10, "of": 10}
+    assert (report["fit"]["max_length"], report["fit"]["truncated"]) == (128, 1)
+    assert [each["format"] for each in report["files"]] == ["columns", "labelled"]
+    assert report["unit"] == "tokens"
+    assert not (tmp_path / "store").exists()
+    more = align_here("data", "check", file, "x.csv", "--threshold", "0", "--column", "a=b", "--held-out", "0.2")
+    assert (more.returncode, more.stdout) == (2, "")
+    assert "also x.csv, --column, --threshold, --held-out. Give the config file alone" in more.stderr
 
 
 @pytest.mark.parametrize(

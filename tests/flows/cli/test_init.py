@@ -224,3 +224,16 @@ def test_a_person_is_asked_for_what_is_missing(write_rows: Write, tmp_path: Path
     assert made["model"]["base"] == "Qwen/Qwen2.5-0.5B-Instruct"
     assert made["optimizer"]["name"] == "grpo"
     assert made["data"]["sources"] == [{"path": str(path)}]
+
+
+def test_reasons_of_what_is_left_out_are_where_it_says(write_rows: Write, tmp_path: Path, tiny_model: Path) -> None:
+    asked = [*QUESTIONS, QUESTIONS[0], ""]
+    rows = [{"frage": ask, "antwort": "Easy.", "urteil": ("gut", "schlecht")[asked.index(ask) % 2]} for ask in asked]
+    columns = [f"--column={ours}={theirs}" for ours, theirs in COLUMNS.items()]
+    out, data = tmp_path / "my run.yaml", write_rows(rows)
+    done = align_here("init", data, *columns, "--desirable=gut", "--model", tiny_model, "--card=cpu", "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert f"Left out 2 of 26 records. Why: `align data check '{out}'`" in done.stdout
+    shown = align_here("data", "check", out)
+    assert shown.stdout.startswith("Used 24 of 26 records (92 %).")
+    assert "empty_prompt" in shown.stdout

@@ -7,6 +7,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
+from alignment_core.markdown import unmarked
 from alignment_flows.terminal.plots import panel
 from alignment_flows.terminal.run_view import RunView, StageState, name_of
 
@@ -41,7 +42,7 @@ class LiveView(RunView):
 
     def log(self, message: str) -> None:
         name = "" if self.stage is None else f"{self.stage.name}: "
-        self.console.print(Text(f"{' ' * INDENT}{name}{message}", style="dim"))
+        self.console.print(Text(f"{' ' * INDENT}{name}{unmarked(message)}", style="dim"))
 
     def end(self, outcome: str, *, well: bool = True) -> None:
         super().end(outcome, well=well)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
+from alignment_core.markdown import unmarked
 from alignment_flows.terminal.plots import leading
 
 STEP_SECONDS = 10.0
@@ -109,7 +110,8 @@ class RunView:
 
     def log(self, message: str) -> None:
         """Show a line of the stage's log."""
-        self.line(message if self.stage is None else f"{self._place(self.stage)}: {message}")
+        text = unmarked(message)
+        self.line(text if self.stage is None else f"{self._place(self.stage)}: {text}")
 
     def end(self, outcome: str, *, well: bool = True) -> None:
         """Show how the stage ended, such as `cached` or `built in 12 s`."""

@@ -29,7 +29,7 @@ with shown_run(linked=True):
         loss = 1 - step / 80
         view.step(step, 80, "40 s left", {{"grad_norm": 1.0, "loss": loss, "reward_margin": step / 40}})
         if step == 20:
-            view.log("a line of the stage, which is a good deal longer than a terminal of sixty columns")
+            view.log("a `line` of the stage, which is a good deal longer than a terminal of sixty columns")
             logging.getLogger("prefect.flow_runs").warning("a warning in the log")
             logging.getLogger("prefect.flow_runs").info("nobody needs this")
             logging.getLogger("some.library").warning("a warning of a library")

@@ -117,7 +117,7 @@ class Endpoint:
         counts = found.counts()
         bad, unanswered = counts["bad_answer"], counts["unreachable"]
         lost = bad + unanswered
-        if lost == len(found.answers):
+        if lost and lost == len(found.answers):
             raise ConfigError(
                 "the judge gave no verdict",
                 where="evaluation.endpoint",

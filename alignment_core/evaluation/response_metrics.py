@@ -9,6 +9,7 @@ import torch
 
 from alignment_core.evaluation.text_statistics import distinct_share, repeated_share
 from alignment_core.plugin_api import Rollout
+from alignment_core.training.rewards import scores_of
 from alignment_core.training.run import Run
 
 
@@ -38,7 +39,7 @@ def kl_from_reference(run: Run, rollouts: Sequence[Rollout], temperature: float)
 def reward_scores(run: Run, rollouts: Sequence[Rollout]) -> list[float]:
     """Return the reward model's score of each response."""
     with torch.no_grad():
-        scores: list[float] = run.reward.scores([rollout.sequence for rollout in rollouts]).tolist()
+        scores: list[float] = scores_of(run.reward, [rollout.sequence for rollout in rollouts]).tolist()
     return scores
 
 

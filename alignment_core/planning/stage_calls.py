@@ -37,7 +37,7 @@ VERSIONS = {
     "reference": 1,
     "optimize": 3,
     "evaluate": 4,
-    "head_to_head": 1,
+    "head_to_head": 2,
     "gate": 1,
     "lm_eval": 1,
     "score": 1,

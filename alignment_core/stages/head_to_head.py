@@ -7,6 +7,7 @@ only if a reward model has not scored the responses yet.
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,6 +39,11 @@ class Pair:
     def prompt(self) -> list[dict[str, Any]]:
         prompt: list[dict[str, Any]] = self.ours["prompt"]
         return prompt
+
+    @property
+    def equal(self) -> bool:
+        """Whether both responses are the same text."""
+        return bool(self.ours["response"] == self.theirs["response"])
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -96,22 +102,39 @@ def _lines(path: Path) -> list[Line]:
 
 
 def _verdicts(job: Job, pairs: Sequence[Pair]) -> tuple[dict[str, list[int | None]], dict[str, Any]]:
-    """Return each judge's verdict on every pair (None: no verdict), and statistics about the judging."""
+    """Return each judge's verdict on every pair (None: no verdict), and statistics about the judging.
+
+    Equal responses are a tie for every judge that scores them. An endpoint is not asked about them.
+    """
     verdicts: dict[str, list[int | None]] = {}
     facts: dict[str, Any] = {}
     for judge in job.call.config["judges"]:
         if judge == ENDPOINT:
-            settings = EndpointConfig.model_validate(job.call.inputs[ENDPOINT] | job.call.config[ENDPOINT])
-            questions = [Question(pair.prompt, pair.ours["response"], pair.theirs["response"]) for pair in pairs]
-            answers = Endpoint(settings, job.progress).compare(questions, job.checkpoints / "endpoint.jsonl")
-            verdicts[judge] = [answer.verdict for answer in answers.answers]
-            facts[ENDPOINT] = answers.counts()
+            verdicts[judge], facts[ENDPOINT] = _asked(job, pairs)
         else:
-            verdicts[judge] = [
-                None if ours is None or theirs is None else verdict(ours, theirs)
-                for ours, theirs in _scores(job, judge, pairs)
-            ]
+            scores = zip(pairs, _scores(job, judge, pairs), strict=True)
+            verdicts[judge] = [_verdict(pair, ours, theirs) for pair, (ours, theirs) in scores]
     return verdicts, facts
+
+
+def _verdict(pair: Pair, ours: float | None, theirs: float | None) -> int | None:
+    if ours is None or theirs is None:
+        return None
+    # Scores from two evaluations differ by rounding errors, also those of the same text.
+    return 0 if pair.equal else verdict(ours, theirs)
+
+
+def _asked(job: Job, pairs: Sequence[Pair]) -> tuple[list[int | None], dict[str, int]]:
+    """Return the verdicts of the endpoint, and the number of its answers by outcome."""
+    settings = EndpointConfig.model_validate(job.call.inputs[ENDPOINT] | job.call.config[ENDPOINT])
+    asked = [pair for pair in pairs if not pair.equal]
+    questions = [Question(pair.prompt, pair.ours["response"], pair.theirs["response"]) for pair in asked]
+    found = Endpoint(settings, job.progress).compare(questions, job.checkpoints / "endpoint.jsonl")
+    answers = iter(found.answers)
+    return [0 if pair.equal else next(answers).verdict for pair in pairs], {
+        **found.counts(),
+        "equal": len(pairs) - len(asked),
+    }
 
 
 def _scores(job: Job, judge: str, pairs: Sequence[Pair]) -> Iterator[tuple[float | None, float | None]]:
@@ -121,7 +144,8 @@ def _scores(job: Job, judge: str, pairs: Sequence[Pair]) -> Iterator[tuple[float
 
         texts = [(pair.prompt, line["response"]) for pair in pairs for line in (pair.ours, pair.theirs)]
         found = score_texts(job, judge, texts)
-        yield from zip(found[::2], found[1::2], strict=True)
+        scored = [None if math.isnan(score) else score for score in found]
+        yield from zip(scored[::2], scored[1::2], strict=True)
     else:
         yield from ((pair.ours[judge], pair.theirs[judge]) for pair in pairs)
 

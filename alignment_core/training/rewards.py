@@ -18,6 +18,18 @@ Judge = Callable[[Sequence[Rollout]], Sequence[float | None]]
 """Scores responses, in order. The scores are finite. None: it gave no score."""
 
 
+def scores_of(model: Any, sequences: Sequence[Any]) -> Tensor:
+    """Return the reward model's score of each sequence, shape (sequences,), float32. Equal sequences score the same.
+
+    Scored apart, they would differ by a rounding error, because the other sequences of a pass differ, and where scores
+    are compared that decides.
+    """
+    places: dict[Any, int] = {}
+    place_of = [places.setdefault(sequence, len(places)) for sequence in sequences]
+    scores: Tensor = model.scores(list(places))
+    return scores[torch.tensor(place_of, device=scores.device)]
+
+
 @dataclass(frozen=True)
 class Part:
     """One judge of the mixture.
@@ -72,7 +84,7 @@ class Rewards:
         modelled = 0.0
         for part in self.parts:
             if part.judge is None:
-                scores = model.scores([rollout.sequence for rollout in rollouts])
+                scores = scores_of(model, [rollout.sequence for rollout in rollouts])
                 modelled = float((part.weight * scores).mean())
             else:
                 found = self._complete(part, part.judge(rollouts), prefix)

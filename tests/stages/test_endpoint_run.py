@@ -89,7 +89,8 @@ def test_verdicts_give_the_win_rate_and_the_gate_uses_the_endpoint(
     measured = metrics(built["over_sft"])
     wins = sum(line["verdicts"]["endpoint"] > 0 for line in lines)
     assert measured["win_rate"]["endpoint"]["wins"] == wins > 0
-    assert measured["endpoint"] == {"agreed": PROMPTS, "disagreed": 0, "bad_answer": 0, "unreachable": 0, "retries": 0}
+    none = dict.fromkeys(("disagreed", "bad_answer", "unreachable", "retries", "equal"), 0)
+    assert measured["endpoint"] == {"agreed": PROMPTS, **none}
     assert metrics(built["gate"])["judge"] == "endpoint"
 
 

@@ -128,6 +128,14 @@ def test_model_compared_with_itself_is_not_promoted(store: ArtifactStore, good: 
     assert not gate(store, good, bad, good)["passed"], "the model is already in production"
 
 
+def test_equal_responses_are_a_tie_although_their_scores_were_rounded_differently(store: ArtifactStore) -> None:
+    same = [
+        evaluated(store, name, lines(PROMPTS, "four", rule=1.0 + rounded)) for name, rounded in (("a", 0), ("b", 1e-7))
+    ]
+    rate = versus(store, *same, "rule").metrics["win_rate"]["rule"]
+    assert (rate["wins"], rate["ties"], rate["losses"]) == (0, len(PROMPTS), 0)
+
+
 def test_models_with_different_tokenizers_are_compared_on_text(store: ArtifactStore, good: str) -> None:
     other = evaluated(store, "other", lines(reversed(PROMPTS[3:]), "five", rule=0.0), tokenizer="two", perplexity=1.0)  # type: ignore[arg-type]
     metrics = versus(store, good, other, "rule").metrics

@@ -44,6 +44,17 @@ def test_a_mixture_by_hand() -> None:
     assert value.values(SEQUENCES[:1]).item() == pytest.approx((2 * 4 - 6) / 13.5**0.5)
 
 
+def test_equal_responses_have_the_same_reward_although_a_pass_rounds_each_of_its_rows() -> None:
+    class Rounding:
+        def scores(self, sequences: Sequence[TokenSequence]) -> torch.Tensor:
+            return torch.tensor([sequence.ids[-1] + 1e-3 * row for row, sequence in enumerate(sequences)])
+
+    rollouts = [ROLLOUTS[number] for number in (1, 0, 1, 3, 0)]
+    rewards = Rewards([Part()], normalise=False)(Rounding(), rollouts, CPU)
+    assert rewards.tolist() == pytest.approx([7, 6.001, 7, 9.002, 6.001], abs=1e-5)
+    assert rewards[0] == rewards[2]
+
+
 def test_later_calls_keep_the_units_of_the_first() -> None:
     rewards = Rewards([Part("rule", judge(0, 1, 2, 101))])
     first = rewards(MODEL, ROLLOUTS[:2], CPU)  # mean 0.5, deviation 0.5

@@ -12,6 +12,7 @@ from alignment_core.data.rendering.encoder import Unrenderable
 from alignment_core.execution.stage import Job
 from alignment_core.progress import Work
 from alignment_core.stages.shared.context import StageContext
+from alignment_core.training.rewards import scores_of
 from alignment_core.training.rows import Rows
 
 
@@ -35,7 +36,7 @@ def score_texts(job: Job, role: str, texts: Sequence[tuple[list[dict[str, Any]],
     running.work = Work(job.progress, len(sequences))
     scores = [math.nan] * len(texts)
     with torch.no_grad():
-        for place, score in zip(places, running.reward.scores(sequences).tolist(), strict=True):
+        for place, score in zip(places, scores_of(running.reward, sequences).tolist(), strict=True):
             scores[place] = score
     running.work.end()
     return scores

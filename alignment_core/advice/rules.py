@@ -96,7 +96,7 @@ def _kl_runs_away(metrics: Metrics, policy: Policy) -> Found:
     if (kl := of(metrics, "evaluate", "kl")) is not None and kl > MANY_NATS:
         yield (
             f"the KL from the start is {kl:.0f} nats per response",
-            "so far away, a reward keeps rising while the answers get worse, and what the model knew is forgotten",
+            "this far away, the reward keeps rising while the answers get worse, and the model forgets what it knew",
             policy.closer,
         )
 
@@ -105,7 +105,7 @@ def _hardly_moved(metrics: Metrics, policy: Policy) -> Found:
     if (kl := of(metrics, "evaluate", "kl")) is not None and kl < FEW_NATS:
         yield (
             f"the KL from the start is only {max(kl, 0.0):.2g} nats per response",
-            "the model answers as before",
+            "the model answers much as before",
             "raise `optimizer.learning_rate`, up to ten times, or `optimizer.epochs`",
         )
 
@@ -161,7 +161,7 @@ def _few_steps(metrics: Metrics, policy: Policy) -> Found:
         larger = f". With a small model, also set `optimizer.learning_rate` to about {rate:g}"
         yield (
             f"the optimizer {made} only {counted(int(steps), 'step')}",
-            "warm-up and decay of the learning rate fill most of the training, so that little is learned",
+            "warmup and decay of the learning rate take up most of the training, so little is learned",
             "add data, raise `optimizer.epochs`, or lower `optimizer.batch_size`"
             + (larger if _hardly_far(policy, steps) else ""),
         )
@@ -203,7 +203,7 @@ def _one_rater(metrics: Metrics, policy: Policy) -> Found:
         yield (
             f"one of {raters['count']:.0f} raters gave {percent(raters['largest'])} of the judgements that name a "
             "rater",
-            "the model learns the taste of this person",
+            "the model learns this person's taste",
             "ask others to rate, or lower `data.sources[].weight` of the source with these judgements",
         )
 

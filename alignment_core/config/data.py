@@ -44,9 +44,9 @@ class SourceConfig(Settings):
     weight: float = Field(1.0, gt=0, le=10_000)
     """Share of this source's rows to use. Values above 1 repeat rows."""
     votes_after: int = Field(0, ge=0)
-    """Feedback store only: use only votes numbered above this."""
+    """Feedback store only: use only votes with a number above this."""
     votes_before: int | None = Field(None, ge=0)
-    """Feedback store only: use only votes numbered up to this that have not been superseded. Unset: no upper bound."""
+    """Feedback store only: use only votes with a number up to this that were not superseded. Unset: no upper bound."""
     votes_upto: int | None = Field(None, ge=0)
     """Feedback store only: use the votes that were current when the vote with this number was cast. Unset: the votes
     that are current now."""
@@ -75,7 +75,7 @@ class DataConfig(Settings):
     held_out_fraction: float = Field(0.05, gt=0, lt=1)
     """Share of conversations held out from training, selected by a hash of the prompt."""
     max_records: int | None = Field(None, ge=1)
-    """Stop reading after this many records of all sources, in equal shares, for a quick try. Unset: read all."""
+    """For a quick try: read at most this many records of all sources together, in equal shares. Unset: read all."""
     max_bad_fraction: Fraction = 0.05
     """Largest share of rows that may be quarantined. Ingestion fails above it. Rows that are too long do not count."""
     near_duplicates: float | None = Field(0.8, gt=0, le=1)

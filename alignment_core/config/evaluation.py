@@ -108,7 +108,7 @@ class GateConfig(Settings):
     approval: bool = False
     """Wait for a person to approve a model that passes before it becomes `production`. Needs `to_production`."""
     approval_days: float = Field(7, gt=0, le=3650)
-    """Number of days after which a model that nobody approved is not promoted any more."""
+    """Number of days that the run waits for an approval. After that, the model is not promoted."""
 
     @model_validator(mode="after")
     def _approval_needs_something_to_approve(self) -> GateConfig:

@@ -52,8 +52,8 @@ class PipelineConfig(Settings):
     rank: RankConfig | None = None
     """Ranking of the sampled responses. Needs `sample`. Null: none."""
     reward: RewardConfig = RewardConfig()
-    """The reward that optimizers maximize, and the reward model. It is trained only if something needs it and
-    `reward.model` is unset."""
+    """The reward that optimizers maximize, and the reward model. A reward model is trained only if something needs one
+    and `reward.model` is unset."""
     optimizer: dict[str, Any] = Field(default_factory=lambda: {"name": "dpo"})
     """`name` selects an installed optimizer. The other keys are its settings."""
     vllm: VllmConfig | None = None
@@ -73,26 +73,26 @@ class PipelineConfig(Settings):
     """Folder of the artifact store."""
     remote: str | None = None
     """Where machines share their artifacts: `s3://bucket/prefix`, `gs://…`, `az://…`, or `file:///folder` on a shared
-    disk. `store` is then this machine's copy. It holds no credentials: they come from the environment. Unset: the
-    remote that the store has shared with before, if any."""
+    disk. `store` is then this machine's copy. Credentials come from the environment, not from here. Unset: the
+    remote that the store was connected to before, if any."""
     remote_checkpoint_seconds: float | None = Field(None, gt=0)
-    """Time in seconds between checkpoints that are pushed to the remote, so that another machine can go on with a
+    """Time in seconds between checkpoints that are pushed to the remote, so that another machine can continue a
     training stage if this one is lost. Unset: no checkpoint is pushed."""
     where: dict[StageKind, Name] = Field(default_factory=dict)
-    """Work pools of Prefect in which stages run, by the kind of the stage: `{ingest: cpu, optimize: gpu-24gb}`. Stages
+    """Prefect work pools in which stages run, by the kind of stage: `{ingest: cpu, optimize: gpu-24gb}`. Stages
     of other kinds run where the flow runs. Needs `remote`. `align deploy` registers the pools."""
     feedback: FeedbackPlace = "./feedback.db"
     """The feedback store: an SQLite file, or `postgresql://user@host/name`. Its password belongs in an environment
     variable or a Secret block, because Prefect shows settings to everyone."""
     guidelines: str | None = None
-    """What people should prefer. `align rank` shows it before the first prompt."""
+    """What raters should prefer. `align rank` shows this text before the first prompt."""
     seed: int = Field(0, ge=0, le=LARGEST_SEED)
     """Seed of every random stream."""
     device: str = "auto"
     """Device to run on: `auto`, `cpu`, `cuda` or `cuda:N`."""
     gpus: int = Field(1, ge=1, le=64)
-    """Cards of this machine that share a stage: one process on each, which has the complete base model. With `device:
-    cpu`, the number of processes. It does not affect results."""
+    """Number of GPUs of this machine that share a stage. Each runs one process, which holds the complete base model.
+    With `device: cpu`, the number of processes. It does not affect results."""
     token_budget: Literal["auto"] | Annotated[int, Field(ge=64)] = "auto"
     """Maximum number of tokens in one forward pass, including padding. `auto`: up to 4096, depending on memory. It does
     not affect results."""
@@ -105,7 +105,7 @@ class PipelineConfig(Settings):
     isolation: Literal["process", "inline"] = "process"
     """Run each stage in a separate process, or `inline` in the flow's process (for tests)."""
     checkpoint_seconds: float = Field(120, gt=0)
-    """Time between checkpoints in seconds: the most work that is lost if a stage is killed."""
+    """Time between checkpoints in seconds, and so the most work that is lost if a stage is killed."""
 
     @field_validator("device")
     @classmethod

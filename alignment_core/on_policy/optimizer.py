@@ -42,7 +42,7 @@ class OnPolicyOptimizer(GuardedOptimizer):
     top_k: int = Field(0, ge=0)
     """Must be 0, for the same reason as `top_p`."""
     step_kl: float | None = Field(0.1, gt=0)
-    """Passes over a rollout end early when the KL per token of a step to the sampling policy exceeds this, in nats."""
+    """End the passes over a rollout when the KL of a step to the sampling policy exceeds this, in nats per token."""
     missing_end_penalty: float = Field(1.0, ge=0)
     """Subtracted from the reward of a response that reaches the length limit without ending."""
     overlong_buffer: int = Field(0, ge=0)

@@ -41,12 +41,28 @@ def sections(text: str) -> Iterator[str]:
             heading = heading and bool(line.strip() == "" or line.startswith(" "))
 
 
+class Bare:
+    """An annotation that is shown as it is written, without the quotes of a string."""
+
+    def __init__(self, annotation: str) -> None:
+        self.annotation = annotation
+
+    def __repr__(self) -> str:
+        return self.annotation
+
+
+def bare(annotation: Any) -> Any:
+    return Bare(annotation) if isinstance(annotation, str) else annotation
+
+
 def signature(name: str, value: Any) -> str:
     try:
-        text = str(inspect.signature(value))
+        found = inspect.signature(value)
     except (TypeError, ValueError):
         return name
-    text = re.sub(r"'([^']*)'", r"\1", text)
+    parameters = [each.replace(annotation=bare(each.annotation)) for each in found.parameters.values()]
+    text = str(found.replace(parameters=parameters, return_annotation=bare(found.return_annotation)))
+    text = text.replace("PosixPath", "Path")
     text = re.sub(r"(?:alignment_core|alignment_flows|pathlib|collections\.abc|typing)(?:\.\w+)*\.(?=\w)", "", text)
     text = re.sub(r"Annotated\[(\w+), <[^>]*>\]", r"\1", text)
     text = re.sub(r"<factory>|<class \w+>", "…", text)
@@ -105,9 +121,9 @@ def plugin_api_page() -> Iterator[str]:
     yield "# Plugin API"
     yield ""
     yield (
-        "Everything that a plugin imports is in `alignment_core.plugin_api`; the usual losses are in "
-        "`alignment_core.losses`, the base class of on-policy optimizers is in `alignment_core.on_policy`, and the "
-        "conformance kit is in `alignment_core.testing`; both are at the end of this page. "
+        "The contract of plugins is in `alignment_core.plugin_api`. The usual losses are in `alignment_core.losses`. "
+        "The base class of on-policy optimizers (`alignment_core.on_policy`) and the conformance kit "
+        "(`alignment_core.testing`) are at the end of this page. "
         "[Write a plugin](../how-to/write-a-plugin.md) is the guide."
     )
     yield ""

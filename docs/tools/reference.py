@@ -38,7 +38,9 @@ def groups(model: type[BaseModel], path: str = "") -> Iterator[tuple[str, type[B
     """Each group of settings below a model with the path that leads to it, parents first."""
     yield path, model
     for name, field in model.model_fields.items():
-        for part in (field.annotation, *get_args(field.annotation)):
+        # The parts of a union; a list is one part, whose items are a group of their own.
+        is_list = get_origin(field.annotation) is list
+        for part in (field.annotation, *(() if is_list else get_args(field.annotation))):
             inner = get_args(part)[0] if get_origin(part) is list else part
             if isinstance(inner, type) and issubclass(inner, Settings):
                 suffix = "[]" if get_origin(part) is list else ""
@@ -56,6 +58,7 @@ def settings_table(model: type[BaseModel], hidden: str = "") -> Iterator[str]:
             default = "see below"
         if name != hidden:
             kind = re.sub(r"alignment_core\.config\.\w+\.\w+", "group", setting["type"]).replace("pathlib.", "")
+            kind = kind.replace(", SkipJsonSchema()", "")  # keeps it out of forms, and says nothing to a reader
             yield f"| `{name}` | {cell(kind)} | {default} | {cell(setting['description'])} |"
 
 

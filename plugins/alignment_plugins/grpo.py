@@ -39,8 +39,8 @@ class GRPO(OnPolicyOptimizer):
     dynamic_sampling: bool = True
     """Leave out groups whose responses all have the same reward: without a KL penalty, nothing is learned from them."""
     refills: int = Field(0, ge=0)
-    """How often, at most, the groups that dynamic sampling leaves out are replaced by responses to new prompts. DAPO
-    goes on until the rollout is full."""
+    """Maximum number of rounds in which the groups that dynamic sampling leaves out are replaced by responses to new
+    prompts. DAPO goes on until the rollout is full."""
     learn_from_unfinished: bool = True
     """Learn from responses that reached the length limit. Off: DAPO's overlong filtering."""
 

@@ -40,7 +40,7 @@ class OnlineDPO(OnPolicyOptimizer):
     beta: float = Field(0.1, gt=0)
     """Strength of the KL penalty. Larger values stay closer to the SFT model."""
     refills: int = Field(0, ge=0)
-    """How often, at most, the prompts whose responses all have the same reward are replaced by new ones."""
+    """Maximum number of rounds in which prompts whose responses all have the same reward are replaced by new ones."""
     judge: dict[str, Any] | None = None
     """Pair evaluator that compares the responses to a prompt: its `name` and settings. null: the reward decides."""
 

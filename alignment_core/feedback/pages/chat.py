@@ -25,7 +25,7 @@ const far = document.documentElement.scrollHeight - window.innerHeight - window.
 if (FORCED || far < 240) window.scrollTo(0, document.documentElement.scrollHeight);
 """
 """Scroll to the end, unless the visitor has scrolled up to read."""
-HINT = "Ask the model something. The next model learns from thumbs on answers, and from choices between two."
+HINT = "Ask the model something. The next model learns from your thumbs, and from your choices between two answers."
 
 
 def chat_page(

@@ -19,8 +19,8 @@ NOBODY = "none"
 """The choice of no second model."""
 
 DELETED = (
-    "It vanishes from this list for good. Your votes on its answers stay, with the messages that led to them: "
-    "they are in the feedback store, and training uses them."
+    "It is removed from this list for good. Your votes on its answers stay in the feedback store, with the messages "
+    "that led to them, and training uses them."
 )
 TAKE_BACK = "To take a thumb back, press it again before you delete."
 
@@ -47,7 +47,7 @@ class Panel:
         with ui.left_drawer(value=None).props("width=290 breakpoint=1000").classes("panel gap-3") as self._drawer:
             with ui.column().classes("w-full gap-2").props('role=region aria-label="Models"'):
                 self._first = ui.select([], label="Model", on_change=self._change).classes("w-full")
-                self._second = ui.select([], label="Beside it", on_change=self._change).classes("w-full")
+                self._second = ui.select([], label="Second model", on_change=self._change).classes("w-full")
                 self._blind = ui.switch("Hide names until the vote", on_change=self._change)
             ui.label("Conversations").classes("title mt-2").props('role=heading aria-level="2"')
             self._list = ui.column().classes("w-full gap-1").props('role=navigation aria-label="Conversations"')

@@ -121,7 +121,7 @@ class TurnView:
         elif number in self._waits:
             self._show_wait(number)
         else:
-            self.wait(number, "it is asked")
+            self.wait(number, "your message is sent")
 
     def _show_answer(self, slot: int, number: int) -> None:
         answer = self._turn["answers"][number]

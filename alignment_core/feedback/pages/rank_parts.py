@@ -13,7 +13,7 @@ from alignment_core.records import Conversation
 STEPS = (
     "Read the prompt and all responses. Their order is random, and nobody sees which model wrote them.",
     "Pick the best response, then the next best, and so on. The last one may be left out.",
-    "Responses of equal worth are a tie. If none should ever be given, press “All bad”.",
+    "Responses of equal worth are a tie. If none of them is acceptable, press “All bad”.",
     "If you can write a better one, pick the best, edit it and save: your text then ranks first.",
 )
 KEYS = (
@@ -141,9 +141,11 @@ def show_team(progress: Sequence[Progress], total: int, disagreements: Sequence[
             said += [f"{one.bad} all bad"] * bool(one.bad) + [f"{one.skipped} skipped"] * bool(one.skipped)
             ui.label(", ".join(said)).classes("muted text-right w-1/3")
     ui.label("Where raters disagree with you").classes("title mt-4").props('role=heading aria-level="2"')
-    ui.label("Only prompts that you have ranked, because others' votes could influence yours.").classes("muted")
+    ui.label("Only prompts that you have ranked are shown, because others' votes could influence yours.").classes(
+        "muted"
+    )
     if not disagreements:
-        ui.label("Nobody has ranked two responses in the opposite order of yours.")
+        ui.label("Nobody has ranked two responses in the opposite order from you.")
     for found in disagreements:
         _show_disagreement(found)
 

@@ -60,7 +60,7 @@ def plan(
     card: Card = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show which stages a run would build, with their memory and time. Fail if a stage does not fit in memory."""
+    """Show which stages a run would build, with their memory and time. Fail if a stage does not fit into memory."""
     from alignment_flows import api
     from alignment_flows.cli.show.run import command_line, show_next, show_plan, show_skipped
     from alignment_flows.planned_run import PlannedRun
@@ -89,7 +89,7 @@ def fit(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find the settings with which a run fits in memory, and say what they cost. Nothing is built."""
+    """Find settings with which a run fits into memory, and say what they cost. Nothing is built."""
     from alignment_core.forecast.fit import check_fit
     from alignment_flows import api
     from alignment_flows.cli.show.fit import show_fit
@@ -125,7 +125,7 @@ def tour(
     folder: Annotated[Path, typer.Option(help="Folder for the artifacts and the report.")] = Path("align-tour"),
     model: Annotated[
         str | None,
-        typer.Option(help="Chat model, as in model.base. Default: SmolLM2 from the Hub, its package or its wheel."),
+        typer.Option(help="Chat model, as in model.base. Default: SmolLM2, from the Hub or a package."),
     ] = None,
     auto: Annotated[bool, typer.Option("--auto", help="Let a rule rank the answers instead of you.")] = False,
     words: Annotated[
@@ -134,7 +134,7 @@ def tour(
     questions: Annotated[int, typer.Option(min=8, max=120, help="Number of questions.")] = 80,
     port: Annotated[int, typer.Option(help="Port of the pages. 0 picks a free port.", min=0, max=65535)] = 7861,
 ) -> None:
-    """Talk to a small chat model, rate its answers, retrain it on that, and talk to both models. Needs no GPU."""
+    """Talk to a small chat model, rate its answers, retrain it on them, and talk to both models. Needs no GPU."""
     from alignment_flows.cli.tour import run_tour
 
     run_tour(folder, model, auto=auto, words=words, questions=questions, port=port)
@@ -148,7 +148,7 @@ def up(
     ] = 4200,
     gpus: Annotated[
         bool,
-        typer.Option("--gpus", help="Start a worker for each card of this machine, or of CUDA_VISIBLE_DEVICES if set."),
+        typer.Option("--gpus", help="Start a worker for each GPU of this machine, or in CUDA_VISIBLE_DEVICES if set."),
     ] = False,
 ) -> None:
     """Start a Prefect server and its workers in the background, and register the deployments."""
@@ -208,7 +208,7 @@ def check_plugin(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run the conformance checks for a plugin: an optimizer on a tiny model. Exits with code 1 if a check fails."""
+    """Check that a plugin keeps its contract, an optimizer on a tiny model. Exits with code 1 if a check fails."""
     from alignment_core.config_file import parse_changes
     from alignment_core.registry import load_registry
     from alignment_flows.cli.show.run import show_check

@@ -28,19 +28,23 @@ Changes = Annotated[
 ]
 Card = Annotated[
     str | None,
-    typer.Option(metavar="SIZE", help="Plan for a card of this memory, e.g. 12gb, which this machine need not have."),
+    typer.Option(
+        metavar="SIZE", help="Plan for a GPU with this much memory, e.g. 12gb. It need not be in this machine."
+    ),
 ]
 Columns = Annotated[
     list[str] | None,
-    typer.Option("--column", metavar="OURS=THEIRS", help="Map a column, e.g. prompt=question. Can be repeated."),
+    typer.Option(
+        "--column", metavar="OURS=THEIRS", help="Map our column to yours, e.g. prompt=question. Can be repeated."
+    ),
 ]
 Desirable = Annotated[
     list[str] | None,
-    typer.Option(metavar="LABEL", help="Label that means thumbs up; others mean down. Can be repeated."),
+    typer.Option(metavar="LABEL", help="Label that means thumbs up; all others mean down. Can be repeated."),
 ]
 Model = Annotated[
     str,
-    typer.Argument(metavar="MODEL", help="An alias, the name of a run, a key, a key prefix, or `latest` (aligned)."),
+    typer.Argument(metavar="MODEL", help="An alias, a run's name, a key or its start, or `latest` (newest aligned)."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout, and everything else to stderr.")]
 

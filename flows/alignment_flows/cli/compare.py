@@ -19,20 +19,21 @@ def compare(
     config: ConfigFile,
     optimizers: Annotated[
         str | None,
-        typer.Option(metavar="NAME,NAME,...", help="Optimizers to compare. Without it, the one of the config file."),
+        typer.Option(metavar="NAME,NAME,...", help="Optimizers to compare. Default: that of the config file."),
     ] = None,
     grid: Annotated[
         list[str] | None,
         typer.Option(
             metavar="A.B=VALUE,VALUE,...",
-            help="Compare values of a setting, e.g. optimizer.beta=0.05,0.1. Can be repeated, for every combination.",
+            help="Compare values of a setting, e.g. optimizer.beta=0.05,0.1. If repeated: every combination.",
         ),
     ] = None,
     seeds: Annotated[
         int, typer.Option(metavar="N", help="Number of seeds. The report then has intervals over seeds.")
     ] = 1,
     stop_losers: Annotated[
-        bool, typer.Option("--stop-losers", help="Give no more seeds to who is clearly worse than the best.")
+        bool,
+        typer.Option("--stop-losers", help="Give no more seeds to contenders that are clearly worse than the best."),
     ] = False,
     changes: Changes = None,
     out: Annotated[

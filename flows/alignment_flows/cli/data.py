@@ -31,14 +31,16 @@ def check(
     ],
     format: Annotated[str | None, typer.Option(help="Record format. Default: detected.")] = None,
     columns: Columns = None,
-    model: Annotated[str | None, typer.Option(help="Model whose tokenizer measures lengths. Default: bytes.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Model whose tokenizer counts tokens. Default: count bytes.")
+    ] = None,
     chat_template: Annotated[
         str | None, typer.Option(help="File or built-in name, as in model.chat_template. Default: the model's.")
     ] = None,
     max_length: Annotated[
         int | None, typer.Option(min=16, help="Maximum sequence length in tokens, as in model.max_length.")
     ] = None,
-    threshold: Annotated[float | None, typer.Option(help="Ratings at or above this are a thumbs up.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Ratings at or above this count as a thumbs up.")] = None,
     desirable: Desirable = None,
     max_pairs: Annotated[int | None, typer.Option(min=1, help="Maximum number of pairs per ranking.")] = None,
     max_records: Annotated[
@@ -52,7 +54,7 @@ def check(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="New file for the report as a page, X.html, or new folder for it, the data and bad rows."),
+        typer.Option(help="Write the report to this new file X.html, or report, data and bad rows to this new folder."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -90,7 +90,7 @@ def chat(
         ),
     ] = "production",
     beside: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="A second model that answers each message beside the first.")
+        str | None, typer.Option(metavar="MODEL", help="A second model, which also answers each message.")
     ] = None,
     host: Host = "127.0.0.1",
     port: Port = 7860,
@@ -153,7 +153,7 @@ def import_(
     paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Files, folders, globs or URLs.")],
     format: Annotated[str | None, typer.Option(help="Record format. Default: detected.")] = None,
     columns: Columns = None,
-    threshold: Annotated[float | None, typer.Option(help="Ratings at or above this are a thumbs up.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Ratings at or above this count as a thumbs up.")] = None,
     desirable: Desirable = None,
     ai: Annotated[bool, typer.Option("--ai", help="Record the votes as AI votes.")] = False,
     place: Place = FEEDBACK,

@@ -43,7 +43,7 @@ EXAMPLES = {
     ),
     "runs": ("align runs", "align runs --store ./artifacts --json"),
     "promote": ("align promote my-model", "align promote 3f2a91 candidate --reason 'shorter answers'"),
-    "rollback": ("align rollback", "align rollback candidate --reason 'too long answers'"),
+    "rollback": ("align rollback", "align rollback candidate --reason 'answers too long'"),
     "chat": ("align chat my-model.yaml", "align chat my-model.yaml --model production --beside base"),
     "export": (
         "align export production --to merged --out my-model",
@@ -57,8 +57,8 @@ EXAMPLES = {
     "artifacts prune": ("align artifacts prune --dry-run", "align artifacts prune --older-than 30"),
 }
 EXIT_CODES = (
-    "Exit codes: 0 done · 1 a check or an optimizer failed · 2 something to correct: one paragraph says what · "
-    "130 stopped by Ctrl-C · 143 stopped by SIGTERM. A stopped run resumes when it is started again."
+    "Exit codes: 0 done · 1 a check or an optimizer failed · 2 you have to correct something; the message says what · "
+    "130 stopped by Ctrl-C · 143 stopped by SIGTERM. A stopped run resumes when you start it again."
 )
 OTHER_NAMES = {
     "train": ("run",),

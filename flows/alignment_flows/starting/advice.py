@@ -97,7 +97,7 @@ class Advice:
 
 JUDGE: Mapping[str, Any] = {"name": "llm_judge", "url": "http://localhost:8000/v1", "model": "qwen3"}
 NEEDS_A_JUDGE = (
-    "The reward is the grade of a language model: enter the address and the name of yours under `reward.by`. Without "
+    "The reward is the grade of a language model: enter its address and name under `reward.by`. Without "
     "one, let people judge instead: `align sample` and `align rank` collect their votes, from which KTO or DPO learns"
 )
 
@@ -139,7 +139,7 @@ def _prefer(contents: Contents, *, instruct: bool) -> Advice:
         raise _unserved("prefer", contents, "good and bad answers: a model cannot learn what is better from one class")
     because = (
         f"your data are single answers marked good or bad ({contents.labels:,}, {contents.good_share():.0f} % good). "
-        "KTO needs no pairs, weighs unequal classes against each other and bears noisy labels"
+        "KTO needs no pairs, balances unequal classes and tolerates noisy labels"
     )
     return Advice("kto", "prefer", because, sft)
 
@@ -166,8 +166,8 @@ def _imitate(contents: Contents) -> Advice:
     if not contents.demonstrations:
         raise _unserved("imitate", contents, "demonstrations")
     because = (
-        f"your data are demonstrations only ({contents.demonstrations:,}). SFT imitates them. What is better than they "
-        "are they do not say, so a judge must grade answers for GRPO, which goes on from there"
+        f"your data are demonstrations only ({contents.demonstrations:,}). SFT imitates them. They do not say what "
+        "would be better, so for GRPO, which continues from there, a judge must grade answers"
     )
     return Advice("grpo", "imitate", because, True, (JUDGE,), NEEDS_A_JUDGE)
 

@@ -82,7 +82,7 @@ def _head(chosen: Choices) -> list[str]:
         f"  base: {_quoted(chosen.model)}",
     ]
     if chosen.card is None:
-        lines.append("  load_in: fp32          # on a CPU. On a card, leave it out: the default is 4 bits (nf4)")
+        lines.append("  load_in: fp32          # on a CPU. On a GPU, remove this line: the default is 4-bit (nf4)")
     lines.append(f"  max_length: {length:<11}# tokens. Longer rows are counted and left out")
     return lines
 
@@ -95,20 +95,22 @@ def _data(chosen: Choices, contents: Contents, advice: Advice) -> list[str]:
             lines.append(f"      columns: {_inline(columns)}")
         if desirable := chosen.settings["desirable"]:
             words = ", ".join(_quoted(word) for word in desirable)
-            lines.append(f"      desirable: [{words}]  # labels that are a thumbs up")
+            lines.append(f"      desirable: [{words}]  # labels that mean thumbs up")
         if (threshold := chosen.thresholds.get(path)) is not None:
-            lines.append(f"      threshold: {threshold:<9g}# ratings from here on are a thumbs up")
+            lines.append(f"      threshold: {threshold:<9g}# ratings at or above this mean thumbs up")
         if advice.keep:
-            lines.append(f"      keep: [{', '.join(advice.keep)}]     # the rule sees it, and the model does not")
+            lines.append(f"      keep: [{', '.join(advice.keep)}]     # the rule sees this, the model does not")
     if contents.conversations < FEW:
-        lines.append(f"  held_out_fraction: {FEW_HELD_OUT:<4}# to evaluate with. More than usual: the data are few")
+        lines.append(
+            f"  held_out_fraction: {FEW_HELD_OUT:<4}# for evaluation. More than usual, because there are few data"
+        )
     return lines
 
 
 def _learning(chosen: Choices, contents: Contents, advice: Advice) -> list[str]:
     lines = []
     if advice.sft:
-        lines.append("sft: {epochs: 1}         # first learns the demonstrations, or the better answers")
+        lines.append("sft: {epochs: 1}         # first imitates the demonstrations or the better answers")
     else:
         lines.append("sft: null                # an instruct model needs none")
     if advice.reward:
@@ -121,7 +123,7 @@ def _learning(chosen: Choices, contents: Contents, advice: Advice) -> list[str]:
         lines += [f"  batch_size: {batch}", f"  epochs: {epochs:<15}# passes over the data"]
         lines += _learning_rate(-(-rows // batch) * epochs, small=chosen.card is None)
     if advice.reward:
-        lines.append("  max_new_tokens: 128    # of an answer")
+        lines.append("  max_new_tokens: 128    # per answer")
     lines += _evaluation(contents, advice, few=chosen.card is None)
     if chosen.card is None:
         lines.append("device: cpu")
@@ -131,11 +133,11 @@ def _learning(chosen: Choices, contents: Contents, advice: Advice) -> list[str]:
 def _evaluation(contents: Contents, advice: Advice, *, few: bool) -> list[str]:
     limits = ["  max_prompts: 64", f"  max_new_tokens: {64 if few else 256}"]
     if advice.reward and not advice.first:
-        judge = ["  evaluators:             # what rewards the answers judges them, too: the win rate of the result"]
+        judge = ["  evaluators:             # the reward also judges the answers, for the win rate of the result"]
         judge += [f"    - {_inline(part)}" for part in advice.reward]
     elif contents.comparisons >= ENOUGH_PAIRS:
         judge = [
-            "  reward_model: true      # learns from your pairs, and judges the answers: the win rate of the result"
+            "  reward_model: true      # learns from your pairs and judges the answers, for the win rate of the result"
         ]
     else:
         judge = [

@@ -15,7 +15,7 @@ from alignment_plugins.evaluators.numbers import Number, answer_in
 
 
 class NumericMatch(Evaluator):
-    """Scores 1 if the response gives the right number, else 0. Made for answers as in GSM8K."""
+    """Scores 1 if the response gives the right number, else 0. Made for answers like those of GSM8K."""
 
     model_config = ConfigDict(title="Numeric match")
     example_facts: ClassVar[Facts] = {"answer": "42"}
@@ -62,7 +62,7 @@ class ExactMatch(Evaluator):
     marker: str = ""
     """Compare only the text after the last marker in the response and in the right answer. Empty: all of it."""
     ignore_case: bool = False
-    """Do not distinguish capital letters from small ones."""
+    """Ignore the difference between upper and lower case."""
     ignore_punctuation: bool = False
     """Leave out everything but letters, digits and the spaces between them."""
 

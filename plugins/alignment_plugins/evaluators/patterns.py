@@ -29,7 +29,7 @@ class Regex(Evaluator):
     whole: bool = False
     """The pattern must match the whole response, without the spaces around it, instead of any part."""
     ignore_case: bool = False
-    """Do not distinguish capital letters from small ones."""
+    """Ignore the difference between upper and lower case."""
     dot_matches_newline: bool = True
     """`.` also matches the end of a line."""
 

@@ -56,7 +56,7 @@ class LengthBand(Evaluator):
     most: int | None = Field(None, ge=0)
     """Upper end of the band. Null: none."""
     slack: int = Field(0, ge=0)
-    """The score falls linearly from 1 at the end of the band to 0 at this distance from it and a unit. 0: at once."""
+    """Outside of the band, the score falls linearly, and reaches 0 one unit beyond this distance. 0: at once."""
 
     @model_validator(mode="after")
     def _is_band(self) -> LengthBand:

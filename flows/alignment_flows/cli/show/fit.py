@@ -13,7 +13,9 @@ from alignment_core.forecast.fit import Attempt, Fit
 from alignment_core.forecast.predictions import Prediction
 from alignment_flows.cli.show.run import print_json
 
-RECOMPUTING = "↻ = gradient checkpointing: layers are computed again in backward, about half as much work more."
+RECOMPUTING = (
+    "↻ = gradient checkpointing: layers are recomputed in the backward pass, for up to half as much work again."
+)
 
 
 def show_fit(found: Fit, settings: PipelineConfig, *, as_json: bool) -> None:

@@ -57,4 +57,4 @@ def _forward(forward: Callable[..., Any], states: Tensor, *args: Any, **kwargs: 
 def _changes_nothing(model: PreTrainedModel, body: Callable[..., Any]) -> bool:
     read = torch.tensor([2, 5, 6, 9, 17])
     whole = replace(padded([TokenSequence(tuple(range(1, length)), 1) for length in (9, 6, 4)], 0), places=[read])
-    return outputs_agree(model, body, whole.read_at(read), whole)
+    return outputs_agree(model, body, whole.read_at(read), [whole])

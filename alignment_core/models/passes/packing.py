@@ -168,11 +168,21 @@ def reraise_lack_of_memory(error: Exception) -> None:
         raise error
 
 
-def outputs_agree(model: PreTrainedModel, body: Callable[..., Any], ours: Arrangement, theirs: Arrangement) -> bool:
-    """Return whether the model runs both and gives the sequences' tokens the same last hidden states."""
+def outputs_agree(
+    model: PreTrainedModel, body: Callable[..., Any], ours: Arrangement, theirs: Sequence[Arrangement]
+) -> bool:
+    """Return whether the model runs all and gives the sequences' tokens the same last hidden states.
+
+    Args:
+        model: the model.
+        body: the part of it that returns the states.
+        ours: one arrangement of all sequences.
+        theirs: one of all sequences, or one of each.
+    """
     try:
         with torch.no_grad():
-            found, expected = (_states(model, body, arrangement) for arrangement in (ours, theirs))
+            found = _states(model, body, ours)
+            expected = torch.cat([_states(model, body, arrangement) for arrangement in theirs])
     except REFUSALS as error:
         reraise_lack_of_memory(error)
         return False

@@ -92,4 +92,4 @@ def test_memory_that_runs_out_in_a_trial_does_not_decide_about_the_architecture(
         choose_decoding(roles.model, roles.reach)
     row = padded([TokenSequence((1, 2), 1)], 0)
     with pytest.raises(torch.OutOfMemoryError):
-        outputs_agree(roles.model, roles.model, row, row)
+        outputs_agree(roles.model, roles.model, row, [row])

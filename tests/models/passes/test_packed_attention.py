@@ -11,9 +11,11 @@ import pytest
 import torch
 from architectures import save_model
 from engine import LORA, disturb, language, open_roles
+from every_architecture import save_small
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import AutoModelForCausalLM
 
 from alignment_core.models.passes import layout as layouts
 from alignment_core.models.passes import packed_attention
@@ -24,6 +26,7 @@ from alignment_core.models.passes.packed_attention import (
     _in_pieces,
     _runs_at_once,
     _trial,
+    enable_packing,
     flash_refusal,
 )
 from alignment_core.models.passes.packing import Arrangement, use_arrangement
@@ -225,3 +228,25 @@ def test_a_card_gets_one_call_unless_flash_attention_cannot() -> None:
     assert found.shape == (1, 14, 4, 64)
     assert sum("varlen" in name for name in seen.names) == 1
     assert not any("repeat" in name or "expand" in name for name in seen.names)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "packs"),
+    [((), True), (("batch",), True), (("alone",), True), (("row",), False), (("batch", "alone"), False)],
+)
+def test_packed_rows_are_right_if_one_other_way_gives_the_same(
+    tmp_path: Path, wrong: tuple[str, ...], packs: bool
+) -> None:
+    """In bf16 a batch may be rounded as far as a neighbor would change it, and int8 rounds what runs together."""
+    model = AutoModelForCausalLM.from_pretrained(save_small("llama", tmp_path)).eval()
+
+    def body(input_ids: torch.Tensor, **arguments: Any) -> Any:
+        found = model.model(input_ids=input_ids, **arguments)
+        way = "batch" if len(input_ids) > 1 else "alone" if input_ids.shape[1] <= 18 else "row"
+        if way in wrong:
+            found.last_hidden_state = found.last_hidden_state * 1.2
+        return found
+
+    before = model.config._attn_implementation
+    assert enable_packing(model, body) is packs
+    assert (model.config._attn_implementation == before) is not packs

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
 from alignment_core.data.rendering.tokenizer import generation_stops
-from alignment_core.errors import ModelError
+from alignment_core.errors import ModelError, loading_failure
 from alignment_core.models.base.adapter_identity import adapter_identity
 from alignment_core.models.base.base_checks import (
     check_files,
@@ -22,6 +24,7 @@ from alignment_core.models.base.base_checks import (
     rows_to_add,
 )
 from alignment_core.models.base.identity import model_identity, read_json
+from alignment_core.models.base.loading import bare_model, read_config
 
 JUNK = [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"a":' * 100_000, b"[" * 100_000, b'{"a": ' + b"1" * 10_000 + b"}"]
 WRONG: list[Any] = [True, -1, 1.5, float("nan"), float("inf"), "x", ["x"], [1], [[]], [None], {"x": None}, {"x": "y"}]
@@ -88,6 +91,77 @@ def test_value_of_another_kind(model: Path, name: str, path: str) -> None:
     assert [text for text in named if name not in text and not any(words in text for words in other)] == []
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("hidden_size", 10**9), ("hidden_size", -32), ("hidden_size", "32"), ("hidden_size", True),
+        ("hidden_size", 10**300), ("hidden_size", 0), ("num_hidden_layers", 10**6), ("num_hidden_layers", 1.5),
+        ("vocab_size", 10**12), ("num_attention_heads", -1), ("intermediate_size", [64, "x"]), ("head_dim", 10**9),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("part", ["", "text_config/", "a/b/"])
+def test_size_that_no_model_has(model: Path, part: str, field: str, value: Any) -> None:
+    """It would take all memory or hours, or end in the code of transformers."""
+    file = model / "config.json"
+    fields = json.loads(file.read_text())
+    with_value(f"{part}{field}")(fields, value)
+    file.write_text(json.dumps(fields))
+    with pytest.raises(ModelError, match=rf"config\.json: .*{field}"):
+        check(model)
+
+
+def test_model_that_is_larger_than_its_weights(model: Path) -> None:
+    file = model / "config.json"
+    fields = json.loads(file.read_text())
+    longest = max(fields["vocab_size"], 64)
+    for field, most, whose in (("hidden_size", longest, "values"), ("num_hidden_layers", 21, "tensors")):
+        # Two layers of 9 tensors each, the embedding, the last norm and the head.
+        file.write_text(json.dumps({**fields, field: most}))
+        check(model)
+        file.write_text(json.dumps({**fields, field: most + 1}))
+        with pytest.raises(ModelError, match=rf"larger than its weights. got {field} {most + 1}, .* {most} {whose}"):
+            check(model)
+
+
+@pytest.mark.parametrize("part", ["", "text_config/"])
+@pytest.mark.parametrize("field", ["attn_implementation", "_attn_implementation", "_attn_implementation_internal"])
+@pytest.mark.parametrize("value", ["evil/code", "evil/code@main:f", "msa|evil/code", {"": "eager", "x": "evil/code"}])
+def test_code_of_another_repository(model: Path, part: str, field: str, value: Any) -> None:
+    """transformers would load it with the package `kernels`, if that is installed."""
+    file = model / "config.json"
+    fields = json.loads(file.read_text())
+    with_value(f"{part}{field}")(fields, value)
+    file.write_text(json.dumps(fields))
+    with pytest.raises(ModelError, match=f"code in another repository.*{field}: .*evil/code"):
+        check(model)
+    if not part and isinstance(value, str) and "internal" not in field:  # transformers leaves that out itself
+        with pytest.raises(ModelError, match="code in another repository"):
+            read_config(str(model), None)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("num_attention_heads", 0), ("rms_norm_eps", "x"), ("tie_word_embeddings", "x"), ("rope_scaling", 3),
+        ("layer_types", 3), ("dtype", [1]), ("pad_token_id", 10**9), ("hidden_act", "__import__"), ("id2label", [1]),
+        ("num_key_value_heads", 3), ("rope_scaling", {"rope_type": "unknown"}), ("architectures", 7),
+    ],
+)  # fmt: skip
+def test_field_that_transformers_does_not_check(model: Path, field: str, value: Any) -> None:
+    """Either it is named in one line, or it does no harm."""
+    file = model / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), field: value}))
+    try:
+        with torch.device("meta"):
+            bare_model(AutoModelForCausalLM, read_config(str(model), None), None)
+    except (ValueError, KeyError, OSError) as error:
+        reason = loading_failure(error)
+    else:
+        reason = "it does no harm"
+    assert reason.strip()
+    assert "\n" not in reason
+
+
 def test_weights_outside_of_the_folder_are_refused(model: Path) -> None:
     outside = model.parent / "other.safetensors"
     shutil.copy(model / "model.safetensors", outside)
@@ -141,6 +215,12 @@ def tensor(**fields: object) -> bytes:
         b"", (2**63).to_bytes(8, "little"), header(b"[" * 200_000), header(b'{"a":' * 200_000), header([1]),
         *(tensor(data_offsets=[0, end]) for end in (None, "x", [1], True, float("nan"), float("inf"), -1, 10**400)),
         *(tensor(shape=shape) for shape in ("xx", 3, [None], [-1])), header({"__metadata__": 1, "a": 1}),
+        tensor(shape=[2]) + bytes(8), tensor(dtype="F16") + bytes(8), tensor(dtype=[]) + bytes(8),
+        tensor(data_offsets=[4, 8]) + bytes(8), tensor(data_offsets=[4, 0]) + bytes(8),
+        tensor(shape=[2**62, 0]) + bytes(8),
+        header({name: {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]} for name in "ab"}) + bytes(4),
+        header(b'{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"a":{"dtype":"U8","shape":[4],"data_offsets":[4,8]}}')
+        + bytes(8),
     ],
 )  # fmt: skip
 def test_header_of_weights_that_makes_no_sense(model: Path, content: bytes) -> None:

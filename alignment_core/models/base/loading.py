@@ -82,14 +82,14 @@ def load_base(
         own_code: digest of its own code that may run; None: none may.
 
     Raises:
-        ModelError: the folder or hub id does not load.
+        ModelError: the folder or hub id does not load, or its files lack weights.
     """
     transformers_logging.disable_progress_bar()
     dtype = base_dtype(load_in, device)
     try:
         config = read_config(path, revision, own_code)
         with code_may_fail(path, own_code, "model"), config_may_be_wrong():
-            model = AutoModelForCausalLM.from_pretrained(
+            model, loading = AutoModelForCausalLM.from_pretrained(
                 path,
                 revision=revision,
                 config=config,
@@ -97,12 +97,20 @@ def load_base(
                 quantization_config=None if is_quantized(config) else quantization(load_in, dtype),
                 device_map={"": device},
                 use_safetensors=True,
+                output_loading_info=True,
                 trust_remote_code=may_run(path, revision, own_code),
                 **_without_adapter(path, revision),
             )
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         reason = loading_failure(error)
         raise ModelError("the base model does not load", where=f"model.base {path}", got=reason) from error
+    if missing := sorted(loading["missing_keys"]):
+        raise ModelError(
+            "the files of the base model lack weights, which would be initialized at random",
+            where=f"model.base {path}",
+            got=f"{len(missing)} missing, such as {', '.join(missing[:3])}",
+            do="Download the model again. If it is complete, its config.json is that of another model",
+        )
     _compute_in(model, dtype)
     keep_linear4bit_differentiable(model)
     if rows is not None:

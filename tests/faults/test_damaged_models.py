@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
+from alignment_core.config import LoraConfig
 from alignment_core.data.rendering.tokenizer import generation_stops
 from alignment_core.errors import ModelError, loading_failure
-from alignment_core.models.base.adapter_identity import adapter_identity
+from alignment_core.models.base.adapter_identity import UNDERSTOOD, adapter_identity
 from alignment_core.models.base.base_checks import (
     check_files,
     check_positions,
@@ -25,6 +27,9 @@ from alignment_core.models.base.base_checks import (
 )
 from alignment_core.models.base.identity import model_identity, read_json
 from alignment_core.models.base.loading import bare_model, read_config
+from alignment_core.models.roles import adapter_patterns
+from alignment_core.models.roles.adapters import Adapters
+from alignment_core.stages.adapter import check_fit
 
 JUNK = [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"a":' * 100_000, b"[" * 100_000, b'{"a": ' + b"1" * 10_000 + b"}"]
 WRONG: list[Any] = [True, -1, 1.5, float("nan"), float("inf"), "x", ["x"], [1], [[]], [None], {"x": None}, {"x": "y"}]
@@ -193,6 +198,84 @@ def adapter_identity_of(folder: Path, config: dict[str, Any]) -> str | None:
     except ModelError as error:
         return str(error)
     return None
+
+
+@pytest.fixture(scope="module")
+def saved_adapter(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of an adapter on the tiny model."""
+    folder = tmp_path_factory.mktemp("adapter")
+    adapters = Adapters(meta_model(tiny_model), str(tiny_model), None)
+    adapters.add_new("a", LoraConfig(rank=2, target_modules=["q_proj", "v_proj"]), 0)
+    weights = {name: torch.zeros(weight.shape) for name, weight in adapters.weights("a").items()}
+    save_file(weights, folder / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 2, "lora_alpha": 4}
+    (folder / "adapter_config.json").write_text(json.dumps({**config, "target_modules": ["q_proj", "v_proj"]}))
+    return folder
+
+
+def meta_model(folder: Path) -> Any:
+    with torch.device("meta"):
+        return bare_model(AutoModelForCausalLM, read_config(str(folder), None), None)
+
+
+def fit_of(adapter: Path, model: Path, target: Path, **fields: Any) -> str | None:
+    """Return the error about an adapter with these fields, or None."""
+    folder = Path(shutil.copytree(adapter, target, dirs_exist_ok=True))
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**config, **fields}))
+    place = {"path": str(folder), "revision": None}
+    try:
+        adapter_identity(str(folder), None)
+        check_fit(place, {"path": str(model), "revision": None})
+    except ModelError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.filterwarnings("ignore")  # of peft, about fields that it does not know
+@pytest.mark.parametrize("field", sorted(UNDERSTOOD))
+def test_field_of_an_adapter_that_peft_does_not_check(
+    saved_adapter: Path, tiny_model: Path, tmp_path: Path, field: str
+) -> None:
+    """Either it is named in one line, or it does no harm. It never is a traceback."""
+    assert fit_of(saved_adapter, tiny_model, tmp_path) is None
+    for value in (True, -1, 10**9, float("nan"), "x", [[]], {"x": "y"}):
+        said = fit_of(saved_adapter, tiny_model, tmp_path, **{field: value})
+        assert said is None or ("\n" not in said and str(tmp_path) in said)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"target_modules": r"(.*)*(\w*)*[qv]_proj\d"}, "take too long"),
+        ({"target_modules": r".*[qv]_proj", "exclude_modules": r"(([\w.])+)+!"}, "take too long"),
+        ({"rank_pattern": {r"((\w|\.)*)*x": 2}}, "take too long"),
+        ({"target_modules": "(q_proj"}, "no regular expression"),
+        ({"target_modules": r".*\.[qv]_proj"}, None),
+        ({"rank_pattern": {"q_proj": 2}}, None),
+    ],
+)
+def test_patterns_of_an_adapter(
+    saved_adapter: Path,
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fields: dict[str, Any],
+    problem: str | None,
+) -> None:
+    monkeypatch.setattr(adapter_patterns, "SECONDS", 2)
+    said = fit_of(saved_adapter, tiny_model, tmp_path, **fields)
+    assert said is None if problem is None else problem in (said or "")
+
+
+@pytest.mark.parametrize(
+    "content", [b'{"base_model_name_or_path": ' + b"[" * 100_000, b"[1]", b'{"base_model_name_or_path": {}}']
+)
+def test_adapter_alone_with_a_damaged_configuration(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "adapter_config.json").write_bytes(content)
+    with pytest.raises(ModelError, match=r"this is only an adapter.*the model that it was trained on"):
+        model_identity(str(tmp_path), None)
 
 
 def test_missing_file_has_no_fields() -> None:

@@ -75,7 +75,7 @@ def adapter_identity(path: str, revision: str | None) -> AdapterIdentity:
         path=place.path,
         revision=place.revision,
         content=place.weights or tree_digest(folder, [folder / ADAPTER_CONFIG, folder / WEIGHTS]),
-        named_base=config.get("base_model_name_or_path") or None,
+        named_base=named if (named := config.get("base_model_name_or_path")) and isinstance(named, str) else None,
         chat_template=_chat_template(place),
         lora=_shape(config, place.path),
     )

@@ -127,21 +127,21 @@ def refuse_kernels(config: Mapping[str, Any], path: str, where: str) -> None:
     Raises:
         ModelError: it names one.
     """
-    parts: list[Any] = [config]
+    parts: list[Mapping[str, Any]] = [config]
     while parts:
-        part = parts.pop()
-        for name, value in part.items():
-            named = [value, *value.values()] if isinstance(value, Mapping) else [value]
-            if str(name).strip("_").removesuffix("_internal") in KERNELS:
-                for kernel in named:
-                    if isinstance(kernel, str) and "/" in kernel:
-                        raise ModelError(
-                            "the configuration of the model names code in another repository, which is not run",
-                            where=where,
-                            got=f"{name}: {kernel} in {path}/config.json",
-                            do=f"Remove `{name}` from config.json",
-                        )
-            parts += [item for item in named if isinstance(item, Mapping)]
+        for name, value in parts.pop().items():
+            if isinstance(value, Mapping):
+                parts.append(value)
+            if str(name).strip("_").removesuffix("_internal") not in KERNELS:
+                continue
+            for kernel in value.values() if isinstance(value, Mapping) else [value]:
+                if isinstance(kernel, str) and "/" in kernel:
+                    raise ModelError(
+                        "the configuration of the model names code in another repository, which is not run",
+                        where=where,
+                        got=f"{name}: {kernel} in {path}/config.json",
+                        do=f"Remove `{name}` from config.json",
+                    )
 
 
 def _known_kinds() -> str:

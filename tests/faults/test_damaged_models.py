@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from powers import permissions_count
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
@@ -128,6 +129,15 @@ def test_model_that_is_larger_than_its_weights(model: Path) -> None:
             check(model)
 
 
+def test_configuration_of_many_levels(model: Path) -> None:
+    """It takes no longer than one of two."""
+    file = model / "config.json"
+    fields = json.loads(file.read_text())
+    with_value("/".join("a" * 300))(fields, 1)
+    file.write_text(json.dumps(fields))
+    check(model)
+
+
 @pytest.mark.parametrize("part", ["", "text_config/"])
 @pytest.mark.parametrize("field", ["attn_implementation", "_attn_implementation", "_attn_implementation_internal"])
 @pytest.mark.parametrize("value", ["evil/code", "evil/code@main:f", "msa|evil/code", {"": "eager", "x": "evil/code"}])
@@ -205,8 +215,8 @@ def saved_adapter(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) ->
     """Return the folder of an adapter on the tiny model."""
     folder = tmp_path_factory.mktemp("adapter")
     adapters = Adapters(meta_model(tiny_model), str(tiny_model), None)
-    adapters.add_new("a", LoraConfig(rank=2, target_modules=["q_proj", "v_proj"]), 0)
-    weights = {name: torch.zeros(weight.shape) for name, weight in adapters.weights("a").items()}
+    adapters.add_new("some", LoraConfig(rank=2, target_modules=["q_proj", "v_proj"]), 0)
+    weights = {name: torch.zeros(weight.shape) for name, weight in adapters.weights("some").items()}
     save_file(weights, folder / "adapter_model.safetensors")
     config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 2, "lora_alpha": 4}
     (folder / "adapter_config.json").write_text(json.dumps({**config, "target_modules": ["q_proj", "v_proj"]}))
@@ -324,6 +334,40 @@ def test_weights_that_are_no_file(model: Path, kind: str) -> None:
         place.symlink_to("/dev/zero" if kind == "device" else "/nowhere")
     with pytest.raises(ModelError, match=r"cannot be read.*more\.safetensors"):
         check(model)
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [
+        ("config.json", 0),
+        ("model.safetensors", 0),
+        ("tokenizer.json", 0),
+        (".", 0),
+        (".", 0o111),
+        (".", 0o444),
+        ("..", 0),
+    ],
+)
+def test_model_that_may_not_be_read(model: Path, name: str, mode: int) -> None:
+    place = model / name
+    before = place.stat().st_mode
+    place.chmod(mode)
+    try:
+        with permissions_count(), pytest.raises(ModelError, match=r"cannot be read.*Permission denied.*permissions"):
+            check(model)
+    finally:
+        place.chmod(before)
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors", "."])
+def test_adapter_that_may_not_be_read(saved_adapter: Path, tmp_path: Path, name: str) -> None:
+    place = Path(shutil.copytree(saved_adapter, tmp_path / "adapter")) / name
+    place.chmod(0)
+    try:
+        with permissions_count(), pytest.raises(ModelError, match=r"cannot be read.*Permission denied"):
+            adapter_identity(str(tmp_path / "adapter"), None)
+    finally:
+        place.chmod(0o755)
 
 
 def test_weights_with_a_name_that_no_file_has(model: Path) -> None:

@@ -322,6 +322,14 @@ def test_header_of_weights_that_makes_no_sense(model: Path, content: bytes) -> N
         check(model)
 
 
+def test_header_that_would_take_all_memory(model: Path) -> None:
+    with (model / "model.safetensors").open("wb") as file:
+        file.write((2**25 + 1).to_bytes(8, "little"))
+        file.truncate(2**26)
+    with pytest.raises(ModelError, match=r"more tensors than a model has.*header of 33554433 bytes"):
+        check(model)
+
+
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("kind", ["pipe", "folder", "no target", "device"])
 def test_weights_that_are_no_file(model: Path, kind: str) -> None:

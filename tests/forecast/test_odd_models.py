@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from alignment_core.config_file import load_config
 from alignment_core.errors import AlignmentError, ModelError
 from alignment_core.forecast.process import Predictor
+from alignment_core.models.base.loading import read_config
+from alignment_core.models.memory.classifier_size import ClassifierSize
 from alignment_core.planning.pipeline import plan_pipeline
 from alignment_core.processes.module_call import answer_call
 from alignment_core.registry import load_registry
@@ -40,6 +43,17 @@ def test_model_that_contradicts_itself(
     calls = plan_pipeline(settings, load_registry()).calls()
     with pytest.raises(ModelError, match=f"model.base {model}: .*got {said}"):
         Predictor(calls, ["optimize"], tmp_path / "scratch", None).forecast(0.0)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [("hidden_act", "__import__", "'__import__'"), ("pad_token_id", 10**9, "AssertionError")],
+)
+def test_reward_model_that_cannot_be_built(tiny_model: Path, field: str, value: Any, said: str) -> None:
+    config = read_config(str(tiny_model), None)
+    vars(config)[field] = value
+    with pytest.raises(ModelError, match=f"reward.model {tiny_model}: .*does not load. got .*{said}"):
+        ClassifierSize(config, None, "fp32", torch.device("cpu"))
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes")])

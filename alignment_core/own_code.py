@@ -23,6 +23,8 @@ OWN_CODE = "own_code"
 SETTING = "trust_remote_code"
 GROUPS = ("model", "reward")
 """The groups of settings that name a model, which may bring code along."""
+KERNELS = ("attn_implementation", "experts_implementation")
+"""The fields of a configuration that choose the code of a part. transformers writes them with underscores as well."""
 NAMING = ("config.json", "tokenizer_config.json")
 """The files of a model that name classes of its own code."""
 CLASS = re.compile(r"(\w+)\.\w+", re.ASCII)
@@ -109,6 +111,37 @@ def refuse_unknown(config: Mapping[str, Any], path: str, where: str) -> None:
             got=f"{named['AutoConfig']} in {path}/config.json",
             do=how_to_trust(where.partition(".")[0]),
         )
+
+
+def refuse_kernels(config: Mapping[str, Any], path: str, where: str) -> None:
+    """Refuse a model whose configuration names a repository with code for its attention or its experts.
+
+    transformers would load it from the Hub with the package `kernels`, whether or not the model's own code is trusted.
+    It is not in the model's files, so no run could say which code it trusted.
+
+    Args:
+        config: the content of its config.json.
+        path: folder or Hub id of the model.
+        where: the setting that names the model.
+
+    Raises:
+        ModelError: it names one.
+    """
+    parts: list[Mapping[str, Any]] = [config]
+    while parts:
+        for name, value in parts.pop().items():
+            if isinstance(value, Mapping):
+                parts.append(value)
+            if str(name).strip("_").removesuffix("_internal") not in KERNELS:
+                continue
+            for kernel in value.values() if isinstance(value, Mapping) else [value]:
+                if isinstance(kernel, str) and "/" in kernel:
+                    raise ModelError(
+                        "the configuration of the model names code in another repository, which is not run",
+                        where=where,
+                        got=f"{name}: {kernel} in {path}/config.json",
+                        do=f"Remove `{name}` from config.json",
+                    )
 
 
 def _known_kinds() -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,18 +13,19 @@ from typing import Any
 
 import psutil
 import torch
+import transformers
 from torch import nn
 
 from alignment_core.config import LoraConfig
 from alignment_core.data.rendering.renderer import load_tokenizer
-from alignment_core.errors import ModelError, loading_failure
+from alignment_core.errors import ModelError, loading_failure, ran_out_of_memory
 from alignment_core.execution.stage import StageCall
 from alignment_core.forecast.card import free_memory
 from alignment_core.forecast.data_preview import DataPreview
 from alignment_core.forecast.predictions import Forecast, Prediction
 from alignment_core.forecast.speed_probe import Speed, measure_speed
 from alignment_core.forecast.workload import Work, Workload, calls_judge
-from alignment_core.models.base.loading import base_dtype, choose_device, read_config
+from alignment_core.models.base.loading import SHOWN, base_dtype, choose_device, read_config
 from alignment_core.models.memory.architecture import Architecture, Pass
 from alignment_core.models.memory.dry_run import DryRun
 from alignment_core.own_code import OWN_CODE
@@ -35,6 +38,7 @@ from alignment_core.stages.shared.memory_fit import initial_token_budget
 from alignment_core.temporary import temporary_folder
 from alignment_core.training.memory import MemorySettings, available_memory, choose_memory_settings
 
+TRANSFORMERS = Path(transformers.__file__).parent
 NO_MODEL = ("ingest", "adapter", "rank", "gate", "lm_eval")
 """Stages without a prediction: they run no model, or (lm-eval) only the library knows its workload."""
 
@@ -79,8 +83,9 @@ class Predictor:
         if "adapter" in calls:
             check_fit(calls["adapter"].inputs["adapter"], self.model)
         self.planned = DataPreview(calls, scratch)
-        self.adapter = DryRun(self._architecture(("policy",), ("policy",)))
-        self.process = self._memory_of_process() if self.device.type == "cpu" else 0
+        with _model_may_be_wrong(self.model["path"]):
+            self.adapter = DryRun(self._architecture(("policy",), ("policy",)))
+            self.process = self._memory_of_process() if self.device.type == "cpu" else 0
         limit = self.runtime.memory_gb
         here = partial(available_memory, self.device, limit, self.runtime.gpus)
         self.available = here() if card is None else share_of(free_memory(card), limit)
@@ -110,8 +115,9 @@ class Predictor:
         stages = self._stages()
         workload = self._workload()
         works = {name: workload.of(call) for name, call in stages.items()}
-        choices = {name: self._choose(work, stages[name].stage) for name, work in works.items()}
         speed = None
+        with _model_may_be_wrong(self.model["path"]):
+            choices = {name: self._choose(work, stages[name].stage) for name, work in works.items()}
         if self.card is None and choices and all(choice.fits for choice in choices.values()):
             speed = measure_speed(self.model, self.load_in, self.lora, self.device, imports)
         adapter, learned = self.adapter.footprint(), self.planned.train(self.calls["optimize"])
@@ -140,7 +146,8 @@ class Predictor:
         found: dict[str, Prediction] = {}
         for name in sorted(stages, key=lambda name: name != first):
             work = workload.of(stages[name])
-            found[name] = self._prediction(work, self._choose(work, stages[name].stage), None)
+            with _model_may_be_wrong(self.model["path"]):
+                found[name] = self._prediction(work, self._choose(work, stages[name].stage), None)
             if not found[name].fits:
                 break
         return {name: found[name] for name in stages if name in found}
@@ -205,6 +212,27 @@ class Predictor:
     def _architecture(self, adapters: tuple[str, ...], trained: tuple[str, ...]) -> Architecture:
         code = self.model.get(OWN_CODE)
         return Architecture(self.config, self.load_in, self.lora, adapters, (), trained, self.device, own_code=code)
+
+
+@contextmanager
+def _model_may_be_wrong(path: str) -> Iterator[None]:
+    """Turn an error in the code of transformers into one that names the model.
+
+    A configuration whose fields contradict each other, such as a wrong number of heads, is only noticed in a pass.
+    """
+    try:
+        yield
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        first = error.__cause__ or error  # `config_may_be_wrong` has said it in other words
+        files = [frame.filename for frame in traceback.extract_tb(first.__traceback__)]
+        if ran_out_of_memory(first) or not any(TRANSFORMERS in Path(file).parents for file in files):
+            raise
+        raise ModelError(
+            "the model cannot be run as its config.json describes it",
+            where=f"model.base {path}",
+            got=f"{type(first).__name__}: {' '.join(str(first).split())[:SHOWN]}",
+            do="Download the model again, or choose another",
+        ) from error
 
 
 def _config_of(model: Mapping[str, Any]) -> Any:

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from alignment_core.errors import AlignmentError, StageCrashed
+from alignment_core.errors import AlignmentError, StageCrashed, ran_out_of_memory
 from alignment_core.processes.start import start_module
 
 LAST_LOG_BYTES = 2000
@@ -48,7 +48,7 @@ def call_module(module: str, request: Mapping[str, Any], what: str) -> dict[str,
         raise _ended_itself(what, returncode, last)
     answer: dict[str, Any] = json.loads(line)
     if "error" in answer:
-        raise AlignmentError.from_json(answer["error"])
+        raise AlignmentError.from_json({**answer["error"], "where": answer["error"]["where"] or what})
     return answer
 
 
@@ -62,8 +62,21 @@ def answer_call(run: Callable[[dict[str, Any]], Mapping[str, Any]]) -> None:
         answer = dict(run(request))
     except AlignmentError as error:
         answer = {"error": error.to_json()}
+    except (MemoryError, RuntimeError) as error:
+        if not ran_out_of_memory(error):
+            raise
+        answer = {"error": _no_memory(error).to_json()}
     with os.fdopen(told, "w", encoding="utf-8") as file:
         file.write(json.dumps(answer) + "\n")
+
+
+def _no_memory(error: BaseException) -> AlignmentError:
+    line = str(error).strip().partition("\n")[0]
+    return AlignmentError(
+        "this takes more memory than there is",
+        got=line or type(error).__name__,
+        do="Close other programs, or choose a smaller model",
+    )
 
 
 def _ended_itself(what: str, returncode: int, last: str) -> AlignmentError:

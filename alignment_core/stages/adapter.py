@@ -19,6 +19,7 @@ from alignment_core.models.base.unusable import ADAPTER_CONFIG
 from alignment_core.models.roles.adapters import Adapters
 from alignment_core.own_code import OWN_CODE
 from alignment_core.planning.pipeline import VERSIONS
+from alignment_core.texts import read_json_of_model
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -26,7 +27,7 @@ def run(job: Job) -> dict[str, Any]:
     place, model = job.call.inputs["adapter"], job.call.inputs["model"]
     folder = check_fit(place, model)
     shutil.copyfile(folder / WEIGHTS, job.out / WEIGHTS)
-    config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    config = read_json_of_model(folder / ADAPTER_CONFIG)
     config |= {
         "base_model_name_or_path": model["path"],
         "revision": model["revision"],
@@ -57,7 +58,7 @@ def check_fit(place: Mapping[str, Any], model: Mapping[str, Any]) -> Path:
         config = read_config(model["path"], model["revision"], model.get(OWN_CODE))
         with torch.device("meta"):
             bare = bare_model(AutoModelForCausalLM, config, model.get(OWN_CODE))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, ImportError) as error:
         reason = loading_failure(error)
         raise ModelError("the base model does not load", where=f"model.base {model['path']}", got=reason) from error
     Adapters(bare, model["path"], model["revision"]).check_saved(folder)

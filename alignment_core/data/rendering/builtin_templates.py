@@ -31,6 +31,26 @@ def lacks_template(tokenizer: object) -> ModelError:
     )
 
 
+def check_template_size(size: int, where: str) -> None:
+    """Check that a chat template of a model is not too large to be read.
+
+    Args:
+        size: its length in bytes or characters.
+        where: the file or the folder that it is from.
+
+    Raises:
+        ModelError: it is.
+    """
+    if size > LARGEST_TEMPLATE:
+        raise ModelError(
+            "the chat template is too large",
+            where=where,
+            got=f"{size:,} characters",
+            expected=f"at most {LARGEST_TEMPLATE:,}",
+            do="Download the model again, or remove the template and set `chat_template`",
+        )
+
+
 def resolve_chat_template(value: str | None, where: str = "model.chat_template") -> str | None:
     """Return the text of the template that `value` names: a built-in name or a file. None means the tokenizer's own.
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from alignment_core.data.rendering.builtin_templates import BUILTIN_TEMPLATES, DEFAULT_TEMPLATE
+from alignment_core.data.rendering.builtin_templates import BUILTIN_TEMPLATES, DEFAULT_TEMPLATE, check_template_size
 from alignment_core.data.rendering.encoder import Span, Unrenderable
 from alignment_core.data.rendering.engine.controls import adds_bos, fit_to_tokenizer
 from alignment_core.data.rendering.engine.marks import Layout
@@ -44,15 +44,15 @@ class ChatTemplate:
         ending: how the template ends an assistant turn.
 
     Raises:
-        ModelError: the template cannot render a question and its answer, or no token ends a turn.
+        ModelError: the template is too large or cannot render a question and its answer, or no token ends a turn.
     """
 
     def __init__(self, tokenizer: Any, template: str | None, *, thoughts: Thoughts = "text") -> None:
         own = tokenizer.chat_template
         own = own.get("default") if isinstance(own, Mapping) else own
-        self.program, self.warnings = fit_to_tokenizer(
-            template or own or BUILTIN_TEMPLATES[DEFAULT_TEMPLATE], tokenizer, thoughts
-        )
+        text = template or own or BUILTIN_TEMPLATES[DEFAULT_TEMPLATE]
+        check_template_size(len(text), tokenizer.name_or_path)
+        self.program, self.warnings = fit_to_tokenizer(text, tokenizer, thoughts)
         self.template: str = self.program.template
         self.ending = find_ending(self.program, tokenizer)
         eos = tokenizer.eos_token_id

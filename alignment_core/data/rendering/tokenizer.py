@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
+from alignment_core.data.rendering.builtin_templates import check_template_size
 from alignment_core.errors import AlignmentError, ModelError, loading_failure
 from alignment_core.own_code import code_may_fail, may_run
 from alignment_core.texts import damaged, read_json_of_model
@@ -37,6 +38,7 @@ def load_tokenizer(path: str, revision: str | None = None, own_code: str | None 
     """
     from transformers import AutoTokenizer
 
+    _check_template_files(path)
     try:
         with code_may_fail(path, own_code, "tokenizer of"):
             tokenizer = AutoTokenizer.from_pretrained(
@@ -67,6 +69,14 @@ def load_tokenizer(path: str, revision: str | None = None, own_code: str | None 
         tokenizer.pad_token = _padding(tokenizer, stops, path)
     tokenizer.padding_side = "right"
     return tokenizer
+
+
+def _check_template_files(path: str) -> None:
+    """Check that the files of chat templates in a folder are not too large to be read."""
+    folder = Path(path)
+    for file in (*folder.glob("chat_template.*"), *folder.glob("additional_chat_templates/*")):
+        if file.is_file():
+            check_template_size(file.stat().st_size, str(file))
 
 
 def import_tokenizers_only() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import ipaddress
 import os
 import secrets
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,11 +71,12 @@ def serve(page: Callable[[], Any], *, title: str, host: str, port: int, state: P
         close: called on shutdown.
 
     Raises:
-        ConfigError: other machines could reach the page without a password, or the port is in use.
+        ConfigError: other machines could reach the page without a password, the port is in use, or `state` cannot be
+            written.
     """
     password = password_for(host)
     listener = _listen(host, port)
-    state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    secret = _secret(state)
     from fastapi import FastAPI
     from fastapi.middleware.trustedhost import TrustedHostMiddleware
     from nicegui import app, ui
@@ -101,7 +104,7 @@ def serve(page: Callable[[], Any], *, title: str, host: str, port: int, state: P
         title=title,
         dark=None,
         language="en-US",
-        storage_secret=_secret(state),
+        storage_secret=secret,
         # Cookies do not know ports: with one name for both, each page would forget what it knows of a visitor in turn.
         session_middleware_kwargs={"session_cookie": f"align-{title.lower()}"},
         reconnect_timeout=RECONNECT_SECONDS,
@@ -164,14 +167,29 @@ def on_submit(field: Any, run: Callable[[str], object], button: Any = None, *, p
 
 
 def _secret(state: Path) -> str:
-    """Return the secret that signs the visitors' cookies. It is stored to survive restarts."""
+    """Return the secret that signs the visitors' cookies. It is stored to survive restarts.
+
+    Raises:
+        ConfigError: the folder of the state cannot be written.
+    """
     file = state / "secret"
     try:
-        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as new:
+        state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with (
+            suppress(FileExistsError),
+            os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as new,
+        ):
             new.write(secrets.token_urlsafe(32))
-    except FileExistsError:
-        pass
-    return file.read_text()
+        if not os.access(state, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(state))
+        return file.read_text()
+    except OSError as error:
+        raise ConfigError(
+            "the page cannot write what it remembers of its visitors",
+            where=str(error.filename or state),
+            got=error.strerror,
+            do=f"Fix the permissions of the folder, or choose another `store` than {state.parent.parent}",
+        ) from error
 
 
 def _listen(host: str, port: int) -> Any:

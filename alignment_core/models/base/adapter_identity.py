@@ -12,7 +12,14 @@ from alignment_core.artifacts.digest import tree_digest
 from alignment_core.config import LoraConfig
 from alignment_core.config.places import expanded
 from alignment_core.errors import ModelError
-from alignment_core.models.base.identity import HUB_ID, ModelIdentity, model_file, of_hub, read_json
+from alignment_core.models.base.identity import (
+    HUB_ID,
+    ModelIdentity,
+    files_may_be_closed,
+    model_file,
+    of_hub,
+    read_json,
+)
 from alignment_core.models.base.tensor_file import tensor_shapes
 from alignment_core.models.base.unusable import ADAPTER_CONFIG
 from alignment_core.texts import read_text_of_model
@@ -61,24 +68,25 @@ def adapter_identity(path: str, revision: str | None) -> AdapterIdentity:
     """Find an adapter and return its identity.
 
     Raises:
-        ModelError: there is none, or it holds more than LoRA weights of linear layers.
+        ModelError: there is none, it may not be read, or it holds more than LoRA weights of linear layers.
     """
-    place = _place(path, revision)
-    config = read_json(model_file(place, ADAPTER_CONFIG))
-    _check_config(config, place.path)
-    weights = model_file(place, WEIGHTS)
-    if weights is None:
-        raise _no_weights(place)
-    _check_weights(weights, place.path)
-    folder = Path(place.path)
-    return AdapterIdentity(
-        path=place.path,
-        revision=place.revision,
-        content=place.weights or tree_digest(folder, [folder / ADAPTER_CONFIG, folder / WEIGHTS]),
-        named_base=config.get("base_model_name_or_path") or None,
-        chat_template=_chat_template(place),
-        lora=_shape(config, place.path),
-    )
+    with files_may_be_closed(path, WHERE):
+        place = _place(path, revision)
+        config = read_json(model_file(place, ADAPTER_CONFIG))
+        _check_config(config, place.path)
+        weights = model_file(place, WEIGHTS)
+        if weights is None:
+            raise _no_weights(place)
+        _check_weights(weights, place.path)
+        folder = Path(place.path)
+        return AdapterIdentity(
+            path=place.path,
+            revision=place.revision,
+            content=place.weights or tree_digest(folder, [folder / ADAPTER_CONFIG, folder / WEIGHTS]),
+            named_base=named if (named := config.get("base_model_name_or_path")) and isinstance(named, str) else None,
+            chat_template=_chat_template(place),
+            lora=_shape(config, place.path),
+        )
 
 
 def _place(path: str, revision: str | None) -> ModelIdentity:

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from alignment_core.errors import ModelError
+from alignment_core.models.base.config_sizes import check_against_weights, check_sizes
 from alignment_core.models.base.identity import ModelIdentity, model_file, read_json
 from alignment_core.models.base.tensor_file import tensor_shapes
 from alignment_core.models.base.unusable import ADAPTER_CONFIG
+from alignment_core.own_code import refuse_kernels
 from alignment_core.texts import damaged, read_text_of_model
 
 POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length", "max_sequence_length")
@@ -36,11 +38,15 @@ MEDIA = re.compile(r"image|audio|video|vision|media|soft_token", re.IGNORECASE)
 
 
 def check_files(model: ModelIdentity, where: str) -> None:
-    """Check that the files of weights in a folder are complete and belong to one model.
+    """Check that the files of weights in a folder are complete, and that config.json names possible sizes and no code.
 
     Raises:
-        ModelError: a file is missing, is not complete or was not downloaded, or an adapter lies beside the weights.
+        ModelError: a file is missing, is not complete or was not downloaded, a size is none or contradicts the weights,
+            or the configuration names code in another repository.
     """
+    config, place = _config(model), f"{model.path}/config.json"
+    refuse_kernels(config, model.path, where)
+    check_sizes(config, place)
     if model.revision is not None:
         return
     folder = Path(model.path)
@@ -57,8 +63,8 @@ def check_files(model: ModelIdentity, where: str) -> None:
                 got=f"no {missing[0][:SHOWN]} in {folder} ({len(missing)} of {len(shards)} are missing)",
                 do="Download the model again",
             )
-    for file in sorted(folder.glob("*.safetensors")):
-        tensor_shapes(file, where)
+    shapes = [shape for file in sorted(folder.glob("*.safetensors")) for shape in tensor_shapes(file, where).values()]
+    check_against_weights(_text_config(config), shapes, place)
 
 
 def check_no_adapter(model: ModelIdentity, where: str, adapter: str | None = None) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import importlib.util
+import lzma
 import shutil
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,12 +19,15 @@ from alignment_core.artifacts.digest import file_digest
 from alignment_core.config.places import expanded
 from alignment_core.errors import ModelError
 from alignment_core.models.base.unusable import GGUF
+from alignment_core.texts import open_file
 
 FILE, PACKAGE = "gguf:", "package:"
 ORIGIN = "unpacked_from"
 """Name of the description of the GGUF file in the place of a base model that was unpacked from one."""
 MAGIC = b"GGUF"
 WHEEL = ".whl"
+UNREADABLE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError, OSError)
+"""What `zipfile` raises about an archive: also one with a password, or compressed in a way that it does not know."""
 ADVICE = "Name the model that the file was made from, as a folder in Hugging Face format or a Hub id"
 
 
@@ -113,9 +118,13 @@ def _of_file(path: Path, where: str) -> GgufFile:
             do="Check the spelling and the working directory",
         )
     path = path.resolve()
-    with path.open("rb") as file:
-        _check_magic(file, str(path), where)
-    return GgufFile(str(path), None, file_digest(path))
+    try:
+        with open_file(path) as file:
+            _check_magic(file, str(path), where)
+        return GgufFile(str(path), None, file_digest(path))
+    except OSError as error:
+        got = f"{path}: {error.strerror}"
+        raise ModelError("the file cannot be read", where=where, got=got) from error
 
 
 def _of_wheel(path: Path, where: str) -> GgufFile:
@@ -129,9 +138,10 @@ def _of_wheel(path: Path, where: str) -> GgufFile:
             _check_magic(file, f"{path}/{member}", where)
         with _opened(str(path), member) as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
-    except zipfile.BadZipFile as error:
+    except UNREADABLE as error:
         problem = "the wheel is damaged"
-        raise ModelError(problem, where=where, got=f"{path}: {error}", do="Download it again") from error
+        reason = str(error) or type(error).__name__
+        raise ModelError(problem, where=where, got=f"{path}: {reason}", do="Download it again") from error
     return GgufFile(str(path), member, digest)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -86,16 +87,40 @@ def model_identity(
         trusted: whether the settings trust the code that the model brings along.
 
     Raises:
-        ModelError: it is neither a folder with a model in safetensors nor a model on the Hub, or its code is elsewhere.
+        ModelError: it is neither a folder with a model in safetensors nor a model on the Hub, it may not be read, or
+            its code is elsewhere.
     """
-    found = _found(path, revision, where)
-    if not trusted:
-        return found
-    named = {name: read_json(model_file(found, name)) for name in NAMING}
-    folder = Path(found.path) if found.revision is None else None
-    if not check_classes(named, found.path, where, folder):
-        return found
-    return replace(found, own_code=code_digest(found.path, found.revision))
+    with files_may_be_closed(path, where):
+        found = _found(path, revision, where)
+        if not trusted:
+            return found
+        named = {name: read_json(model_file(found, name)) for name in NAMING}
+        folder = Path(found.path) if found.revision is None else None
+        if not check_classes(named, found.path, where, folder):
+            return found
+        return replace(found, own_code=code_digest(found.path, found.revision))
+
+
+@contextmanager
+def files_may_be_closed(path: str, where: str) -> Iterator[None]:
+    """Turn an error of the file system about a model into one that names the file.
+
+    Args:
+        path: the folder or Hub id of the model.
+        where: the setting that names the model.
+
+    Raises:
+        ModelError: a file or a folder may not be read, or is gone.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ModelError(
+            "the model cannot be read",
+            where=where,
+            got=f"{error.filename or path}: {error.strerror or type(error).__name__}",
+            do="Check the permissions of the folder and of its files",
+        ) from error
 
 
 def _found(path: str, revision: str | None, where: str) -> ModelIdentity:

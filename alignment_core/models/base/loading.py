@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,16 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import logging as transformers_logging
 
 from alignment_core.config import LoadIn
-from alignment_core.errors import ModelError, loading_failure
+from alignment_core.errors import AlignmentError, ModelError, loading_failure, ran_out_of_memory
 from alignment_core.losses.likelihood import HeadShape, head_logits
 from alignment_core.models.base.layers import keep_layers
 from alignment_core.models.base.resizing import add_rows
 from alignment_core.models.base.unusable import ADAPTER_CONFIG
-from alignment_core.own_code import code_may_fail, may_run
+from alignment_core.own_code import code_may_fail, may_run, refuse_kernels
 
 FEW_WORDS = 64
+SHOWN = 300
+"""Number of characters of a library's error that are shown."""
 FAST_FLOAT16 = (7, 0)
 """The compute capability from which NVIDIA's GPUs multiply float16 matrices several times faster than float32."""
 NO_ADAPTER = "no-adapter"
@@ -79,14 +82,14 @@ def load_base(
         own_code: digest of its own code that may run; None: none may.
 
     Raises:
-        ModelError: the folder or hub id does not load.
+        ModelError: the folder or hub id does not load, or its files lack weights.
     """
     transformers_logging.disable_progress_bar()
     dtype = base_dtype(load_in, device)
     try:
         config = read_config(path, revision, own_code)
-        with code_may_fail(path, own_code, "model"):
-            model = AutoModelForCausalLM.from_pretrained(
+        with code_may_fail(path, own_code, "model"), config_may_be_wrong():
+            model, loading = AutoModelForCausalLM.from_pretrained(
                 path,
                 revision=revision,
                 config=config,
@@ -94,12 +97,20 @@ def load_base(
                 quantization_config=None if is_quantized(config) else quantization(load_in, dtype),
                 device_map={"": device},
                 use_safetensors=True,
+                output_loading_info=True,
                 trust_remote_code=may_run(path, revision, own_code),
                 **_without_adapter(path, revision),
             )
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         reason = loading_failure(error)
         raise ModelError("the base model does not load", where=f"model.base {path}", got=reason) from error
+    if missing := sorted(loading["missing_keys"]):
+        raise ModelError(
+            "the files of the base model lack weights, which would be initialized at random",
+            where=f"model.base {path}",
+            got=f"{len(missing)} missing, such as {', '.join(missing[:3])}",
+            do="Download the model again. If it is complete, its config.json is that of another model",
+        )
     _compute_in(model, dtype)
     keep_linear4bit_differentiable(model)
     if rows is not None:
@@ -119,13 +130,15 @@ def read_config(path: str, revision: str | None, own_code: str | None = None) ->
 
     Raises:
         OSError, ValueError, KeyError: it does not load; see `loading_failure`.
-        ModelError: its own code has changed.
+        ModelError: its own code has changed, or it names code in another repository.
     """
     config: PretrainedConfig
-    with code_may_fail(path, own_code, "model"):
+    with code_may_fail(path, own_code, "model"), config_may_be_wrong():
         config = AutoConfig.from_pretrained(
             path, revision=revision, trust_remote_code=may_run(path, revision, own_code)
         )
+    for part in (config, *(getattr(config, name, None) for name in config.sub_configs)):
+        refuse_kernels(vars(part) if isinstance(part, PretrainedConfig) else {}, path, path)
     config.name_or_path = path  # where `bare_model` looks for its code, whatever the file says
     return config
 
@@ -138,10 +151,15 @@ def bare_model(kind: Any, config: PretrainedConfig, own_code: str | None, **opti
         config: the configuration.
         own_code: digest of the model's own code that may run; None: none may.
         options: further arguments of transformers, such as `dtype`.
+
+    Raises:
+        OSError, ValueError, KeyError, ImportError: transformers can build no model from it; see `loading_failure`.
+        ModelError: the model's own code failed, or has changed.
     """
     model: PreTrainedModel
     if own_code is None or kind.__name__ not in (getattr(config, "auto_map", None) or {}):
-        model = kind.from_config(config, trust_remote_code=False, **options)
+        with config_may_be_wrong():
+            model = kind.from_config(config, trust_remote_code=False, **options)
         return model
     path, revision = config.name_or_path, own_code.rpartition("@")[2] if "@" in own_code else None
     may_run(path, revision, own_code)
@@ -150,6 +168,22 @@ def bare_model(kind: Any, config: PretrainedConfig, own_code: str | None, **opti
         made = get_class_from_dynamic_module(config.auto_map[kind.__name__], path, revision=revision)
         model = made._from_config(config, **options)
     return model
+
+
+@contextmanager
+def config_may_be_wrong() -> Iterator[None]:
+    """Turn whatever transformers raises about a configuration into a ValueError that says it in one line.
+
+    A value of another kind or a size of zero can end in any error, because no architecture checks all of its fields.
+    """
+    try:
+        yield
+    except (AlignmentError, OSError, ValueError, KeyError, ImportError, SafetensorError):
+        raise
+    except Exception as error:
+        if ran_out_of_memory(error):
+            raise
+        raise ValueError(f"{type(error).__name__}: {' '.join(str(error).split())[:SHOWN]}") from error
 
 
 def weight_types(

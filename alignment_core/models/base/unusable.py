@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from alignment_core.errors import ModelError
+from alignment_core.texts import read_json_of_model
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 GGUF = ".gguf"
@@ -89,10 +90,10 @@ def _only_adapter(place: str, where: str) -> ModelError:
 def base_of_adapter(file: Path) -> str | None:
     """Return the base model that an `adapter_config.json` names, or None."""
     try:
-        found = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
-    except (OSError, ValueError, AttributeError):
+        found = read_json_of_model(file).get("base_model_name_or_path")
+    except ModelError:
         return None
-    return str(found) if found else None
+    return found if found and isinstance(found, str) else None
 
 
 def _pickled(place: str, where: str) -> ModelError:

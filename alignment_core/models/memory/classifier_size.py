@@ -7,6 +7,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForSequenceClassification, PretrainedConfig
 
 from alignment_core.config import LoadIn
+from alignment_core.errors import ModelError, loading_failure
 from alignment_core.models.base.layers import keep_layers
 from alignment_core.models.base.loading import bare_model, base_dtype
 from alignment_core.models.memory.architecture import fake_device
@@ -25,12 +26,19 @@ class ClassifierSize:
 
     Attributes:
         weights: bytes of its weights.
+
+    Raises:
+        ModelError: transformers can build no classifier from the configuration.
     """
 
     def __init__(self, config: PretrainedConfig, own_code: str | None, load_in: LoadIn, device: torch.device) -> None:
-        dtype = base_dtype(load_in, device)
-        with torch.device("meta"):
-            model = bare_model(AutoModelForSequenceClassification, config, own_code, dtype=dtype)
+        dtype, where = base_dtype(load_in, device), f"reward.model {config.name_or_path}"
+        try:
+            with torch.device("meta"):
+                model = bare_model(AutoModelForSequenceClassification, config, own_code, dtype=dtype)
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            reason = loading_failure(error, "reward")
+            raise ModelError("the reward model does not load", where=where, got=reason) from error
         model.requires_grad_(False).eval()
         self.weights = weight_bytes(model, load_in)
         # Nothing is kept from layer to layer, so two layers are enough.

@@ -10,15 +10,17 @@ import torch
 from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from alignment_core.config import LoraConfig
-from alignment_core.errors import ModelError
+from alignment_core.errors import AlignmentError, ModelError, ran_out_of_memory
 from alignment_core.models.base.saving import save_tensors
 from alignment_core.models.passes.lora import use_fast_lora
+from alignment_core.models.roles.adapter_patterns import check_patterns
 from alignment_core.models.roles.targets import fit_targets, refused_by_peft, without_adapter
 
 ADAPTER = "adapter_model.safetensors"
@@ -83,20 +85,29 @@ class Adapters:
 
     def _add_shape(self, name: str, folder: Path) -> dict[str, Tensor]:
         """Add an adapter with the shape of a saved one. Return the saved weights."""
-        config = PeftLoraConfig.from_pretrained(str(folder))
-        config.modules_to_save, config.inference_mode, config.task_type = None, False, "CAUSAL_LM"
-        config.base_model_name_or_path = self.model.name_or_path or None  # peft warns if the file names another
         try:
+            config = PeftLoraConfig.from_pretrained(str(folder))
+            config.modules_to_save, config.inference_mode, config.task_type = None, False, "CAUSAL_LM"
+            config.base_model_name_or_path = self.model.name_or_path or None  # peft warns if the file names another
+            check_patterns(config, (name for name, _ in self.model.named_modules()), str(folder))
             self._add(name, config)
-        except ValueError as error:  # peft finds no module with one of the adapter's names
-            raise _misfit(str(folder), str(error).partition("\n")[0]) from error
+        except AlignmentError:
+            raise
+        except Exception as error:  # no module has one of the adapter's names, or peft takes a field for what it is not
+            if ran_out_of_memory(error):
+                raise
+            kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+            raise _misfit(str(folder), kind + str(error).partition("\n")[0]) from error
         if isinstance(self.model.get_output_embeddings(), BaseTunerLayer):
             raise ModelError(
                 "the adapter changes the model's output head, which every role shares",
                 where=str(folder),
                 do="Merge it into its base model with peft's `merge_and_unload`, and set `model.base` to the result",
             )
-        weights: dict[str, Tensor] = load_file(folder / ADAPTER)
+        try:
+            weights: dict[str, Tensor] = load_file(folder / ADAPTER)
+        except SafetensorError as error:
+            raise _misfit(str(folder), str(error)) from error
         return weights
 
     def add_copy(self, name: str, of: str) -> None:

@@ -15,6 +15,7 @@ from alignment_core.config import LoadIn
 from alignment_core.errors import ModelError, loading_failure
 from alignment_core.models.base.loading import (
     base_dtype,
+    config_may_be_wrong,
     is_quantized,
     keep_linear4bit_differentiable,
     quantization,
@@ -50,7 +51,7 @@ def load_classifier(
     dtype = base_dtype(load_in, device)
     try:
         config = read_classifier_config(path, revision, own_code)
-        with code_may_fail(path, own_code, WHERE):
+        with code_may_fail(path, own_code, WHERE), config_may_be_wrong():
             model, loading = AutoModelForSequenceClassification.from_pretrained(
                 path,
                 revision=revision,

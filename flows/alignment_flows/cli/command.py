@@ -18,6 +18,15 @@ Parameters = ParamSpec("Parameters")
 
 TRANSFERS = "alignment_core.artifacts.sharing"
 """Logger of what is pulled from the remote of a store outside of any stage."""
+FULL, FIX = "Free some disk space", "Fix its permissions"
+WHAT_TO_DO = {
+    errno.ENOSPC: FULL,
+    errno.EDQUOT: FULL,
+    errno.EROFS: FIX,
+    errno.EACCES: FIX,
+    errno.EPERM: FIX,
+}
+"""What to do about errors of the file system that a user can correct."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C (128 + SIGINT)."""
 
@@ -88,11 +97,12 @@ def _run_command(run: Callable[Parameters, None], *args: Parameters.args, **kwar
         typer.echo(f"align: {error}", err=True)
         raise typer.Exit(error.exit_code) from error
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        do = WHAT_TO_DO.get(error.errno or 0)
+        if do is None or (do == FIX and error.filename is None):  # without a file, another process was meant
             raise
-        # What a command writes outside the store and the database: exports, reports, new projects.
+        # What a command reads and writes outside the store and the database: exports, reports, new projects.
         place = error.filename or "a file that this command writes"
-        typer.echo(f"align: {place}: {error.strerror}. Free some disk space, or choose another folder.", err=True)
+        typer.echo(f"align: {place}: {error.strerror}. {do}, or choose another folder.", err=True)
         raise typer.Exit(AlignmentError.exit_code) from error
     except KeyboardInterrupt as interrupt:
         typer.echo("align: interrupted. Run the same command again to resume from the last checkpoint.", err=True)

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Regex, normalizers, pre_tokenizers
 
+from alignment_core.data.rendering.chat_template import ChatTemplate
 from alignment_core.data.rendering.encoder import Encoder, Text
 from alignment_core.data.rendering.renderer import Renderer, generation_stops, load_tokenizer
 from alignment_core.data.rendering.tokenizer import growth_of
@@ -147,3 +148,21 @@ def test_pattern_that_takes_for_ever_is_reported(tmp_path: Path) -> None:
     encoder = Encoder(load_tokenizer(saved(tmp_path, tokenizer)))
     with pytest.raises(ModelError, match=r"the tokenizer fails on a text.* got Onig: Regex search error: retry-limit"):
         encoder.encode([Text("a" * 60 + "b")])
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", ["chat_template.jinja", "additional_chat_templates/tool.jinja"])
+def test_template_that_is_too_large_is_not_read(tmp_path: Path, name: str) -> None:
+    folder = Path(saved(tmp_path, byte_tokenizer()))
+    (folder / name).parent.mkdir(exist_ok=True)
+    with (folder / name).open("wb") as file:
+        file.truncate(10**11)
+    with pytest.raises(ModelError, match=f"{name}: the chat template is too large. got 100,000,000,000 characters"):
+        load_tokenizer(str(folder))
+
+
+def test_template_in_another_file_that_is_too_large_is_not_parsed(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(saved(tmp_path, byte_tokenizer()))
+    tokenizer.chat_template = "{{ x }}" * 150_000
+    with pytest.raises(ModelError, match=r"the chat template is too large. got 1,050,000 characters"):
+        ChatTemplate(tokenizer, None)

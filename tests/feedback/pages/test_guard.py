@@ -6,17 +6,21 @@ import asyncio
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
+from powers import permissions_count
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from alignment_core.errors import ConfigError
 from alignment_core.feedback.pages import login as limits
 from alignment_core.feedback.pages.guard import FORM_BYTES, SOCKET, Guard, Message, Receive, Send
 from alignment_core.feedback.pages.login import Login, Sessions
+from alignment_core.feedback.pages.web import _secret
 
 PASSWORD = "open sesame"
 ORIGIN = {"origin": "http://testserver"}
@@ -250,3 +254,16 @@ def test_forms_are_read_up_to_a_limit(clock: Clock) -> None:
     asyncio.run(guard(scope, receive, send))
     assert sent[0]["status"] == 403
     assert read <= FORM_BYTES + 1000
+
+
+@pytest.mark.parametrize("made", [(), ("store/.pages",), ("store/.pages/rank",)])
+def test_store_that_cannot_be_written(tmp_path: Path, made: tuple[str, ...]) -> None:
+    for name in ("store", *made):
+        (tmp_path / name).mkdir(parents=True, exist_ok=True)
+    closed = [tmp_path / name for name in ("store", *made)]
+    for folder in closed:
+        folder.chmod(0o555)
+    with permissions_count(), pytest.raises(ConfigError, match=r"cannot write.*got Permission denied.*store"):
+        _secret(tmp_path / "store" / ".pages" / "rank")
+    for folder in closed:
+        folder.chmod(0o755)

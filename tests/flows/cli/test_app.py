@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from command import align_here
 from small_run import small_run
 from stored import add, named
@@ -32,6 +34,7 @@ from alignment_core.planning.retrain import plan_retrain
 from alignment_core.progress import Silent
 from alignment_core.registry import load_registry
 from alignment_flows.api import plan_retraining
+from alignment_flows.cli.command import command
 from alignment_flows.cli.show.run import command_line, show_cards, show_plan, show_run
 from alignment_flows.planned_run import PlannedRun
 from alignment_flows.serve.local.runs import FinishedRun
@@ -499,3 +502,17 @@ def test_colors_reach_a_terminal_and_other_codes_do_not(monkeypatch: pytest.Monk
     with printable_output():
         print("\x1b[31mred\x1b[0m\x1b[1A\x1b[2K\x1b]52;c;YQ==\x07\x1b[2J")
     assert terminal.getvalue() == "\x1b[31mred\x1b[0m\x1b[1A\x1b[2K\\x1b]52;c;YQ==\\x07\\x1b[2J\n"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_file_system_that_refuses(number: int, capsys: pytest.CaptureFixture[str]) -> None:
+    @command
+    def run() -> None:
+        raise OSError(number, os.strerror(number), "/some/file")
+
+    with pytest.raises(typer.Exit) as caught:
+        run()
+    assert caught.value.exit_code == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"align: /some/file: {os.strerror(number)}. F")
+    assert said.endswith(", or choose another folder.\n")

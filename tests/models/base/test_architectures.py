@@ -21,6 +21,7 @@ from engine import (
     sequences,
 )
 from peft import AutoPeftModelForCausalLM
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from alignment_core.config import LoraConfig
@@ -202,6 +203,17 @@ def test_base_that_does_not_load_is_a_one_line_error(tmp_path: Path, fault: str)
         load_base(str(folder), revision=None, load_in="fp32", device=CPU)
     assert "\n" not in str(error.value)
     assert str(folder) in str(error.value)
+
+
+@pytest.mark.parametrize("gone", ["lm_head.weight", "model.layers.1.mlp.up_proj.weight"])
+def test_base_whose_files_lack_weights(tmp_path: Path, gone: str) -> None:
+    """transformers only warns, and the run would train on random numbers."""
+    folder = save_model("llama", tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    del weights[gone]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=f"lack weights.*1 missing, such as {gone}"):
+        load_base(str(folder), revision=None, load_in="fp32", device=CPU)
 
 
 def test_architecture_other_than_a_language_model_is_refused(tmp_path: Path) -> None:

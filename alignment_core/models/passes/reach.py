@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from alignment_core.errors import ModelError
-from alignment_core.models.base.loading import rounding, transformer_body
+from alignment_core.models.base.parts import rounding, transformer_body
 from alignment_core.models.passes.limits import NEAR, copy_with_limits, named_limits, small_limits
 from alignment_core.models.passes.packing import (
     LEAST_SHARED,

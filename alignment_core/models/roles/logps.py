@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from alignment_core.errors import PluginError, TrainingError, ran_out_of_memory
 from alignment_core.losses.likelihood import fused_token_logps, token_logps_of
-from alignment_core.models.base.loading import head_shape
+from alignment_core.models.base.parts import head_shape
 from alignment_core.models.passes.batching import least_padding
 from alignment_core.models.passes.packing import Arrangement, pack_by_budget, packed, padded
 from alignment_core.models.passes.reach import EVERY_LENGTH, Reach

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from alignment_core.config import LoraConfig
-from alignment_core.models.base.loading import separable, transformer_body
+from alignment_core.models.base.parts import separable, transformer_body
 from alignment_core.models.passes.batching import call_cost, generation_cache_factor, group_by_budget, linear_features
 from alignment_core.models.passes.gated_products import keep_products, recompute_products
 from alignment_core.models.passes.last_layer import skip_unread_tokens

@@ -26,8 +26,9 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from alignment_core.config import LoraConfig
 from alignment_core.errors import ModelError
-from alignment_core.models.base import loading
-from alignment_core.models.base.loading import choose_device, load_base, separable
+from alignment_core.models.base import parts
+from alignment_core.models.base.loading import choose_device, load_base
+from alignment_core.models.base.parts import separable
 from alignment_core.models.generation.choice import Sampling
 from alignment_core.models.generation.sampling import generate
 from alignment_core.models.roles.logps import Budget
@@ -145,7 +146,7 @@ def test_separable_is_false_if_logits_need_more_than_the_head(
 def test_wrong_head_shape_is_detected_in_bf16_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = save_model("cohere", tmp_path)
     assert open_roles(folder, "bf16").separable
-    monkeypatch.setattr(loading, "head_shape", lambda model: loading.HeadShape())
+    monkeypatch.setattr(parts, "head_shape", lambda model: parts.HeadShape())
     assert not open_roles(folder, "bf16").separable
 
 

@@ -12,7 +12,10 @@ from tiny_tokenizer import tiny_tokenizer
 
 def save_shape(name: str, folder: Path) -> Path:
     """Write the configuration of a public model with the tiny tokenizer, and return the folder."""
-    public_config(name).save_pretrained(folder)
+    config = public_config(name)
+    config.save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
-    save_file({"weight": torch.zeros(1)}, folder / "model.safetensors")
+    # A plan compares the configuration with the number of the weights and their width. These take no memory.
+    weights = {f"layer.{number}": torch.zeros(0, config.hidden_size) for number in range(config.num_hidden_layers)}
+    save_file(weights, folder / "model.safetensors")
     return folder

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignment_core.artifacts import PRODUCTION, Artifact, ArtifactStore, catalogue
 from alignment_core.artifacts.models import Standing, find_model
-from alignment_core.config import ModelConfig, PipelineConfig, SourceConfig
+from alignment_core.config import ModelConfig, PipelineConfig
 from alignment_core.config_file import check_config, load_config
 from alignment_core.execution.stage import Runtime
 from alignment_core.export.atomic_folder import check_absent
@@ -144,11 +144,11 @@ def check_data_of(settings: PipelineConfig, out: Path | None = None) -> dict[str
     if out is not None:
         check_absent(out, "file" if is_page(out) else "folder")
     settings, registry = prepared(settings), load_registry()
-    call = StageCalls.from_config(settings, registry).ingest(pin_data(settings.data))
+    data = pin_data(settings.data)
+    call = StageCalls.from_config(settings, registry).ingest(data)
     renderer = Renderer.of_stage(call.inputs["model"], call.config)
     with temporary_folder("votes") as folder:
-        sources = write_stores_as_files([SourceConfig(**source) for source in call.inputs["sources"]], folder)
-        data = settings.data.model_copy(update={"sources": sources})
+        data = data.model_copy(update={"sources": write_stores_as_files(data.sources, folder)})
         return report_on(data, renderer, "tokens", out, plugged=registry.formats())
 
 

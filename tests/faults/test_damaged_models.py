@@ -71,6 +71,14 @@ def with_value(path: str) -> Callable[[dict[str, Any], Any], None]:
     return put
 
 
+def change_config(model: Path, path: str, value: Any) -> None:
+    """Set a field of a model's config.json, which may be inside another one: `a/b`."""
+    file = model / "config.json"
+    fields = json.loads(file.read_text())
+    with_value(path)(fields, value)
+    file.write_text(json.dumps(fields))
+
+
 @pytest.mark.parametrize(
     ("name", "path"),
     [
@@ -108,10 +116,7 @@ def test_value_of_another_kind(model: Path, name: str, path: str) -> None:
 @pytest.mark.parametrize("part", ["", "text_config/", "a/b/"])
 def test_size_that_no_model_has(model: Path, part: str, field: str, value: Any) -> None:
     """It would take all memory or hours, or end in the code of transformers."""
-    file = model / "config.json"
-    fields = json.loads(file.read_text())
-    with_value(f"{part}{field}")(fields, value)
-    file.write_text(json.dumps(fields))
+    change_config(model, f"{part}{field}", value)
     with pytest.raises(ModelError, match=rf"config\.json: .*{field}"):
         check(model)
 
@@ -131,10 +136,7 @@ def test_model_that_is_larger_than_its_weights(model: Path) -> None:
 
 def test_configuration_of_many_levels(model: Path) -> None:
     """It takes no longer than one of two."""
-    file = model / "config.json"
-    fields = json.loads(file.read_text())
-    with_value("/".join("a" * 300))(fields, 1)
-    file.write_text(json.dumps(fields))
+    change_config(model, "/".join("a" * 300), 1)
     check(model)
 
 
@@ -143,10 +145,7 @@ def test_configuration_of_many_levels(model: Path) -> None:
 @pytest.mark.parametrize("value", ["evil/code", "evil/code@main:f", "msa|evil/code", {"": "eager", "x": "evil/code"}])
 def test_code_of_another_repository(model: Path, part: str, field: str, value: Any) -> None:
     """transformers would load it with the package `kernels`, if that is installed."""
-    file = model / "config.json"
-    fields = json.loads(file.read_text())
-    with_value(f"{part}{field}")(fields, value)
-    file.write_text(json.dumps(fields))
+    change_config(model, f"{part}{field}", value)
     with pytest.raises(ModelError, match=f"code in another repository.*{field}: .*evil/code"):
         check(model)
     if not part and isinstance(value, str) and "internal" not in field:  # transformers leaves that out itself

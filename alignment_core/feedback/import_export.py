@@ -117,7 +117,7 @@ def import_votes(
     added: Counter[str] = Counter()
     known = {identity for vote in store.votes() for identity in _identities(vote)}
     for item in find_inputs(sources, plugged):
-        for found in _judgements(item, kind):
+        for found in _judgments(item, kind):
             if isinstance(found, str):
                 added[found] += 1
             elif found.identity() in known:
@@ -129,7 +129,7 @@ def import_votes(
 
 
 @dataclass(frozen=True)
-class _Judgement:
+class _Judgment:
     """A vote to import. Fields as in `Vote`."""
 
     rater: Rater
@@ -175,7 +175,7 @@ def _identities(vote: Vote) -> Iterator[tuple[Any, ...]]:
     said = (vote.comment, vote.time)
     if vote.bad:
         for answer in answers:
-            yield _Judgement(vote.rater, vote.prompt, (answer,), (), False, *said).identity()
+            yield _Judgment(vote.rater, vote.prompt, (answer,), (), False, *said).identity()
         return
     written = next((place for place, one in enumerate(vote.responses) if one.id == vote.edited), None)
     yield _ranked(vote.rater, vote.prompt, answers, vote.ranks, written, vote.up, *said).identity()
@@ -190,18 +190,18 @@ def _ranked(
     up: bool | None,
     comment: str,
     time: float | None,
-) -> _Judgement:
+) -> _Judgment:
     """Return the vote. `written` is the place of an answer that the rater wrote: it is no answer of the task."""
     if written is None:
-        return _Judgement(rater, prompt, tuple(answers), tuple(ranks), up, comment, time)
+        return _Judgment(rater, prompt, tuple(answers), tuple(ranks), up, comment, time)
     left = [place for place in range(len(answers)) if place != written]
     used = sorted({ranks[place] for place in left})
     placed = tuple(1 + used.index(ranks[place]) for place in left)
     given, text = tuple(answers[place] for place in left), answers[written][0]
-    return _Judgement(rater, prompt, given, placed, up, comment, time, text)
+    return _Judgment(rater, prompt, given, placed, up, comment, time, text)
 
 
-def _judgements(item: Input, kind: RaterKind) -> Iterator[_Judgement | str]:
+def _judgments(item: Input, kind: RaterKind) -> Iterator[_Judgment | str]:
     """Yield the votes of an input in order, or the reason where a row cannot be used."""
     if item.detection is None:
         yield "unknown_format"
@@ -213,7 +213,7 @@ def _judgements(item: Input, kind: RaterKind) -> Iterator[_Judgement | str]:
     else:
         for outcome in outcomes_of(format, rows, item.source, item.names):
             if not isinstance(outcome, Unread):
-                yield _judgement(outcome, rows.last, kind, silent=rows.comment_alone)
+                yield _judgment(outcome, rows.last, kind, silent=rows.comment_alone)
     yield from rows.unreadable
 
 
@@ -242,7 +242,7 @@ class _Rows:
             yield replace(row, value={**self.last, "label": True}) if self.comment_alone else row
 
 
-def _ranking(format: KWay, row: RawRow, kind: RaterKind) -> _Judgement | str:
+def _ranking(format: KWay, row: RawRow, kind: RaterKind) -> _Judgment | str:
     try:
         prompt, _, judged = format.judged(row.value)
     except BadRow as bad:
@@ -261,14 +261,14 @@ def _ranking(format: KWay, row: RawRow, kind: RaterKind) -> _Judgement | str:
     return _ranked(rater, prompt, answers, ranks, written, None, *_said(row.value, when))
 
 
-def _judgement(
+def _judgment(
     outcome: Reading | Dropped | Quarantined, row: Mapping[str, Any], kind: RaterKind, *, silent: bool
-) -> _Judgement | str:
+) -> _Judgment | str:
     if not isinstance(outcome, Reading):
         return outcome.reason
     record = outcome.record
     if not isinstance(record, LabelledResponse | PreferencePair):
-        return "not_a_judgement"
+        return "not_a_judgment"
     sides = [record.response] if isinstance(record, LabelledResponse) else [record.chosen, record.rejected]
     texts = [_text(side) for side in sides]
     if not record.prompt or None in texts:
@@ -277,7 +277,7 @@ def _judgement(
     ranks = () if isinstance(record, LabelledResponse) else (1, 2)
     up = record.desirable if isinstance(record, LabelledResponse) and not silent else None
     who = _rater(outcome.voter, record.origin, row, kind)
-    return _Judgement(who, record.prompt, answers, ranks, up, *_said(row, outcome.when))
+    return _Judgment(who, record.prompt, answers, ranks, up, *_said(row, outcome.when))
 
 
 def _rater(voter: str | None, origin: str, row: Mapping[str, Any], kind: RaterKind) -> Rater:

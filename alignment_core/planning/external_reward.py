@@ -22,7 +22,7 @@ from alignment_core.own_code import refuse_unknown
 FIELDS = ("model", "revision", "trust_remote_code", "chat_template")
 """Fields of `RewardConfig` that name an existing model."""
 MIXED = ("by", "normalise", "clip")
-"""Fields of `RewardConfig` that say how judgements become rewards. The remaining ones train a reward model."""
+"""Fields of `RewardConfig` that say how judgments become rewards. The remaining ones train a reward model."""
 
 
 @dataclass(frozen=True)

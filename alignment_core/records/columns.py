@@ -19,10 +19,10 @@ DOWN = frozenset({
 })  # fmt: skip
 """Words that mean thumbs down."""
 _VAGUE = frozenset(("true", "1", "1.0", "yes", "y", "false", "0", "0.0", "no", "n"))
-"""Labels that are only recognized in a column whose name says that it holds judgements."""
+"""Labels that are only recognized in a column whose name says that it holds judgments."""
 
 JUDGEMENT, CONTEXT, ANSWER, TOOLS, MASK, THOUGHT = (
-    "a judgement", "a part of the prompt", "another answer", "tools", "a mask", "a thought",
+    "a judgment", "a part of the prompt", "another answer", "tools", "a mask", "a thought",
 )  # fmt: skip
 HARMLESS, OTHER = "harmless", "other"
 
@@ -148,12 +148,12 @@ class TrackedRow(dict[str, Any]):
                 if not is_missing(value):
                     if meaning(str(name)) != HARMLESS:
                         yield str(name), value
-                    yield from _judgements_inside(str(name), value)
+                    yield from _judgments_inside(str(name), value)
             elif isinstance(value, list) and value and isinstance(value[0], dict):
                 yield from _unread_keys(str(name), value, turn_keys)
 
 
-def _judgements_inside(column: str, value: Any) -> Iterator[tuple[str, Any]]:
+def _judgments_inside(column: str, value: Any) -> Iterator[tuple[str, Any]]:
     """Yield what an object of further facts about a row says about its quality, as `column.key`."""
     if isinstance(value, dict) and _CONTAINER.fullmatch(column.lower()):
         for key, inside in value.items():
@@ -196,7 +196,7 @@ def what_is_lost(name: str, value: Any, texts: Collection[str], *, judged: bool)
         name: the column, `column.key` or `column[].key`.
         value: its value, which is not empty.
         texts: the texts of the records that the row became. A column that only repeats them is harmless.
-        judged: whether the records carry a judgement already. Another one changes nothing then.
+        judged: whether the records carry a judgment already. Another one changes nothing then.
     """
     kind = meaning(name.rpartition(".")[2])
     if kind == MASK:

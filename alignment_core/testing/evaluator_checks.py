@@ -1,4 +1,4 @@
-"""Checks of an evaluator or a pair evaluator: its judgements of responses of many kinds."""
+"""Checks of an evaluator or a pair evaluator: its judgments of responses of many kinds."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ RESPONSES = {
     "a long response": "word " * 5000,
 }
 SAME = 1e-9
-"""Two judgements of one response are the same if they differ by less."""
+"""Two judgments of one response are the same if they differ by less."""
 
 
 def check_judging(
@@ -45,12 +45,12 @@ def check_judging(
     report = Report(evaluator.__name__)
     with overhearing() as heard:
         if check_settings(report, evaluator, base, settings):
-            _check_judgements(report, evaluator(**settings), dict(evaluator.example_facts if facts is None else facts))
+            _check_judgments(report, evaluator(**settings), dict(evaluator.example_facts if facts is None else facts))
             report.add_output(heard)
     return report
 
 
-def _check_judgements(report: Report, evaluator: Evaluator | PairEvaluator, facts: dict[str, Any]) -> None:
+def _check_judgments(report: Report, evaluator: Evaluator | PairEvaluator, facts: dict[str, Any]) -> None:
     cases = _cases(facts, pairs=isinstance(evaluator, PairEvaluator))
     with report.checking("facts") as shown:
         shown.append(_needed(evaluator, facts))

@@ -1,4 +1,4 @@
-"""What an optimizer maximizes: a weighted sum of judgements, normalized and clipped in this one place."""
+"""What an optimizer maximizes: a weighted sum of judgments, normalized and clipped in this one place."""
 
 from __future__ import annotations
 

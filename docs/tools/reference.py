@@ -121,7 +121,7 @@ def commands(node: Any, path: str = "align") -> Iterator[tuple[str, Any]]:
 
 def parameter_row(parameter: Any) -> str:
     if parameter.param_type_name == "argument":
-        name = parameter.metavar or parameter.name.upper()
+        name = parameter.metavar if parameter.required else f"[{parameter.metavar}]"
     else:
         annotation = parameter.type_descriptor.annotation
         choices = get_args(annotation) if get_origin(annotation) is Literal else ()

@@ -197,7 +197,7 @@ def test_training_continues_without_reward_hacking(score: float, after: list[flo
 def test_custom_held_out_measure_decides() -> None:
     """The reward model prefers each later policy. The evaluator prefers the second one."""
     run = World()
-    run.judgements = [[0.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 0.0], [1.0, 0.0, 1.0, 0.0], [1.0, 0.0, 0.0, 1.0], [0.0] * 4]
+    run.judgments = [[0.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 0.0], [1.0, 0.0, 1.0, 0.0], [1.0, 0.0, 0.0, 1.0], [0.0] * 4]
     objective = ppo(held_out_measure={"name": "wordlist", "wanted": ["kind"]})
     follow(objective, run, [moment([float(i)] * 4) for i in range(5)])
     assert run.kept_at == [0, 1]

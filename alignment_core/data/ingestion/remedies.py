@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from alignment_core.data.sources.parsing.judgements import rating_in
+from alignment_core.data.sources.parsing.judgments import rating_in
 
 TOO_LONG = frozenset({"completion_too_long", "prompt_too_long"})
 """Quarantine reasons that depend on the settings, not on the row alone."""

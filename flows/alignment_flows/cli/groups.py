@@ -86,6 +86,7 @@ class Commands(TyperGroup):
             command.rich_help_panel = order.get(name)  # type: ignore[attr-defined]
         for path, command in self.paths():
             _without_types_of_flags(command)
+            _with_plain_arguments(command)
             if path in EXAMPLES:
                 command.epilog = "\n\n".join(("Examples:", *EXAMPLES[path]))
         _without_types_of_flags(self)
@@ -143,6 +144,15 @@ def _without_types_of_flags(command: Any) -> None:
     for param in command.params:
         if getattr(param, "is_flag", False):
             param.metavar = ""
+
+
+def _with_plain_arguments(command: Any) -> None:
+    """Show arguments as manual pages do, `CONFIG` or `[DATA...]`, where typer writes `{CONFIG} <path>`."""
+    for param in command.params:
+        if param.param_type_name == "argument":
+            shown = param.metavar if param.required else f"[{param.metavar}]"
+            param.get_usage_pieces = lambda ctx, shown=shown: [shown]
+            param.display_type_rich = lambda ctx: ""
 
 
 def show_version(wanted: bool) -> None:

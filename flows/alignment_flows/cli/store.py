@@ -10,7 +10,7 @@ from alignment_flows.cli.command import AsJson, Model, command, warnings_last
 
 Store = Annotated[Path, typer.Option(help="Folder of the artifact store.")]
 Reference = Annotated[str, typer.Argument(metavar="ARTIFACT", help="As for `align promote`, or any artifact's key.")]
-Alias = Annotated[str, typer.Argument(metavar="[ALIAS]", help="Alias to change.")]
+Alias = Annotated[str, typer.Argument(metavar="ALIAS", help="Alias to change.")]
 Reason = Annotated[str, typer.Option(help="Reason, recorded in the alias's history.")]
 
 InRemote = Annotated[
@@ -122,7 +122,7 @@ def lineage(artifact: Reference, store: Store = STORE, as_json: AsJson = False) 
 def verify(
     artifact: Annotated[
         str | None,
-        typer.Argument(metavar="[ARTIFACT]", help="As for `align promote`, or any artifact's key. Default: all."),
+        typer.Argument(metavar="ARTIFACT", help="As for `align promote`, or any artifact's key. Default: all."),
     ] = None,
     remote: InRemote = False,
     store: Store = STORE,
@@ -198,7 +198,7 @@ def push(
     artifact: Annotated[
         str | None,
         typer.Argument(
-            metavar="[ARTIFACT]",
+            metavar="ARTIFACT",
             help="As for `align promote`, or any artifact's key. Default: whatever is still to be pushed.",
         ),
     ] = None,

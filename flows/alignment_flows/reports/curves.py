@@ -20,7 +20,7 @@ LAST = ("grad_norm", "learning_rate", "logps", "kl_coef", "token_budget", "check
 """Metrics whose name contains one of these words are shown last."""
 
 SIDES = {"chosen": 2, "rejected": 1, "desirable": 2, "undesirable": 1}
-"""The two sides of a judgement, whose metrics are drawn together, with their colors."""
+"""The two sides of a judgment, whose metrics are drawn together, with their colors."""
 
 Curve = list[tuple[float, float]]
 
@@ -80,7 +80,7 @@ def curve_charts(curves: Mapping[str, Mapping[str, Curve]], series: Mapping[str,
 
 
 def _sides(name: str, names: Sequence[str]) -> list[str]:
-    """Return a metric with those that measure the same on the other side of a judgement."""
+    """Return a metric with those that measure the same on the other side of a judgment."""
     stem, _, side = name.rpartition("_")
     if stem and side in SIDES:
         return [f"{stem}_{each}" for each in SIDES if f"{stem}_{each}" in names]

@@ -28,7 +28,7 @@ from alignment_core.data.ingestion.report.page import html_report, markdown_repo
 from alignment_core.data.ingestion.report.tables import tables
 from alignment_core.data.rendering.renderer import Renderer
 from alignment_core.data.sources.identity import source_identity
-from alignment_core.data.sources.parsing.judgements import labelled_response
+from alignment_core.data.sources.parsing.judgments import labelled_response
 from alignment_core.errors import DataError
 from alignment_core.progress import Silent, Stopped
 from alignment_core.records.format import BadRow

@@ -58,7 +58,7 @@ def test_raters_are_those_of_the_used_records(tmp_path: Path) -> None:
     ids=["pair", "rating", "label", "ranking"],
 )
 @pytest.mark.parametrize("column", ["rater", "annotator", "annotator_id", "labeler", "labeller", "worker_id"])
-def test_raters_of_every_kind_of_judgement(tmp_path: Path, row: dict[str, Any], column: str) -> None:
+def test_raters_of_every_kind_of_judgment(tmp_path: Path, row: dict[str, Any], column: str) -> None:
     names = ["ann", "ann", "ann", "bo"] if "id" not in column else [7, 7, 7, 8]
     rows = [row | {"prompt": f"q{n * 7919}", column: name} for n, name in enumerate(names)]
     path = tmp_path / "rated.jsonl"
@@ -136,7 +136,7 @@ def test_plots_come_before_the_tables_and_show_what_is_used(report: dict[str, An
     """Of 8 records 4 are used, 2 quarantined, 1 dropped; the eighth is a duplicate. All labels of the 4 are good."""
     used, labels, prompts, responses, demonstrations = data_charts(report)
     assert [row[:2] for row in used.rows] == [
-        ("used", "4"), ("cannot be used (quarantined)", "2"), ("no judgement (dropped)", "1"),
+        ("used", "4"), ("cannot be used (quarantined)", "2"), ("no judgment (dropped)", "1"),
         ("duplicates and settled votes", "1"),
     ]  # fmt: skip
     kept = report["rows"]["train"]["feedback"]
@@ -147,7 +147,7 @@ def test_plots_come_before_the_tables_and_show_what_is_used(report: dict[str, An
     assert page.index("<svg") < page.index("column not read")
 
 
-def test_sides_of_a_judgement_are_drawn_over_one_another() -> None:
+def test_sides_of_a_judgment_are_drawn_over_one_another() -> None:
     spread = {"histogram": [1, 3], "edges": [0.0, 5.0, 10.0], "median": 7.5, "min": 0, "max": 10}
     short, long = spread, {**spread, "edges": [0.0, 10.0, 20.0], "median": 15.0, "max": 20}
     prompts, sides = length_charts({"prompts": spread, "rejected": short, "chosen": long}, "tokens")

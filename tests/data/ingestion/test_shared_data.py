@@ -97,7 +97,7 @@ def test_file(file: str, shared_data: Path, stories_renderer: Renderer, tmp_path
 @pytest.mark.parametrize(
     ("file", "listed"),
     [("preference/anthropic_evals_persona_agreeableness.jsonl", "answer_matching_behavior"),
-     ("feedback_unpaired/xstest_v2_completions_gpt4.csv", "`annotation_1` .maybe a judgement.*`final_label`"),
+     ("feedback_unpaired/xstest_v2_completions_gpt4.csv", "`annotation_1` .maybe a judgment.*`final_label`"),
      ("sentiment/imdb_labelled.txt", "columns 0, 1")],
 )  # fmt: skip
 def test_missing_column_map_error_lists_the_columns(

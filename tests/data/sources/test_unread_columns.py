@@ -25,7 +25,7 @@ OTHER = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "b"}
     [("thumbs", "up", "down"), ("feedback", "positive", "negative"), ("is_helpful", True, False), ("vote", 1, -1),
      ("reaction", "👍", "👎"), ("liked", "yes", "no")],
 )  # fmt: skip
-def test_clear_judgements_are_labels(column: str, up: Any, down: Any) -> None:
+def test_clear_judgments_are_labels(column: str, up: Any, down: Any) -> None:
     for row in (EXCHANGE, {"messages": CHAT}, {"instruction": "q", "output": "a"}, {"conversations": CHAT}):
         result = found([{**row, column: up}, {**row, column: down}, {**row, column: None}])
         assert result.records == [thumb("q", "a", True), thumb("q", "a", False)]
@@ -42,7 +42,7 @@ def test_zero_may_be_a_dislike_or_no_vote() -> None:
 
 
 @pytest.mark.parametrize("column", ["score", "reward", "stars"])
-def test_numeric_judgements_are_ratings(column: str) -> None:
+def test_numeric_judgments_are_ratings(column: str) -> None:
     result = found([{**EXCHANGE, column: 5}, {"messages": CHAT, column: 2}], threshold=3)
     assert result.records == [thumb("q", "a", True), thumb("q", "a", False)]
     result = found([{**EXCHANGE, column: 5}])
@@ -57,7 +57,7 @@ def test_numeric_judgements_are_ratings(column: str) -> None:
         ({**EXCHANGE, "feedback": "Please be shorter."}, ["`feedback`"]),
         ({**EXCHANGE, "mySatisfaction": 3}, ["`mySatisfaction`"]),
         ({**EXCHANGE, "opinion": "👎"}, ["`opinion`"]),
-        ({**EXCHANGE, "chosen": False}, ["`chosen` (maybe a judgement)"]),
+        ({**EXCHANGE, "chosen": False}, ["`chosen` (maybe a judgment)"]),
         ({**EXCHANGE, "context": "A long article."}, ["`context`", "prompt (or system): context"]),
         ({**EXCHANGE, "response_2": "b"}, ["`response_2`", "rejected (or chosen): response_2"]),
         ({**EXCHANGE, "my_tools": [{"name": "f"}]}, ["`my_tools`"]),
@@ -145,7 +145,7 @@ def test_columns_that_repeat_what_was_read_are_harmless() -> None:
     assert found([{"messages": CHAT, "text": "### q"}]).ignored == {"text": 1}
 
 
-def test_second_judgement_is_counted() -> None:
+def test_second_judgment_is_counted() -> None:
     result = found([{**EXCHANGE, "label": True, "quality": 3}])
     assert (result.records, result.ignored) == ([thumb("q", "a", True)], {"quality": 1})
 

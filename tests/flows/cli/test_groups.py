@@ -43,6 +43,27 @@ def test_options_without_a_value_are_shown_without_a_type(command: tuple[str, ..
     assert "<bool>" not in shown
 
 
+@pytest.mark.parametrize(
+    ("command", "usage"),
+    [
+        (("run",), "run [OPTIONS] CONFIG"),
+        (("init",), "init [OPTIONS] [DATA...]"),
+        (("data", "check"), "data check [OPTIONS] PATH..."),
+        (("promote",), "promote [OPTIONS] MODEL [ALIAS]"),
+    ],
+)
+def test_the_usage_shows_which_arguments_are_optional(command: tuple[str, ...], usage: str) -> None:
+    shown = align_here(*command, "--help").stdout
+    assert re.search(rf"Usage: \w+ {re.escape(usage)} *$", shown, re.MULTILINE)
+    assert "<" not in shown.partition("─ Arguments ─")[2].partition("─ Options ─")[0], "types of Python"
+
+
+def test_every_argument_has_a_name_that_users_know(commands: Commands) -> None:
+    for path, command in commands.paths():
+        for param in command.params:
+            assert param.param_type_name != "argument" or re.fullmatch(r"[A-Z]+(\.\.\.)?", param.metavar), path
+
+
 def test_examples_are_in_the_help_and_valid(commands: Commands) -> None:
     paths = dict(commands.paths())
     for path, examples in EXAMPLES.items():

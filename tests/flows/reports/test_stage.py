@@ -53,7 +53,7 @@ def test_without_steps_there_is_no_picture(tmp_path: Path) -> None:
     assert draw_curves(history(tmp_path, 1)) == ""
 
 
-def test_any_metric_is_a_curve_and_both_sides_of_a_judgement_are_one_chart(tmp_path: Path) -> None:
+def test_any_metric_is_a_curve_and_both_sides_of_a_judgment_are_one_chart(tmp_path: Path) -> None:
     file = tmp_path / "metrics.jsonl"
     names = ("zeal", "reward_rejected", "reward_chosen", "chosen", "text")
     lines = [{"step": n, **dict.fromkeys(names[:-1], float(n)), "text": "x", "once": 1.0} for n in (1, 2)]

@@ -63,7 +63,7 @@ class ScriptedRun:
     rollouts: Sequence[Rollout] = ()
     held_out_rollouts: Sequence[Rollout] = ()
     rewarded_by: Rewards = field(default_factory=Rewards)
-    judgements: list[list[float]] = field(default_factory=list)
+    judgments: list[list[float]] = field(default_factory=list)
     step: int = 0
     state: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
@@ -98,8 +98,8 @@ class ScriptedRun:
         return [rollout.prompt for rollout in self.held_out_rollouts]
 
     def judge(self, setting: str, rollouts: Sequence[Rollout]) -> list[float]:
-        """Return the next of the scripted judgements."""
-        return self.judgements.pop(0)
+        """Return the next of the scripted judgments."""
+        return self.judgments.pop(0)
 
     def prefer(self, setting: str, a: Sequence[Rollout], b: Sequence[Rollout]) -> list[float]:
         """Prefer the longer response by 0.75 to 0.25."""

@@ -38,7 +38,7 @@ def _used(report: Mapping[str, Any]) -> list[Chart]:
     parts = [
         Part("used", used, GOOD),
         Part("cannot be used (quarantined)", quarantined, BAD),
-        Part("no judgement (dropped)", dropped, 3),
+        Part("no judgment (dropped)", dropped, 3),
         Part("duplicates and settled votes", rest, LEFT_OUT),
     ]
     return [share_chart("Records", [part for part in parts if part.count or part.name == "used"], "records")]
@@ -52,7 +52,7 @@ def _balance(balance: Mapping[str, Any]) -> list[Chart]:
 
 
 def length_charts(lengths: Mapping[str, Mapping[str, Any]], unit: str) -> list[Chart]:
-    """Return histograms of the lengths. Those of two sides of a judgement are drawn over one another."""
+    """Return histograms of the lengths. Those of two sides of a judgment are drawn over one another."""
     charts = []
     for title, names in GROUPS.items():
         found = [

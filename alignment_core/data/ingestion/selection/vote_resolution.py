@@ -1,4 +1,4 @@
-"""Resolve votes: of several judgements on the same thing, keep one record of the majority."""
+"""Resolve votes: of several judgments on the same thing, keep one record of the majority."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from alignment_core.config import SourceConfig
 from alignment_core.data.sources.parsing import shapes
-from alignment_core.data.sources.parsing.judgements import labelled_response, ordered_pairs
+from alignment_core.data.sources.parsing.judgments import labelled_response, ordered_pairs
 from alignment_core.records import Conversation, LabelledResponse
 from alignment_core.records.format import TURN_KEYS, BadRow, Dropped, Fields, Outcome, Reading, RecordFormat
 from alignment_core.records.raters import seconds

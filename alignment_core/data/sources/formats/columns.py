@@ -47,7 +47,7 @@ def how_to_map(rows: Sequence[Fields]) -> str:
 
 
 def _by_their_names(rows: Sequence[Fields]) -> dict[str, str]:
-    """Guess from names and content which columns are prompt, completion and judgement. Empty if they do not tell."""
+    """Guess from names and content which columns are prompt, completion and judgment. Empty if they do not tell."""
     columns = list(dict.fromkeys(str(name) for row in rows for name in row))
     found: dict[str, list[str]] = {}
     for name in columns:

@@ -11,7 +11,7 @@ from alignment_core.config import SourceConfig
 from alignment_core.data.sources.formats.context import asked
 from alignment_core.data.sources.formats.instructions import alpaca_prompt
 from alignment_core.data.sources.parsing import shapes
-from alignment_core.data.sources.parsing.judgements import (
+from alignment_core.data.sources.parsing.judgments import (
     labelled_response,
     ordered_pairs,
     preference_pair,
@@ -55,7 +55,7 @@ class KWay(RecordFormat):
         if not items:
             return False
         if isinstance(items[0], Mapping):
-            return bool(self._judgement(items[0]))
+            return bool(self._judgment(items[0]))
         return any(isinstance(row.get(name), list) for name in ("ranks", "rank", "scores", "ratings", "rating"))
 
     def read(self, row: Fields, origin: str, source: SourceConfig) -> Iterable[Outcome]:
@@ -96,7 +96,7 @@ class KWay(RecordFormat):
     def _judged_items(self, items: list[Any]) -> tuple[bool, list[tuple[Conversation, float]]]:
         judged, scored = [], True
         for index, item in enumerate(items):
-            name = self._judgement(item) if isinstance(item, Mapping) else None
+            name = self._judgment(item) if isinstance(item, Mapping) else None
             if name is None:
                 raise BadRow("bad_ranking", f"completion {index} has neither a rank nor a score")
             value = next((item[text] for text in self.TEXTS if text in item), None)
@@ -105,7 +105,7 @@ class KWay(RecordFormat):
             judged.append((shapes.completion(value, f"completion {index}"), -number if name == "rank" else number))
         return scored, judged
 
-    def _judgement(self, item: Fields) -> str | None:
+    def _judgment(self, item: Fields) -> str | None:
         return next((name for name in ("rank", *self.SCORES) if name in item), None)
 
 

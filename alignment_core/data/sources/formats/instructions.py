@@ -8,7 +8,7 @@ from typing import ClassVar
 from alignment_core.config import SourceConfig
 from alignment_core.data.sources.formats.context import earlier_turns, with_system
 from alignment_core.data.sources.parsing import shapes
-from alignment_core.data.sources.parsing.judgements import label_column, label_of, preference_pair
+from alignment_core.data.sources.parsing.judgments import label_column, label_of, preference_pair
 from alignment_core.records import Conversation, Demonstration, LabelledResponse
 from alignment_core.records.format import BadRow, Dropped, Fields, Outcome, Quarantined, Reading, RecordFormat
 

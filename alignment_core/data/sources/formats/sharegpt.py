@@ -10,7 +10,7 @@ from alignment_core.config import SourceConfig
 from alignment_core.data.sources.formats.context import with_system
 from alignment_core.data.sources.formats.standard import demonstrations
 from alignment_core.data.sources.parsing import shapes
-from alignment_core.data.sources.parsing.judgements import label_column, label_of, preference_pair
+from alignment_core.data.sources.parsing.judgments import label_column, label_of, preference_pair
 from alignment_core.records import Conversation, LabelledResponse
 from alignment_core.records.format import Dropped, Fields, Outcome, Reading, RecordFormat
 

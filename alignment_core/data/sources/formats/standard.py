@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from alignment_core.config import SourceConfig
 from alignment_core.data.sources.formats.context import PROMPT_NAMES, asked, first_of, first_pair_of, with_system
 from alignment_core.data.sources.parsing import shapes
-from alignment_core.data.sources.parsing.judgements import (
+from alignment_core.data.sources.parsing.judgments import (
     RATING_NAMES,
     label_column,
     label_of,

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from alignment_core.config import SourceConfig
 from alignment_core.data.sources.parsing import shapes
-from alignment_core.data.sources.parsing.judgements import preference_pair
+from alignment_core.data.sources.parsing.judgments import preference_pair
 from alignment_core.data.sources.parsing.turns import checked
 from alignment_core.records import Conversation, Message
 from alignment_core.records.format import BadRow, Fields, Outcome, Reading, RecordFormat

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from alignment_core.config import SourceConfig
 from alignment_core.data.sources.parsing import shapes
 from alignment_core.data.sources.parsing.grouping import Groups
-from alignment_core.data.sources.parsing.judgements import ordered_pairs
+from alignment_core.data.sources.parsing.judgments import ordered_pairs
 from alignment_core.data.sources.parsing.turns import ROLES
 from alignment_core.data.sources.readers import RawRow
 from alignment_core.records import Conversation, Demonstration, LabelledResponse, Prompt

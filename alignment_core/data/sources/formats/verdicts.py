@@ -8,7 +8,7 @@ from typing import ClassVar
 from alignment_core.config import SourceConfig
 from alignment_core.data.sources.formats.context import asked, first_of, first_pair_of
 from alignment_core.data.sources.parsing import shapes
-from alignment_core.data.sources.parsing.judgements import preference_pair
+from alignment_core.data.sources.parsing.judgments import preference_pair
 from alignment_core.records import Conversation
 from alignment_core.records.columns import is_missing
 from alignment_core.records.format import BadRow, Dropped, Fields, Outcome, Reading, RecordFormat

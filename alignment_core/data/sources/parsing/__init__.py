@@ -1,1 +1,1 @@
-"""Parse what the record formats share: turns, judgements, and the values of columns in their many notations."""
+"""Parse what the record formats share: turns, judgments, and the values of columns in their many notations."""

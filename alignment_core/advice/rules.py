@@ -201,8 +201,7 @@ def _one_rater(metrics: Metrics, policy: Policy) -> Found:
     raters = of(metrics, "ingest", "raters") or {}
     if raters.get("count", 0) > 1 and raters["largest"] > LARGE_SHARE:
         yield (
-            f"one of {raters['count']:.0f} raters gave {percent(raters['largest'])} of the judgments that name a "
-            "rater",
+            f"one of {raters['count']:.0f} raters gave {percent(raters['largest'])} of the judgments that name a rater",
             "the model learns this person's taste",
             "ask others to rate, or lower `data.sources[].weight` of the source with these judgments",
         )

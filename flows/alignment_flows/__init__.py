@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from alignment_core.planning.retrain import TooFewVotes
     from alignment_flows.api import (
         change_settings,
-        check_data,
-        check_data_of,
         compare,
         export,
         fit,
@@ -37,6 +35,7 @@ if TYPE_CHECKING:
         run,
         sample,
     )
+    from alignment_flows.data_checks import check_data, check_data_of
     from alignment_flows.pipeline import align
     from alignment_flows.planned_run import PlannedRun
     from alignment_flows.reports.comparison import Comparison
@@ -45,9 +44,10 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "alignment_flows.api": (
-        "load_settings", "change_settings", "check_data", "check_data_of", "plan", "plan_retraining", "fit", "run",
-        "compare", "retrain", "sample", "open_artifact", "load_model", "export",
+        "load_settings", "change_settings", "plan", "plan_retraining", "fit", "run", "compare", "retrain", "sample",
+        "open_artifact", "load_model", "export",
     ),
+    "alignment_flows.data_checks": ("check_data", "check_data_of"),
     "alignment_flows.planned_run": ("PlannedRun",),
     "alignment_flows.serve.alias_changes": ("promote", "rollback"),
     "alignment_flows.pipeline": ("align",),

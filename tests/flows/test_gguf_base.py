@@ -21,7 +21,7 @@ from alignment_core.planning.pipeline import plan_pipeline
 from alignment_core.planning.unpacked_base import base_of_run
 from alignment_core.progress import Progress, Silent
 from alignment_core.registry import load_registry
-from alignment_flows import api
+from alignment_flows import api, data_checks
 from alignment_flows.pipeline import align
 
 MakeRun = Callable[..., PipelineConfig]
@@ -97,7 +97,7 @@ def test_plan_and_data_check_unpack_and_say_so(
     assert "unpacking gguf:" in said
     assert "Q8_0" in said
     monkeypatch.chdir(tmp_path)
-    report = api.check_data("pairs.jsonl", model=config.model.base)
+    report = data_checks.check_data("pairs.jsonl", model=config.model.base)
     assert sum(file["rows"] for file in report["files"]) == 24
     assert not capsys.readouterr().err, "the file must be unpacked once"
 

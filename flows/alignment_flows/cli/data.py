@@ -61,7 +61,7 @@ def check(
     """Read feedback as a run would, without training, and report what it contains."""
     from alignment_core.data.ingestion.check import no_usable_rows
     from alignment_core.data.rendering.tokenizer import import_tokenizers_only
-    from alignment_flows import api
+    from alignment_flows import api, data_checks
     from alignment_flows.cli.show.data import show_data
 
     given: dict[str, Any] = {
@@ -85,10 +85,10 @@ def check(
         import_tokenizers_only()
     with at_work("Reading the data"):
         if config is None:
-            report = api.check_data(*paths, out=out, **given)
+            report = data_checks.check_data(*paths, out=out, **given)
         else:
             _check_alone(config, paths, given)
-            report = api.check_data_of(api.load_settings(config), out)
+            report = data_checks.check_data_of(api.load_settings(config), out)
     show_data(report, out, as_json=as_json)
     if problem := no_usable_rows(report):
         raise problem

@@ -79,14 +79,14 @@ def _look_at(paths: Sequence[str], settings: Mapping[str, Any]) -> tuple[dict[st
         AlignmentError: the data cannot be read, or no row can be used.
     """
     from alignment_core.data.ingestion.check import no_usable_rows
-    from alignment_flows import api
+    from alignment_flows import data_checks
     from alignment_flows.starting.answers import find_answers, first_rows
 
-    report = api.check_data(*paths, **settings)
+    report = data_checks.check_data(*paths, **settings)
     needed = zip(paths, report["thresholds"], strict=True)
     thresholds = {path: threshold for path, threshold in needed if threshold is not None}
     if thresholds:
-        report = api.check_data(*paths, threshold=max(thresholds.values()), **settings)
+        report = data_checks.check_data(*paths, threshold=max(thresholds.values()), **settings)
     if problem := no_usable_rows(report):
         raise problem
     answers = find_answers([row for path in paths for row in first_rows(path)])

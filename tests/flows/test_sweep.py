@@ -119,8 +119,8 @@ def test_means_and_differences_are_over_seeds_and_prompts(sweep: Comparison) -> 
 
 
 def test_rows_are_of_all_seeds(sweep: Comparison) -> None:
-    sft, first, _, third = sweep.rows
-    assert (sft.model, sft.scores["score"].mean) == ("sft", 0.5)
+    base, first, _, third = sweep.rows
+    assert (base.model, base.scores["score"].mean) == ("base", 0.5)
     assert (first.scores["score"].mean, first.metrics, first.seconds) == (0.75, {"kl": 1.5}, 21.0)
     assert first.characters is not None
     assert first.characters.mean == pytest.approx(0.75 * 3 + 0.25 * 2)
@@ -182,7 +182,7 @@ def test_page_says_what_a_reader_has_to_know(sweep: Comparison, tmp_path: Path) 
     write_comparison(sweep, tmp_path)
     page = (tmp_path / "report.html").read_text()
     for shown in (
-        "dpo beta=1 is preferred to sft on 75 % (",
+        "dpo beta=1 is preferred to base on 75 % (",
         "It is not clearly better than dpo beta=2.",
         "<code>dpo beta=3</code> got no more seeds after 1 seed: -65 (",
         "After each seed, a contender got no more seeds if",

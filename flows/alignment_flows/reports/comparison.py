@@ -10,13 +10,13 @@ from typing import Any
 
 from alignment_core.errors import AlignmentError
 from alignment_core.execution.build import StageResult
+from alignment_core.outcome.result import start_name
 from alignment_core.outcome.sentences import achieved
 from alignment_core.plugin_api import Advice
 from alignment_flows.reports.curves import Curve, read_curves
 from alignment_flows.reports.result import advice_on_runs, result_of_run
 from alignment_flows.reports.seed_results import OverSeeds
 
-START = "sft"
 NORMAL_95 = 1.96
 SAMPLES = 24
 LEARNT_FROM = ("preferences", "feedback", "demonstrations", "prompts")
@@ -55,17 +55,18 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Row:
-    """One model: the SFT model, or the model that an optimizer trained from it.
+    """One model: the one that training started from, or the one that an optimizer trained from it.
 
     Attributes:
-        model: `sft`, or the optimizer's name.
+        model: the optimizer's name; for the start `sft`, `adapter` or `base`.
+        is_start: whether this is the model that training started from.
         error: the error if the optimizer failed, else None.
         settings: the optimizer's settings.
         artifact: kind and key of the adapter; None if there is none.
         cached: whether the adapter was already in the store.
         scores: mean of each score of its responses, by the reward model and by each evaluator.
         characters: mean number of characters of its responses; None if it was not evaluated.
-        win_rate: for each judge, how often its response is preferred to the SFT model's: `rate`, `low`, `high`, counts.
+        win_rate: for each judge, how often its response is preferred to the start's: `rate`, `low`, `high`, counts.
         metrics: metrics of the evaluation, such as KL and its standard error, length and perplexity.
         seconds: wall time of the stage that trained it, from when it was built.
         seconds_before: wall time of the stages that it reads in addition to the SFT model: reward model and reference
@@ -76,6 +77,7 @@ class Row:
     """
 
     model: str
+    is_start: bool = False
     error: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     artifact: str | None = None
@@ -93,11 +95,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Several optimizers that start from the same SFT model.
+    """Several optimizers that start from the same model.
 
     Attributes:
         runs: the optimizers' runs.
-        rows: the SFT model, then each optimizer in the given order.
+        rows: the start, then each optimizer in the given order.
         curves: training metrics by step, for each optimizer.
         samples: prompts with the response of each model.
         over_seeds: how the contenders differ, if settings or seeds were compared. Runs, curves and samples are then
@@ -144,13 +146,18 @@ def compare_results(runs: Sequence[OptimizerRun]) -> Comparison:
         for run in runs
         if "optimize" in run.built and (history := run.built["optimize"].artifact.path / "metrics.jsonl").is_file()
     }
-    answers = ({START: start} if start is not None else {}) | evaluated
+    answers = {row.model: start for row in rows if start is not None} | evaluated
     return Comparison(runs, rows + [_row(run) for run in runs], curves, _samples(answers))
 
 
+def start_in(rows: Sequence[Row]) -> str:
+    """Return the name of the model that the others started from: `the start` where no run measured it."""
+    return next((row.model for row in rows if row.is_start), "the start")
+
+
 def _start(runs: Sequence[OptimizerRun], evaluated: StageResult) -> Row:
-    trained = next((run.built["sft"] for run in runs if "sft" in run.built), None)
-    return Row(START, **_measured(evaluated), **_cost(trained))
+    stages = {name: built for run in runs for name, built in run.built.items()}
+    return Row(start_name(stages), is_start=True, **_measured(evaluated), **_cost(stages.get("sft")))
 
 
 def _row(run: OptimizerRun) -> Row:
@@ -161,7 +168,7 @@ def _row(run: OptimizerRun) -> Row:
     read = built["optimize"].artifact.manifest().parents if "optimize" in built else {}
     before = sum(built[name].artifact.manifest().seconds for name in ("reward", "reference") if name in read)
     return Row(
-        run.name, error, run.settings, win_rate=rates, seconds_before=before,
+        run.name, error=error, settings=run.settings, win_rate=rates, seconds_before=before,
         learnt_from=_learnt_from(built), **measured, **_cost(built.get("optimize")),
     )  # fmt: skip
 

@@ -12,7 +12,7 @@ from alignment_core.reporting.page import Cell, Figures, render
 from alignment_core.reporting.svg import Chart, picture
 from alignment_core.reporting.words import Answer, Sample, that_fit
 from alignment_core.texts import percent
-from alignment_flows.reports.comparison import SAMPLES, START, Comparison, Estimate, Row
+from alignment_flows.reports.comparison import SAMPLES, Comparison, Estimate, Row, start_in
 from alignment_flows.reports.curves import PANELS, curve_charts
 from alignment_flows.reports.model_charts import (
     judge_name,
@@ -82,7 +82,7 @@ def columns(rows: Sequence[Row]) -> dict[str, dict[str, tuple[str, str]]]:
     scores = dict.fromkeys(name for row in rows for name in row.scores)
     found: dict[str, dict[str, tuple[str, str]]] = {}
     for judge in judges(rows):
-        found[f"preferred to {START} by {judge}"] = {
+        found[f"preferred to {start_in(rows)} by {judge}"] = {
             model: (percent(rate["rate"], 1), f"{percent(rate['low'], 1)} to {percent(rate['high'], 1)}")
             for model, rate in rates_of(rows, judge).items()
         }
@@ -134,15 +134,15 @@ def rows_learned_from(row: Row) -> str:
     return ", ".join(f"{count:,} {kind}" for kind, count in row.learnt_from.items()) or DASH
 
 
-def seed_table(found: OverSeeds) -> Figures:
-    """Return the win rate of each contender with each seed, and why it has no more of them."""
+def seed_table(found: OverSeeds, start: str) -> Figures:
+    """Return the win rate over the start of each contender with each seed, and why it has no more of them."""
     stopped = {one.model for one in found.stopped}
     rows: list[list[Cell]] = []
     for model, rates in found.rates.items():
         missing = "stopped" if model in stopped else "–"
         cells = [percent(rates[seed]) if seed in rates else missing for seed in found.seeds]
         rows.append([model, *cells])
-    return Figures(f"Preferred to {START}, by seed", ["model", *(f"seed {seed}" for seed in found.seeds)], rows)
+    return Figures(f"Preferred to {start}, by seed", ["model", *(f"seed {seed}" for seed in found.seeds)], rows)
 
 
 # --- pages --------------------------------------------------------------------------------------------------------
@@ -158,7 +158,7 @@ def headline(rows: Sequence[Row], seeds: OverSeeds | None = None) -> str:
     first = ranked[0] if seeds is None or seeds.best is None else seeds.best
     best = rates[first]
     judge = judge_name(found[0])
-    said = f"{first} is preferred to {START} on {win_rate_text(best)} of the prompts, judged by {judge}."
+    said = f"{first} is preferred to {start_in(rows)} on {win_rate_text(best)} of the prompts, judged by {judge}."
     if best["low"] <= 0.5 <= best["high"]:
         return f"{said} That may be chance: the interval contains 50 %."
     if seeds is not None:
@@ -180,7 +180,7 @@ def charts(comparison: Comparison) -> list[Chart]:
     """Return the charts of the results, most important first."""
     rows, series = comparison.rows, _series(comparison)
     found = [
-        win_rate_chart(f"Preferred to {START} by {judge_name(judge)}", rates_of(rows, judge), series)
+        win_rate_chart(f"Preferred to {start_in(rows)} by {judge_name(judge)}", rates_of(rows, judge), series)
         for judge in judges(rows)
     ]
     seeds = [] if comparison.over_seeds is None else seed_charts(comparison.over_seeds, series)
@@ -188,7 +188,7 @@ def charts(comparison: Comparison) -> list[Chart]:
 
 
 def _series(comparison: Comparison) -> dict[str, int]:
-    return series_of([row.model for row in comparison.rows])
+    return series_of(comparison.rows)
 
 
 def html(comparison: Comparison) -> str:
@@ -203,7 +203,7 @@ def html(comparison: Comparison) -> str:
         kicker="Comparison of optimizers" if comparison.over_seeds is None else "Comparison of settings",
         headline=headline(rows, comparison.over_seeds),
         seeds=comparison.over_seeds,
-        seed_table=None if comparison.over_seeds is None else seed_table(comparison.over_seeds),
+        seed_table=None if comparison.over_seeds is None else seed_table(comparison.over_seeds, start_in(rows)),
         sentences=comparison.sentences(),
         prompts=_prompts(comparison),
         advice=comparison.advice(),
@@ -284,7 +284,7 @@ def markdown(comparison: Comparison, folder: Path | None = None) -> str:
 
 
 def _title(comparison: Comparison) -> str:
-    names = [row.model for row in comparison.rows if row.model != START]
+    names = [row.model for row in comparison.rows if not row.is_start]
     return " · ".join(names) if len(names) <= NAMED else f"{len(names)} models"
 
 

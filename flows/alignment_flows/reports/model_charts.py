@@ -7,7 +7,7 @@ from alignment_core.evaluation.over_seeds import SeedMean
 from alignment_core.reporting.intervals import Interval, Point, interval_chart, point_chart
 from alignment_core.reporting.svg import BASELINE, Chart
 from alignment_core.texts import percent
-from alignment_flows.reports.comparison import NORMAL_95, START, Estimate, Row
+from alignment_flows.reports.comparison import NORMAL_95, Estimate, Row, start_in
 from alignment_flows.reports.seed_results import OverSeeds, interval
 
 JUDGES = {"reward": "the reward model", "judge": "a second reward model", "endpoint": "the judging endpoint"}
@@ -15,10 +15,10 @@ JUDGES = {"reward": "the reward model", "judge": "a second reward model", "endpo
 LIKELY_EQUAL = (0.5, "as often preferred as not")
 
 
-def series_of(models: Sequence[str]) -> dict[str, int]:
-    """Return the color of each model. The SFT model is gray."""
-    others = iter(range(len(models)))
-    return {model: BASELINE if model == START else next(others) for model in models}
+def series_of(rows: Sequence[Row]) -> dict[str, int]:
+    """Return the color of each model. The one that training started from is gray."""
+    others = iter(range(len(rows)))
+    return {row.model: BASELINE if row.is_start else next(others) for row in rows}
 
 
 def judge_name(judge: str) -> str:
@@ -77,7 +77,8 @@ def score_charts(rows: Sequence[Row], series: Mapping[str, int]) -> list[Chart]:
         scored = [row for row in rows if name in row.scores]
         if all(_kl(row) is not None for row in scored):
             points = [_point(row, name, series[row.model]) for row in scored]
-            charts.append(point_chart(f"Mean {name} against KL", f"KL from {START}, nats per response", points))
+            below = f"KL from {start_in(rows)}, nats per response"
+            charts.append(point_chart(f"Mean {name} against KL", below, points))
         else:
             charts.append(estimate_chart(f"Mean {name}", {row.model: row.scores[name] for row in scored}, series))
     return charts

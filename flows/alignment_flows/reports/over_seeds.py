@@ -8,15 +8,7 @@ from typing import Any
 from alignment_core.evaluation.over_seeds import SeedMean, mean_over_seeds
 from alignment_core.evaluation.win_rate import win_rate
 from alignment_core.execution.build import StageResult
-from alignment_flows.reports.comparison import (
-    START,
-    Comparison,
-    Estimate,
-    OptimizerRun,
-    Row,
-    compare_results,
-    responses_of,
-)
+from alignment_flows.reports.comparison import Comparison, Estimate, OptimizerRun, Row, compare_results, responses_of
 from alignment_flows.reports.seed_results import OverSeeds, Stopped
 
 SHARES, DIFFERENCES = (0.0, 1.0), (-1.0, 1.0)
@@ -169,7 +161,7 @@ def _pooled(rows: Sequence[Row], rounds: Sequence[Round]) -> Row:
     error = next((row.error for row in rows if row.error), None)
     if len(rows) == 1:
         return first
-    lines = [responses_of(one) for one in _evaluations(first.model, rounds)]
+    lines = [responses_of(one) for one in _evaluations(first, rounds)]
     return replace(
         first,
         error=error,
@@ -185,11 +177,12 @@ def _pooled(rows: Sequence[Row], rounds: Sequence[Round]) -> Row:
     )
 
 
-def _evaluations(model: str, rounds: Sequence[Round]) -> list[StageResult]:
+def _evaluations(of: Row, rounds: Sequence[Round]) -> list[StageResult]:
     """Return the evaluation of a model with each seed that it has."""
-    name = "evaluate_sft" if model == START else "evaluate"
+    name = "evaluate_sft" if of.is_start else "evaluate"
     found = (
-        [run.built[name] for run in one.runs if name in run.built and model in (START, run.name)] for one in rounds
+        [run.built[name] for run in one.runs if name in run.built and (of.is_start or of.model == run.name)]
+        for one in rounds
     )
     return [of_seed[0] for of_seed in found if of_seed]
 

@@ -16,10 +16,10 @@ from alignment_core.markdown import unmarked
 from alignment_core.outcome.sentences import lines
 from alignment_core.reporting.bars import distribution, histogram_chart
 from alignment_core.reporting.page import Fact, Figures, render
-from alignment_core.reporting.svg import Chart
+from alignment_core.reporting.svg import BASELINE, Chart
 from alignment_core.reporting.words import Answer, Sample, that_fit
 from alignment_core.texts import percent
-from alignment_flows.reports.comparison import SAMPLES, START, Comparison, OptimizerRun, compare_results
+from alignment_flows.reports.comparison import SAMPLES, Comparison, OptimizerRun, compare_results
 from alignment_flows.reports.comparison_page import PACKAGE, scored
 from alignment_flows.reports.curves import PANELS, curve_charts, read_curves, reliability
 from alignment_flows.reports.model_charts import judge_name, score_charts, series_of, win_rate_chart
@@ -62,7 +62,7 @@ def run_page(config: PipelineConfig, built: Mapping[str, StageResult], promotion
     name = policy.config["optimizer"]["name"]
     comparison = compare_results([OptimizerRun(name, policy.config["optimizer"], built)])
     result = result_of_run(built)
-    series = series_of([row.model for row in comparison.rows])
+    series = series_of(comparison.rows)
     curves = curve_charts(comparison.curves, series)
     return render(
         PACKAGE, "run.html.jinja",
@@ -133,7 +133,7 @@ def _charts(
             named = {judge_name(judge): rate for judge, rate in rates.items()}
             yield win_rate_chart(f"Preferred to {opponent}", named, dict.fromkeys(named, 0))
     yield from score_charts(comparison.rows, series)
-    stages = {START: "evaluate_sft", comparison.rows[-1].model: "evaluate"}
+    stages = {row.model: "evaluate_sft" if row.is_start else "evaluate" for row in comparison.rows}
     lengths = {
         model: [len(line["response"]) for line in _lines(built[stage].artifact.path / "responses.jsonl")]
         for model, stage in stages.items()
@@ -186,7 +186,7 @@ def _samples(built: Mapping[str, StageResult], comparison: Comparison, series: M
     for sample in comparison.samples:
         answers = []
         for model, given in sample["answers"].items():
-            found = {} if model == START else verdicts.get(_key(sample["prompt"], given["response"]), {})
+            found = {} if series[model] == BASELINE else verdicts.get(_key(sample["prompt"], given["response"]), {})
             notes = [f"{OUTCOMES[verdict]} by {judge_name(judge)}" for judge, verdict in found.items()]
             answers.append(Answer(model, series[model], given["response"], [*notes, *scored(given["scores"])]))
         yield Sample([(str(turn["role"]), str(turn["content"])) for turn in sample["prompt"]], answers)
@@ -199,7 +199,7 @@ def _key(prompt: Any, response: str) -> str:
 def gains(built: Mapping[str, StageResult]) -> Figures:
     """Return the held-out metrics of the model before and after the run, and of the one in production."""
     there = {
-        head: {key: value for name in names if name in built for key, value in numbers(built[name].metrics)}
+        head: {key: value for name in names if name in built for key, value in numbers(built[name].metrics, digits=4)}
         for head, names in MODELS.items()
         if names[0] in built
     }

@@ -85,6 +85,19 @@ def test_rows_contain_quality_cost_and_training_rows(comparison: Comparison) -> 
     assert list(comparison.samples[0]["answers"]) == ["sft", "dpo"]
 
 
+def test_without_sft_the_models_are_compared_with_the_base(comparison: Comparison) -> None:
+    runs = [
+        replace(run, built={name: one for name, one in run.built.items() if name != "sft"}) for run in comparison.runs
+    ]
+    found = compare_results(runs)
+    assert [(row.model, row.is_start) for row in found.rows] == [("base", True), ("dpo", False), ("ppo", False)]
+    assert found.rows[0].seconds is None, "nothing was trained for it"
+    assert list(found.samples[0]["answers"]) == ["base", "dpo"]
+    for shown in (html(found), markdown(found)):
+        assert "dpo is preferred to base on 75 %" in shown
+        assert "sft" not in shown
+
+
 def test_rows_of_the_data_and_of_the_ranking_are_counted_together(built: Callable[..., StageResult]) -> None:
     """PPO learns from the prompts, which only the ingested data have, and its reward model from the pairs of both."""
     reward = built("reward", "reward")
@@ -115,7 +128,7 @@ def test_terminal_shows_whole_numbers_of_as_many_models_as_fit(width: int, group
     """
     rate = {"rate": 0.712, "low": 0.624, "high": 0.79}
     rows = [
-        Row("sft", metrics={"kl": 0.0}),
+        Row("sft", is_start=True, metrics={"kl": 0.0}),
         Row("kto", win_rate={"a very long name of a judge": rate}, metrics={"kl": 2.5}, seconds=12.0),
         Row("online_dpo", win_rate={"a very long name of a judge": rate}, metrics={"kl": 1.5}, peak_memory=2**30),
         Row("ppo", error="killed"),
@@ -169,10 +182,8 @@ def test_comparison_in_which_everything_failed(tmp_path: Path) -> None:
 
 def test_headline_says_what_is_certain() -> None:
     def rows(**rates: tuple[float, float, float]) -> list[Row]:
-        return [
-            Row(name, win_rate={"rule": {"rate": rate, "low": low, "high": high}})
-            for name, (rate, low, high) in rates.items()
-        ]
+        found = ((name, dict(zip(("rate", "low", "high"), rate, strict=True))) for name, rate in rates.items())
+        return [Row("sft", is_start=True), *(Row(name, win_rate={"rule": rate}) for name, rate in found)]
 
     first = "kto is preferred to sft on 70 % (60 to 80) of the prompts, judged by rule."
     assert headline(rows(dpo=(0.5, 0.4, 0.59), kto=(0.7, 0.6, 0.8))) == first

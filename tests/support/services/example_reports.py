@@ -17,7 +17,7 @@ from alignment_core.evaluation.promotion import Promotion
 from alignment_core.evaluation.win_rate import win_rate
 from alignment_core.execution.build import StageResult
 from alignment_core.progress import Silent
-from alignment_flows.reports.comparison import START, Comparison, Row, estimate
+from alignment_flows.reports.comparison import Comparison, Row, estimate
 from alignment_flows.reports.comparison_page import write_comparison
 from alignment_flows.reports.run_page import write_run_page
 
@@ -37,6 +37,7 @@ AFTER = (
     "Thank you for covering my shift: I owe you one!",
 )
 RIGHT_TO_LEFT = "ضع الريحان قرب نافذة مشمسة واسقه عندما تجف التربة"
+START = "sft"
 EXAMPLES = ("data", "run", "comparison")
 EXTREMES = ("long-words", "promoted", "failed", "one-prompt", "twelve", "right-to-left", "stranger")
 
@@ -144,7 +145,8 @@ def _comparison(
         lengths = [random.gauss(80 + 6 * place, 20) for _ in range(prompts)]
         verdicts = [1 if random.random() < 0.5 + 0.05 * place else -1 for _ in range(prompts)]
         rows.append(Row(
-            model, settings={} if model == START else {"name": model, "beta": 0.1}, artifact=f"optimize/{place:032x}",
+            model, is_start=model == START, artifact=f"optimize/{place:032x}",
+            settings={} if model == START else {"name": model, "beta": 0.1},
             scores={"reward": estimate(scores)} if judged else {}, characters=estimate(lengths) if judged else None,
             win_rate={"reward": win_rate(verdicts).to_json()} if judged and place else {},
             metrics={"prompts": prompts, **({"kl": 1.1 * place, "kl_standard_error": 0.2} if judged else {})},

@@ -10,7 +10,7 @@ from rich.table import Column, Table
 
 from alignment_core.outcome.sentences import percent_range
 from alignment_flows.cli.show.run import print_json, show_advice, show_next, show_sentence
-from alignment_flows.reports.comparison import START, Comparison, Row
+from alignment_flows.reports.comparison import Comparison, Row, start_in
 from alignment_flows.reports.comparison_page import DASH, HTML, columns, cost
 from alignment_flows.reports.model_charts import judge_name
 from alignment_flows.reports.result import best_of, result_of_run, steps_after
@@ -62,7 +62,7 @@ def show_comparison(comparison: Comparison, folder: Path, config: Path, *, as_js
     console = Console(highlight=False)
     sweep = comparison.over_seeds
     if sweep is not None and sweep.judge is not None:
-        console.print(_sweep_table(sweep))
+        console.print(_sweep_table(sweep, start_in(comparison.rows)))
         sentences = (*sweep.remarks(), sweep.rule, sweep.meaning)
     else:
         for table in comparison_tables(comparison.rows, console.width):
@@ -79,10 +79,10 @@ def show_comparison(comparison: Comparison, folder: Path, config: Path, *, as_js
         show_next(steps_after(result_of_run(built), built, shlex.quote(str(config))), best)
 
 
-def _sweep_table(sweep: OverSeeds) -> Table:
+def _sweep_table(sweep: OverSeeds, start: str) -> Table:
     """Return the contenders of a sweep, the best first, in 80 columns."""
     table = Table(
-        "contender", Column(f"preferred to {START}, %", no_wrap=True), Column("minus the best", no_wrap=True), "seeds",
+        "contender", Column(f"preferred to {start}, %", no_wrap=True), Column("minus the best", no_wrap=True), "seeds",
         caption=f"Judged by {judge_name(str(sweep.judge))}, with 95 % intervals.",
     )  # fmt: skip
     stopped = {one.model for one in sweep.stopped}

@@ -16,6 +16,7 @@ from prefect.states import Completed, Failed
 from prefect.tasks import MaterializingTask
 from rich.console import Console
 
+from alignment_core.artifacts.models import SHORT
 from alignment_core.errors import AlignmentError, StageCrashed
 from alignment_core.execution.build import StageResult, build, check_cards_of, hold_leases
 from alignment_core.execution.stage import StageCall
@@ -86,9 +87,10 @@ def _build_stage(call: StageCall, parents: list[StageResult], moved: MovedStages
         progress.finish("found in the store" if built.cached else f"built in {built.seconds:.0f} s")
     publish_report(call, built)
     describe_assets(call, built)
+    name = f"{built.artifact.kind}/{built.artifact.key[:SHORT]}"
     if built.cached:
-        return Completed(name="Cached", message=f"{built.artifact.uri} verified", data=built)
-    return Completed(message=built.artifact.uri, data=built)
+        return Completed(name="Cached", message=f"{name}, verified", data=built)
+    return Completed(message=f"{name}, built in {built.seconds:.0f} s", data=built)
 
 
 # The artifact store decides what is cached, and Prefect only shows it. One retry is enough: a stage that is killed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -49,6 +50,8 @@ def test_promote_list_rollback(store: Path) -> None:
     shown = align(store, "artifacts", "list").stdout
     assert "shorter" in shown
     assert D[:12] in shown
+    assert "2026-01-04 00:00" in shown
+    assert len(re.findall(r"\b\d{4}-\d\d-\d\d \d\d:\d\d\b", shown)) == 6, "four artifacts and two promotions"
     listed = json_of(store, "artifacts", "list", "--kind", "optimize")
     assert [(entry["key"], entry["aliases"]) for entry in listed["artifacts"]] == [(D, ["production"]), (B, [])]  # type: ignore[attr-defined]
     assert align(store, "rollback", "production").stdout == f"production is now optimize/{B} (previously {D})\n"

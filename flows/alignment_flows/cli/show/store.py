@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -52,14 +53,19 @@ def show_list(place: str, store: ArtifactStore, entries: Sequence[Entry], *, as_
         changes = Table(name, "artifact", "time", "by", "reason", title_justify="left")
         for change in reversed(history):
             artifact = f"{change.kind}/{change.key[:KEY_DIGITS]}…"
-            changes.add_row(change.action, artifact, change.time, escape(change.by), escape(change.reason))
+            changes.add_row(change.action, artifact, _clock(change.time), escape(change.by), escape(change.reason))
         console.print(changes)
 
 
 def _listed(entry: Entry) -> tuple[str, ...]:
     artifact = f"{entry.artifact.kind}/{entry.artifact.key[:KEY_DIGITS]}…"
-    made = entry.created or "unreadable manifest"
+    made = _clock(entry.created) if entry.created else "unreadable manifest"
     return artifact, _title(entry), ", ".join(entry.aliases), made, readable_size(entry.size)
+
+
+def _clock(time: str) -> str:
+    """Return a time in ISO 8601 as the clock of this machine shows it."""
+    return f"{datetime.fromisoformat(time).astimezone():%Y-%m-%d %H:%M}"
 
 
 def _title(entry: Entry) -> str:
@@ -94,7 +100,7 @@ def _facts(entry: Entry) -> Iterator[tuple[str, str]]:
     if manifest is None:
         yield "manifest", "unreadable"
         return
-    yield "created", f"{manifest.created}, built in {manifest.seconds:.1f} s"
+    yield "created", f"{_clock(manifest.created)}, built in {manifest.seconds:.1f} s"
     files = "1 file" if len(manifest.files) == 1 else f"{len(manifest.files)} files"
     yield "size", f"{readable_size(entry.size)} in {files}"
     yield from _flat({"parents": manifest.parents, "metrics": manifest.metrics})

@@ -12,6 +12,7 @@ from alignment_core.execution.stage import StageCall
 from alignment_core.forecast.predict import check_memory_of, predict
 from alignment_core.forecast.predictions import Forecast, check_memory
 from alignment_core.planning.pipeline import Plan
+from alignment_core.planning.unpacked_base import BASE, base_of_run
 from alignment_core.plugin_api import Advice
 from alignment_core.registry import load_registry
 
@@ -76,6 +77,8 @@ def planned_run(settings: PipelineConfig, made: Plan, card: float | None = None)
     missing = {name: calls[name].key for name, artifact in found.items() if artifact is None}
     pulled = sizes_in_remote(store, missing)
     forecast = predict(calls, [name for name in missing if name not in pulled], card)
+    if (base := base_of_run(settings)) is not None:  # the plan has read it, so it has been unpacked
+        calls, found = {BASE: base, **calls}, {BASE: store.find(base.key), **found}
     return PlannedRun(settings, calls, found, pulled, forecast)
 
 

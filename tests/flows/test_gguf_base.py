@@ -92,7 +92,9 @@ def test_plan_and_data_check_unpack_and_say_so(
     config = settings(f"store={tmp_path / 'artifacts'}")
     with pytest.raises(ModelError, match=r"has not been unpacked.*align plan"):
         plan_pipeline(config, load_registry())
-    assert "ingest" in api.plan(config).to_build
+    planned = api.plan(config)
+    assert list(planned.calls)[:2] == ["base", "ingest"], "as a run shows them"
+    assert planned.to_build == list(planned.calls)[1:]
     said = capsys.readouterr().err
     assert "unpacking gguf:" in said
     assert "Q8_0" in said
